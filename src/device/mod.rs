@@ -1,0 +1,109 @@
+//! Who made this device, and which vendor's push service its ROM can carry; with the evidence.
+//!
+//! ```text
+//! properties (Android files, getprop) --+
+//! board (DMI, device tree, os-release) -+--> Profile { manufacturer, rom, channel, evidence, why }
+//! ```
+//!
+//! ROM evidence decides, brand and manufacturer only confirm: a custom ROM on a maker's phone has
+//! no push service, whatever its brand says. Where facts contradict each other there is no channel.
+
+mod board;
+mod properties;
+mod rom;
+
+pub use properties::{Properties, PropertyError};
+
+use crate::vendor::Vendor;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How sure a candidate channel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// A property that only this vendor's ROM sets.
+    Rom,
+    /// The brand alone; the ROM left no mark that could be read.
+    Brand,
+    None,
+}
+
+/// One fact that spoke for or against a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// A property name, or a file below the root.
+    pub name: String,
+    pub value: String,
+}
+
+/// What is known of the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    pub manufacturer: Option<String>,
+    pub brand: Option<String>,
+    pub model: Option<String>,
+    /// The system's name and version: `MIUI V12`, `Debian GNU/Linux 12`.
+    pub rom: Option<String>,
+    /// `android` or `linux`.
+    pub platform: String,
+    #[serde(with = "channel_or_none")]
+    pub channel: Option<Vendor>,
+    pub confidence: Confidence,
+    pub evidence: Vec<Evidence>,
+    /// Why there is no channel, or what makes this one doubtful.
+    pub why: Option<String>,
+}
+
+/// Reads the device below `root`: a file tree laid out as on the device.
+///
+/// # Errors
+/// [`PropertyError`] when the root is no directory. Files that are absent, unreadable or malformed
+/// are facts about the device, not errors; the malformed ones are counted in the evidence.
+pub fn detect_below(root: &Path) -> Result<Profile, PropertyError> {
+    let properties = Properties::from_tree(root)?;
+    Ok(profile(&properties, || board::from_tree(root)))
+}
+
+/// Reads the running system. Blocks on files and on `getprop` for up to five seconds.
+///
+/// # Errors
+/// As [`detect_below`].
+pub fn detect_running() -> Result<Profile, PropertyError> {
+    let root = Path::new("/");
+    let mut properties = Properties::from_tree(root)?;
+    properties.overlay_getprop();
+    Ok(profile(&properties, || board::from_running_system(root)))
+}
+
+fn profile(properties: &Properties, board: impl FnOnce() -> board::Board) -> Profile {
+    if properties.is_empty() {
+        let board = board();
+        return Profile {
+            manufacturer: board.manufacturer,
+            brand: None,
+            model: board.model,
+            rom: board.system,
+            platform: "linux".to_owned(),
+            channel: None,
+            confidence: Confidence::None,
+            evidence: board.evidence,
+            why: Some("no Android properties: this board's maker runs no push service".to_owned()),
+        };
+    }
+    rom::profile(properties)
+}
+
+mod channel_or_none {
+    use super::Vendor;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(channel: &Option<Vendor>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(channel.map_or("none", Vendor::as_str))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vendor>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "none" { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
+    }
+}

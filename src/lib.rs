@@ -1,0 +1,23 @@
+//! The rooms of impush, lowest floor first; a room uses only what stands above it in this list.
+#![forbid(unsafe_code)]
+
+pub mod logs;
+pub mod secret;
+pub mod settings;
+pub mod vendor;
+
+pub mod protocol;
+
+// pub mod binding;
+// pub mod channel;
+pub mod device;
+// pub mod keepalive;
+
+// pub mod mqtt;
+// pub mod store;
+
+// pub mod agent;
+// #[cfg(feature = "gateway")]
+// pub mod gateway;
+// #[cfg(feature = "lab")]
+// pub mod lab;

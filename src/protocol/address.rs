@@ -1,0 +1,230 @@
+//! Who a topic or a client id speaks of, and how any id in any script is written into one.
+//!
+//! An id is percent-encoded except for `[A-Za-z0-9._~-]` (RFC 3986 unreserved), so `/ + # @ $` and
+//! every non-ASCII character leave the alphabet of topic syntax: no id can name another's topic, be
+//! a wildcard, or start a `$` topic, and one id has one spelling.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use std::fmt;
+
+const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'~').remove(b'-');
+/// Longest id in bytes before encoding.
+const MAX_ID: usize = 256;
+/// Client ids that start so are the gateway's own; no device id can, since `$` is encoded.
+pub const GATEWAY_CLIENT_PREFIX: &str = "$gateway/";
+
+/// One device of one user of one app.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    pub app: String,
+    pub user: String,
+    pub device: String,
+}
+
+/// Why a text is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    #[error("{what} is empty or longer than {MAX_ID} bytes")]
+    Length { what: &'static str },
+    #[error("{what} holds a control character")]
+    Control { what: &'static str },
+    #[error("`{0}` is not a topic or client id of this protocol")]
+    Form(String),
+}
+
+/// The last level of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leg {
+    Down,
+    Up,
+    State,
+}
+
+impl Leg {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Up => "up",
+            Self::State => "state",
+        }
+    }
+}
+
+impl Address {
+    /// # Errors
+    /// [`AddressError`] when an id is empty, over 256 bytes, or holds a control character.
+    pub fn new(
+        app: impl Into<String>,
+        user: impl Into<String>,
+        device: impl Into<String>,
+    ) -> Result<Self, AddressError> {
+        let address = Self { app: app.into(), user: user.into(), device: device.into() };
+        for (what, id) in [("app id", &address.app), ("user id", &address.user), ("device id", &address.device)] {
+            if id.is_empty() || id.len() > MAX_ID {
+                return Err(AddressError::Length { what });
+            }
+            if id.chars().any(char::is_control) {
+                return Err(AddressError::Control { what });
+            }
+        }
+        Ok(address)
+    }
+
+    /// `{user}/{device}@{app}`, each part encoded.
+    pub fn client_id(&self) -> String {
+        format!("{}/{}@{}", encode(&self.user), encode(&self.device), encode(&self.app))
+    }
+
+    /// `{app}/{user}`, each part encoded: the MQTT user name.
+    pub fn user_name(&self) -> String {
+        format!("{}/{}", encode(&self.app), encode(&self.user))
+    }
+
+    /// # Errors
+    /// [`AddressError`] unless the text is exactly what [`Self::client_id`] writes.
+    pub fn from_client_id(text: &str) -> Result<Self, AddressError> {
+        let form = || AddressError::Form(text.to_owned());
+        let (user, rest) = text.split_once('/').ok_or_else(form)?;
+        let (device, app) = rest.split_once('@').ok_or_else(form)?;
+        let address = Self::new(decode(app, text)?, decode(user, text)?, decode(device, text)?)?;
+        if address.client_id() == text { Ok(address) } else { Err(form()) }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.client_id())
+    }
+}
+
+/// Writes and reads topics under one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    /// # Errors
+    /// [`AddressError::Form`] for a prefix that is empty, has an empty level, or holds a wildcard or `$`.
+    pub fn new(prefix: &str) -> Result<Self, AddressError> {
+        let bad = prefix.is_empty() || prefix.contains(['+', '#', '$', '\0']) || prefix.split('/').any(str::is_empty);
+        if bad { Err(AddressError::Form(prefix.to_owned())) } else { Ok(Self { prefix: prefix.to_owned() }) }
+    }
+
+    pub fn topic(&self, address: &Address, leg: Leg) -> String {
+        format!(
+            "{}/{}/{}/{}/{}",
+            self.prefix,
+            encode(&address.app),
+            encode(&address.user),
+            encode(&address.device),
+            leg.as_str()
+        )
+    }
+
+    /// The filter that matches `leg` of every device.
+    pub fn everyone(&self, leg: Leg) -> String {
+        format!("{}/+/+/+/{}", self.prefix, leg.as_str())
+    }
+
+    /// # Errors
+    /// [`AddressError::Form`] for a topic that [`Self::topic`] cannot have written.
+    pub fn parse(&self, topic: &str) -> Result<(Address, Leg), AddressError> {
+        let form = || AddressError::Form(topic.to_owned());
+        let rest = topic.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')).ok_or_else(form)?;
+        let mut levels = rest.split('/');
+        let mut next = || levels.next().ok_or_else(form);
+        let (app, user, device, leg) = (next()?, next()?, next()?, next()?);
+        if levels.next().is_some() {
+            return Err(form());
+        }
+        let leg = match leg {
+            "down" => Leg::Down,
+            "up" => Leg::Up,
+            "state" => Leg::State,
+            _ => return Err(form()),
+        };
+        let address = Address::new(decode(app, topic)?, decode(user, topic)?, decode(device, topic)?)?;
+        if self.topic(&address, leg) == topic { Ok((address, leg)) } else { Err(form()) }
+    }
+}
+
+fn encode(id: &str) -> String {
+    utf8_percent_encode(id, KEEP).to_string()
+}
+
+fn decode(level: &str, whole: &str) -> Result<String, AddressError> {
+    percent_decode_str(level).decode_utf8().map(Into::into).map_err(|_| AddressError::Form(whole.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: [&str; 14] = [
+        "用户",
+        "a/b",
+        "+",
+        "#",
+        "$SYS",
+        "a@b",
+        "a%2Fb",
+        "..",
+        "пользователь 1",
+        "🚗",
+        "a+b#c",
+        "%",
+        "down",
+        "\u{200f}rtl",
+    ];
+
+    #[test]
+    fn every_hostile_id_comes_back_from_topic_and_client_id_unchanged() {
+        let topics = Topics::new("im/v1").expect("a prefix");
+        for user in HOSTILE {
+            for device in HOSTILE {
+                let address = Address::new("org#app", user, device).expect("an address");
+                let topic = topics.topic(&address, Leg::Down);
+                assert_eq!(topics.parse(&topic), Ok((address.clone(), Leg::Down)));
+                assert_eq!(Address::from_client_id(&address.client_id()), Ok(address));
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_addresses_share_a_topic_and_none_is_a_wildcard() {
+        let topics = Topics::new("im/v1").expect("a prefix");
+        let mut seen = std::collections::HashSet::new();
+        for user in HOSTILE {
+            for device in HOSTILE {
+                let topic = topics.topic(&Address::new("a", user, device).expect("an address"), Leg::Up);
+                assert_eq!(topic.split('/').count(), 6, "{topic}");
+                assert!(!topic.contains(['+', '#', '$']), "{topic}");
+                assert!(seen.insert(topic));
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_spelling_of_a_topic_is_refused() {
+        let topics = Topics::new("im/v1").expect("a prefix");
+        for topic in [
+            "im/v1/a/u/d%2d/up",
+            "im/v1/a/u%2/d/up",
+            "im/v1/a/u/d/up/x",
+            "im/v1/a//d/up",
+            "im/v2/a/u/d/up",
+            "im/v1/a/u/d/left",
+            "im/v1/a/%ff/d/up",
+        ] {
+            assert!(topics.parse(topic).is_err(), "{topic}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_cannot_be_is_refused() {
+        assert!(Address::new("a", "", "d").is_err());
+        assert!(Address::new("a", "u\0", "d").is_err());
+        assert!(Address::new("a", "u".repeat(257), "d").is_err());
+    }
+}

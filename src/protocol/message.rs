@@ -1,0 +1,326 @@
+//! The JSON payloads, and how a bad one is refused.
+//!
+//! Every payload is one object with `v` (major version) and `type`. Fields nobody knows are ignored
+//! so that a newer peer can add some; a `type` nobody knows is an error of its own, so that the
+//! reader can log it once and go on.
+//!
+//! ```json
+//! {"v":1,"type":"bind","sequence":7,"notifier":"2882303761517","token":"..."}
+//! {"v":1,"type":"bound","sequence":7,"result":"ok"}
+//! ```
+
+use super::{MAX_PAYLOAD, VERSION};
+use crate::secret::Secret;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+/// Gateway to device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Down {
+    Message(Message),
+    /// The answer to `bind` or `unbind`.
+    Bound {
+        sequence: u64,
+        result: BindResult,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The login ends here; see [`KickCode`].
+    Kick {
+        code: KickCode,
+        /// The device that replaced this one, where one did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaced_by: Option<String>,
+    },
+    /// Values the gateway wants the device to use until it says otherwise.
+    Settings {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        heartbeat_ceiling_s: Option<u32>,
+    },
+}
+
+/// Device to gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Up {
+    /// First after every connect; asks for what was missed.
+    Hello(Hello),
+    Bind {
+        sequence: u64,
+        notifier: String,
+        token: Secret,
+    },
+    /// An absent notifier unbinds all of the device's bindings.
+    Unbind {
+        sequence: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notifier: Option<String>,
+        /// The user logged out: the device itself leaves, not only its token.
+        #[serde(default)]
+        logout: bool,
+    },
+    /// These messages are durable on the device.
+    Ack {
+        ids: Vec<String>,
+    },
+    /// A person saw or opened the message's notification.
+    Receipt {
+        id: String,
+        event: String,
+    },
+    /// An app is attached or gone; a hint only.
+    Presence {
+        presence: Presence,
+    },
+}
+
+/// What a device says of itself on connecting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Random per connection; stands in `state` and in the will too.
+    pub nonce: String,
+    pub agent: String,
+    /// The chosen push channel, or `none`.
+    pub channel: String,
+    /// What kind of device: `android`, `linux`, `web`...
+    pub platform: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// A message for the user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    pub id: String,
+    pub from: String,
+    pub to: String,
+    /// `chat` or `groupchat`; a group's id stands in `group`.
+    #[serde(default = "chat")]
+    pub chat_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// When the gateway accepted it: milliseconds since the Unix epoch.
+    pub sent_at_ms: u64,
+    /// `true` when it waited in the store instead of going out at once.
+    #[serde(default)]
+    pub offline: bool,
+    /// The message's body as the sender wrote it.
+    pub body: Json,
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub ext: Json,
+}
+
+fn chat() -> String {
+    "chat".to_owned()
+}
+
+/// A device's connection as the retained `state` topic shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub online: bool,
+    /// The connection it speaks of; a notice with an older nonce is stale.
+    pub nonce: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    Attached,
+    Detached,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BindResult {
+    Ok,
+    /// Wrong for good: the token's shape, the notifier's name.
+    Refused,
+    /// The gateway could not store it now; try again later.
+    Later,
+}
+
+/// Why a login ended, by the original system's numbers (its connection error codes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u16", from = "u16")]
+pub enum KickCode {
+    /// 206: logged in on another device.
+    Replaced,
+    /// 207: the account was deleted.
+    AccountDeleted,
+    /// 213: another device holds the login and the first wins.
+    BoundElsewhere,
+    /// 214: too many devices.
+    TooManyDevices,
+    /// 216: the password was changed.
+    PasswordChanged,
+    /// 217: kicked by a device, the API or the console.
+    Kicked,
+    /// 305: the app or account is banned.
+    Banned,
+    /// A number this version does not know; it ends the login all the same.
+    Other(u16),
+}
+
+impl From<KickCode> for u16 {
+    fn from(code: KickCode) -> Self {
+        match code {
+            KickCode::Replaced => 206,
+            KickCode::AccountDeleted => 207,
+            KickCode::BoundElsewhere => 213,
+            KickCode::TooManyDevices => 214,
+            KickCode::PasswordChanged => 216,
+            KickCode::Kicked => 217,
+            KickCode::Banned => 305,
+            KickCode::Other(number) => number,
+        }
+    }
+}
+
+impl From<u16> for KickCode {
+    fn from(number: u16) -> Self {
+        match number {
+            206 => Self::Replaced,
+            207 => Self::AccountDeleted,
+            213 => Self::BoundElsewhere,
+            214 => Self::TooManyDevices,
+            216 => Self::PasswordChanged,
+            217 => Self::Kicked,
+            305 => Self::Banned,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Why a payload was refused. The reader counts it, acknowledges the packet so that it does not
+/// come again for ever, and goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    #[error("payload of {0} bytes; at most {MAX_PAYLOAD} are read")]
+    TooLarge(usize),
+    #[error("payload is not the JSON of this protocol: {0}")]
+    Malformed(String),
+    #[error("payload speaks major version {0}; this side speaks {VERSION}")]
+    Version(u32),
+    #[error("unknown message type `{0}`")]
+    UnknownType(String),
+}
+
+impl PayloadError {
+    /// The word used in log events and metric labels.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::Version(_) => "version",
+            Self::UnknownType(_) => "unknown_type",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    v: u32,
+    #[serde(flatten)]
+    payload: &'a T,
+}
+
+impl Down {
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+impl Up {
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+impl State {
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+fn encode<T: Serialize>(payload: &T) -> Vec<u8> {
+    // Serialization of these plain types has no failing case; an empty payload would be refused as
+    // malformed by the peer rather than bring this side down.
+    serde_json::to_vec(&Versioned { v: VERSION, payload }).unwrap_or_default()
+}
+
+/// # Errors
+/// [`PayloadError`] for anything but a well-formed version 1 message to a device.
+pub fn decode_down(bytes: &[u8]) -> Result<Down, PayloadError> {
+    decode(bytes, &["message", "bound", "kick", "settings"])
+}
+
+/// # Errors
+/// [`PayloadError`] for anything but a well-formed version 1 message to the gateway.
+pub fn decode_up(bytes: &[u8]) -> Result<Up, PayloadError> {
+    decode(bytes, &["hello", "bind", "unbind", "ack", "receipt", "presence"])
+}
+
+/// # Errors
+/// [`PayloadError`] for anything but a well-formed version 1 state.
+pub fn decode_state(bytes: &[u8]) -> Result<State, PayloadError> {
+    decode(bytes, &[])
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], types: &[&str]) -> Result<T, PayloadError> {
+    #[derive(Deserialize)]
+    struct Head {
+        v: u32,
+        #[serde(default, rename = "type")]
+        kind: Option<String>,
+    }
+    if bytes.len() > MAX_PAYLOAD {
+        return Err(PayloadError::TooLarge(bytes.len()));
+    }
+    let malformed = |e: serde_json::Error| PayloadError::Malformed(e.to_string());
+    let head: Head = serde_json::from_slice(bytes).map_err(malformed)?;
+    if head.v != VERSION {
+        return Err(PayloadError::Version(head.v));
+    }
+    match head.kind {
+        Some(kind) if !types.is_empty() && !types.contains(&kind.as_str()) => Err(PayloadError::UnknownType(kind)),
+        _ => serde_json::from_slice(bytes).map_err(malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_side_writes_the_other_reads() {
+        let bind = Up::Bind { sequence: 7, notifier: "n".into(), token: Secret::new("t") };
+        assert_eq!(decode_up(&bind.encode()), Ok(bind));
+        let kick = Down::Kick { code: KickCode::Kicked, replaced_by: None };
+        assert_eq!(decode_down(&kick.encode()), Ok(kick));
+        let state = State { online: true, nonce: "n".into() };
+        assert_eq!(decode_state(&state.encode()), Ok(state));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_unknown_types_named() {
+        assert!(decode_up(br#"{"v":1,"type":"ack","ids":["a"],"colour":"red"}"#).is_ok());
+        assert_eq!(decode_up(br#"{"v":1,"type":"dance"}"#), Err(PayloadError::UnknownType("dance".into())));
+    }
+
+    #[test]
+    fn a_bad_payload_is_refused_with_its_reason() {
+        assert_eq!(decode_up(br#"{"v":2,"type":"ack","ids":[]}"#), Err(PayloadError::Version(2)));
+        assert!(matches!(decode_up(b"\xff\xfe"), Err(PayloadError::Malformed(_))));
+        assert!(matches!(decode_up(b"[]"), Err(PayloadError::Malformed(_))));
+        assert!(matches!(decode_up(br#"{"v":1,"type":"ack","ids":"a"}"#), Err(PayloadError::Malformed(_))));
+        assert_eq!(decode_up(&vec![b' '; MAX_PAYLOAD + 1]), Err(PayloadError::TooLarge(MAX_PAYLOAD + 1)));
+    }
+
+    #[test]
+    fn a_kick_code_of_a_newer_gateway_still_ends_the_login() {
+        let kick = decode_down(br#"{"v":1,"type":"kick","code":999}"#);
+        assert_eq!(kick, Ok(Down::Kick { code: KickCode::Other(999), replaced_by: None }));
+    }
+}

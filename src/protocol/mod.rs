@@ -1,0 +1,27 @@
+//! What agent and gateway say to each other: topics, message shapes, limits. Version 1.
+//!
+//! ```text
+//! {prefix}/{app}/{user}/{device}/down    gateway -> device   message bound kick settings
+//! {prefix}/{app}/{user}/{device}/up      device -> gateway   hello bind unbind ack receipt presence
+//! {prefix}/{app}/{user}/{device}/state   device -> gateway   online; the will says offline
+//! ```
+
+mod address;
+mod message;
+
+pub use address::{Address, AddressError, GATEWAY_CLIENT_PREFIX, Leg, Topics};
+pub use message::{
+    BindResult, Down, Hello, KickCode, Message, PayloadError, Presence, State, Up, decode_down, decode_state, decode_up,
+};
+
+/// The major version in every payload; another one is refused.
+pub const VERSION: u32 = 1;
+/// Largest payload either side accepts, in bytes.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Largest MQTT packet either side advertises: a payload, its topic and its properties, in bytes.
+pub const MAX_PACKET: u32 = 96 * 1024;
+/// How long the broker keeps a device's session, in seconds. It bridges short gaps and saves a
+/// SUBSCRIBE; the offline queue is the gateway's store.
+pub const SESSION_EXPIRY_S: u32 = 3600;
+/// The default first levels of every topic.
+pub const DEFAULT_PREFIX: &str = "im/v1";

@@ -1,0 +1,116 @@
+//! What a device token of each vendor can look like, and what it can never be.
+
+use super::Vendor;
+
+/// Why a text cannot be a device token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenShapeError {
+    #[error("a {vendor} token has {min} to {max} characters, not {found}")]
+    Length { vendor: Vendor, min: usize, max: usize, found: usize },
+    #[error("a {vendor} token cannot hold the character {found:?}")]
+    Character { vendor: Vendor, found: char },
+    #[error("{0}")]
+    Form(&'static str),
+}
+
+/// The shapes seen in public samples; see each arm. They exclude only what cannot be a token.
+pub(super) fn check(vendor: Vendor, token: &str) -> Result<(), TokenShapeError> {
+    let alphanumeric = |c: char| c.is_ascii_alphanumeric();
+    match vendor {
+        // 64 characters of standard base64 in samples, `+` and `/` included.
+        Vendor::Xiaomi => within(vendor, token, 20, 255, |c| alphanumeric(c) || "+/=".contains(c)),
+        // About 130 characters in HMS samples; HarmonyOS ones start and run differently.
+        Vendor::Huawei => within(vendor, token, 32, 512, |c| alphanumeric(c) || "_.=-".contains(c)),
+        // No public sample: anything printable without a space.
+        Vendor::Honor => within(vendor, token, 20, 512, |c| c.is_ascii_graphic()),
+        // 32 hexadecimal digits, with an optional `CN_` or `OPPO_CN_` before them.
+        Vendor::Oppo => within(vendor, oppo_body(token), 32, 128, alphanumeric),
+        // 23 digits (older), or `v2-` and more than 50 characters.
+        Vendor::Vivo => match token.strip_prefix("v2-") {
+            Some(rest) => within(vendor, rest, 48, 200, |c| alphanumeric(c) || "_-.=+/".contains(c)),
+            None if token.len() == 23 && token.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
+            None => Err(TokenShapeError::Form("a vivo token has 23 digits, or starts with `v2-`")),
+        },
+        // 45 characters in samples.
+        Vendor::Meizu => within(vendor, token, 32, 64, alphanumeric),
+        // Hexadecimal of a variable number of bytes; Apple says not to fix the length.
+        Vendor::Apns => {
+            within(vendor, token, 64, 200, |c| c.is_ascii_hexdigit())?;
+            if token.len() % 2 == 0 {
+                Ok(())
+            } else {
+                Err(TokenShapeError::Form("an apns token has an even number of hexadecimal digits"))
+            }
+        }
+    }
+}
+
+fn oppo_body(token: &str) -> &str {
+    token.strip_prefix("OPPO_CN_").or_else(|| token.strip_prefix("CN_")).unwrap_or(token)
+}
+
+fn within(
+    vendor: Vendor,
+    token: &str,
+    min: usize,
+    max: usize,
+    allowed: impl Fn(char) -> bool,
+) -> Result<(), TokenShapeError> {
+    if let Some(found) = token.chars().find(|c| !allowed(*c)) {
+        return Err(TokenShapeError::Character { vendor, found });
+    }
+    let found = token.len();
+    if (min..=max).contains(&found) { Ok(()) } else { Err(TokenShapeError::Length { vendor, min, max, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_seen_in_public_samples_is_taken() {
+        let hex32 = "0123456789abcdef0123456789abcdef";
+        for (vendor, token) in [
+            (Vendor::Xiaomi, "d//igwEhgBGCI2TG6lWqlK2rWf8dUBvBaNMf1/wOBJxXvUDGhs6FOSiZJrR4JmMR".to_owned()),
+            (Vendor::Huawei, "A".repeat(130)),
+            (Vendor::Huawei, format!("IQAAAA{}", "b-_".repeat(30))),
+            (Vendor::Oppo, hex32.to_owned()),
+            (Vendor::Oppo, format!("CN_{hex32}")),
+            (Vendor::Oppo, format!("OPPO_CN_{hex32}")),
+            (Vendor::Vivo, "15554239157791000000009".to_owned()),
+            (Vendor::Vivo, format!("v2-{}", "C".repeat(56))),
+            (Vendor::Meizu, format!("RA50{}", "a".repeat(41))),
+            (Vendor::Apns, "ab".repeat(32)),
+            (Vendor::Honor, "BAEAAAAAB.any/printable+token==".to_owned()),
+        ] {
+            assert_eq!(vendor.check_token(&token), Ok(()), "{vendor} {token}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_be_a_token_is_refused_with_the_reason() {
+        for (vendor, token) in [
+            (Vendor::Xiaomi, ""),
+            (Vendor::Xiaomi, "has a space in the middle of it"),
+            (Vendor::Huawei, "short"),
+            (Vendor::Honor, "line\nbreak-line-break-line"),
+            (Vendor::Oppo, "CN_123"),
+            (Vendor::Vivo, "1555423915779100000000x"),
+            (Vendor::Vivo, "令牌"),
+            (Vendor::Meizu, "---------------------------------------------"),
+            (Vendor::Apns, "zz"),
+        ] {
+            let error = vendor.check_token(token).expect_err(token).to_string();
+            assert!(error.contains(vendor.as_str()), "{error}");
+        }
+        assert!(Vendor::Apns.check_token(&"a".repeat(65)).is_err());
+        assert!(Vendor::Xiaomi.check_token(&"a".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn a_vivo_certificate_is_named_by_two_ids() {
+        assert!(Vendor::Vivo.check_certificate_name("10004#25509283").is_ok());
+        assert!(Vendor::Vivo.check_certificate_name("10004").is_err());
+        assert!(Vendor::Xiaomi.check_certificate_name("2882303761517").is_ok());
+    }
+}

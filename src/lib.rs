@@ -8,13 +8,13 @@ pub mod vendor;
 
 pub mod protocol;
 
-// pub mod binding;
-// pub mod channel;
+pub mod binding;
+pub mod channel;
 pub mod device;
-// pub mod keepalive;
+pub mod keepalive;
 
-// pub mod mqtt;
-// pub mod store;
+pub mod mqtt;
+pub mod store;
 
 // pub mod agent;
 // #[cfg(feature = "gateway")]

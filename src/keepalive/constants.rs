@@ -1,0 +1,39 @@
+//! Every number of the keep-alive, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Shortest heartbeat interval. Below it the radio hardly sleeps; mobile networks that need less
+/// than this cut nearly everything.
+pub const HEARTBEAT_FLOOR: Duration = Duration::from_secs(20);
+/// Longest heartbeat interval unless configured lower (a load balancer's idle limit) or higher.
+pub const HEARTBEAT_CEILING: Duration = Duration::from_secs(900);
+/// Interval on a network nothing is known of: holds on 5G/LTE networks that cut after 60 s.
+pub const HEARTBEAT_START: Duration = Duration::from_secs(45);
+
+/// A pong may take this long at least: TCP needs time to repair one lost segment.
+pub const PONG_MIN: Duration = Duration::from_secs(8);
+/// ... and this many smoothed round trips ...
+pub const PONG_ROUND_TRIPS: u32 = 4;
+/// ... but never longer than this.
+pub const PONG_MAX: Duration = Duration::from_secs(20);
+/// Deadline of a ping sent because the network changed: on a working path it takes one round trip.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+/// How late a timer may fire and its ping still be judged by the normal deadline.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// DNS, TCP, TLS and CONNACK of one attempt together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// First pause between attempts.
+pub const RECONNECT_BASE: Duration = Duration::from_secs(1);
+/// Longest pause between attempts for causes on this side or on the way.
+pub const RECONNECT_CAP: Duration = Duration::from_secs(300);
+/// Spread of the first attempt after a link that had been stable, or after the network came back.
+pub const AT_ONCE_SPREAD: Duration = Duration::from_secs(2);
+/// First and longest pause for causes on the server's side: it asked for quiet.
+pub const SLOW_BASE: Duration = Duration::from_secs(30);
+pub const SLOW_CAP: Duration = Duration::from_secs(1800);
+/// A link that lived this long proves the server healthy; only then the pauses start over.
+pub const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// So many links in a row that came up and fell before they were stable point to the server.
+pub const FLAPS_UNTIL_SLOW: u32 = 3;

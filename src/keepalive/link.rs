@@ -1,0 +1,193 @@
+//! One connection's pulse: when the next ping is due, and when silence means death.
+//!
+//! ```text
+//! quiet --interval over--> ping sent --pong--> quiet
+//!                              +--deadline over--> dead
+//! ```
+//!
+//! Any write the server must answer (PUBLISH QoS 1, SUBSCRIBE) does a ping's work, so it both moves
+//! the next ping and starts the deadline.
+
+use super::constants::{PONG_MAX, PONG_MIN, PONG_ROUND_TRIPS, PROBE_DEADLINE};
+use super::{Cause, Moment};
+use std::time::Duration;
+
+/// What the shell must do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkAction {
+    Nothing,
+    /// Write a PINGREQ, then call [`Link::on_ping_sent`].
+    Ping,
+    Dead(Cause),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Awaiting {
+    since: Moment,
+    deadline: Moment,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+pub struct Link {
+    interval: Duration,
+    /// The last moment the server is known to have answered.
+    confirmed: Moment,
+    awaiting: Option<Awaiting>,
+    smoothed_round_trip: Option<Duration>,
+    /// A ping must go out now, whatever the interval says.
+    probe: bool,
+}
+
+impl Link {
+    /// A link that has just been confirmed: CONNACK came at `now`, `round_trip` after CONNECT.
+    pub fn new(now: Moment, interval: Duration, round_trip: Duration) -> Self {
+        Self { interval, confirmed: now, awaiting: None, smoothed_round_trip: Some(round_trip), probe: false }
+    }
+
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.smoothed_round_trip
+    }
+
+    /// How long the link has been idle; what a lost pong proves about the network's idle limit.
+    pub fn idle(&self, now: Moment) -> Duration {
+        now.saturating_sub(self.confirmed)
+    }
+
+    /// A packet that the server must answer was written.
+    pub fn on_written(&mut self, now: Moment) {
+        self.expect(now, self.patience(), Cause::AckLost);
+    }
+
+    pub fn on_ping_sent(&mut self, now: Moment) {
+        let patience = if self.probe { PROBE_DEADLINE } else { self.patience() };
+        let cause = if self.probe { Cause::NetworkChanged } else { Cause::PongLost };
+        self.probe = false;
+        self.expect(now, patience, cause);
+    }
+
+    /// The server answered something: every packet it owes an answer for may still be on its way,
+    /// but the path works.
+    pub fn on_answer(&mut self, now: Moment) {
+        if let Some(awaiting) = self.awaiting.take() {
+            let sample = now.saturating_sub(awaiting.since);
+            // RFC 6298: an eighth of each new sample.
+            self.smoothed_round_trip = Some(match self.smoothed_round_trip {
+                Some(smoothed) => (smoothed * 7 + sample) / 8,
+                None => sample,
+            });
+        }
+        self.confirmed = now;
+    }
+
+    /// The network changed: ask at once whether this link still works on it.
+    pub fn probe_now(&mut self) {
+        if self.awaiting.is_none_or(|awaiting| awaiting.cause != Cause::NetworkChanged) {
+            self.probe = true;
+            self.awaiting = None;
+        }
+    }
+
+    /// When [`Self::on_tick`] has something to do.
+    pub fn next_deadline(&self) -> Moment {
+        match self.awaiting {
+            _ if self.probe => Moment::ZERO,
+            Some(awaiting) => awaiting.deadline,
+            None => self.confirmed + self.interval,
+        }
+    }
+
+    pub fn on_tick(&mut self, now: Moment) -> LinkAction {
+        match self.awaiting {
+            _ if self.probe => LinkAction::Ping,
+            Some(awaiting) if now >= awaiting.deadline => LinkAction::Dead(awaiting.cause),
+            None if now >= self.confirmed + self.interval => LinkAction::Ping,
+            _ => LinkAction::Nothing,
+        }
+    }
+
+    fn expect(&mut self, now: Moment, patience: Duration, cause: Cause) {
+        // The oldest unanswered write decides; a later one must not push its deadline away.
+        if self.awaiting.is_none() {
+            self.awaiting = Some(Awaiting { since: now, deadline: now + patience, cause });
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        self.smoothed_round_trip.unwrap_or_default().saturating_mul(PONG_ROUND_TRIPS).clamp(PONG_MIN, PONG_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(45);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_secs(seconds)
+    }
+
+    fn link() -> Link {
+        Link::new(at(0), INTERVAL, Duration::from_millis(50))
+    }
+
+    #[test]
+    fn a_quiet_link_is_pinged_after_its_interval_and_not_before() {
+        let mut link = link();
+        assert_eq!(link.next_deadline(), at(45));
+        assert_eq!(link.on_tick(at(44)), LinkAction::Nothing);
+        assert_eq!(link.on_tick(at(45)), LinkAction::Ping);
+    }
+
+    #[test]
+    fn a_lost_pong_is_noticed_within_eight_seconds() {
+        let mut link = link();
+        link.on_ping_sent(at(45));
+        assert_eq!(link.next_deadline(), at(53));
+        assert_eq!(link.on_tick(at(53)), LinkAction::Dead(Cause::PongLost));
+    }
+
+    #[test]
+    fn a_slow_path_gets_more_time_but_never_more_than_twenty_seconds() {
+        let mut link = Link::new(at(0), INTERVAL, Duration::from_secs(3));
+        link.on_ping_sent(at(45));
+        assert_eq!(link.next_deadline(), at(57));
+        let mut link = Link::new(at(0), INTERVAL, Duration::from_secs(60));
+        link.on_ping_sent(at(45));
+        assert_eq!(link.next_deadline(), at(65));
+    }
+
+    #[test]
+    fn an_answered_write_replaces_the_ping() {
+        let mut link = link();
+        link.on_written(at(40));
+        link.on_answer(at(41));
+        assert_eq!(link.next_deadline(), at(86));
+    }
+
+    #[test]
+    fn an_unanswered_write_is_a_death_of_its_own_name() {
+        let mut link = link();
+        link.on_written(at(10));
+        link.on_written(at(17));
+        assert_eq!(link.on_tick(at(18)), LinkAction::Dead(Cause::AckLost), "the oldest write decides");
+    }
+
+    #[test]
+    fn a_network_change_is_probed_at_once_with_a_short_deadline() {
+        let mut link = link();
+        link.probe_now();
+        assert_eq!(link.on_tick(at(5)), LinkAction::Ping);
+        link.on_ping_sent(at(5));
+        assert_eq!(link.on_tick(at(8)), LinkAction::Dead(Cause::NetworkChanged));
+    }
+}

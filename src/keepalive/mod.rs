@@ -1,0 +1,13 @@
+//! When to ping, when a link is dead, when to reconnect. No socket and no clock: every time is passed in.
+
+pub mod constants;
+mod link;
+mod reason;
+mod reconnect;
+
+pub use link::{Link, LinkAction};
+pub use reason::{Cause, Recovery};
+pub use reconnect::{Attempt, Reconnect, Verdict};
+
+/// A point in time: what CLOCK_BOOTTIME shows, so that time spent suspended counts.
+pub type Moment = std::time::Duration;

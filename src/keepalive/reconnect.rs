@@ -1,0 +1,182 @@
+//! When the next attempt is made, and when none is.
+//!
+//! Pauses grow by decorrelated jitter: each is drawn between the one before and three times it, so a
+//! fleet that lost its server together does not come back together. The generator is seeded by the
+//! device, so one device's behaviour can be replayed.
+
+use super::constants::{
+    AT_ONCE_SPREAD, FLAPS_UNTIL_SLOW, RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP, STABLE_AFTER,
+};
+use super::{Cause, Moment, Recovery};
+use std::time::Duration;
+
+/// A planned attempt and how its time came about; all of it is logged, because a random pause that
+/// is not explained looks like a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    pub at: Moment,
+    /// The least pause this time.
+    pub base: Duration,
+    /// What chance added to it.
+    pub jitter: Duration,
+    pub cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Retry(Attempt),
+    /// No attempt until a login, a new password or an operator's word.
+    Stop(Cause),
+}
+
+#[derive(Debug)]
+pub struct Reconnect {
+    random: u64,
+    last_pause: Duration,
+    up_since: Option<Moment>,
+    /// Links in a row that came up and fell before they were stable.
+    flaps: u32,
+}
+
+impl Reconnect {
+    /// `seed` should differ from device to device and be the same over restarts.
+    pub fn new(seed: u64) -> Self {
+        Self { random: seed, last_pause: Duration::ZERO, up_since: None, flaps: 0 }
+    }
+
+    pub fn on_up(&mut self, now: Moment) {
+        self.up_since = Some(now);
+    }
+
+    /// A link ended, or an attempt failed.
+    pub fn on_down(&mut self, now: Moment, cause: Cause) -> Verdict {
+        let stable = match self.up_since.take() {
+            Some(since) if now.saturating_sub(since) >= STABLE_AFTER => {
+                self.start_over();
+                true
+            }
+            Some(_) => {
+                self.flaps += 1;
+                false
+            }
+            None => false,
+        };
+        let flapping = self.flaps >= FLAPS_UNTIL_SLOW;
+        match cause.recovery() {
+            Recovery::Stop => {
+                self.start_over();
+                Verdict::Stop(cause)
+            }
+            Recovery::Retry if stable || cause == Cause::Requested => Verdict::Retry(self.at_once(now, cause)),
+            Recovery::Retry if !flapping => Verdict::Retry(self.draw(now, cause, RECONNECT_BASE, RECONNECT_CAP)),
+            Recovery::Retry | Recovery::Slow => Verdict::Retry(self.draw(now, cause, SLOW_BASE, SLOW_CAP)),
+        }
+    }
+
+    /// The network is back, or the operator does not want to wait. Only the pause is cut short: what
+    /// was learnt about a server that cannot hold a link stays.
+    pub fn at_once(&mut self, now: Moment, cause: Cause) -> Attempt {
+        let jitter = self.uniform(Duration::ZERO, AT_ONCE_SPREAD);
+        self.last_pause = RECONNECT_BASE;
+        Attempt { at: now + jitter, base: Duration::ZERO, jitter, cause }
+    }
+
+    fn draw(&mut self, now: Moment, cause: Cause, base: Duration, cap: Duration) -> Attempt {
+        // A third of the cap at most, so that chance still spreads a fleet that waits the longest.
+        let low = self.last_pause.clamp(base, cap / 3);
+        let pause = self.uniform(low, low * 3);
+        self.last_pause = pause;
+        Attempt { at: now + pause, base: low, jitter: pause - low, cause }
+    }
+
+    fn start_over(&mut self) {
+        self.last_pause = Duration::ZERO;
+        self.flaps = 0;
+    }
+
+    /// Evenly from `low` to `high`, by splitmix64 (Steele, Lea, Flood 2014): small, and good enough
+    /// to spread a fleet.
+    fn uniform(&mut self, low: Duration, high: Duration) -> Duration {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let span = u64::try_from(high.saturating_sub(low).as_millis()).unwrap_or(u64::MAX);
+        low + Duration::from_millis(if span == 0 { 0 } else { z % (span + 1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Moment::from_secs(10_000);
+
+    fn pause(verdict: Verdict) -> Duration {
+        match verdict {
+            Verdict::Retry(attempt) => {
+                assert_eq!(attempt.at, NOW + attempt.base + attempt.jitter);
+                attempt.base + attempt.jitter
+            }
+            Verdict::Stop(cause) => panic!("stopped by {cause}"),
+        }
+    }
+
+    #[test]
+    fn after_a_stable_link_the_first_attempt_comes_at_once() {
+        for seed in 0..200 {
+            let mut reconnect = Reconnect::new(seed);
+            reconnect.on_up(NOW - STABLE_AFTER);
+            assert!(pause(reconnect.on_down(NOW, Cause::PongLost)) <= AT_ONCE_SPREAD);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_the_cap_and_never_beyond() {
+        for seed in 0..200 {
+            let mut reconnect = Reconnect::new(seed);
+            let pauses: Vec<_> = (0..30).map(|_| pause(reconnect.on_down(NOW, Cause::ConnectRefused))).collect();
+            assert!(pauses.iter().all(|p| (RECONNECT_BASE..=RECONNECT_CAP).contains(p)));
+            assert!(pauses.windows(2).all(|w| w[1] >= w[0].min(RECONNECT_CAP / 3)));
+            assert!(pauses[29] >= RECONNECT_CAP / 3);
+        }
+    }
+
+    #[test]
+    fn a_server_that_accepts_and_closes_gets_at_most_twelve_connections_in_ten_minutes() {
+        for seed in 0..2000 {
+            let mut reconnect = Reconnect::new(seed);
+            let (mut now, mut connections) = (Moment::ZERO, 0);
+            while now <= Duration::from_secs(600) {
+                connections += 1;
+                reconnect.on_up(now);
+                match reconnect.on_down(now, Cause::PeerClosed) {
+                    Verdict::Retry(attempt) => now = attempt.at,
+                    Verdict::Stop(_) => unreachable!("a closed link is retried"),
+                }
+            }
+            assert!(connections <= 12, "seed {seed}: {connections}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_asks_for_quiet_gets_it() {
+        let mut reconnect = Reconnect::new(1);
+        assert!(pause(reconnect.on_down(NOW, Cause::ServerBusy)) >= SLOW_BASE);
+    }
+
+    #[test]
+    fn a_cause_only_a_person_can_mend_stops_the_attempts() {
+        for cause in [Cause::BadCredentials, Cause::TakenOver, Cause::Kicked] {
+            assert_eq!(Reconnect::new(1).on_down(NOW, cause), Verdict::Stop(cause));
+        }
+    }
+
+    #[test]
+    fn two_devices_do_not_come_back_together() {
+        let first: Vec<_> = (0..50).map(|seed| pause(Reconnect::new(seed).on_down(NOW, Cause::PeerClosed))).collect();
+        let distinct: std::collections::HashSet<_> = first.iter().collect();
+        assert!(distinct.len() > 40);
+    }
+}

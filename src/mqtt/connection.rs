@@ -1,0 +1,367 @@
+//! One MQTT 5 session over one stream: packet ids, flow control, acknowledgements.
+
+use super::{MqttError, codec};
+use crate::keepalive::Cause;
+use crate::keepalive::constants::WRITE_TIMEOUT;
+use crate::protocol::MAX_PACKET;
+use crate::secret::Secret;
+use bytes::{Bytes, BytesMut};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{
+    Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter,
+    LastWill, Login, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, Subscribe, SubscribeReasonCode,
+};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// Publishes that wait for the server's receive window; beyond it `publish` is refused.
+const MAX_QUEUED: usize = 4096;
+/// The server may have this many unacknowledged publishes on their way to us.
+const RECEIVE_MAXIMUM: u16 = 64;
+/// A read buffer longer than this is given back when it is empty.
+const KEEP_BUFFER: usize = 4096;
+
+/// Published by the server when this connection dies without a DISCONNECT.
+#[derive(Debug, Clone)]
+pub struct Will {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub retain: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    pub client_id: String,
+    pub user_name: String,
+    pub password: Secret,
+    /// Seconds; the server drops the session after 1.5 times this without a packet. 0 switches it off.
+    pub keep_alive_s: u16,
+    /// Seconds the server keeps the session after the connection ends.
+    pub session_expiry_s: u32,
+    pub clean_start: bool,
+    pub will: Option<Will>,
+}
+
+/// What CONNACK said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    pub session_present: bool,
+    /// Seconds, where the server set another one than asked.
+    pub server_keep_alive_s: Option<u16>,
+    pub assigned_client_id: Option<String>,
+}
+
+/// What the server sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    Publish {
+        topic: String,
+        payload: Bytes,
+        /// Present with QoS 1: pass it to [`Connection::ack`] when the message is safe.
+        packet_id: Option<u16>,
+    },
+    /// The server has a publish of ours, or refused it.
+    Published {
+        packet_id: u16,
+        refused: Option<String>,
+    },
+    Subscribed {
+        refused: Option<String>,
+    },
+    Pong,
+}
+
+/// A session on a stream.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    last_packet_id: u16,
+    in_flight: BTreeSet<u16>,
+    queued: VecDeque<Publish>,
+    /// How many unacknowledged publishes the server takes.
+    window: usize,
+    server_max_packet: Option<u32>,
+}
+
+/// Sends CONNECT and waits for CONNACK.
+///
+/// # Errors
+/// [`MqttError`] with the server's reason, or `connect_timeout`.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    options: &ConnectOptions,
+    timeout: Duration,
+) -> Result<(Connection<S>, Connected), MqttError> {
+    let mut connection = Connection {
+        stream,
+        incoming: BytesMut::new(),
+        outgoing: BytesMut::new(),
+        last_packet_id: 0,
+        in_flight: BTreeSet::new(),
+        queued: VecDeque::new(),
+        window: usize::from(u16::MAX),
+        server_max_packet: None,
+    };
+    let answer = async {
+        connection.write(&connect_packet(options)).await?;
+        connection.read_packet().await
+    };
+    let packet = tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+        Err(MqttError::new(Cause::ConnectTimeout, format!("no CONNACK within {} s", timeout.as_secs())))
+    })?;
+    let Packet::ConnAck(connack) = packet else {
+        return Err(match packet {
+            Packet::Disconnect(disconnect) => parted(disconnect),
+            other => MqttError::new(Cause::ProtocolError, format!("{other:?} instead of CONNACK")),
+        });
+    };
+    let properties = connack.properties.unwrap_or_else(no_properties);
+    if connack.code != ConnectReturnCode::Success {
+        let detail = properties.reason_string.unwrap_or_else(|| format!("CONNACK {:?}", connack.code));
+        let mut error = MqttError::new(codec::refusal(connack.code), detail);
+        error.server_reference = properties.server_reference;
+        return Err(error);
+    }
+    connection.window = usize::from(properties.receive_max.unwrap_or(u16::MAX).max(1));
+    connection.server_max_packet = properties.max_packet_size;
+    let connected = Connected {
+        session_present: connack.session_present,
+        server_keep_alive_s: properties.server_keep_alive,
+        assigned_client_id: properties.assigned_client_identifier,
+    };
+    Ok((connection, connected))
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The next thing the server sent. Cancel-safe: a dropped call loses no byte.
+    ///
+    /// # Errors
+    /// [`MqttError`]; the connection is over then.
+    pub async fn next(&mut self) -> Result<Incoming, MqttError> {
+        loop {
+            let packet = self.read_packet().await?;
+            match packet {
+                Packet::Publish(publish) => {
+                    let topic = String::from_utf8(publish.topic.to_vec())
+                        .map_err(|_| MqttError::new(Cause::ProtocolError, "a topic that is not UTF-8"))?;
+                    let packet_id = (publish.qos != QoS::AtMostOnce).then_some(publish.pkid);
+                    return Ok(Incoming::Publish { topic, payload: publish.payload, packet_id });
+                }
+                Packet::PubAck(ack) => {
+                    self.in_flight.remove(&ack.pkid);
+                    self.drain_queue().await?;
+                    let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                    let refused = (!taken).then(|| format!("{:?}", ack.reason));
+                    return Ok(Incoming::Published { packet_id: ack.pkid, refused });
+                }
+                Packet::SubAck(ack) => {
+                    let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+                    return Ok(Incoming::Subscribed { refused: refused.map(|code| format!("{code:?}")) });
+                }
+                Packet::PingResp(_) => return Ok(Incoming::Pong),
+                Packet::Disconnect(disconnect) => return Err(parted(disconnect)),
+                other => {
+                    return Err(MqttError::new(
+                        Cause::ProtocolError,
+                        format!("unexpected packet {:?}", std::mem::discriminant(&other)),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Sends with QoS 1, or queues until the server's window opens. `expiry` is the message's life.
+    ///
+    /// # Errors
+    /// [`MqttError`]; `quota_exceeded` when the queue is full (the connection lives on), anything
+    /// else ends the connection.
+    pub async fn publish(
+        &mut self,
+        topic: &str,
+        payload: Vec<u8>,
+        retain: bool,
+        expiry: Option<Duration>,
+    ) -> Result<(), MqttError> {
+        let properties = expiry.map(|expiry| PublishProperties {
+            message_expiry_interval: Some(u32::try_from(expiry.as_secs().max(1)).unwrap_or(u32::MAX)),
+            ..PublishProperties::default()
+        });
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, properties);
+        publish.retain = retain;
+        if self.in_flight.len() >= self.window || !self.queued.is_empty() {
+            if self.queued.len() >= MAX_QUEUED {
+                return Err(MqttError::new(Cause::QuotaExceeded, "too many publishes wait for the server"));
+            }
+            self.queued.push_back(publish);
+            return Ok(());
+        }
+        self.send_publish(publish).await
+    }
+
+    /// Publishes sent or queued that the server has not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.in_flight.len() + self.queued.len()
+    }
+
+    /// # Errors
+    /// [`MqttError`]; the connection is over then.
+    pub async fn subscribe(&mut self, filter: &str) -> Result<(), MqttError> {
+        let mut subscribe = Subscribe::new(Filter::new(filter, QoS::AtLeastOnce), None);
+        subscribe.pkid = self.next_packet_id();
+        self.write(&Packet::Subscribe(subscribe)).await
+    }
+
+    /// Acknowledges a received publish. Call it only when the message is safe.
+    ///
+    /// # Errors
+    /// [`MqttError`]; the connection is over then.
+    pub async fn ack(&mut self, packet_id: u16) -> Result<(), MqttError> {
+        self.write(&Packet::PubAck(PubAck::new(packet_id, None))).await
+    }
+
+    /// # Errors
+    /// [`MqttError`]; the connection is over then.
+    pub async fn ping(&mut self) -> Result<(), MqttError> {
+        self.write(&Packet::PingReq(PingReq)).await
+    }
+
+    /// Ends the session on purpose: no will is published. With `end_session` the server forgets it.
+    ///
+    /// # Errors
+    /// [`MqttError`]; the connection is over either way.
+    pub async fn disconnect(mut self, end_session: bool) -> Result<(), MqttError> {
+        let properties = end_session.then(|| DisconnectProperties {
+            session_expiry_interval: Some(0),
+            reason_string: None,
+            user_properties: Vec::new(),
+            server_reference: None,
+        });
+        let reason_code = DisconnectReasonCode::NormalDisconnection;
+        self.write(&Packet::Disconnect(Disconnect { reason_code, properties })).await?;
+        // The peer may be gone already; it has what it needs.
+        drop(tokio::time::timeout(Duration::from_secs(1), self.stream.shutdown()).await);
+        Ok(())
+    }
+
+    async fn drain_queue(&mut self) -> Result<(), MqttError> {
+        while self.in_flight.len() < self.window {
+            let Some(publish) = self.queued.pop_front() else { break };
+            self.send_publish(publish).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_publish(&mut self, mut publish: Publish) -> Result<(), MqttError> {
+        publish.pkid = self.next_packet_id();
+        self.in_flight.insert(publish.pkid);
+        self.write(&Packet::Publish(publish)).await
+    }
+
+    fn next_packet_id(&mut self) -> u16 {
+        loop {
+            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
+            if !self.in_flight.contains(&self.last_packet_id) {
+                return self.last_packet_id;
+            }
+        }
+    }
+
+    async fn read_packet(&mut self) -> Result<Packet, MqttError> {
+        loop {
+            if let Some(packet) = codec::decode(&mut self.incoming, MAX_PACKET)? {
+                if self.incoming.is_empty() && self.incoming.capacity() > KEEP_BUFFER {
+                    self.incoming = BytesMut::new();
+                }
+                return Ok(packet);
+            }
+            let read = self.stream.read_buf(&mut self.incoming).await.map_err(|e| broken(&e))?;
+            if read == 0 {
+                return Err(MqttError::new(Cause::PeerClosed, "end of stream"));
+            }
+        }
+    }
+
+    async fn write(&mut self, packet: &Packet) -> Result<(), MqttError> {
+        self.outgoing.clear();
+        codec::encode(packet, &mut self.outgoing, self.server_max_packet)?;
+        let written = async {
+            self.stream.write_all(&self.outgoing).await?;
+            self.stream.flush().await
+        };
+        // Without this bound a peer that stops reading would hold the whole agent.
+        match tokio::time::timeout(WRITE_TIMEOUT, written).await {
+            Ok(result) => result.map_err(|e| broken(&e)),
+            Err(_) => {
+                Err(MqttError::new(Cause::WriteStalled, format!("not written within {} s", WRITE_TIMEOUT.as_secs())))
+            }
+        }
+    }
+}
+
+fn connect_packet(options: &ConnectOptions) -> Packet {
+    let mut properties = ConnectProperties::new();
+    properties.session_expiry_interval = Some(options.session_expiry_s);
+    properties.receive_maximum = Some(RECEIVE_MAXIMUM);
+    properties.max_packet_size = Some(MAX_PACKET);
+    let connect = Connect {
+        keep_alive: options.keep_alive_s,
+        client_id: options.client_id.clone(),
+        clean_start: options.clean_start,
+        properties: Some(properties),
+    };
+    let will = options
+        .will
+        .as_ref()
+        .map(|will| LastWill::new(will.topic.clone(), will.payload.clone(), QoS::AtLeastOnce, will.retain, None));
+    Packet::Connect(connect, will, Some(Login::new(options.user_name.clone(), options.password.expose())))
+}
+
+fn parted(disconnect: Disconnect) -> MqttError {
+    let properties = disconnect.properties;
+    let reason = properties.as_ref().and_then(|p| p.reason_string.clone());
+    let mut error = MqttError::new(
+        codec::parting(disconnect.reason_code),
+        reason.unwrap_or_else(|| format!("DISCONNECT {:?}", disconnect.reason_code)),
+    );
+    error.server_reference = properties.and_then(|p| p.server_reference);
+    error
+}
+
+fn broken(error: &std::io::Error) -> MqttError {
+    let cause = match error.kind() {
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
+            Cause::PeerClosed
+        }
+        _ => Cause::Io,
+    };
+    MqttError::new(cause, error.to_string())
+}
+
+fn no_properties() -> rumqttc::v5::mqttbytes::v5::ConnAckProperties {
+    rumqttc::v5::mqttbytes::v5::ConnAckProperties {
+        session_expiry_interval: None,
+        receive_max: None,
+        max_qos: None,
+        retain_available: None,
+        max_packet_size: None,
+        assigned_client_identifier: None,
+        topic_alias_max: None,
+        reason_string: None,
+        user_properties: Vec::new(),
+        wildcard_subscription_available: None,
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
+        server_keep_alive: None,
+        response_information: None,
+        server_reference: None,
+        authentication_method: None,
+        authentication_data: None,
+    }
+}

@@ -1,0 +1,151 @@
+//! From an address to a connected stream: name, TCP with racing addresses, socket options, TLS.
+
+use super::{Endpoint, MqttError, tls};
+use crate::keepalive::Cause;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long one address may stay silent before the next is tried beside it (RFC 8305, section 5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// Unacknowledged data for this long ends the connection in the kernel (TCP_USER_TIMEOUT, RFC 5482).
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most addresses of one name that are raced.
+const MAX_ADDRESSES: usize = 8;
+
+/// A connected stream, encrypted or (loopback only) not.
+#[derive(Debug)]
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// The address of this end; when it leaves the device the connection is dead.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(tcp) => tcp.local_addr().ok(),
+            Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
+        }
+    }
+}
+
+/// Connects within `timeout`, all steps together.
+///
+/// # Errors
+/// [`MqttError`] with the cause of the first step that failed.
+pub async fn dial(endpoint: &Endpoint, config: &Arc<ClientConfig>, timeout: Duration) -> Result<Stream, MqttError> {
+    tokio::time::timeout(timeout, connect(endpoint, config)).await.unwrap_or_else(|_| {
+        Err(MqttError::new(Cause::ConnectTimeout, format!("{endpoint} did not answer within {} s", timeout.as_secs())))
+    })
+}
+
+async fn connect(endpoint: &Endpoint, config: &Arc<ClientConfig>) -> Result<Stream, MqttError> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(|e| MqttError::new(Cause::DnsFailed, format!("{}: {e}", endpoint.host)))?
+        .take(MAX_ADDRESSES)
+        .collect();
+    let tcp = race(interleaved(addresses)).await.map_err(|e| name(endpoint, &e))?;
+    tcp.set_nodelay(true).map_err(|e| name(endpoint, &e))?;
+    // A kernel without the option keeps its own, longer limit; the pong deadline still holds.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(
+        &tcp,
+        u32::try_from(TCP_USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
+    );
+    if !endpoint.tls {
+        return Ok(Stream::Plain(tcp));
+    }
+    let server = ServerName::try_from(endpoint.host.clone())
+        .map_err(|e| MqttError::new(Cause::TlsWrongName, format!("{}: {e}", endpoint.host)))?;
+    let tls = TlsConnector::from(config.clone()).connect(server, tcp).await.map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => tls::explain(&e),
+        _ => MqttError::new(Cause::TlsFailed, format!("{endpoint} ended the TLS handshake: {e}")),
+    })?;
+    Ok(Stream::Tls(Box::new(tls)))
+}
+
+/// Address families alternate (RFC 8305, section 4), so that one broken family costs one step.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
+    let longest = first.len().max(second.len());
+    (0..longest).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
+}
+
+async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    let mut waiting = addresses.into_iter();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        match waiting.next() {
+            Some(address) => {
+                attempts.spawn(TcpStream::connect(address));
+            }
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let more = waiting.len() > 0;
+        tokio::select! {
+            Some(done) = attempts.join_next() => match done {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(error)) => last = error,
+                Err(error) => last = io::Error::other(error),
+            },
+            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if more => {}
+        }
+    }
+}
+
+fn name(endpoint: &Endpoint, error: &io::Error) -> MqttError {
+    let cause = match error.kind() {
+        io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
+        io::ErrorKind::TimedOut => Cause::ConnectTimeout,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Cause::Unreachable,
+        io::ErrorKind::NotFound => Cause::DnsFailed,
+        _ => Cause::Io,
+    };
+    MqttError::new(cause, format!("{endpoint}: {error}"))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! One MQTT 5 connection: dial, TLS, codec, session, deadlines.
+//!
+//! ```text
+//! Endpoint --dial--> Stream --handshake--> Connection --next()--> Incoming
+//!                                              ^ publish, subscribe, ack, ping, disconnect
+//! ```
+//!
+//! rumqttc gives the packets (its public v5 codec); the loop is ours, because its event loop cannot
+//! ping at will, bound a flush, or see a lost pong in time. Everything above the dial is generic over
+//! the stream, so a test gives it an in-memory pipe.
+
+mod codec;
+mod connection;
+mod dial;
+mod endpoint;
+mod error;
+mod tls;
+
+pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
+pub use dial::{Stream, dial};
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::MqttError;
+pub use tls::{TlsSetupError, client_config};

@@ -16,7 +16,7 @@ pub mod keepalive;
 pub mod mqtt;
 pub mod store;
 
-// pub mod agent;
+pub mod agent;
 // #[cfg(feature = "gateway")]
 // pub mod gateway;
 // #[cfg(feature = "lab")]

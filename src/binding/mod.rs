@@ -94,6 +94,8 @@ pub enum Event {
     Unbind {
         logout: bool,
     },
+    /// The gateway ended the login and has removed the bindings itself.
+    Kicked,
     Tick,
 }
 

@@ -1,13 +1,13 @@
 //! Who a topic or a client id speaks of, and how any id in any script is written into one.
 //!
-//! An id is percent-encoded except for `[A-Za-z0-9._~-]` (RFC 3986 unreserved), so `/ + # @ $` and
+//! An id is percent-encoded except for `[A-Za-z0-9._-]`, so `/ + # @ $` and
 //! every non-ASCII character leave the alphabet of topic syntax: no id can name another's topic, be
 //! a wildcard, or start a `$` topic, and one id has one spelling.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::fmt;
 
-const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'~').remove(b'-');
+const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
 /// Longest id in bytes before encoding.
 const MAX_ID: usize = 256;
 /// Client ids that start so are the gateway's own; no device id can, since `$` is encoded.

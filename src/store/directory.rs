@@ -24,7 +24,9 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io)?;
@@ -53,7 +55,7 @@ impl StateDirectory {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

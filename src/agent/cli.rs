@@ -1,0 +1,368 @@
+//! The `impush` command line: what each command asks, prints and exits with.
+
+use super::config::{Config, PREFIX, SYSTEM_FILE};
+use super::control::{Client, ClientError};
+use super::daemon::{self, RunError};
+use super::status::{State, Status};
+use crate::logs;
+use crate::settings::{self, SettingsError};
+use crate::vendor::Vendor;
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Value as Json, json};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Keeps this device reachable: through its maker's push channel where there is one, over a kept-alive
+/// long connection where there is none.
+#[derive(Debug, Parser)]
+#[command(
+    name = "impush",
+    version,
+    after_help = "Exit codes follow sysexits: 64 usage, 69 unavailable, 73 and 74 disk, 75 try later, 77 not permitted, 78 configuration."
+)]
+pub struct Cli {
+    /// Configuration file [default: /etc/impush/impush.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Control socket of the agent, instead of the configured one
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground, as the system service does
+    #[command(after_help = "Example: impush run --config /etc/impush/impush.toml")]
+    Run,
+    /// Say who made this device and which push channel its ROM can carry
+    #[command(after_help = "Examples:\n  impush detect\n  impush detect --root /tmp/phone-dump --json")]
+    Detect {
+        /// Read a file tree laid out as on a device instead of the running system
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the state, since when, why, and what happens next
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Log a user in; the password is a token the gateway issued
+    #[command(
+        after_help = "Example: impush login ann --password-file /run/secrets/ann.jwt\n\nThe file `-` is standard input."
+    )]
+    Login {
+        user: String,
+        /// File with the password; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+    },
+    /// Log out; the device's token is unbound first
+    Logout {
+        /// Leave the token bound: notifications keep coming
+        #[arg(long)]
+        keep_binding: bool,
+    },
+    /// Hand over or take back a vendor's device token
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Print messages as they come; each is taken once it is printed
+    Watch {
+        #[arg(long)]
+        json: bool,
+        /// Leave the messages in the inbox
+        #[arg(long)]
+        peek: bool,
+    },
+    /// Make a new connection now
+    Reconnect,
+    /// Check or show the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Store a token
+    Set(TokenArgs),
+    /// Forget a channel's token
+    Remove { channel: Vendor },
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    channel: Vendor,
+    /// The token; `-` reads it from standard input, which keeps it out of process lists
+    token: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Exit 0 if the agent could start with it, 78 with the reason if not
+    Check,
+    /// Print every key with its value
+    Show,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Detect(#[from] crate::device::PropertyError),
+    #[error("cannot print: {0}")]
+    Output(#[from] io::Error),
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl CommandError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 78,
+            Self::Run(error) => error.exit_code(),
+            Self::Client(ClientError::NotPermitted { .. }) => 77,
+            Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) => 69,
+            Self::Client(ClientError::Refused(_)) => 65,
+            Self::File { .. } | Self::Detect(_) => 66,
+            Self::Output(_) | Self::Json(_) => 74,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 64 } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output left: `impush watch | head -1`.
+        Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(io::stderr(), "impush: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), CommandError> {
+    // Detection asks nothing of the configuration, so a broken one does not stop it.
+    if let Command::Detect { root, json } = &cli.command {
+        return detect(root.as_deref(), *json);
+    }
+    let config = load(cli.config.as_deref())?;
+    let socket = cli.socket.clone().unwrap_or_else(|| config.socket());
+    match cli.command {
+        Command::Run => {
+            run(Config { paths: super::config::Paths { socket: Some(socket), ..config.paths.clone() }, ..config })
+        }
+        Command::Config { command: ConfigCommand::Check } => {
+            config.check()?;
+            print("configuration is good")
+        }
+        Command::Config { command: ConfigCommand::Show } => print(&serde_json::to_string_pretty(&config)?),
+        command => ask(&Client::new(&socket), command),
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
+    let system = Path::new(SYSTEM_FILE);
+    let file = file.or_else(|| system.exists().then_some(system));
+    settings::load(file, PREFIX, std::env::vars())
+}
+
+fn run(config: Config) -> Result<(), CommandError> {
+    let format = if config.log.format == "json" { logs::Format::Json } else { logs::Format::Text };
+    logs::init(format, &config.log.level);
+    // One thread for the loop; blocking threads (disk, name resolution) end as soon as they are idle.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_keep_alive(std::time::Duration::from_millis(100))
+        .build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(daemon::run(config, shutdown).await?)
+    })
+}
+
+fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Status { json } => {
+                let status = client.call("GET", "/v1/status", None).await?;
+                if json { print(&status.to_string()) } else { print(&describe(&serde_json::from_value(status)?)) }
+            }
+            Command::Login { user, password_file } => {
+                let password = read_secret(&password_file)?;
+                let answer =
+                    client.call("POST", "/v1/login", Some(&json!({ "user": user, "password": password }))).await?;
+                print(&format!("logged in as {user} on device {}", text(&answer, "device_id")))
+            }
+            Command::Logout { keep_binding } => {
+                let answer = client.call("POST", "/v1/logout", Some(&json!({ "keep_binding": keep_binding }))).await?;
+                print(match (answer["unbound"].as_bool(), answer["owed"].as_bool()) {
+                    (Some(true), _) => "logged out; the token is unbound",
+                    (_, Some(true)) => "logged out; the gateway will be told when it can be reached",
+                    _ => "logged out; the token stays bound",
+                })
+            }
+            Command::Token { command: TokenCommand::Set(TokenArgs { channel, token }) } => {
+                let token = if token == "-" { read_secret(Path::new("-"))? } else { token };
+                let answer =
+                    client.call("PUT", &format!("/v1/tokens/{channel}"), Some(&json!({ "token": token }))).await?;
+                print(&match answer["why_not"].as_str() {
+                    Some(why) => format!("{channel} token stored; the channel is not active: {why}"),
+                    None => format!("{channel} token stored; the channel is active"),
+                })
+            }
+            Command::Token { command: TokenCommand::Remove { channel } } => {
+                client.call("DELETE", &format!("/v1/tokens/{channel}"), None).await?;
+                print(&format!("{channel} token forgotten"))
+            }
+            Command::Watch { json, peek } => watch(client, json, peek).await,
+            Command::Reconnect => {
+                client.call("POST", "/v1/reconnect", None).await?;
+                print("reconnecting")
+            }
+            Command::Run | Command::Detect { .. } | Command::Config { .. } => Ok(()),
+        }
+    })
+}
+
+async fn watch(client: &Client, json: bool, peek: bool) -> Result<(), CommandError> {
+    let mut messages = client.messages(0).await?;
+    while let Some(entry) = messages.next().await? {
+        let message = &entry["message"];
+        if json {
+            print(&message.to_string())?;
+        } else {
+            print(&format!("{} from {}: {}", text(message, "id"), text(message, "from"), message["body"]))?;
+        }
+        if !peek {
+            // Taken only now that the line has left this process.
+            client.call("POST", "/v1/messages/ack", Some(&json!({ "ids": [message["id"]] }))).await?;
+        }
+    }
+    Err(ClientError::Broken("the agent ended the message stream".to_owned()).into())
+}
+
+fn detect(root: Option<&Path>, json: bool) -> Result<(), CommandError> {
+    let profile = match root {
+        Some(root) => crate::device::detect_below(root)?,
+        None => crate::device::detect_running()?,
+    };
+    if json {
+        return print(&serde_json::to_string(&profile)?);
+    }
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| out.push_str(&format!("{name:<13}{value}\n"));
+    for (name, value) in [
+        ("manufacturer", &profile.manufacturer),
+        ("brand", &profile.brand),
+        ("model", &profile.model),
+        ("system", &profile.rom),
+    ] {
+        line(name, value.as_deref().unwrap_or("-"));
+    }
+    line("channel", profile.channel.map_or("none", |v| v.as_str()));
+    if let Some(why) = &profile.why {
+        line("because", why);
+    }
+    for evidence in &profile.evidence {
+        line("evidence", &format!("{} = {}", evidence.name, evidence.value));
+    }
+    print(out.trim_end())
+}
+
+fn describe(status: &Status) -> String {
+    let mut out =
+        format!("{} since {} s", word(&status.state), (super::clock::wall_ms().saturating_sub(status.since_ms)) / 1000);
+    if let Some(cause) = status.cause.as_ref().filter(|_| status.state != State::Online) {
+        out.push_str(&format!("\n  because {} ({}): {}", cause.word, cause.number, cause.detail));
+    }
+    if let Some(next) = &status.next_attempt {
+        out.push_str(&format!(
+            "\n  next attempt in {:.1} s (base {:.1} s + jitter {:.1} s)",
+            next.in_s, next.base_s, next.jitter_s
+        ));
+    }
+    out.push_str(&format!(
+        "\nserver   {}\nuser     {}\ndevice   {}",
+        status.server,
+        status.user.as_deref().unwrap_or("-"),
+        status.device_id
+    ));
+    out.push_str(&format!("\nchannel  {}", status.channel));
+    if let Some(token) = &status.token {
+        out.push_str(&format!(" (token {token}, {})", word(&status.binding)));
+    }
+    for (vendor, why) in &status.why_not {
+        out.push_str(&format!("\n  not {vendor}: {why}"));
+    }
+    out.push_str(&format!("\ninbox    {} waiting, {} apps attached", status.inbox, status.apps_attached));
+    if status.logouts_owed > 0 {
+        out.push_str(&format!("\nowed     {} logouts the gateway has not heard of", status.logouts_owed));
+    }
+    out
+}
+
+/// The serialized word of a unit-like value.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Json::String(word)) => word,
+        Ok(Json::Object(map)) => map.get("state").and_then(Json::as_str).unwrap_or_default().to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn text<'a>(json: &'a Json, key: &str) -> &'a str {
+    json[key].as_str().unwrap_or("-")
+}
+
+fn read_secret(path: &Path) -> Result<String, CommandError> {
+    let mut value = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(16 * 1024).read_to_string(&mut value)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(16 * 1024).read_to_string(&mut value))
+    };
+    read.map_err(|source| CommandError::File { path: path.to_owned(), source })?;
+    Ok(value.trim().to_owned())
+}
+
+fn print(line: &str) -> Result<(), CommandError> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}

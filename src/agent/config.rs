@@ -1,0 +1,283 @@
+//! The agent's settings: what they mean, their ranges, and where state and socket live.
+
+use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START};
+use crate::mqtt::Endpoint;
+use crate::protocol::{DEFAULT_PREFIX, Topics};
+use crate::settings::SettingsError;
+use crate::vendor::Vendor;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Prefix of the environment variables: `IMPUSH_SERVER_URL` sets `server.url`.
+pub const PREFIX: &str = "IMPUSH";
+/// Where the packages put the configuration.
+pub const SYSTEM_FILE: &str = "/etc/impush/impush.toml";
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub server: Server,
+    pub certificates: Certificates,
+    pub channel: ChannelSettings,
+    pub keep_alive: KeepAlive,
+    pub device: Device,
+    pub paths: Paths,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// `mqtts://host[:port]`. `mqtt://` is taken for a loopback address only.
+    pub url: Option<String>,
+    /// The app this device's user belongs to: `org#app`.
+    pub app: Option<String>,
+    /// PEM file of the authorities to trust, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files with which the device proves itself, where the broker asks for it.
+    pub client_certificate: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    /// First levels of every topic.
+    pub prefix: String,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            url: None,
+            app: None,
+            ca_file: None,
+            client_certificate: None,
+            client_key: None,
+            prefix: DEFAULT_PREFIX.to_owned(),
+        }
+    }
+}
+
+/// Certificate names, under the keys of the uni-app plugin's option block.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(non_snake_case, reason = "the plugin's own keys, so that an existing block can be pasted")]
+pub struct Certificates {
+    pub MICertificateName: Option<String>,
+    pub HMSCertificateName: Option<String>,
+    pub MEIZUCertificateName: Option<String>,
+    pub OPPOCertificateName: Option<String>,
+    pub VIVOCertificateName: Option<String>,
+    pub HONORCertificateName: Option<String>,
+    pub APNsCertificateName: Option<String>,
+}
+
+impl Certificates {
+    /// The names that are set. An empty text counts as not set: the plugin's template has them so.
+    pub fn names(&self) -> BTreeMap<Vendor, String> {
+        [
+            (Vendor::Xiaomi, &self.MICertificateName),
+            (Vendor::Huawei, &self.HMSCertificateName),
+            (Vendor::Meizu, &self.MEIZUCertificateName),
+            (Vendor::Oppo, &self.OPPOCertificateName),
+            (Vendor::Vivo, &self.VIVOCertificateName),
+            (Vendor::Honor, &self.HONORCertificateName),
+            (Vendor::Apns, &self.APNsCertificateName),
+        ]
+        .into_iter()
+        .filter_map(|(vendor, name)| Some((vendor, name.clone().filter(|n| !n.is_empty())?)))
+        .collect()
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelSettings {
+    /// Vendors in the order in which they are tried; one left out is never used.
+    pub order: Vec<Vendor>,
+    /// Seconds the connection is held after the last app went, when a vendor channel delivers. 0 to 86400.
+    pub linger_s: u64,
+}
+
+impl Default for ChannelSettings {
+    fn default() -> Self {
+        Self { order: Vendor::ORDER.to_vec(), linger_s: 60 }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeepAlive {
+    /// Seconds; first heartbeat on a network nothing is known of. 5 to 3600.
+    pub start_s: u64,
+    /// Seconds; no heartbeat is shorter. 5 to 3600.
+    pub floor_s: u64,
+    /// Seconds; no heartbeat is longer. Set it below the idle limit of your load balancer. 5 to 3600.
+    pub ceiling_s: u64,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self {
+            start_s: HEARTBEAT_START.as_secs(),
+            floor_s: HEARTBEAT_FLOOR.as_secs(),
+            ceiling_s: HEARTBEAT_CEILING.as_secs(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Device {
+    /// Read the device's properties below this directory instead of from the running system.
+    pub root: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Paths {
+    /// Default: `$STATE_DIRECTORY`, else what the platform gives.
+    pub state: Option<PathBuf>,
+    /// Default: `$RUNTIME_DIRECTORY/control.sock`, else what the platform gives.
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: "text".to_owned() }
+    }
+}
+
+/// Settings checked and made ready to use.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub endpoint: Endpoint,
+    pub app: String,
+    pub topics: Topics,
+}
+
+impl Config {
+    /// Checks what the types alone cannot.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadValue`] names the key, the range and what to write.
+    pub fn check(&self) -> Result<Ready, SettingsError> {
+        let bad = |message: String| SettingsError::BadValue { message };
+        let url =
+            self.server.url.as_deref().ok_or_else(|| bad("server.url is not set; write mqtts://host[:port]".into()))?;
+        let endpoint: Endpoint = url.parse().map_err(|e| bad(format!("server.url: {e}")))?;
+        if !endpoint.tls && !endpoint.is_loopback() {
+            return Err(bad(
+                "server.url: mqtt:// without TLS is taken for a loopback address only; write mqtts://".into()
+            ));
+        }
+        let app = self.server.app.clone().filter(|a| !a.is_empty());
+        let app = app.ok_or_else(|| bad("server.app is not set; write org#app as the gateway knows it".into()))?;
+        crate::protocol::Address::new(&app, "user", "device").map_err(|e| bad(format!("server.app: {e}")))?;
+        let topics = Topics::new(&self.server.prefix).map_err(|e| bad(format!("server.prefix: {e}")))?;
+        if self.server.client_certificate.is_some() != self.server.client_key.is_some() {
+            return Err(bad("server.client_certificate and server.client_key go together".into()));
+        }
+        for (vendor, name) in self.certificates.names() {
+            let key = vendor.certificate_key();
+            vendor.check_certificate_name(&name).map_err(|e| bad(format!("certificates.{key}: {e}")))?;
+        }
+        let beat = &self.keep_alive;
+        for (key, value) in [("start_s", beat.start_s), ("floor_s", beat.floor_s), ("ceiling_s", beat.ceiling_s)] {
+            if !(5..=3600).contains(&value) {
+                return Err(bad(format!("keep_alive.{key} is {value}; 5 to 3600 seconds")));
+            }
+        }
+        if beat.floor_s > beat.ceiling_s {
+            return Err(bad("keep_alive.floor_s is above keep_alive.ceiling_s".into()));
+        }
+        if self.channel.linger_s > 86_400 {
+            return Err(bad(format!("channel.linger_s is {}; 0 to 86400 seconds", self.channel.linger_s)));
+        }
+        if !["text", "json"].contains(&self.log.format.as_str()) {
+            return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
+        }
+        Ok(Ready { endpoint, app, topics })
+    }
+
+    pub fn state_directory(&self) -> PathBuf {
+        self.paths.state.clone().or_else(|| from_systemd("STATE_DIRECTORY")).unwrap_or_else(|| {
+            if rustix::process::geteuid().is_root() {
+                return PathBuf::from("/var/lib/impush");
+            }
+            project_dirs().map_or_else(
+                || PathBuf::from(".impush"),
+                |dirs| dirs.state_dir().unwrap_or_else(|| dirs.data_dir()).to_owned(),
+            )
+        })
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        let directory = || {
+            if let Some(given) = from_systemd("RUNTIME_DIRECTORY") {
+                return given;
+            }
+            if rustix::process::geteuid().is_root() {
+                return PathBuf::from("/run/impush");
+            }
+            project_dirs()
+                .and_then(|dirs| dirs.runtime_dir().map(PathBuf::from))
+                .unwrap_or_else(|| self.state_directory())
+        };
+        self.paths.socket.clone().unwrap_or_else(|| directory().join("control.sock"))
+    }
+}
+
+fn project_dirs() -> Option<directories::ProjectDirs> {
+    directories::ProjectDirs::from("", "", "impush")
+}
+
+/// systemd may give several directories, separated by colons; the first is the service's own.
+fn from_systemd(variable: &str) -> Option<PathBuf> {
+    let value = std::env::var(variable).ok()?;
+    value.split(':').next().filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> Result<Ready, String> {
+        let config: Config = toml::from_str(toml).map_err(|e| e.to_string())?;
+        config.check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_plugins_own_keys_are_taken_as_they_are() {
+        let config: Config = toml::from_str(
+            "[certificates]\nMICertificateName='2882303'\nVIVOCertificateName='1#k'\nOPPOCertificateName=''\n",
+        )
+        .expect("read");
+        let names = config.certificates.names();
+        assert_eq!(names.keys().copied().collect::<Vec<_>>(), [Vendor::Xiaomi, Vendor::Vivo]);
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_before_anything_starts() {
+        let good = "server={url='mqtts://a',app='org#app'}\n";
+        assert!(config(good).is_ok());
+        for (text, named) in [
+            ("", "server.url"),
+            ("server={url='mqtts://a'}", "server.app"),
+            ("server={url='mqtt://a.example',app='o#a'}", "loopback"),
+            ("server={url='mqtts://a',app='o#a',prefix='a/+'}", "server.prefix"),
+            ("server={url='mqtts://a',app='o#a'}\nkeep_alive={start_s=2}", "keep_alive.start_s"),
+            ("server={url='mqtts://a',app='o#a'}\ncertificates={VIVOCertificateName='1'}", "VIVOCertificateName"),
+            ("server={url='mqtts://a',app='o#a'}\nchannel={order=['nokia']}", "nokia"),
+        ] {
+            let error = config(text).expect_err(text);
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

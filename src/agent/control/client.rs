@@ -1,0 +1,146 @@
+//! The asking half of the control socket, as the command line and the tests use it.
+
+use super::Refusal;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::Value as Json;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// The agent answers within 15 s; a little more is the socket's own.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no agent answers at {path}: {source}; start it with `impush run` or `systemctl start impush`")]
+    NotRunning { path: PathBuf, source: io::Error },
+    #[error("this user may not use {path}; run as root or as the agent's user")]
+    NotPermitted { path: PathBuf },
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    #[error("the agent's answer could not be read: {0}")]
+    Broken(String),
+}
+
+/// A way to one agent.
+#[derive(Debug, Clone)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// One request, one JSON answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call(&self, method: &str, path: &str, body: Option<&Json>) -> Result<Json, ClientError> {
+        let exchange = async {
+            let response = self.send(method, path, body).await?;
+            let bytes =
+                response.into_body().collect().await.map_err(|e| ClientError::Broken(e.to_string()))?.to_bytes();
+            serde_json::from_slice(&bytes).map_err(|e| ClientError::Broken(e.to_string()))
+        };
+        tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Broken("no answer in time".to_owned())))
+    }
+
+    /// Messages after `after` as they come, each as one JSON document.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn messages(&self, after: u64) -> Result<Messages, ClientError> {
+        let response = self.send("GET", &format!("/v1/messages?after={after}&stream=true"), None).await?;
+        Ok(Messages { body: response.into_body(), rest: Vec::new() })
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Json>,
+    ) -> Result<hyper::Response<Incoming>, ClientError> {
+        let broken = |e: &dyn std::fmt::Display| ClientError::Broken(e.to_string());
+        let mut sender = self.connect().await?;
+        let bytes = body.map(Json::to_string).unwrap_or_default();
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "impush")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(bytes)))
+            .map_err(|e| broken(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.map_err(|e| broken(&e))?.to_bytes();
+        #[derive(Deserialize)]
+        struct Refused {
+            error: Refusal,
+        }
+        let mut refusal = serde_json::from_slice::<Refused>(&bytes).map_err(|e| broken(&e))?.error;
+        refusal.status = status;
+        Err(if status == 403 {
+            ClientError::NotPermitted { path: self.path.clone() }
+        } else {
+            ClientError::Refused(refusal)
+        })
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path: self.path.clone() },
+            _ => ClientError::NotRunning { path: self.path.clone(), source },
+        })?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| ClientError::Broken(e.to_string()))?;
+        tokio::spawn(async move {
+            // Its errors reach the caller through the sender and the body.
+            drop(connection.await);
+        });
+        Ok(sender)
+    }
+}
+
+/// A message stream.
+#[derive(Debug)]
+pub struct Messages {
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl Messages {
+    /// The next message; `None` when the agent ended the stream.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`].
+    pub async fn next(&mut self) -> Result<Option<Json>, ClientError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return serde_json::from_slice(&line).map(Some).map_err(|e| ClientError::Broken(e.to_string()));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.rest.extend_from_slice(&data);
+                    }
+                }
+                // A killed agent breaks the body; to the reader that is an end like any other.
+                Some(Err(_)) | None => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The control socket: HTTP/1.1 and JSON over a Unix socket, for local apps and the command line.
+//!
+//! | method and path | does |
+//! | --- | --- |
+//! | `GET /v1/status` | the status document |
+//! | `POST /v1/login` `{user, password}` | stores the login and connects |
+//! | `POST /v1/logout` `{keep_binding}` | unbinds and ends the login |
+//! | `PUT /v1/tokens/{channel}` `{token}` | a vendor token came or changed |
+//! | `DELETE /v1/tokens/{channel}` | it went |
+//! | `GET /v1/messages?after=N&stream=true` | messages as JSON lines, oldest first |
+//! | `POST /v1/messages/ack` `{ids}` | the app has taken them |
+//! | `POST /v1/reconnect` | a new connection now |
+//!
+//! Errors are `{"error": {"code", "message"}}`. A peer must be root or run as the agent's user.
+
+mod client;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use server::{Server, bind};
+
+use crate::secret::Secret;
+use crate::store::Entry;
+use crate::vendor::Vendor;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tokio::sync::oneshot;
+
+/// Largest request body, in bytes.
+pub(super) const MAX_BODY: usize = 64 * 1024;
+
+/// What a peer asks of the daemon.
+#[derive(Debug)]
+pub enum Ask {
+    Status,
+    Login {
+        user: String,
+        password: Secret,
+    },
+    Logout {
+        keep_binding: bool,
+    },
+    SetToken {
+        vendor: Vendor,
+        token: Secret,
+    },
+    RemoveToken {
+        vendor: Vendor,
+    },
+    Messages {
+        after: u64,
+    },
+    Ack {
+        ids: Vec<String>,
+    },
+    Reconnect,
+    /// A message stream was opened or closed.
+    Attach,
+    Detach,
+}
+
+/// A question and the way back.
+#[derive(Debug)]
+pub struct Request {
+    pub ask: Ask,
+    pub reply: oneshot::Sender<Result<Reply, Refusal>>,
+}
+
+#[derive(Debug)]
+pub enum Reply {
+    Json(Json),
+    Messages(Vec<Entry>),
+}
+
+/// Why a request was refused, as the peer reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    #[serde(skip, default)]
+    pub status: u16,
+    pub code: String,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into() }
+    }
+}

@@ -1,0 +1,312 @@
+//! The listening half of the control socket.
+
+use super::{Ask, MAX_BODY, Refusal, Reply, Request};
+use crate::secret::Secret;
+use crate::store::Entry;
+use crate::vendor::Vendor;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tracing::{debug, warn};
+
+/// Peers served at once; more wait in the listen queue.
+const MAX_PEERS: usize = 32;
+/// A peer must have sent its request's head by then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The daemon answers within this: a logout waits up to five seconds for the gateway.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Lines that wait for a slow reader of a message stream.
+const STREAM_DEPTH: usize = 16;
+
+type AnyBody = BoxBody<Bytes, Infallible>;
+
+/// Binds the socket with mode 0660 in a directory it makes with mode 0700.
+///
+/// # Errors
+/// The system's error; a live agent behind the socket was excluded by the state directory's lock.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
+        std::fs::create_dir_all(parent)?;
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Accepts peers until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub listener: UnixListener,
+    pub path: PathBuf,
+    pub requests: mpsc::Sender<Request>,
+    /// Changes whenever the inbox has something new.
+    pub arrivals: watch::Receiver<u64>,
+}
+
+impl Server {
+    pub async fn run(self) {
+        let peers = Arc::new(Semaphore::new(MAX_PEERS));
+        let peer = Peer { requests: self.requests, arrivals: self.arrivals };
+        loop {
+            let Ok(permit) = peers.clone().acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let peer = peer.clone();
+                    tokio::spawn(async move {
+                        peer.serve(stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(event = "control.accept_failed", %error, "cannot accept on the control socket");
+                    // Out of descriptors: wait for one instead of spinning.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Peer {
+    requests: mpsc::Sender<Request>,
+    arrivals: watch::Receiver<u64>,
+}
+
+#[derive(Deserialize)]
+struct LoginBody {
+    user: String,
+    password: Secret,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct LogoutBody {
+    keep_binding: bool,
+}
+
+#[derive(Deserialize)]
+struct TokenBody {
+    token: Secret,
+}
+
+#[derive(Deserialize)]
+struct AckBody {
+    ids: Vec<String>,
+}
+
+impl Peer {
+    async fn serve(&self, stream: UnixStream) {
+        let allowed =
+            stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw());
+        let service = service_fn(|request| async move {
+            let answer = if allowed {
+                self.answer(request).await
+            } else {
+                Err(Refusal::new(403, "not_permitted", "only root and the agent's own user may use this socket"))
+            };
+            Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refused(&refusal)))
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            debug!(event = "control.peer_failed", %error);
+        }
+    }
+
+    async fn answer(&self, request: hyper::Request<Incoming>) -> Result<Response<AnyBody>, Refusal> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let query = head.uri.query().unwrap_or_default().to_owned();
+        let ask = match (&head.method, path.as_str()) {
+            (&Method::GET, "/v1/status") => Ask::Status,
+            (&Method::POST, "/v1/login") => {
+                let LoginBody { user, password } = read(body).await?;
+                Ask::Login { user, password }
+            }
+            (&Method::POST, "/v1/logout") => {
+                let LogoutBody { keep_binding } = read_or_default(body).await?;
+                Ask::Logout { keep_binding }
+            }
+            (&Method::PUT, path) if path.starts_with("/v1/tokens/") => {
+                let vendor = vendor_of(path)?;
+                let TokenBody { token } = read(body).await?;
+                Ask::SetToken { vendor, token }
+            }
+            (&Method::DELETE, path) if path.starts_with("/v1/tokens/") => Ask::RemoveToken { vendor: vendor_of(path)? },
+            (&Method::GET, "/v1/messages") => return self.messages(&query).await,
+            (&Method::POST, "/v1/messages/ack") => {
+                let AckBody { ids } = read(body).await?;
+                Ask::Ack { ids }
+            }
+            (&Method::POST, "/v1/reconnect") => Ask::Reconnect,
+            (method, path) => {
+                return Err(Refusal::new(404, "unknown_path", format!("{method} {path} is nothing this agent knows")));
+            }
+        };
+        match self.ask(ask).await? {
+            Reply::Json(json) => Ok(json_response(StatusCode::OK, &json)),
+            Reply::Messages(entries) => Ok(lines_response(full(lines(&entries)))),
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Reply, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Refusal::new(503, "stopping", "the agent is stopping");
+        let exchange = async {
+            self.requests.send(Request { ask, reply }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(504, "busy", "the agent did not answer in time; try again")))
+    }
+
+    async fn messages(&self, query: &str) -> Result<Response<AnyBody>, Refusal> {
+        let pairs = || query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = |name: &str| pairs().find(|(key, _)| *key == name).map(|(_, value)| value);
+        let after = value("after").unwrap_or("0");
+        let after: u64 = after.parse().map_err(|_| Refusal::new(400, "bad_query", "after is a message number"))?;
+        if value("stream") != Some("true") {
+            let Reply::Messages(entries) = self.ask(Ask::Messages { after }).await? else { return Err(unexpected()) };
+            return Ok(lines_response(full(lines(&entries))));
+        }
+        self.ask(Ask::Attach).await?;
+        let (sender, receiver) = mpsc::channel(STREAM_DEPTH);
+        let peer = self.clone();
+        tokio::spawn(async move {
+            peer.feed(after, &sender).await;
+            // The daemon counts attached apps; when it is gone there is nothing to count.
+            drop(peer.ask(Ask::Detach).await);
+        });
+        Ok(lines_response(BoxBody::new(Lines(receiver))))
+    }
+
+    async fn feed(&self, mut after: u64, sender: &mpsc::Sender<Bytes>) {
+        let mut arrivals = self.arrivals.clone();
+        loop {
+            arrivals.mark_unchanged();
+            let Ok(Reply::Messages(entries)) = self.ask(Ask::Messages { after }).await else { return };
+            if let Some(last) = entries.last() {
+                after = last.number;
+                if sender.send(lines(&entries)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                changed = arrivals.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+        }
+    }
+}
+
+fn vendor_of(path: &str) -> Result<Vendor, Refusal> {
+    path.trim_start_matches("/v1/tokens/")
+        .parse()
+        .map_err(|e: crate::vendor::UnknownVendor| Refusal::new(404, "unknown_channel", e.to_string()))
+}
+
+async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {
+    let bytes = collect(body).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Refusal::new(400, "bad_body", format!("the body is not what this path takes: {e}")))
+}
+
+async fn read_or_default<T: DeserializeOwned + Default>(body: Incoming) -> Result<T, Refusal> {
+    let bytes = collect(body).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Refusal::new(400, "bad_body", format!("the body is not what this path takes: {e}")))
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, Refusal> {
+    let collected = tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    match collected {
+        Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
+        Ok(Err(error)) => {
+            Err(Refusal::new(413, "bad_body", format!("the body cannot be read ({error}); at most {MAX_BODY} bytes")))
+        }
+        Err(_) => Err(Refusal::new(408, "too_slow", "the body did not arrive in time")),
+    }
+}
+
+fn unexpected() -> Refusal {
+    Refusal::new(500, "internal", "the agent answered something else")
+}
+
+fn lines(entries: &[Entry]) -> Bytes {
+    let mut out = Vec::new();
+    for entry in entries {
+        // An entry was read from JSON, so it can be written as JSON.
+        if serde_json::to_writer(&mut out, entry).is_ok() {
+            out.push(b'\n');
+        }
+    }
+    out.into()
+}
+
+fn full(bytes: Bytes) -> AnyBody {
+    Full::new(bytes).boxed()
+}
+
+fn lines_response(body: AnyBody) -> Response<AnyBody> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<AnyBody> {
+    let mut response = Response::new(full(json.to_string().into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn refused(refusal: &Refusal) -> Response<AnyBody> {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    json_response(status, &json!({ "error": refusal }))
+}
+
+/// A response body fed line by line.
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

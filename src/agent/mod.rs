@@ -1,0 +1,26 @@
+//! The daemon: wires the deciding rooms to the machine.
+//!
+//! ```text
+//!            apps, CLI                                  broker
+//!                |  control socket (HTTP/1.1, JSON)        |  MQTT 5 over TLS
+//!                v                                         v
+//!            control --Request--> daemon <--Incoming-- mqtt::Connection
+//!                                   |  asks: channel, binding, keepalive (plain values)
+//!                                   v
+//!                                 store (identity, login, tokens, ledger, inbox)
+//! ```
+//!
+//! One task owns everything; nothing is shared, so nothing is locked.
+
+pub mod cli;
+mod clock;
+mod config;
+pub mod control;
+mod daemon;
+mod link;
+mod login;
+mod status;
+
+pub use config::{Certificates, Config};
+pub use daemon::{RunError, run};
+pub use status::Status;

@@ -1,0 +1,100 @@
+//! The broker the gateway works through: embedded, or any MQTT 5 broker.
+
+use super::config::{Broker as Settings, Config};
+use super::embedded::Embedded;
+use super::serve::ServeError;
+use super::tokens::Tokens;
+use crate::mqtt::{Endpoint, client_config};
+use crate::protocol::{GATEWAY_CLIENT_PREFIX, Topics};
+use crate::secret::{Secret, random_hex};
+use rustls::ClientConfig;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// How the gateway's own MQTT client gets in.
+#[derive(Debug, Clone)]
+pub struct Access {
+    pub endpoint: Endpoint,
+    pub tls: Arc<ClientConfig>,
+    pub client_id: String,
+    pub user: String,
+    pub password: Secret,
+    /// `$share` groups split the work between several gateways.
+    pub shared: bool,
+}
+
+/// Where devices reach the broker, for the operator's eyes.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    pub address: SocketAddr,
+    /// The authority devices must trust, when the gateway made it.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A broker in use. Only plain MQTT 5 is asked of it.
+pub trait Broker: Send {
+    fn access(&self) -> Access;
+
+    /// `None` for a broker that others run.
+    fn reach(&self) -> Option<Reach>;
+
+    /// Whether every connection ended when this process last did.
+    fn starts_empty(&self) -> bool;
+
+    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Starts the embedded broker, or prepares the way to the configured one.
+///
+/// # Errors
+/// [`ServeError`] names the file, address or setting at fault.
+pub async fn open(
+    config: &Config,
+    url: Option<Endpoint>,
+    topics: &Topics,
+    tokens: &Tokens,
+    state: &Path,
+) -> Result<Box<dyn Broker>, ServeError> {
+    match url {
+        Some(endpoint) => Ok(Box::new(External::new(&config.broker, endpoint)?)),
+        None => Ok(Box::new(Embedded::start(&config.broker, topics.clone(), tokens.clone(), state).await?)),
+    }
+}
+
+/// A broker somebody else runs.
+#[derive(Debug)]
+struct External(Access);
+
+impl External {
+    fn new(settings: &Settings, endpoint: Endpoint) -> Result<Self, ServeError> {
+        Ok(Self(Access {
+            endpoint,
+            tls: client_config(settings.ca_file.as_deref(), None)?,
+            client_id: format!("{GATEWAY_CLIENT_PREFIX}{}", random_hex::<6>()),
+            user: settings.user.clone().unwrap_or_default(),
+            password: settings.password.clone().unwrap_or_default(),
+            shared: settings.shared_subscriptions,
+        }))
+    }
+}
+
+impl Broker for External {
+    fn access(&self) -> Access {
+        self.0.clone()
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        None
+    }
+
+    fn starts_empty(&self) -> bool {
+        false
+    }
+
+    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async {})
+    }
+}

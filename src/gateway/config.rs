@@ -1,0 +1,217 @@
+//! The gateway's settings, their ranges, and where its state lives.
+
+use crate::mqtt::Endpoint;
+use crate::protocol::{DEFAULT_PREFIX, Topics};
+use crate::secret::Secret;
+use crate::settings::SettingsError;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Prefix of the environment variables: `IMPUSH_GATEWAY_API_LISTEN` sets `api.listen`.
+pub const PREFIX: &str = "IMPUSH_GATEWAY";
+/// Where the packages put the configuration.
+pub const SYSTEM_FILE: &str = "/etc/impush/gateway.toml";
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub api: Api,
+    pub broker: Broker,
+    pub delivery: Delivery,
+    pub vendors: Vendors,
+    pub paths: Paths,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Api {
+    /// Address of the REST API. Put a TLS front before it when it leaves this machine.
+    pub listen: SocketAddr,
+    /// Seconds a user token lives. 60 to 31536000.
+    pub user_token_s: u64,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8680)), user_token_s: 60 * 86_400 }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Broker {
+    /// An MQTT 5 broker to use instead of the embedded one: `mqtts://host[:port]`.
+    pub url: Option<String>,
+    /// The gateway's account on that broker; it publishes and subscribes under the whole prefix.
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// PEM file of the authorities to trust for that broker, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The broker has shared subscriptions, so several gateways split the work.
+    pub shared_subscriptions: bool,
+    /// Address of the embedded broker, TLS.
+    pub listen: SocketAddr,
+    /// PEM files of the embedded broker's certificate chain and key. Without them the gateway makes
+    /// an authority of its own in the state directory, whose `ca.pem` devices must trust.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Host names and addresses in a certificate the gateway makes.
+    pub names: Vec<String>,
+    /// First levels of every topic.
+    pub prefix: String,
+    /// Devices connected at once. 1 to 1000000.
+    pub max_devices: usize,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            url: None,
+            user: None,
+            password: None,
+            ca_file: None,
+            shared_subscriptions: true,
+            listen: SocketAddr::from(([0, 0, 0, 0], 8883)),
+            certificate: None,
+            key: None,
+            names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            prefix: DEFAULT_PREFIX.to_owned(),
+            max_devices: 100_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Delivery {
+    /// Milliseconds a connected device has to acknowledge before its vendor is used. 100 to 300000.
+    pub ack_deadline_ms: u64,
+    /// Seconds an undelivered message is kept for the device to fetch. 60 to 2592000.
+    pub keep_s: u64,
+    /// Seconds after which a notification is too old to be pushed. 60 to 2592000.
+    pub push_life_s: u64,
+    /// `any_offline`: push to each device that is offline. `all_offline`: only when every device is.
+    pub policy: crate::gateway::policy::MultiDevice,
+    /// Vendor calls under way at once. 1 to 4096.
+    pub concurrency: usize,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            ack_deadline_ms: 5000,
+            keep_s: 7 * 86_400,
+            push_life_s: 86_400,
+            policy: crate::gateway::policy::MultiDevice::AnyOffline,
+            concurrency: 64,
+        }
+    }
+}
+
+/// Where the vendors' servers are. The defaults are their production hosts in mainland China.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Vendors {
+    pub xiaomi_url: String,
+    pub huawei_oauth_url: String,
+    pub huawei_push_url: String,
+    /// PEM file of the authorities to trust for the vendors, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Milliseconds one vendor call may take. 100 to 60000.
+    pub timeout_ms: u64,
+}
+
+impl Default for Vendors {
+    fn default() -> Self {
+        Self {
+            xiaomi_url: "https://api.xmpush.xiaomi.com".to_owned(),
+            huawei_oauth_url: "https://oauth-login.cloud.huawei.com".to_owned(),
+            huawei_push_url: "https://push-api.cloud.huawei.com".to_owned(),
+            ca_file: None,
+            timeout_ms: 10_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Paths {
+    /// Default: `$STATE_DIRECTORY`, else what the platform gives.
+    pub state: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    pub level: String,
+    /// `text` or `json`.
+    pub format: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info,mqtt5=warn".to_owned(), format: "text".to_owned() }
+    }
+}
+
+impl Config {
+    /// Checks what the types alone cannot.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadValue`] names the key and the range.
+    pub fn check(&self) -> Result<(Topics, Option<Endpoint>), SettingsError> {
+        let bad = |message: String| SettingsError::BadValue { message };
+        let topics = Topics::new(&self.broker.prefix).map_err(|e| bad(format!("broker.prefix: {e}")))?;
+        let url = self.broker.url.as_deref().map(str::parse::<Endpoint>).transpose();
+        let url = url.map_err(|e| bad(format!("broker.url: {e}")))?;
+        if url.as_ref().is_some_and(|url| !url.tls && !url.is_loopback()) {
+            return Err(bad("broker.url: mqtt:// without TLS is taken for a loopback address only".into()));
+        }
+        if self.broker.certificate.is_some() != self.broker.key.is_some() {
+            return Err(bad("broker.certificate and broker.key go together".into()));
+        }
+        let ranges = [
+            ("api.user_token_s", self.api.user_token_s, 60, 31_536_000),
+            ("broker.max_devices", self.broker.max_devices as u64, 1, 1_000_000),
+            ("delivery.ack_deadline_ms", self.delivery.ack_deadline_ms, 100, 300_000),
+            ("delivery.keep_s", self.delivery.keep_s, 60, 2_592_000),
+            ("delivery.push_life_s", self.delivery.push_life_s, 60, 2_592_000),
+            ("delivery.concurrency", self.delivery.concurrency as u64, 1, 4096),
+            ("vendors.timeout_ms", self.vendors.timeout_ms, 100, 60_000),
+        ];
+        for (key, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(bad(format!("{key} is {value}; {low} to {high}")));
+            }
+        }
+        for (key, url) in [
+            ("xiaomi_url", &self.vendors.xiaomi_url),
+            ("huawei_oauth_url", &self.vendors.huawei_oauth_url),
+            ("huawei_push_url", &self.vendors.huawei_push_url),
+        ] {
+            if !url.starts_with("https://") {
+                return Err(bad(format!("vendors.{key} is `{url}`; every vendor speaks https only")));
+            }
+        }
+        if !["text", "json"].contains(&self.log.format.as_str()) {
+            return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
+        }
+        Ok((topics, url))
+    }
+
+    pub fn state_directory(&self) -> PathBuf {
+        if let Some(path) = &self.paths.state {
+            return path.clone();
+        }
+        if let Some(path) = std::env::var("STATE_DIRECTORY").ok().and_then(|v| v.split(':').next().map(PathBuf::from)) {
+            return path;
+        }
+        if rustix::process::geteuid().is_root() {
+            return PathBuf::from("/var/lib/impush-gateway");
+        }
+        directories::ProjectDirs::from("", "", "impush-gateway")
+            .map_or_else(|| PathBuf::from(".impush-gateway"), |dirs| dirs.data_dir().to_owned())
+    }
+}

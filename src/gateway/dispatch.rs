@@ -1,0 +1,192 @@
+//! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
+
+use super::content::compose;
+use super::delivery::{AfterVendor, Hop, after_vendor};
+use super::sender::{Notification, Outcome, Senders};
+use super::store::{Bind, BindReply, NewMessage, Rules, Store, StoreError, VendorJob, VendorResult};
+use super::wire::Wire;
+use crate::protocol::{Address, Down, Hello, Message};
+use crate::secret::fingerprint;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+/// How often expired messages are removed.
+const SWEEP: Duration = Duration::from_secs(60);
+/// The longest sleep: a clock that jumps is caught up with after this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Shared by the API, the wire and the timer.
+#[derive(Clone)]
+pub struct Dispatch {
+    store: Store,
+    wire: Wire,
+    senders: Arc<Senders>,
+    rules: Rules,
+    keep_s: u64,
+    /// Something came due.
+    work: Arc<Notify>,
+    /// Vendor calls under way.
+    calls: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Dispatch {
+    pub fn new(store: Store, wire: Wire, senders: Senders, rules: Rules, keep_s: u64, concurrency: usize) -> Self {
+        Self {
+            store,
+            wire,
+            senders: Arc::new(senders),
+            rules,
+            keep_s,
+            work: Arc::new(Notify::new()),
+            calls: Arc::new(Semaphore::new(concurrency)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Accepts a message: after the answer it will not be lost. Publishing goes on behind it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the message was not accepted then.
+    pub async fn accept(&self, app: String, message: Message, idempotency: Option<String>) -> Result<String, StoreError> {
+        let now = now_ms();
+        let new = NewMessage { app, message: message.clone(), expires_ms: now + self.keep_s * 1000, idempotency };
+        let accepted = self.store.accept(new, self.rules, now).await?;
+        self.work.notify_one();
+        for address in accepted.live {
+            let (this, message) = (self.clone(), message.clone());
+            self.tasks.spawn(async move {
+                let id = message.id.clone();
+                if !this.wire.publish(address.clone(), Down::Message(message)).await {
+                    let noted = this.store.not_published(id, address, "no connection to the broker".to_owned(), now_ms()).await;
+                    report(noted);
+                    this.work.notify_one();
+                }
+            });
+        }
+        Ok(accepted.id)
+    }
+
+    pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Message>, StoreError> {
+        let channel = hello.channel.clone();
+        let missed = self.store.hello(address.clone(), hello, self.rules, now_ms()).await?;
+        info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
+        self.work.notify_one();
+        Ok(missed)
+    }
+
+    pub async fn on_offline(&self, address: Address, nonce: String) -> Result<(), StoreError> {
+        if self.store.went_offline(address.clone(), nonce, now_ms()).await? {
+            info!(event = "device.offline", device = %address, "device disconnected");
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    pub async fn on_bind(&self, address: Address, sequence: u64, bind: Bind) -> Result<BindReply, StoreError> {
+        let described = match &bind {
+            Bind::Set { notifier, token } => format!("{notifier} {}", fingerprint(token)),
+            Bind::Remove { notifier, logout } => format!("remove {} logout={logout}", notifier.as_deref().unwrap_or("all")),
+        };
+        let reply = self.store.bind(address.clone(), sequence, bind, now_ms()).await?;
+        info!(event = "binding.changed", device = %address, sequence, binding = described, reply = ?reply, "binding request");
+        Ok(reply)
+    }
+
+    pub async fn on_ack(&self, address: Address, ids: Vec<String>) -> Result<(), StoreError> {
+        self.store.acked(address, ids, now_ms()).await.map(drop)
+    }
+
+    /// Watches deadlines and calls vendors until `stop`, then lets the calls under way finish.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut swept = tokio::time::Instant::now();
+        loop {
+            match self.round().await {
+                Ok(busy) if busy => continue,
+                Ok(_) => {}
+                Err(error) => {
+                    error!(event = "store.failed", %error, "deliveries cannot be read; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            if swept.elapsed() >= SWEEP {
+                swept = tokio::time::Instant::now();
+                report(self.store.sweep(self.keep_s, now_ms()).await);
+            }
+            let due = self.store.next_due().await.ok().flatten();
+            let pause = due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(LONGEST_SLEEP);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.work.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.tasks.close();
+        // Calls to vendors have their own limit; what is cut off here has a lease and comes again.
+        drop(tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await);
+    }
+
+    /// Claims what is due. `true` when there may be more at once.
+    async fn round(&self) -> Result<bool, StoreError> {
+        let jobs = self.store.claim(self.rules, now_ms()).await?;
+        let any = !jobs.is_empty();
+        for job in jobs {
+            let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                this.push(job).await;
+                drop(permit);
+            });
+        }
+        Ok(any)
+    }
+
+    async fn push(&self, job: VendorJob) {
+        let now = now_ms();
+        let life = Duration::from_millis(job.expires_ms.saturating_sub(now)).min(Duration::from_secs(self.rules.push_life_s));
+        let notification = Notification {
+            content: compose(&job.message),
+            collapse_id: collapse_id(&job.message.id),
+            time_to_live: life,
+            vendor_ext: job.message.ext["em_android_push_ext"].clone(),
+        };
+        let outcome = self.senders.send(&job.certificate, &job.token, &notification, now).await;
+        let after = after_vendor(&outcome, job.attempts, now_ms());
+        let vendor = job.certificate.vendor.as_str();
+        let detail = outcome.detail();
+        let hop = match (&outcome, &after) {
+            (Outcome::Delivered { .. }, _) => Hop::VendorSent,
+            (_, AfterVendor::Again { .. }) => Hop::VendorRetry,
+            _ => Hop::VendorRefused,
+        };
+        let token = fingerprint(&job.token);
+        if let Outcome::Refused { certificate: true, .. } = &outcome {
+            warn!(event = "certificate.failed", vendor, certificate = %job.certificate.name, detail, "the vendor refuses this certificate; no binding is touched");
+        } else {
+            info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
+        }
+        let result = VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()) };
+        report(self.store.vendor_result(&job, result, now_ms()).await);
+        self.work.notify_one();
+    }
+}
+
+/// The same id for every try of one message, so that a repeat replaces and does not add (FNV-1a).
+fn collapse_id(message: &str) -> u32 {
+    message.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+fn report<T>(result: Result<T, StoreError>) {
+    if let Err(error) = result {
+        error!(event = "store.failed", %error, "a delivery's progress could not be stored; it will be done again");
+    }
+}

@@ -1,0 +1,29 @@
+//! The server half: who is reachable how, what each message becomes, and which hop stopped it.
+//!
+//! ```text
+//! app server --REST--> api --accept--> store <--claim-- dispatch --> sender --HTTPS--> vendor cloud
+//!                                        ^                 |
+//!                                        |              publish
+//!                              hello bind ack state        v
+//!                       broker <------------------------- wire
+//! ```
+//!
+//! Deciding (`delivery`, `policy`, `content`) is plain values; `dispatch`, `wire` and `api` carry it out.
+
+mod api;
+mod broker;
+pub mod cli;
+mod config;
+mod content;
+mod delivery;
+mod dispatch;
+mod embedded;
+mod policy;
+mod sender;
+mod serve;
+mod store;
+mod tokens;
+mod wire;
+
+pub use config::Config;
+pub use serve::{ServeError, serve};

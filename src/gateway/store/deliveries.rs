@@ -1,0 +1,405 @@
+//! Messages on their way: accepting, publishing, deadlines, vendor work, acknowledgements, traces.
+
+use super::{Certificate, Store, StoreError, as_i64, as_u64, certificates, devices};
+use crate::gateway::delivery::{AfterVendor, Hop, State};
+use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop};
+use crate::protocol::{Address, Hello, Message};
+use rusqlite::{OptionalExtension as _, Transaction, params};
+use serde::Serialize;
+
+/// A vendor send that was claimed by a gateway that then died is taken over after this.
+const LEASE_MS: u64 = 60_000;
+/// Vendor sends claimed at once.
+const CLAIM: u32 = 256;
+/// Messages a device is sent after one hello; it asks again when it has taken them.
+const DRAIN: u32 = 500;
+
+/// A message to accept.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    pub app: String,
+    pub message: Message,
+    pub expires_ms: u64,
+    pub idempotency: Option<String>,
+}
+
+/// What accepting a message led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    pub id: String,
+    /// Devices to publish to now.
+    pub live: Vec<Address>,
+}
+
+/// One line of a message's trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TraceLine {
+    pub at_ms: u64,
+    pub device: String,
+    pub hop: String,
+    pub detail: String,
+}
+
+/// A claimed vendor send.
+#[derive(Debug, Clone)]
+pub struct VendorJob {
+    pub address: Address,
+    pub message: Message,
+    pub certificate: Certificate,
+    pub token: String,
+    /// Counts this one.
+    pub attempts: u32,
+    pub expires_ms: u64,
+}
+
+/// What came of a vendor send.
+#[derive(Debug, Clone)]
+pub struct VendorResult {
+    pub after: AfterVendor,
+    pub hop: Hop,
+    pub detail: String,
+}
+
+/// Settings the decisions need.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub ack_deadline_ms: u64,
+    pub push_life_s: u64,
+    pub policy: MultiDevice,
+}
+
+fn note(t: &Transaction<'_>, message: &str, device: &str, now_ms: u64, hop: Hop, detail: &str) -> Result<(), StoreError> {
+    t.prepare_cached("INSERT INTO trace (message, device, at_ms, hop, detail) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![message, device, as_i64(now_ms), hop.as_str(), detail])?;
+    Ok(())
+}
+
+fn set_state(
+    t: &Transaction<'_>,
+    message: &str,
+    device: &str,
+    state: State,
+    nonce: &str,
+    due_ms: Option<u64>,
+) -> Result<(), StoreError> {
+    t.prepare_cached("UPDATE deliveries SET state = ?3, nonce = ?4, due_ms = ?5 WHERE message = ?1 AND device = ?2")?
+        .execute(params![message, device, state.as_str(), nonce, due_ms.map(as_i64)])?;
+    Ok(())
+}
+
+impl Store {
+    /// Stores a message and decides each device's first step. The answer means it will not be lost.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn accept(&self, new: NewMessage, rules: Rules, now_ms: u64) -> Result<Accepted, StoreError> {
+        self.run(move |t| {
+            let NewMessage { app, message, expires_ms, idempotency } = new;
+            let user = message.to.clone();
+            if let Some(key) = &idempotency {
+                let known = t
+                    .query_row("SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND idempotency = ?3", [&app, &user, key], |r| r.get(0))
+                    .optional()?;
+                if let Some(id) = known {
+                    return Ok(Accepted { id, live: Vec::new() });
+                }
+            }
+            let body = serde_json::to_string(&message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            t.prepare_cached(
+                "INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![message.id, app, user, body, as_i64(now_ms), as_i64(expires_ms), idempotency])?;
+            note(t, &message.id, "", now_ms, Hop::Accepted, &format!("from {}", message.from))?;
+            if !super::users::exists(t, &app, &user)? {
+                note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoSuchUser.text())?;
+                return Ok(Accepted { id: message.id, live: Vec::new() });
+            }
+            let found: Vec<(String, bool, String)> = t
+                .prepare_cached("SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1")?
+                .query_map([&app, &user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+                .collect::<Result<_, _>>()?;
+            if found.is_empty() {
+                note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoBinding.text())?;
+            }
+            let mut live = Vec::new();
+            for (device, online, nonce) in found {
+                let (state, due) = if online { (State::Live, now_ms + rules.ack_deadline_ms) } else { (State::Vendor, now_ms) };
+                t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+                    .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
+                if online {
+                    note(t, &message.id, &device, now_ms, Hop::Published, "to the connection")?;
+                    live.push(Address { app: app.clone(), user: user.clone(), device });
+                }
+            }
+            Ok(Accepted { id: message.id, live })
+        })
+        .await
+    }
+
+    /// A device connected: notes the connection and returns what it missed, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn hello(&self, address: Address, hello: Hello, rules: Rules, now_ms: u64) -> Result<Vec<Message>, StoreError> {
+        self.run(move |t| {
+            devices::ensure(t, &address)?;
+            let Address { app, user, device } = &address;
+            t.execute(
+                "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, connection = connection + (nonce <> ?4), channel = ?5,
+                 platform = ?6, model = ?7, agent = ?8, seen_ms = ?9 WHERE app = ?1 AND user = ?2 AND device = ?3",
+                params![app, user, device, hello.nonce, hello.channel, hello.platform, hello.model, hello.agent, as_i64(now_ms)],
+            )?;
+            // Messages that no device existed for when they were accepted.
+            t.execute(
+                "INSERT OR IGNORE INTO deliveries (message, app, user, device, state)
+                 SELECT id, app, user, ?3, 'waiting' FROM messages m WHERE app = ?1 AND user = ?2 AND expires_ms > ?4
+                 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id)",
+                params![app, user, device, as_i64(now_ms)],
+            )?;
+            let rows: Vec<(String, String, String)> = t
+                .prepare_cached(
+                    "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
+                     WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state <> 'done' AND m.expires_ms > ?4
+                     ORDER BY m.accepted_ms, m.id LIMIT ?5",
+                )?
+                .query_map(params![app, user, device, as_i64(now_ms), DRAIN], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+                .collect::<Result<_, _>>()?;
+            let mut messages = Vec::new();
+            for (id, state, body) in rows {
+                let mut message: Message = serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+                message.offline = true;
+                // What the vendor has is not pushed again, whatever becomes of this connection.
+                if State::parse(&state) != Some(State::Pushed) {
+                    set_state(t, &id, device, State::Live, &hello.nonce, Some(now_ms + rules.ack_deadline_ms))?;
+                }
+                note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
+                messages.push(message);
+            }
+            Ok(messages)
+        })
+        .await
+    }
+
+    /// A connection ended. Only the current one's end counts: such notices come late and out of order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn went_offline(&self, address: Address, nonce: String, now_ms: u64) -> Result<bool, StoreError> {
+        self.run(move |t| {
+            let Address { app, user, device } = &address;
+            let changed = t.execute(
+                "UPDATE devices SET online = 0, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND online = 1",
+                params![app, user, device, nonce, as_i64(now_ms)],
+            )?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            let live: Vec<String> = t
+                .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state = 'live' AND nonce = ?4")?
+                .query_map([app, user, device, &nonce], |r| r.get(0))?
+                .collect::<Result<_, _>>()?;
+            for id in live {
+                set_state(t, &id, device, State::Vendor, "", Some(now_ms))?;
+                note(t, &id, device, now_ms, Hop::WentOffline, "the connection ended before an acknowledgement")?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The device has these messages. Returns how many were still open.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn acked(&self, address: Address, ids: Vec<String>, now_ms: u64) -> Result<usize, StoreError> {
+        self.run(move |t| {
+            let mut open = 0;
+            for id in ids {
+                let state: Option<String> = t
+                    .prepare_cached("SELECT state FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4")?
+                    .query_row([&id, &address.device, &address.app, &address.user], |r| r.get(0))
+                    .optional()?;
+                let Some(state) = state.as_deref().and_then(State::parse).filter(|s| *s != State::Done) else { continue };
+                set_state(t, &id, &address.device, State::Done, "", None)?;
+                let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };
+                note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
+                open += 1;
+            }
+            Ok(open)
+        })
+        .await
+    }
+
+    /// The publish could not even be handed to the broker.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn not_published(&self, id: String, address: Address, why: String, now_ms: u64) -> Result<(), StoreError> {
+        self.run(move |t| {
+            note(t, &id, &address.device, now_ms, Hop::WentOffline, &why)?;
+            t.execute(
+                "UPDATE deliveries SET state = 'vendor', due_ms = ?3 WHERE message = ?1 AND device = ?2 AND state = 'live'",
+                params![id, address.device, as_i64(now_ms)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves what is overdue, then claims the vendor sends that are due. A claim is a lease: if this
+    /// gateway dies the work comes due again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim(&self, rules: Rules, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
+        self.run(move |t| {
+            let late: Vec<(String, String)> = t
+                .prepare_cached("SELECT message, device FROM deliveries WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2")?
+                .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            for (id, device) in late {
+                let detail = format!("no acknowledgement within {} ms", rules.ack_deadline_ms);
+                note(t, &id, &device, now_ms, Hop::NoAck, &detail)?;
+                set_state(t, &id, &device, State::Vendor, "", Some(now_ms))?;
+            }
+            let due: Vec<(String, String, String, String, u32, String, i64, i64)> = t
+                .prepare_cached(
+                    "SELECT d.message, d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms
+                     FROM deliveries d JOIN messages m ON m.id = d.message
+                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
+                )?
+                .query_map(params![as_i64(now_ms), CLAIM], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?, r.get(7)?))
+                })?
+                .collect::<Result<_, _>>()?;
+            let mut jobs = Vec::new();
+            for (id, app, user, device, attempts, body, accepted_ms, expires_ms) in due {
+                let address = Address { app, user, device };
+                let message: Message = serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+                match ready(t, &address, &message, rules, now_ms.saturating_sub(as_u64(accepted_ms)) / 1000)? {
+                    Ok((certificate, token)) => {
+                        t.prepare_cached("UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2")?
+                            .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
+                        jobs.push(VendorJob { address, message, certificate, token, attempts: attempts + 1, expires_ms: as_u64(expires_ms) });
+                    }
+                    Err(stop) => {
+                        set_state(t, &id, &address.device, State::Waiting, "", None)?;
+                        note(t, &id, &address.device, now_ms, Hop::Stopped, stop.text())?;
+                    }
+                }
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    /// Notes what the vendor said. A message acknowledged meanwhile stays done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn vendor_result(&self, job: &VendorJob, result: VendorResult, now_ms: u64) -> Result<(), StoreError> {
+        let (id, device) = (job.message.id.clone(), job.address.device.clone());
+        let dead = matches!(result.after, AfterVendor::GiveUp { drop_binding: true });
+        let (app, notifier, token) = (job.certificate.app.clone(), job.certificate.name.clone(), job.token.clone());
+        self.run(move |t| {
+            note(t, &id, &device, now_ms, result.hop, &result.detail)?;
+            let (state, due) = match result.after {
+                AfterVendor::Pushed => (State::Pushed, None),
+                AfterVendor::Again { in_ms } => (State::Vendor, Some(now_ms + in_ms)),
+                AfterVendor::GiveUp { .. } => (State::Waiting, None),
+            };
+            t.execute(
+                "UPDATE deliveries SET state = ?3, due_ms = ?4 WHERE message = ?1 AND device = ?2 AND state = 'vendor'",
+                params![id, device, state.as_str(), due.map(as_i64)],
+            )?;
+            if dead {
+                // Only if it is still that token: a fresh one may have been bound meanwhile.
+                t.execute("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3", [&app, &notifier, &token])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// When [`Self::claim`] has work next.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn next_due(&self) -> Result<Option<u64>, StoreError> {
+        self.run(|t| {
+            let due: Option<i64> =
+                t.prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?.query_row([], |r| r.get(0))?;
+            Ok(due.map(as_u64))
+        })
+        .await
+    }
+
+    /// Removes expired messages with their deliveries; their traces stay as long again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn sweep(&self, keep_s: u64, now_ms: u64) -> Result<usize, StoreError> {
+        self.run(move |t| {
+            let gone: Vec<String> = t
+                .prepare_cached("SELECT id FROM messages WHERE expires_ms <= ?1 LIMIT 1000")?
+                .query_map([as_i64(now_ms)], |r| r.get(0))?
+                .collect::<Result<_, _>>()?;
+            for id in &gone {
+                let open: i64 = t.query_row("SELECT count(*) FROM deliveries WHERE message = ?1 AND state <> 'done'", [id], |r| r.get(0))?;
+                if open > 0 {
+                    note(t, id, "", now_ms, Hop::Expired, "never acknowledged")?;
+                }
+                t.execute("DELETE FROM deliveries WHERE message = ?1", [id])?;
+                t.execute("DELETE FROM messages WHERE id = ?1", [id])?;
+            }
+            let before = now_ms.saturating_sub(keep_s.saturating_mul(2000));
+            t.execute("DELETE FROM trace WHERE at_ms < ?1", [as_i64(before)])?;
+            Ok(gone.len())
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn trace(&self, id: String) -> Result<Vec<TraceLine>, StoreError> {
+        self.run(move |t| {
+            let rows = t
+                .prepare_cached("SELECT at_ms, device, hop, detail FROM trace WHERE message = ?1 ORDER BY id")?
+                .query_map([&id], |r| Ok(TraceLine { at_ms: as_u64(r.get(0)?), device: r.get(1)?, hop: r.get(2)?, detail: r.get(3)? }))?
+                .collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+}
+
+type Ready = Result<(Certificate, String), Stop>;
+
+fn ready(t: &Transaction<'_>, address: &Address, message: &Message, rules: Rules, age_s: u64) -> Result<Ready, StoreError> {
+    let binding = devices::newest_binding(t, address)?;
+    let certificate = match &binding {
+        Some((notifier, _)) => certificates::find(t, &address.app, notifier)?,
+        None => None,
+    };
+    let others_online: bool = t
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1)")?
+        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
+    let stop = policy::stop(&policy::Facts {
+        ext: &message.ext,
+        age_s,
+        push_life_s: rules.push_life_s,
+        policy: rules.policy,
+        others_online,
+        bound: binding.is_some(),
+        certificate: match &certificate {
+            None => CertificateState::Missing,
+            Some(certificate) if !certificate.enabled => CertificateState::Disabled,
+            Some(_) => CertificateState::Ready,
+        },
+    });
+    Ok(match (stop, certificate, binding) {
+        (Some(stop), ..) => Err(stop),
+        (None, Some(certificate), Some((_, token))) => Ok((certificate, token)),
+        (None, ..) => Err(Stop::NoBinding),
+    })
+}

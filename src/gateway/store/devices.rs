@@ -1,0 +1,199 @@
+//! Devices, their connections and their bindings.
+
+use super::{Store, StoreError, as_i64, as_u64};
+use crate::protocol::Address;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+use serde::Serialize;
+
+/// A binding as the REST API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Binding {
+    pub device_id: String,
+    pub device_token: String,
+    pub notifier_name: String,
+}
+
+/// A device as the REST API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceRow {
+    pub device_id: String,
+    pub logged_in: bool,
+    pub online: bool,
+    pub channel: String,
+    pub platform: String,
+    pub model: Option<String>,
+    pub seen_ms: u64,
+}
+
+/// What a device asks of its bindings.
+#[derive(Debug, Clone)]
+pub enum Bind {
+    Set { notifier: String, token: String },
+    /// One notifier's binding, or all of the device's.
+    Remove { notifier: Option<String>, logout: bool },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BindReply {
+    Ok,
+    /// A newer request of this device was seen already; this one changes nothing.
+    Stale,
+    Refused(String),
+}
+
+pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<(), StoreError> {
+    t.prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?.execute([
+        &address.app,
+        &address.user,
+        &address.device,
+    ])?;
+    Ok(())
+}
+
+impl Store {
+    /// Carries out a device's bind or unbind, unless a newer one came first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn bind(&self, address: Address, sequence: u64, bind: Bind, now_ms: u64) -> Result<BindReply, StoreError> {
+        self.run(move |t| {
+            ensure(t, &address)?;
+            let Address { app, user, device } = &address;
+            let newer = t.execute(
+                "UPDATE devices SET sequence = ?4, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND sequence < ?4",
+                params![app, user, device, as_i64(sequence), as_i64(now_ms)],
+            )?;
+            if newer == 0 {
+                return Ok(BindReply::Stale);
+            }
+            set(t, &address, sequence, &bind, now_ms)
+        })
+        .await
+    }
+
+    /// The same on behalf of an app server, which has no sequence: the newest word counts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn bind_by_api(&self, address: Address, bind: Bind, now_ms: u64) -> Result<BindReply, StoreError> {
+        self.run(move |t| {
+            ensure(t, &address)?;
+            set(t, &address, 0, &bind, now_ms)
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn bindings(&self, app: String, user: String, device: Option<String>) -> Result<Vec<Binding>, StoreError> {
+        self.run(move |t| {
+            let rows = t
+                .prepare_cached(
+                    "SELECT device, token, notifier FROM bindings WHERE app = ?1 AND user = ?2 AND (?3 IS NULL OR device = ?3) ORDER BY device, notifier",
+                )?
+                .query_map(params![app, user, device], |r| {
+                    Ok(Binding { device_id: r.get(0)?, device_token: r.get(1)?, notifier_name: r.get(2)? })
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn devices(&self, app: String, user: String) -> Result<Vec<DeviceRow>, StoreError> {
+        self.run(move |t| {
+            let rows = t
+                .prepare_cached(
+                    "SELECT device, logged_in, online, channel, platform, model, seen_ms FROM devices WHERE app = ?1 AND user = ?2 ORDER BY device",
+                )?
+                .query_map([&app, &user], |r| {
+                    Ok(DeviceRow {
+                        device_id: r.get(0)?,
+                        logged_in: r.get(1)?,
+                        online: r.get(2)?,
+                        channel: r.get(3)?,
+                        platform: r.get(4)?,
+                        model: r.get(5)?,
+                        seen_ms: as_u64(r.get(6)?),
+                    })
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Deletes a binding whose token the vendor called dead, only if it is still that token: the
+    /// device may have bound a fresh one while the answer was on its way.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn drop_dead_token(&self, app: String, notifier: String, token: String) -> Result<bool, StoreError> {
+        self.run(move |t| {
+            Ok(t.execute("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3", [&app, &notifier, &token])? > 0)
+        })
+        .await
+    }
+
+    /// No device is connected: the embedded broker has just started.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn all_offline(&self) -> Result<(), StoreError> {
+        self.run(|t| {
+            t.execute("UPDATE devices SET online = 0 WHERE online = 1", [])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn set(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind, now_ms: u64) -> Result<BindReply, StoreError> {
+    let Address { app, user, device } = address;
+    match bind {
+        Bind::Set { notifier, token } => {
+            let known = super::certificates::find(t, app, notifier)?;
+            let Some(certificate) = known else {
+                return Ok(BindReply::Refused(format!("no certificate is named `{notifier}` at this gateway")));
+            };
+            if let Err(error) = certificate.vendor.check_token(token) {
+                return Ok(BindReply::Refused(error.to_string()));
+            }
+            // A token belongs to one user on one device: the newest login takes it.
+            t.execute(
+                "DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND NOT (user = ?4 AND device = ?5)",
+                [app, notifier, token, user, device],
+            )?;
+            t.execute(
+                "INSERT INTO bindings (app, user, device, notifier, token, sequence, bound_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms",
+                params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)],
+            )?;
+            t.execute("UPDATE devices SET logged_in = 1 WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, device])?;
+        }
+        Bind::Remove { notifier, logout } => {
+            t.execute(
+                "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND (?4 IS NULL OR notifier = ?4)",
+                params![app, user, device, notifier],
+            )?;
+            if *logout {
+                t.execute(
+                    "UPDATE devices SET logged_in = 0, online = 0 WHERE app = ?1 AND user = ?2 AND device = ?3",
+                    [app, user, device],
+                )?;
+            }
+        }
+    }
+    Ok(BindReply::Ok)
+}
+
+/// The token and certificate name a push to this device would use: the one bound last.
+pub(super) fn newest_binding(t: &Transaction<'_>, address: &Address) -> Result<Option<(String, String)>, StoreError> {
+    Ok(t.prepare_cached(
+        "SELECT notifier, token FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 ORDER BY bound_ms DESC, notifier LIMIT 1",
+    )?
+    .query_row([&address.app, &address.user, &address.device], |r| Ok((r.get(0)?, r.get(1)?)))
+    .optional()?)
+}

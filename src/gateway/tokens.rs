@@ -1,0 +1,192 @@
+//! The tokens the gateway issues: JWTs (RFC 7519) signed with HS256, for users and for app servers.
+//!
+//! A user token is also the device's MQTT password. Its `acl` claim is what EMQX reads, so that an
+//! external broker can enforce the same topics the embedded one does.
+
+use crate::protocol::{Address, Leg, Topics};
+use crate::secret::Secret;
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+use signature::{Error as SignatureError, Signer, Verifier};
+
+/// What a token allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Everything in one app.
+    App,
+    /// One user's own devices and settings.
+    User,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    pub scope: Scope,
+    pub app: String,
+    /// The user; empty in an app token.
+    #[serde(default)]
+    pub sub: String,
+    /// The only device this token serves, where it is bound to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub exp: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Json>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("the token has expired; ask for a new one")]
+    Expired,
+    #[error("the token was not issued by this gateway: {0}")]
+    Invalid(String),
+}
+
+/// Issues and checks tokens with one key.
+#[derive(Clone)]
+pub struct Tokens {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    topics: Topics,
+}
+
+impl Tokens {
+    pub fn new(key: &Secret, topics: Topics) -> Self {
+        // A second call in one process finds the same provider in place.
+        let _ = PROVIDER.install_default();
+        Self {
+            encoding: EncodingKey::from_secret(key.expose().as_bytes()),
+            decoding: DecodingKey::from_secret(key.expose().as_bytes()),
+            topics,
+        }
+    }
+
+    /// # Errors
+    /// [`TokenError::Invalid`] when the claims cannot be written.
+    pub fn issue_app(&self, app: &str, now_s: u64, life_s: u64) -> Result<Secret, TokenError> {
+        self.sign(&Claims { scope: Scope::App, app: app.to_owned(), sub: String::new(), device: None, exp: now_s + life_s, acl: None })
+    }
+
+    /// # Errors
+    /// As [`Self::issue_app`].
+    pub fn issue_user(&self, app: &str, user: &str, device: Option<&str>, now_s: u64, life_s: u64) -> Result<Secret, TokenError> {
+        self.sign(&Claims {
+            scope: Scope::User,
+            app: app.to_owned(),
+            sub: user.to_owned(),
+            device: device.map(str::to_owned),
+            exp: now_s + life_s,
+            acl: self.acl(app, user, device),
+        })
+    }
+
+    /// # Errors
+    /// [`TokenError`].
+    pub fn check(&self, token: &str) -> Result<Claims, TokenError> {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        validation.required_spec_claims = ["exp".to_owned()].into();
+        jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map(|data| data.claims).map_err(|e| match e.kind() {
+            ErrorKind::ExpiredSignature => TokenError::Expired,
+            _ => TokenError::Invalid(e.to_string()),
+        })
+    }
+
+    fn sign(&self, claims: &Claims) -> Result<Secret, TokenError> {
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding)
+            .map(Secret::new)
+            .map_err(|e| TokenError::Invalid(e.to_string()))
+    }
+
+    fn acl(&self, app: &str, user: &str, device: Option<&str>) -> Option<Json> {
+        // Any device of the user, until the token is bound to one: `+` stands for its level.
+        let topic = |leg| {
+            let address = Address::new(app, user, device.unwrap_or("device")).ok()?;
+            let topic = self.topics.topic(&address, leg);
+            Some(match device {
+                Some(_) => topic,
+                None => topic.replacen("/device/", "/+/", 1),
+            })
+        };
+        Some(json!({ "pub": [topic(Leg::Up)?, topic(Leg::State)?], "sub": [topic(Leg::Down)?] }))
+    }
+}
+
+/// HS256 over ring, which is linked for TLS already; the library's own providers would add a second
+/// cryptography stack.
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |algorithm, key| match algorithm {
+        Algorithm::HS256 => Ok(Box::new(Hs256(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes())))),
+        _ => Err(JwtError::from(ErrorKind::InvalidAlgorithm)),
+    },
+    verifier_factory: |algorithm, key| match algorithm {
+        Algorithm::HS256 => Ok(Box::new(Hs256(hmac::Key::new(hmac::HMAC_SHA256, key.try_get_as_bytes()?)))),
+        _ => Err(JwtError::from(ErrorKind::InvalidAlgorithm)),
+    },
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+struct Hs256(hmac::Key);
+
+impl Signer<Vec<u8>> for Hs256 {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
+        Ok(hmac::sign(&self.0, message).as_ref().to_vec())
+    }
+}
+
+impl Verifier<Vec<u8>> for Hs256 {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), SignatureError> {
+        hmac::verify(&self.0, message, signature).map_err(|_| SignatureError::new())
+    }
+}
+
+impl JwtSigner for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+impl JwtVerifier for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(key: &str) -> Tokens {
+        Tokens::new(&Secret::new(key), Topics::new("im/v1").expect("a prefix"))
+    }
+
+    fn now() -> u64 {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
+    }
+
+    #[test]
+    fn a_user_token_says_who_and_which_topics() {
+        let token = tokens("k").issue_user("o#a", "ann", Some("d"), now(), 60).expect("issued");
+        let claims = tokens("k").check(token.expose()).expect("valid");
+        assert_eq!((claims.sub.as_str(), claims.app.as_str(), claims.device.as_deref()), ("ann", "o#a", Some("d")));
+        assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/ann/d/down");
+        let any = tokens("k").issue_user("o#a", "ann", None, now(), 60).expect("issued");
+        let claims = tokens("k").check(any.expose()).expect("valid");
+        assert_eq!(claims.acl.expect("an acl")["pub"][0], "im/v1/o%23a/ann/+/up");
+    }
+
+    #[test]
+    fn a_foreign_or_expired_or_unsigned_token_is_refused() {
+        let foreign = tokens("other").issue_app("a", now(), 60).expect("issued");
+        assert!(matches!(tokens("k").check(foreign.expose()), Err(TokenError::Invalid(_))));
+        let old = tokens("k").issue_app("a", now() - 100, 60).expect("issued");
+        assert_eq!(tokens("k").check(old.expose()), Err(TokenError::Expired));
+        let unsigned = "eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImFwcCIsImFwcCI6ImEiLCJleHAiOjk5OTk5OTk5OTl9.";
+        assert!(tokens("k").check(unsigned).is_err());
+    }
+}

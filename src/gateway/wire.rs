@@ -1,0 +1,249 @@
+//! The gateway's own MQTT connection: what devices say comes in, what they are told goes out.
+
+use super::broker::Access;
+use super::dispatch::Dispatch;
+use super::store::{Bind, BindReply, StoreError};
+use crate::keepalive::constants::CONNECT_TIMEOUT;
+use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
+use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
+use crate::protocol::{Address, BindResult, Down, Leg, Topics, Up, decode_state, decode_up};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Publishes that wait for the connection; a caller beyond that waits itself.
+const QUEUE: usize = 1024;
+/// The gateway sits beside its broker: a dead link is noticed quickly and cheaply.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// A message for a device, and the way back: whether it was handed to the broker.
+struct Outgoing {
+    address: Address,
+    down: Down,
+    done: oneshot::Sender<bool>,
+}
+
+/// Publishes to devices.
+#[derive(Clone)]
+pub struct Wire {
+    queue: mpsc::Sender<Outgoing>,
+}
+
+impl Wire {
+    /// Hands a message to the broker; `false` when there is no connection to it.
+    pub async fn publish(&self, address: Address, down: Down) -> bool {
+        let (done, handed) = oneshot::channel();
+        if self.queue.send(Outgoing { address, down, done }).await.is_err() {
+            return false;
+        }
+        handed.await.unwrap_or(false)
+    }
+}
+
+/// The task behind a [`Wire`].
+pub struct Driver {
+    queue: mpsc::Receiver<Outgoing>,
+    access: Access,
+    topics: Topics,
+    started: Instant,
+}
+
+pub fn wire(access: Access, topics: Topics) -> (Wire, Driver) {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    (Wire { queue: sender }, Driver { queue, access, topics, started: Instant::now() })
+}
+
+impl Driver {
+    /// Connects and serves until `stop`.
+    pub async fn run(mut self, dispatch: Dispatch, stop: CancellationToken) {
+        let mut reconnect = Reconnect::new(u64::from(std::process::id()));
+        loop {
+            let error = tokio::select! {
+                () = stop.cancelled() => return,
+                error = self.serve(&dispatch, &mut reconnect, &stop) => error,
+            };
+            let Some(error) = error else { return };
+            // The broker is the gateway's own: every cause is retried, a refused password too, for an
+            // operator may mend it there.
+            let pause = match reconnect.on_down(self.started.elapsed(), error.cause) {
+                Verdict::Retry(attempt) => attempt.at.saturating_sub(self.started.elapsed()),
+                Verdict::Stop(_) => Duration::from_secs(30),
+            }
+            .min(Duration::from_secs(10));
+            warn!(event = "broker.down", cause = error.cause.as_str(), detail = %error.detail, next_attempt_s = pause.as_secs_f64(), "no connection to the broker");
+            self.refuse_until(pause, &stop).await;
+        }
+    }
+
+    /// Answers waiting publishers that there is no connection, so that vendors take over at once.
+    async fn refuse_until(&mut self, pause: Duration, stop: &CancellationToken) {
+        let end = tokio::time::sleep(pause);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return,
+                () = stop.cancelled() => return,
+                Some(outgoing) = self.queue.recv() => drop(outgoing.done.send(false)),
+            }
+        }
+    }
+
+    async fn serve(&mut self, dispatch: &Dispatch, reconnect: &mut Reconnect, stop: &CancellationToken) -> Option<MqttError> {
+        let mut connection = match self.connect().await {
+            Ok(connection) => connection,
+            Err(error) => return Some(error),
+        };
+        reconnect.on_up(self.started.elapsed());
+        info!(event = "broker.up", broker = %self.access.endpoint, "connected to the broker");
+        let mut link = Link::new(self.started.elapsed(), HEARTBEAT, Duration::ZERO);
+        loop {
+            let pause = link.next_deadline().saturating_sub(self.started.elapsed());
+            let result = tokio::select! {
+                () = stop.cancelled() => {
+                    // The broker would notice anyway.
+                    drop(connection.disconnect(true).await);
+                    return None;
+                }
+                incoming = connection.next() => match incoming {
+                    Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, dispatch).await,
+                    Err(error) => Err(error),
+                },
+                Some(outgoing) = self.queue.recv() => {
+                    let topic = self.topics.topic(&outgoing.address, Leg::Down);
+                    let written = connection.publish(&topic, outgoing.down.encode(), false, None).await;
+                    link.on_written(self.started.elapsed());
+                    drop(outgoing.done.send(written.is_ok()));
+                    // A full window is not the connection's end.
+                    written.or_else(|e| if e.cause == Cause::QuotaExceeded { Ok(()) } else { Err(e) })
+                }
+                () = tokio::time::sleep(pause) => match link.on_tick(self.started.elapsed()) {
+                    LinkAction::Ping => {
+                        link.on_ping_sent(self.started.elapsed());
+                        connection.ping().await
+                    }
+                    LinkAction::Dead(cause) => Err(MqttError::new(cause, "the broker is silent")),
+                    LinkAction::Nothing => Ok(()),
+                },
+            };
+            if let Err(error) = result {
+                return Some(error);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection<Stream>, MqttError> {
+        let options = ConnectOptions {
+            client_id: self.access.client_id.clone(),
+            user_name: self.access.user.clone(),
+            password: self.access.password.clone(),
+            keep_alive_s: 60,
+            session_expiry_s: 0,
+            clean_start: true,
+            will: None,
+        };
+        let stream = dial(&self.access.endpoint, &self.access.tls, CONNECT_TIMEOUT).await?;
+        let (mut connection, _) = handshake(stream, &options, CONNECT_TIMEOUT).await?;
+        let group = if self.access.shared { "$share/gateway/" } else { "" };
+        for leg in [Leg::Up, Leg::State] {
+            connection.subscribe(&format!("{group}{}", self.topics.everyone(leg))).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn on_incoming(
+        &self,
+        incoming: Incoming,
+        connection: &mut Connection<Stream>,
+        link: &mut Link,
+        dispatch: &Dispatch,
+    ) -> Result<(), MqttError> {
+        match incoming {
+            Incoming::Publish { topic, payload, packet_id } => {
+                match self.on_publish(&topic, &payload, dispatch).await {
+                    Ok(Some((address, reply))) => {
+                        let topic = self.topics.topic(&address, Leg::Down);
+                        for down in reply {
+                            connection.publish(&topic, down.encode(), false, None).await?;
+                            link.on_written(self.started.elapsed());
+                        }
+                    }
+                    Ok(None) => {}
+                    // Not acknowledged to the broker: it sends it again once the store works.
+                    Err(error) => {
+                        tracing::error!(event = "store.failed", %error, "what a device said could not be stored");
+                        return Ok(());
+                    }
+                }
+                if let Some(packet_id) = packet_id {
+                    connection.ack(packet_id).await?;
+                }
+            }
+            Incoming::Subscribed { refused: Some(why) } => {
+                return Err(MqttError::new(Cause::NotAuthorized, format!("the broker refused the gateway's subscription: {why}")));
+            }
+            Incoming::Published { .. } | Incoming::Subscribed { .. } | Incoming::Pong => link.on_answer(self.started.elapsed()),
+        }
+        Ok(())
+    }
+
+    async fn on_publish(&self, topic: &str, payload: &[u8], dispatch: &Dispatch) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
+        let (address, leg) = match self.topics.parse(topic) {
+            Ok(parsed) => parsed,
+            Err(error) => return refuse("topic", &error),
+        };
+        match leg {
+            Leg::State => match decode_state(payload) {
+                Ok(state) if !state.online => {
+                    dispatch.on_offline(address, state.nonce).await?;
+                    Ok(None)
+                }
+                // Online is said by `hello`, which also asks for what was missed.
+                Ok(_) => Ok(None),
+                Err(error) => refuse(error.as_str(), &error),
+            },
+            Leg::Up => match decode_up(payload) {
+                Ok(up) => on_up(address, up, dispatch).await,
+                Err(error) => refuse(error.as_str(), &error),
+            },
+            Leg::Down => Ok(None),
+        }
+    }
+}
+
+async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
+    let reply = match up {
+        Up::Hello(hello) => {
+            let missed = dispatch.on_hello(address.clone(), hello).await?;
+            missed.into_iter().map(Down::Message).collect()
+        }
+        Up::Bind { sequence, notifier, token } => {
+            let bind = Bind::Set { notifier, token: token.expose().to_owned() };
+            vec![bound(sequence, dispatch.on_bind(address.clone(), sequence, bind).await?)]
+        }
+        Up::Unbind { sequence, notifier, logout } => {
+            let bind = Bind::Remove { notifier, logout };
+            vec![bound(sequence, dispatch.on_bind(address.clone(), sequence, bind).await?)]
+        }
+        Up::Ack { ids } => {
+            dispatch.on_ack(address.clone(), ids).await?;
+            Vec::new()
+        }
+        Up::Receipt { .. } | Up::Presence { .. } => Vec::new(),
+    };
+    Ok(Some((address, reply)))
+}
+
+fn bound(sequence: u64, reply: BindReply) -> Down {
+    let (result, reason) = match reply {
+        // A stale request was overtaken by a newer one of the same device: the device ignores this.
+        BindReply::Ok | BindReply::Stale => (BindResult::Ok, None),
+        BindReply::Refused(reason) => (BindResult::Refused, Some(reason)),
+    };
+    Down::Bound { sequence, result, reason }
+}
+
+fn refuse<T>(kind: &str, why: &dyn std::fmt::Display) -> Result<Option<T>, StoreError> {
+    warn!(event = "input.refused", kind, %why, "what a device sent was refused");
+    Ok(None)
+}

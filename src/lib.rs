@@ -17,7 +17,7 @@ pub mod mqtt;
 pub mod store;
 
 pub mod agent;
-// #[cfg(feature = "gateway")]
-// pub mod gateway;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 // #[cfg(feature = "lab")]
 // pub mod lab;

@@ -63,7 +63,8 @@ impl Daemon {
         keep_binding: bool,
         reply: oneshot::Sender<Result<Reply, Refusal>>,
     ) -> Result<(), RunError> {
-        let refuse = |reply: oneshot::Sender<_>, code, message: &str| drop(reply.send(Err(Refusal::new(409, code, message))));
+        let refuse =
+            |reply: oneshot::Sender<_>, code, message: &str| drop(reply.send(Err(Refusal::new(409, code, message))));
         if self.disk.store.login().is_none() {
             refuse(reply, "logged_out", "nobody is logged in");
             return Ok(());

@@ -96,9 +96,13 @@ impl Hop {
 pub enum AfterVendor {
     Pushed,
     /// Again, after so many milliseconds.
-    Again { in_ms: u64 },
+    Again {
+        in_ms: u64,
+    },
     /// No more tries; kept for the next connection. `drop_binding`: the token is dead.
-    GiveUp { drop_binding: bool },
+    GiveUp {
+        drop_binding: bool,
+    },
 }
 
 /// Most tries of one vendor send; after them the message waits for the device.
@@ -109,7 +113,13 @@ const RETRY_CAP_MS: u64 = 300_000;
 
 /// `attempts` counts the send whose outcome this is.
 pub fn after_vendor(outcome: &Outcome, attempts: u32, now_ms: u64) -> AfterVendor {
-    let again = |in_ms: u64| if attempts >= MAX_ATTEMPTS { AfterVendor::GiveUp { drop_binding: false } } else { AfterVendor::Again { in_ms } };
+    let again = |in_ms: u64| {
+        if attempts >= MAX_ATTEMPTS {
+            AfterVendor::GiveUp { drop_binding: false }
+        } else {
+            AfterVendor::Again { in_ms }
+        }
+    };
     match outcome {
         Outcome::Delivered { .. } => AfterVendor::Pushed,
         Outcome::TokenDead { .. } => AfterVendor::GiveUp { drop_binding: true },

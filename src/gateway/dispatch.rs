@@ -57,7 +57,12 @@ impl Dispatch {
     ///
     /// # Errors
     /// [`StoreError`]; the message was not accepted then.
-    pub async fn accept(&self, app: String, message: Message, idempotency: Option<String>) -> Result<String, StoreError> {
+    pub async fn accept(
+        &self,
+        app: String,
+        message: Message,
+        idempotency: Option<String>,
+    ) -> Result<String, StoreError> {
         let now = now_ms();
         let new = NewMessage { app, message: message.clone(), expires_ms: now + self.keep_s * 1000, idempotency };
         let accepted = self.store.accept(new, self.rules, now).await?;
@@ -67,7 +72,8 @@ impl Dispatch {
             self.tasks.spawn(async move {
                 let id = message.id.clone();
                 if !this.wire.publish(address.clone(), Down::Message(message)).await {
-                    let noted = this.store.not_published(id, address, "no connection to the broker".to_owned(), now_ms()).await;
+                    let noted =
+                        this.store.not_published(id, address, "no connection to the broker".to_owned(), now_ms()).await;
                     report(noted);
                     this.work.notify_one();
                 }
@@ -95,7 +101,9 @@ impl Dispatch {
     pub async fn on_bind(&self, address: Address, sequence: u64, bind: Bind) -> Result<BindReply, StoreError> {
         let described = match &bind {
             Bind::Set { notifier, token } => format!("{notifier} {}", fingerprint(token)),
-            Bind::Remove { notifier, logout } => format!("remove {} logout={logout}", notifier.as_deref().unwrap_or("all")),
+            Bind::Remove { notifier, logout } => {
+                format!("remove {} logout={logout}", notifier.as_deref().unwrap_or("all"))
+            }
         };
         let reply = self.store.bind(address.clone(), sequence, bind, now_ms()).await?;
         info!(event = "binding.changed", device = %address, sequence, binding = described, reply = ?reply, "binding request");
@@ -123,7 +131,8 @@ impl Dispatch {
                 report(self.store.sweep(self.keep_s, now_ms()).await);
             }
             let due = self.store.next_due().await.ok().flatten();
-            let pause = due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(LONGEST_SLEEP);
+            let pause =
+                due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(LONGEST_SLEEP);
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.work.notified() => {}
@@ -152,7 +161,8 @@ impl Dispatch {
 
     async fn push(&self, job: VendorJob) {
         let now = now_ms();
-        let life = Duration::from_millis(job.expires_ms.saturating_sub(now)).min(Duration::from_secs(self.rules.push_life_s));
+        let life =
+            Duration::from_millis(job.expires_ms.saturating_sub(now)).min(Duration::from_secs(self.rules.push_life_s));
         let notification = Notification {
             content: compose(&job.message),
             collapse_id: collapse_id(&job.message.id),

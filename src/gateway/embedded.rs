@@ -6,13 +6,15 @@ use super::config::Broker as Settings;
 use super::serve::ServeError;
 use super::tokens::{Scope, Tokens};
 use crate::mqtt::{Endpoint, client_config};
-use crate::protocol::{Address, GATEWAY_CLIENT_PREFIX, Leg, MAX_PACKET, SESSION_EXPIRY_S, Topics};
+use crate::protocol::{
+    ClientId, GATEWAY_CLIENT_PREFIX, Leg, MAX_PACKET, PROBE_SUFFIX, SESSION_EXPIRY_S, Topics, client_part, user_name,
+};
 use crate::secret::{Secret, random_hex};
 use crate::store::write_atomically;
+use mqtt5::broker::MqttBroker;
 use mqtt5::broker::auth::{AuthProvider, AuthResult};
 use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig, TlsConfig};
 use mqtt5::broker::server::BrokerShutdownHandle;
-use mqtt5::broker::MqttBroker;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,10 +23,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-
-/// A client id with this ending asks how long a network keeps an idle connection: it may connect and
-/// ping, and nothing else. No device id ends so, for `~` is encoded in ids.
-const PROBE_SUFFIX: &str = "~probe";
 
 /// The running broker.
 pub(super) struct Embedded {
@@ -53,7 +51,9 @@ impl Embedded {
             .with_sys_topics_enabled(false)
             // The offline queue is the gateway's store; what the broker keeps is a bridge over gaps.
             .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory));
-        let failed = |e: mqtt5::error::MqttError| ServeError::Broker(format!("the embedded broker cannot start on {}: {e}", settings.listen));
+        let failed = |e: mqtt5::error::MqttError| {
+            ServeError::Broker(format!("the embedded broker cannot start on {}: {e}", settings.listen))
+        };
         let door = Door { tokens, topics, password: password.clone() };
         let mut broker = MqttBroker::with_config(config).await.map_err(failed)?.with_auth_provider(Arc::new(door));
         let missing = || ServeError::Broker("the embedded broker has no address".to_owned());
@@ -117,11 +117,17 @@ impl Identity {
     /// The gateway's own authority and certificate, made once. Devices trust `ca.pem`.
     fn make(state: &Path, names: &[String]) -> Result<Self, ServeError> {
         let directory = state.join("tls");
-        let made = Self { chain: directory.join("server.pem"), key: directory.join("server.key"), ca: Some(directory.join("ca.pem")) };
+        let made = Self {
+            chain: directory.join("server.pem"),
+            key: directory.join("server.key"),
+            ca: Some(directory.join("ca.pem")),
+        };
         if made.chain.exists() && made.key.exists() {
             return Ok(made);
         }
-        let tls = |e: &dyn std::fmt::Display| ServeError::Broker(format!("cannot make a certificate in {}: {e}", directory.display()));
+        let tls = |e: &dyn std::fmt::Display| {
+            ServeError::Broker(format!("cannot make a certificate in {}: {e}", directory.display()))
+        };
         std::fs::create_dir_all(&directory).map_err(|e| tls(&e))?;
         let ca_key = KeyPair::generate().map_err(|e| tls(&e))?;
         let mut ca = CertificateParams::new(Vec::<String>::new()).map_err(|e| tls(&e))?;
@@ -149,27 +155,33 @@ struct Door {
 }
 
 impl Door {
-    fn check(&self, connect: &mqtt5::packet::connect::ConnectPacket, from: SocketAddr) -> Result<(), (mqtt5::ReasonCode, String)> {
-        use mqtt5::ReasonCode as Code;
+    fn check(
+        &self,
+        connect: &mqtt5::packet::connect::ConnectPacket,
+        from: SocketAddr,
+    ) -> Result<(), (mqtt5::types::ReasonCode, String)> {
+        use mqtt5::types::ReasonCode as Code;
         let password = connect.password.as_deref().and_then(|p| std::str::from_utf8(p).ok()).unwrap_or_default();
         if connect.client_id.starts_with(GATEWAY_CLIENT_PREFIX) {
             let own = from.ip().is_loopback() && password == self.password.expose();
             return if own { Ok(()) } else { Err((Code::NotAuthorized, "not the gateway".to_owned())) };
         }
         let id = connect.client_id.strip_suffix(PROBE_SUFFIX).unwrap_or(&connect.client_id);
-        let address = Address::from_client_id(id).map_err(|e| (Code::ClientIdentifierNotValid, e.to_string()))?;
+        let client = ClientId::parse(id).map_err(|e| (Code::ClientIdentifierNotValid, e.to_string()))?;
         let claims = self.tokens.check(password).map_err(|e| (Code::BadUsernameOrPassword, e.to_string()))?;
         let own = claims.scope == Scope::User
-            && claims.app == address.app
-            && claims.sub == address.user
-            && claims.device.as_ref().is_none_or(|device| *device == address.device)
-            && connect.username.as_deref() == Some(address.user_name().as_str());
+            && client.app == client_part(&claims.app)
+            && client.user == client_part(&claims.sub)
+            && claims.device.is_none_or(|device| client.device == client_part(&device))
+            && connect.username.as_deref() == Some(user_name(&claims.app, &claims.sub).as_str());
         if !own {
             return Err((Code::NotAuthorized, "the token is for another user or device".to_owned()));
         }
         // A will is a publish in waiting: the same topics bound it.
         match &connect.will {
-            Some(will) if !self.may_publish(&connect.client_id, &will.topic) => Err((Code::NotAuthorized, "the will is not on an own topic".to_owned())),
+            Some(will) if !self.may_publish(&connect.client_id, &will.topic) => {
+                Err((Code::NotAuthorized, "the will is not on an own topic".to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -178,22 +190,30 @@ impl Door {
         if client_id.starts_with(GATEWAY_CLIENT_PREFIX) {
             return true;
         }
-        Address::from_client_id(client_id)
-            .is_ok_and(|own| [Leg::Up, Leg::State].iter().any(|leg| self.topics.topic(&own, *leg) == topic))
+        let own =
+            |(address, leg): (crate::protocol::Address, Leg)| leg != Leg::Down && address.client_id() == client_id;
+        self.topics.parse(topic).is_ok_and(own)
     }
 
     fn may_subscribe(&self, client_id: &str, filter: &str) -> bool {
         if client_id.starts_with(GATEWAY_CLIENT_PREFIX) {
             return true;
         }
-        Address::from_client_id(client_id).is_ok_and(|own| self.topics.topic(&own, Leg::Down) == filter)
+        // A filter with a wildcard is no topic, so it never passes.
+        let own =
+            |(address, leg): (crate::protocol::Address, Leg)| leg == Leg::Down && address.client_id() == client_id;
+        self.topics.parse(filter).is_ok_and(own)
     }
 }
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl AuthProvider for Door {
-    fn authenticate<'a>(&'a self, connect: &'a mqtt5::packet::connect::ConnectPacket, from: SocketAddr) -> Answer<'a, mqtt5::error::Result<AuthResult>> {
+    fn authenticate<'a>(
+        &'a self,
+        connect: &'a mqtt5::packet::connect::ConnectPacket,
+        from: SocketAddr,
+    ) -> Answer<'a, mqtt5::error::Result<AuthResult>> {
         let result = match self.check(connect, from) {
             Ok(()) => AuthResult::success_with_user(connect.client_id.clone()),
             Err((code, reason)) => {

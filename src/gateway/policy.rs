@@ -108,8 +108,14 @@ mod tests {
         assert_eq!(stop(&Facts { age_s: 86_401, ..facts(&ignore) }), Some(Stop::Expired));
         let unbound = Facts { bound: false, certificate: CertificateState::Missing, ..facts(&NO_EXT) };
         assert_eq!(stop(&unbound), Some(Stop::NoBinding));
-        assert_eq!(stop(&Facts { certificate: CertificateState::Missing, ..facts(&NO_EXT) }), Some(Stop::NoCertificate));
-        assert_eq!(stop(&Facts { certificate: CertificateState::Disabled, ..facts(&NO_EXT) }), Some(Stop::CertificateDisabled));
+        assert_eq!(
+            stop(&Facts { certificate: CertificateState::Missing, ..facts(&NO_EXT) }),
+            Some(Stop::NoCertificate)
+        );
+        assert_eq!(
+            stop(&Facts { certificate: CertificateState::Disabled, ..facts(&NO_EXT) }),
+            Some(Stop::CertificateDisabled)
+        );
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     // For the command line on this machine; the file's mode keeps others out.
     crate::store::write_atomically(&admin_file, admin.expose().as_bytes())
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
-    let http = Http::new(config.vendors.ca_file.as_deref(), Duration::from_millis(config.vendors.timeout_ms)).map_err(ServeError::Vendors)?;
+    let http = Http::new(config.vendors.ca_file.as_deref(), Duration::from_millis(config.vendors.timeout_ms))
+        .map_err(ServeError::Vendors)?;
     let broker = broker::open(&config, url, &topics, &tokens, &state).await?;
     if broker.starts_empty() {
         store.all_offline().await?;
@@ -83,14 +84,16 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
         policy: config.delivery.policy,
     };
     let senders = Senders::new(&http, &config.vendors);
-    let dispatch = Dispatch::new(store.clone(), wire, senders, rules, config.delivery.keep_s, config.delivery.concurrency);
+    let dispatch =
+        Dispatch::new(store.clone(), wire, senders, rules, config.delivery.keep_s, config.delivery.concurrency);
     let stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), stop.child_token()));
     let timer_task = tokio::spawn(dispatch.clone().run(stop.child_token()));
     let state_of_api = api::State { store, tokens, dispatch, admin, user_token_s: config.api.user_token_s };
     let api_stop = stop.clone();
     let api_task = tokio::spawn(async move {
-        let served = axum::serve(listener, api::router(state_of_api)).with_graceful_shutdown(async move { api_stop.cancelled().await });
+        let served = axum::serve(listener, api::router(state_of_api))
+            .with_graceful_shutdown(async move { api_stop.cancelled().await });
         if let Err(error) = served.await {
             tracing::error!(event = "api.failed", %error, "the REST API ended");
         }

@@ -69,12 +69,26 @@ impl Tokens {
     /// # Errors
     /// [`TokenError::Invalid`] when the claims cannot be written.
     pub fn issue_app(&self, app: &str, now_s: u64, life_s: u64) -> Result<Secret, TokenError> {
-        self.sign(&Claims { scope: Scope::App, app: app.to_owned(), sub: String::new(), device: None, exp: now_s + life_s, acl: None })
+        self.sign(&Claims {
+            scope: Scope::App,
+            app: app.to_owned(),
+            sub: String::new(),
+            device: None,
+            exp: now_s + life_s,
+            acl: None,
+        })
     }
 
     /// # Errors
     /// As [`Self::issue_app`].
-    pub fn issue_user(&self, app: &str, user: &str, device: Option<&str>, now_s: u64, life_s: u64) -> Result<Secret, TokenError> {
+    pub fn issue_user(
+        &self,
+        app: &str,
+        user: &str,
+        device: Option<&str>,
+        now_s: u64,
+        life_s: u64,
+    ) -> Result<Secret, TokenError> {
         self.sign(&Claims {
             scope: Scope::User,
             app: app.to_owned(),
@@ -91,7 +105,9 @@ impl Tokens {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
         validation.required_spec_claims = ["exp".to_owned()].into();
-        jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map(|data| data.claims).map_err(|e| match e.kind() {
+        jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map(|data| data.claims).map_err(|e| match e
+            .kind()
+        {
             ErrorKind::ExpiredSignature => TokenError::Expired,
             _ => TokenError::Invalid(e.to_string()),
         })

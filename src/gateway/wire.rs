@@ -84,12 +84,17 @@ impl Driver {
             tokio::select! {
                 () = &mut end => return,
                 () = stop.cancelled() => return,
-                Some(outgoing) = self.queue.recv() => drop(outgoing.done.send(false)),
+                Some(outgoing) = self.queue.recv() => { let _ = outgoing.done.send(false); }
             }
         }
     }
 
-    async fn serve(&mut self, dispatch: &Dispatch, reconnect: &mut Reconnect, stop: &CancellationToken) -> Option<MqttError> {
+    async fn serve(
+        &mut self,
+        dispatch: &Dispatch,
+        reconnect: &mut Reconnect,
+        stop: &CancellationToken,
+    ) -> Option<MqttError> {
         let mut connection = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => return Some(error),
@@ -113,7 +118,7 @@ impl Driver {
                     let topic = self.topics.topic(&outgoing.address, Leg::Down);
                     let written = connection.publish(&topic, outgoing.down.encode(), false, None).await;
                     link.on_written(self.started.elapsed());
-                    drop(outgoing.done.send(written.is_ok()));
+                    let _ = outgoing.done.send(written.is_ok());
                     // A full window is not the connection's end.
                     written.or_else(|e| if e.cause == Cause::QuotaExceeded { Ok(()) } else { Err(e) })
                 }
@@ -180,14 +185,24 @@ impl Driver {
                 }
             }
             Incoming::Subscribed { refused: Some(why) } => {
-                return Err(MqttError::new(Cause::NotAuthorized, format!("the broker refused the gateway's subscription: {why}")));
+                return Err(MqttError::new(
+                    Cause::NotAuthorized,
+                    format!("the broker refused the gateway's subscription: {why}"),
+                ));
             }
-            Incoming::Published { .. } | Incoming::Subscribed { .. } | Incoming::Pong => link.on_answer(self.started.elapsed()),
+            Incoming::Published { .. } | Incoming::Subscribed { .. } | Incoming::Pong => {
+                link.on_answer(self.started.elapsed())
+            }
         }
         Ok(())
     }
 
-    async fn on_publish(&self, topic: &str, payload: &[u8], dispatch: &Dispatch) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
+    async fn on_publish(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        dispatch: &Dispatch,
+    ) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
         let (address, leg) = match self.topics.parse(topic) {
             Ok(parsed) => parsed,
             Err(error) => return refuse("topic", &error),

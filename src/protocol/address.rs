@@ -1,17 +1,25 @@
 //! Who a topic or a client id speaks of, and how any id in any script is written into one.
 //!
-//! An id is percent-encoded except for `[A-Za-z0-9._-]`, so `/ + # @ $` and
+//! An id is percent-encoded except for `[A-Za-z0-9_-]`, so `/ + # @ $` and
 //! every non-ASCII character leave the alphabet of topic syntax: no id can name another's topic, be
 //! a wildcard, or start a `$` topic, and one id has one spelling.
 
+use crate::secret::hex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use ring::digest;
 use std::fmt;
 
-const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
+const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-');
 /// Longest id in bytes before encoding.
 const MAX_ID: usize = 256;
+/// Longest part of a client id: three of them, their separators and the suffix make 128 bytes, which
+/// is the most that common brokers take.
+const MAX_CLIENT_PART: usize = 40;
+/// A client id with this ending asks how long a network keeps an idle connection: it may connect and
+/// ping, and nothing else.
+pub const PROBE_SUFFIX: &str = "~probe";
 /// Client ids that start so are the gateway's own; no device id can, since `$` is encoded.
-pub const GATEWAY_CLIENT_PREFIX: &str = "$gateway/";
+pub const GATEWAY_CLIENT_PREFIX: &str = "$gateway:";
 
 /// One device of one user of one app.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,24 +78,54 @@ impl Address {
         Ok(address)
     }
 
-    /// `{user}/{device}@{app}`, each part encoded.
+    /// `{user}:{device}@{app}`, at most 128 bytes with [`PROBE_SUFFIX`]. No slash, no dots: brokers
+    /// that keep a session's files under its client id refuse them.
     pub fn client_id(&self) -> String {
-        format!("{}/{}@{}", encode(&self.user), encode(&self.device), encode(&self.app))
+        format!("{}:{}@{}", client_part(&self.user), client_part(&self.device), client_part(&self.app))
     }
 
     /// `{app}/{user}`, each part encoded: the MQTT user name.
     pub fn user_name(&self) -> String {
-        format!("{}/{}", encode(&self.app), encode(&self.user))
+        user_name(&self.app, &self.user)
     }
+}
 
+/// How an id stands in a client id: encoded, or by the start of its SHA-256 when that is too long.
+/// `~` is in no encoded id, so the two forms cannot be mistaken for each other.
+pub fn client_part(id: &str) -> String {
+    let encoded = encode(id);
+    if encoded.len() <= MAX_CLIENT_PART {
+        return encoded;
+    }
+    let digest = digest::digest(&digest::SHA256, id.as_bytes());
+    format!("~{}", hex(&digest.as_ref()[..16]))
+}
+
+/// `{app}/{user}`, each part encoded.
+pub fn user_name(app: &str, user: &str) -> String {
+    format!("{}/{}", encode(app), encode(user))
+}
+
+/// The parts of a client id, as [`client_part`] writes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientId<'a> {
+    pub user: &'a str,
+    pub device: &'a str,
+    pub app: &'a str,
+}
+
+impl<'a> ClientId<'a> {
     /// # Errors
-    /// [`AddressError`] unless the text is exactly what [`Self::client_id`] writes.
-    pub fn from_client_id(text: &str) -> Result<Self, AddressError> {
+    /// [`AddressError::Form`] for a text that is not `{user}:{device}@{app}`.
+    pub fn parse(text: &'a str) -> Result<Self, AddressError> {
         let form = || AddressError::Form(text.to_owned());
-        let (user, rest) = text.split_once('/').ok_or_else(form)?;
+        let (user, rest) = text.split_once(':').ok_or_else(form)?;
         let (device, app) = rest.split_once('@').ok_or_else(form)?;
-        let address = Self::new(decode(app, text)?, decode(user, text)?, decode(device, text)?)?;
-        if address.client_id() == text { Ok(address) } else { Err(form()) }
+        let well_formed = |part: &str| {
+            (1..=MAX_CLIENT_PART).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"%_-~".contains(&b))
+        };
+        if [user, device, app].into_iter().all(well_formed) { Ok(Self { user, device, app }) } else { Err(form()) }
     }
 }
 
@@ -186,7 +224,9 @@ mod tests {
                 let address = Address::new("org#app", user, device).expect("an address");
                 let topic = topics.topic(&address, Leg::Down);
                 assert_eq!(topics.parse(&topic), Ok((address.clone(), Leg::Down)));
-                assert_eq!(Address::from_client_id(&address.client_id()), Ok(address));
+                let client_id = address.client_id();
+                let parts = ClientId::parse(&client_id).expect(&client_id);
+                assert_eq!((parts.user, parts.device), (client_part(user).as_str(), client_part(device).as_str()));
             }
         }
     }
@@ -206,10 +246,22 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_ids_fit_a_client_id_and_stay_apart() {
+        let long = |end: &str| {
+            Address::new("用".repeat(80), format!("{}{end}", "户".repeat(80)), "d".repeat(256)).expect("an address")
+        };
+        let (one, other) = (long("a").client_id(), long("b").client_id());
+        assert!(format!("{one}{PROBE_SUFFIX}").len() <= 128, "{one}");
+        assert_ne!(one, other);
+        assert!(ClientId::parse(&one).is_ok());
+    }
+
+    #[test]
     fn a_second_spelling_of_a_topic_is_refused() {
         let topics = Topics::new("im/v1").expect("a prefix");
         for topic in [
             "im/v1/a/u/d%2d/up",
+            "im/v1/a/../d/up",
             "im/v1/a/u%2/d/up",
             "im/v1/a/u/d/up/x",
             "im/v1/a//d/up",

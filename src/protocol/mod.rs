@@ -9,7 +9,9 @@
 mod address;
 mod message;
 
-pub use address::{Address, AddressError, GATEWAY_CLIENT_PREFIX, Leg, Topics};
+pub use address::{
+    Address, AddressError, ClientId, GATEWAY_CLIENT_PREFIX, Leg, PROBE_SUFFIX, Topics, client_part, user_name,
+};
 pub use message::{
     BindResult, Down, Hello, KickCode, Message, PayloadError, Presence, State, Up, decode_down, decode_state, decode_up,
 };

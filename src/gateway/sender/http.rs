@@ -58,7 +58,8 @@ impl Http {
         let mut roots = rustls::RootCertStore::empty();
         match ca_file {
             Some(path) => {
-                let certificates = CertificateDer::pem_file_iter(path).map_err(|e| format!("{}: {e}", path.display()))?;
+                let certificates =
+                    CertificateDer::pem_file_iter(path).map_err(|e| format!("{}: {e}", path.display()))?;
                 for certificate in certificates {
                     let certificate = certificate.map_err(|e| format!("{}: {e}", path.display()))?;
                     roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -77,7 +78,8 @@ impl Http {
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2().build();
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2().build();
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
@@ -90,7 +92,13 @@ impl Http {
     ///
     /// # Errors
     /// [`HttpError`]; a status that is no success is an answer, not an error.
-    pub async fn call(&self, method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<(StatusCode, Bytes), HttpError> {
+    pub async fn call(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -87,7 +87,13 @@ impl Huawei {
         }
     }
 
-    pub async fn send(&self, certificate: &Certificate, token: &str, notification: &Notification, now_ms: u64) -> Outcome {
+    pub async fn send(
+        &self,
+        certificate: &Certificate,
+        token: &str,
+        notification: &Notification,
+        now_ms: u64,
+    ) -> Outcome {
         let body = body(certificate, token, notification);
         let url = format!("{}/v1/{}/messages:send", self.push_url, certificate.name);
         let mut stale = None;
@@ -96,8 +102,12 @@ impl Huawei {
             let access = match self.access(certificate, now_ms, stale.as_ref()).await {
                 Ok(access) => access,
                 Err(NoToken::Http(error)) => return http_outcome(&error),
-                Err(NoToken::Refused(reason)) => return Outcome::Refused { code: "oauth".into(), reason, certificate: true },
-                Err(NoToken::Odd(reason)) => return Outcome::RetryAfter { after_ms: None, code: "oauth".into(), reason },
+                Err(NoToken::Refused(reason)) => {
+                    return Outcome::Refused { code: "oauth".into(), reason, certificate: true };
+                }
+                Err(NoToken::Odd(reason)) => {
+                    return Outcome::RetryAfter { after_ms: None, code: "oauth".into(), reason };
+                }
             };
             let bearer = format!("Bearer {}", access.expose());
             let headers = [("authorization", bearer.as_str()), ("content-type", "application/json; charset=UTF-8")];
@@ -128,7 +138,8 @@ impl Huawei {
         ];
         let form = serde_urlencoded::to_string(form).map_err(|e| NoToken::Odd(e.to_string()))?;
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        let (status, body) = self.http.call("POST", &self.oauth_url, &headers, form.into_bytes()).await.map_err(NoToken::Http)?;
+        let (status, body) =
+            self.http.call("POST", &self.oauth_url, &headers, form.into_bytes()).await.map_err(NoToken::Http)?;
         if status.is_client_error() {
             return Err(NoToken::Refused(format!("{status}: {}", short(&body))));
         }

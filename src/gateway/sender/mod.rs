@@ -21,17 +21,37 @@ use xiaomi::Xiaomi;
 /// What a vendor's answer means for one token. `code` is the vendor's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    Delivered { vendor_id: Option<String> },
+    Delivered {
+        vendor_id: Option<String>,
+    },
     /// This token will never work again.
-    TokenDead { code: String, reason: String },
+    TokenDead {
+        code: String,
+        reason: String,
+    },
     /// It does not work now and may later: switched off, not reachable.
-    TokenSoftDead { code: String, reason: String },
+    TokenSoftDead {
+        code: String,
+        reason: String,
+    },
     /// A quota or rate is used up until then (milliseconds since the Unix epoch).
-    LimitedUntil { until_ms: u64, code: String, reason: String },
+    LimitedUntil {
+        until_ms: u64,
+        code: String,
+        reason: String,
+    },
     /// Transient; the vendor may have named a pause.
-    RetryAfter { after_ms: Option<u64>, code: String, reason: String },
+    RetryAfter {
+        after_ms: Option<u64>,
+        code: String,
+        reason: String,
+    },
     /// Wrong for good; `certificate` says whose fault it is: the certificate's, or this request's.
-    Refused { code: String, reason: String, certificate: bool },
+    Refused {
+        code: String,
+        reason: String,
+        certificate: bool,
+    },
 }
 
 impl Outcome {
@@ -106,7 +126,13 @@ impl Senders {
     }
 
     /// Sends to one token. Never fails: whatever happens is an outcome.
-    pub async fn send(&self, certificate: &Certificate, token: &str, notification: &Notification, now_ms: u64) -> Outcome {
+    pub async fn send(
+        &self,
+        certificate: &Certificate,
+        token: &str,
+        notification: &Notification,
+        now_ms: u64,
+    ) -> Outcome {
         match certificate.vendor {
             Vendor::Xiaomi => self.xiaomi.send(certificate, token, notification, now_ms).await,
             Vendor::Huawei => self.huawei.send(certificate, token, notification, now_ms).await,
@@ -120,7 +146,13 @@ impl Senders {
 }
 
 /// Turns a code's meaning into an outcome; `Auth` is the caller's to handle first.
-pub(super) fn outcome(meaning: Meaning, code: String, reason: String, now_ms: u64, vendor_id: Option<String>) -> Outcome {
+pub(super) fn outcome(
+    meaning: Meaning,
+    code: String,
+    reason: String,
+    now_ms: u64,
+    vendor_id: Option<String>,
+) -> Outcome {
     match meaning {
         Meaning::Ok => Outcome::Delivered { vendor_id },
         Meaning::TokenDead => Outcome::TokenDead { code, reason },

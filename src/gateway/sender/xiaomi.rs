@@ -91,17 +91,28 @@ impl Xiaomi {
         Self { http, url: format!("{}/v3/message/regid", url.trim_end_matches('/')) }
     }
 
-    pub async fn send(&self, certificate: &Certificate, token: &str, notification: &Notification, now_ms: u64) -> Outcome {
+    pub async fn send(
+        &self,
+        certificate: &Certificate,
+        token: &str,
+        notification: &Notification,
+        now_ms: u64,
+    ) -> Outcome {
         let form = match serde_urlencoded::to_string(fields(certificate, token, notification)) {
             Ok(form) => form,
             Err(e) => return Outcome::Refused { code: "form".into(), reason: e.to_string(), certificate: false },
         };
         let key = format!("key={}", certificate.secret("app_secret"));
-        let headers = [("authorization", key.as_str()), ("content-type", "application/x-www-form-urlencoded;charset=UTF-8")];
+        let headers =
+            [("authorization", key.as_str()), ("content-type", "application/x-www-form-urlencoded;charset=UTF-8")];
         match self.http.call("POST", &self.url, &headers, form.into_bytes()).await {
             Ok((status, body)) => match serde_json::from_slice::<Answer>(&body) {
                 Ok(answer) => read(answer, token, now_ms),
-                Err(e) => Outcome::RetryAfter { after_ms: None, code: status.as_str().to_owned(), reason: format!("not the vendor's JSON: {e}") },
+                Err(e) => Outcome::RetryAfter {
+                    after_ms: None,
+                    code: status.as_str().to_owned(),
+                    reason: format!("not the vendor's JSON: {e}"),
+                },
             },
             Err(error) => http_outcome(&error),
         }
@@ -155,7 +166,10 @@ mod tests {
 
     #[test]
     fn answers_are_read_by_the_vendors_codes() {
-        assert_eq!(answered(json!({"result": "ok", "code": 0, "data": {"id": "x1"}})), Outcome::Delivered { vendor_id: Some("x1".into()) });
+        assert_eq!(
+            answered(json!({"result": "ok", "code": 0, "data": {"id": "x1"}})),
+            Outcome::Delivered { vendor_id: Some("x1".into()) }
+        );
         assert!(matches!(answered(json!({"code": 21301})), Outcome::Refused { certificate: true, .. }));
         assert!(matches!(answered(json!({"code": 200001})), Outcome::LimitedUntil { .. }));
         assert!(matches!(answered(json!({"code": 65003})), Outcome::TokenSoftDead { .. }));

@@ -79,7 +79,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(String, String, String, String, bool
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
 }
 
-fn built((app, name, vendor, fields, enabled): (String, String, String, String, bool)) -> Result<Certificate, StoreError> {
+fn built(
+    (app, name, vendor, fields, enabled): (String, String, String, String, bool),
+) -> Result<Certificate, StoreError> {
     Ok(Certificate {
         vendor: vendor.parse().map_err(|e: crate::vendor::UnknownVendor| StoreError::Corrupt(e.to_string()))?,
         fields: serde_json::from_str(&fields).map_err(|e| StoreError::Corrupt(e.to_string()))?,
@@ -130,6 +132,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn remove_certificate(&self, app: String, name: String) -> Result<bool, StoreError> {
-        self.run(move |t| Ok(t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", [&app, &name])? > 0)).await
+        self.run(move |t| Ok(t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", [&app, &name])? > 0))
+            .await
     }
 }

@@ -68,7 +68,14 @@ pub struct Rules {
     pub policy: MultiDevice,
 }
 
-fn note(t: &Transaction<'_>, message: &str, device: &str, now_ms: u64, hop: Hop, detail: &str) -> Result<(), StoreError> {
+fn note(
+    t: &Transaction<'_>,
+    message: &str,
+    device: &str,
+    now_ms: u64,
+    hop: Hop,
+    detail: &str,
+) -> Result<(), StoreError> {
     t.prepare_cached("INSERT INTO trace (message, device, at_ms, hop, detail) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![message, device, as_i64(now_ms), hop.as_str(), detail])?;
     Ok(())
@@ -140,7 +147,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn hello(&self, address: Address, hello: Hello, rules: Rules, now_ms: u64) -> Result<Vec<Message>, StoreError> {
+    pub async fn hello(
+        &self,
+        address: Address,
+        hello: Hello,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Vec<Message>, StoreError> {
         self.run(move |t| {
             devices::ensure(t, &address)?;
             let Address { app, user, device } = &address;
@@ -216,10 +229,14 @@ impl Store {
             let mut open = 0;
             for id in ids {
                 let state: Option<String> = t
-                    .prepare_cached("SELECT state FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4")?
+                    .prepare_cached(
+                        "SELECT state FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
+                    )?
                     .query_row([&id, &address.device, &address.app, &address.user], |r| r.get(0))
                     .optional()?;
-                let Some(state) = state.as_deref().and_then(State::parse).filter(|s| *s != State::Done) else { continue };
+                let Some(state) = state.as_deref().and_then(State::parse).filter(|s| *s != State::Done) else {
+                    continue;
+                };
                 set_state(t, &id, &address.device, State::Done, "", None)?;
                 let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };
                 note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
@@ -234,7 +251,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn not_published(&self, id: String, address: Address, why: String, now_ms: u64) -> Result<(), StoreError> {
+    pub async fn not_published(
+        &self,
+        id: String,
+        address: Address,
+        why: String,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         self.run(move |t| {
             note(t, &id, &address.device, now_ms, Hop::WentOffline, &why)?;
             t.execute(
@@ -314,7 +337,10 @@ impl Store {
             )?;
             if dead {
                 // Only if it is still that token: a fresh one may have been bound meanwhile.
-                t.execute("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3", [&app, &notifier, &token])?;
+                t.execute(
+                    "DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3",
+                    [&app, &notifier, &token],
+                )?;
             }
             Ok(())
         })
@@ -327,8 +353,9 @@ impl Store {
     /// [`StoreError`].
     pub async fn next_due(&self) -> Result<Option<u64>, StoreError> {
         self.run(|t| {
-            let due: Option<i64> =
-                t.prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?.query_row([], |r| r.get(0))?;
+            let due: Option<i64> = t
+                .prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?
+                .query_row([], |r| r.get(0))?;
             Ok(due.map(as_u64))
         })
         .await
@@ -345,7 +372,10 @@ impl Store {
                 .query_map([as_i64(now_ms)], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
             for id in &gone {
-                let open: i64 = t.query_row("SELECT count(*) FROM deliveries WHERE message = ?1 AND state <> 'done'", [id], |r| r.get(0))?;
+                let open: i64 =
+                    t.query_row("SELECT count(*) FROM deliveries WHERE message = ?1 AND state <> 'done'", [id], |r| {
+                        r.get(0)
+                    })?;
                 if open > 0 {
                     note(t, id, "", now_ms, Hop::Expired, "never acknowledged")?;
                 }
@@ -365,7 +395,9 @@ impl Store {
         self.run(move |t| {
             let rows = t
                 .prepare_cached("SELECT at_ms, device, hop, detail FROM trace WHERE message = ?1 ORDER BY id")?
-                .query_map([&id], |r| Ok(TraceLine { at_ms: as_u64(r.get(0)?), device: r.get(1)?, hop: r.get(2)?, detail: r.get(3)? }))?
+                .query_map([&id], |r| {
+                    Ok(TraceLine { at_ms: as_u64(r.get(0)?), device: r.get(1)?, hop: r.get(2)?, detail: r.get(3)? })
+                })?
                 .collect::<Result<_, _>>()?;
             Ok(rows)
         })
@@ -375,14 +407,22 @@ impl Store {
 
 type Ready = Result<(Certificate, String), Stop>;
 
-fn ready(t: &Transaction<'_>, address: &Address, message: &Message, rules: Rules, age_s: u64) -> Result<Ready, StoreError> {
+fn ready(
+    t: &Transaction<'_>,
+    address: &Address,
+    message: &Message,
+    rules: Rules,
+    age_s: u64,
+) -> Result<Ready, StoreError> {
     let binding = devices::newest_binding(t, address)?;
     let certificate = match &binding {
         Some((notifier, _)) => certificates::find(t, &address.app, notifier)?,
         None => None,
     };
     let others_online: bool = t
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1)")?
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1)",
+        )?
         .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
     let stop = policy::stop(&policy::Facts {
         ext: &message.ext,

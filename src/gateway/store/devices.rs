@@ -28,9 +28,15 @@ pub struct DeviceRow {
 /// What a device asks of its bindings.
 #[derive(Debug, Clone)]
 pub enum Bind {
-    Set { notifier: String, token: String },
+    Set {
+        notifier: String,
+        token: String,
+    },
     /// One notifier's binding, or all of the device's.
-    Remove { notifier: Option<String>, logout: bool },
+    Remove {
+        notifier: Option<String>,
+        logout: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +61,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn bind(&self, address: Address, sequence: u64, bind: Bind, now_ms: u64) -> Result<BindReply, StoreError> {
+    pub async fn bind(
+        &self,
+        address: Address,
+        sequence: u64,
+        bind: Bind,
+        now_ms: u64,
+    ) -> Result<BindReply, StoreError> {
         self.run(move |t| {
             ensure(t, &address)?;
             let Address { app, user, device } = &address;
@@ -85,7 +97,12 @@ impl Store {
 
     /// # Errors
     /// [`StoreError`].
-    pub async fn bindings(&self, app: String, user: String, device: Option<String>) -> Result<Vec<Binding>, StoreError> {
+    pub async fn bindings(
+        &self,
+        app: String,
+        user: String,
+        device: Option<String>,
+    ) -> Result<Vec<Binding>, StoreError> {
         self.run(move |t| {
             let rows = t
                 .prepare_cached(
@@ -125,18 +142,6 @@ impl Store {
         .await
     }
 
-    /// Deletes a binding whose token the vendor called dead, only if it is still that token: the
-    /// device may have bound a fresh one while the answer was on its way.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn drop_dead_token(&self, app: String, notifier: String, token: String) -> Result<bool, StoreError> {
-        self.run(move |t| {
-            Ok(t.execute("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3", [&app, &notifier, &token])? > 0)
-        })
-        .await
-    }
-
     /// No device is connected: the embedded broker has just started.
     ///
     /// # Errors
@@ -150,7 +155,13 @@ impl Store {
     }
 }
 
-fn set(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind, now_ms: u64) -> Result<BindReply, StoreError> {
+fn set(
+    t: &Transaction<'_>,
+    address: &Address,
+    sequence: u64,
+    bind: &Bind,
+    now_ms: u64,
+) -> Result<BindReply, StoreError> {
     let Address { app, user, device } = address;
     match bind {
         Bind::Set { notifier, token } => {
@@ -171,7 +182,10 @@ fn set(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind, now_m
                  ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms",
                 params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)],
             )?;
-            t.execute("UPDATE devices SET logged_in = 1 WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, device])?;
+            t.execute(
+                "UPDATE devices SET logged_in = 1 WHERE app = ?1 AND user = ?2 AND device = ?3",
+                [app, user, device],
+            )?;
         }
         Bind::Remove { notifier, logout } => {
             t.execute(

@@ -27,7 +27,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn add_users(&self, app: String, users: Vec<(String, Secret)>, now_ms: u64) -> Result<Vec<String>, StoreError> {
+    pub async fn add_users(
+        &self,
+        app: String,
+        users: Vec<(String, Secret)>,
+        now_ms: u64,
+    ) -> Result<Vec<String>, StoreError> {
         // Hashing is slow on purpose; it has no place on the store's thread or a runtime's.
         let hashed = tokio::task::spawn_blocking(move || {
             users.into_iter().map(|(user, password)| (user, hash(&password))).collect::<Vec<_>>()
@@ -57,7 +62,8 @@ impl Store {
     pub async fn check_password(&self, app: String, user: String, password: Secret) -> Result<bool, StoreError> {
         let stored: Option<String> = self
             .run(move |t| {
-                Ok(t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", [&app, &user], |r| r.get(0)).optional()?)
+                Ok(t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", [&app, &user], |r| r.get(0))
+                    .optional()?)
             })
             .await?;
         tokio::task::spawn_blocking(move || match stored {
@@ -97,7 +103,9 @@ fn derive(rounds: u32, salt: &str, password: &Secret) -> String {
 
 fn verify(stored: &str, password: &Secret) -> bool {
     let mut parts = stored.split('$');
-    let (Some(rounds), Some(salt), Some(hash)) = (parts.next().and_then(|r| r.parse().ok()), parts.next(), parts.next()) else {
+    let (Some(rounds), Some(salt), Some(hash)) =
+        (parts.next().and_then(|r| r.parse().ok()), parts.next(), parts.next())
+    else {
         return false;
     };
     let found = derive(rounds, salt, password);

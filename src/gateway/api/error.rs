@@ -1,0 +1,64 @@
+//! The one shape of every error answer, in the original system's words.
+
+use super::super::store::StoreError;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, WWW_AUTHENTICATE};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// `{"error", "error_description", "timestamp"}` with a status.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    error: &'static str,
+    description: String,
+}
+
+impl ApiError {
+    pub fn bad(error: &'static str, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into() }
+    }
+
+    pub fn illegal(description: impl Into<String>) -> Self {
+        Self::bad("illegal_argument", description)
+    }
+
+    pub fn unauthorized(description: impl Into<String>) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, error: "unauthorized", description: description.into() }
+    }
+
+    pub fn forbidden(description: impl Into<String>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, error: "forbidden_op", description: description.into() }
+    }
+
+    pub fn not_found(description: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, error: "resource_not_found", description: description.into() }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(event = "store.failed", %error, "a request could not be stored");
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            error: "service_unavailable",
+            description: "the store failed; nothing was accepted, try again".to_owned(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(json!({
+            "error": self.error,
+            "error_description": self.description,
+            "timestamp": super::super::dispatch::now_ms(),
+        }));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

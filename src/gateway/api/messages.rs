@@ -1,0 +1,92 @@
+//! Sending messages, and asking what became of one.
+
+use super::super::dispatch::now_ms;
+use super::{ApiError, AppRequest, State};
+use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
+use crate::secret::random_hex;
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::extract::rejection::JsonRejection;
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// Receivers of one call, as in the original system.
+const MAX_RECEIVERS: usize = 600;
+/// Longest idempotency key, in bytes.
+const MAX_KEY: usize = 128;
+
+#[derive(Deserialize)]
+pub(super) struct NewMessage {
+    #[serde(default)]
+    from: Option<String>,
+    to: Vec<String>,
+    #[serde(default)]
+    body: Value,
+    /// `txt`, `img`, `cmd`, `custom`...: kept in the body for the receiving app.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    ext: Value,
+}
+
+/// Answers when every message is stored. A repeat with the same `Idempotency-Key` header answers
+/// with the first one's ids and sends nothing.
+pub(super) async fn send(
+    request: AppRequest,
+    Shared(state): Shared<State>,
+    headers: HeaderMap,
+    body: Result<Json<NewMessage>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(new) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
+    if new.to.is_empty() || new.to.len() > MAX_RECEIVERS {
+        return Err(ApiError::illegal(format!("`to` has 1 to {MAX_RECEIVERS} users")));
+    }
+    if !new.ext.is_null() && !new.ext.is_object() {
+        return Err(ApiError::illegal("`ext` must be an object"));
+    }
+    let key = headers.get("idempotency-key").map(|v| v.to_str().unwrap_or_default().to_owned());
+    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
+        return Err(ApiError::illegal(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters")));
+    }
+    let mut body = new.body;
+    if let (Some(kind), Value::Object(map)) = (new.kind, &mut body) {
+        map.entry("type").or_insert(json!(kind));
+    }
+    let mut messages = Vec::new();
+    for to in new.to {
+        Address::new(&request.app, &to, "device").map_err(|e| ApiError::illegal(e.to_string()))?;
+        let message = Message {
+            id: random_hex::<10>(),
+            from: new.from.clone().unwrap_or_else(|| "admin".to_owned()),
+            to,
+            chat_type: "chat".to_owned(),
+            group: None,
+            sent_at_ms: now_ms(),
+            offline: false,
+            body: body.clone(),
+            ext: new.ext.clone(),
+        };
+        let size = Down::Message(message.clone()).encode().len();
+        if size > MAX_PAYLOAD {
+            return Err(ApiError::illegal(format!("the message is {size} bytes; at most {MAX_PAYLOAD}")));
+        }
+        messages.push(message);
+    }
+    let mut data = Map::new();
+    for message in messages {
+        let to = message.to.clone();
+        let id = state.dispatch.accept(request.app.clone(), message, key.clone()).await?;
+        data.insert(to, json!(id));
+    }
+    Ok(request.envelope("post", "data", Value::Object(data)))
+}
+
+pub(super) async fn trace(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+    let id = request.variable("id");
+    let lines = state.store.trace(id.clone()).await?;
+    if lines.is_empty() {
+        return Err(ApiError::not_found(format!("no trace of message `{id}`; it never was, or is long gone")));
+    }
+    Ok(request.envelope("get", "entities", json!(lines)))
+}

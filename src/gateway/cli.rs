@@ -1,0 +1,351 @@
+//! The `impush-gateway` command line: the server, and an operator's questions to it.
+
+use super::config::{Config, PREFIX, SYSTEM_FILE};
+use super::sender::Http;
+use super::serve::{ServeError, serve};
+use crate::logs;
+use crate::settings::{self, SettingsError};
+use crate::vendor::Vendor;
+use clap::{Args, Parser, Subcommand};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value as Json, json};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Delivers messages to devices over their connection, and through their maker's push cloud when the
+/// connection does not confirm in time.
+#[derive(Debug, Parser)]
+#[command(name = "impush-gateway", version)]
+pub struct Cli {
+    /// Configuration file [default: /etc/impush/gateway.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve devices and the REST API until stopped
+    Serve {
+        /// Use this MQTT 5 broker instead of the embedded one
+        #[arg(long, value_name = "URL")]
+        broker: Option<String>,
+        /// Print one JSON line with the addresses once everything is up
+        #[arg(long)]
+        announce: bool,
+    },
+    /// Create a user
+    User {
+        #[command(flatten)]
+        to: Target,
+        user: String,
+        /// File with the password; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+    },
+    /// Print a token with which a device logs in
+    Token {
+        #[command(flatten)]
+        to: Target,
+        user: String,
+        /// File with the user's password; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+        /// Bind the token to one device
+        #[arg(long)]
+        device: Option<String>,
+    },
+    /// Push certificates: a vendor's credentials under the name devices bind to
+    Certificate {
+        #[command(subcommand)]
+        command: CertificateCommand,
+    },
+    /// Send a message
+    #[command(after_help = "Example: impush-gateway send --app org/app ann 'Hello' --title 'From Bob'")]
+    Send {
+        #[command(flatten)]
+        to: Target,
+        user: String,
+        text: String,
+        #[arg(long)]
+        title: Option<String>,
+    },
+    /// Every hop of a message, with the reason it stopped or waited
+    Trace {
+        #[command(flatten)]
+        to: Target,
+        id: String,
+    },
+    /// Exit 0 if the gateway could start with this configuration, 78 with the reason if not
+    Check,
+}
+
+/// Which gateway and app a question is for.
+#[derive(Debug, Args)]
+struct Target {
+    /// The app, as `org/app`
+    #[arg(long, value_name = "ORG/APP")]
+    app: String,
+    /// The gateway's REST API [default: api.listen of the configuration]
+    #[arg(long, value_name = "URL")]
+    api: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum CertificateCommand {
+    /// Add a certificate, or replace the one of that name
+    #[command(
+        after_help = "Example: impush-gateway certificate add --app org/app xiaomi 2882303761517 --fields-file xiaomi.json\n\nThe file holds one JSON object: {\"app_secret\": \"...\", \"package\": \"com.example\"}"
+    )]
+    Add {
+        #[command(flatten)]
+        to: Target,
+        vendor: Vendor,
+        name: String,
+        /// File with the vendor's fields as one JSON object; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        fields_file: PathBuf,
+    },
+    List {
+        #[command(flatten)]
+        to: Target,
+    },
+    Remove {
+        #[command(flatten)]
+        to: Target,
+        name: String,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("--app is `org/app`")]
+    App,
+    #[error("no gateway answers at {url}: {why}")]
+    Unreachable { url: String, why: String },
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl CommandError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 78,
+            Self::Serve(error) => error.exit_code(),
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
+            Self::File { .. } => 66,
+            Self::App => 64,
+            Self::Unreachable { .. } => 69,
+            Self::Refused(_) => 65,
+            Self::Io(_) => 74,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 64 } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(io::stderr(), "impush-gateway: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), CommandError> {
+    let system = Path::new(SYSTEM_FILE);
+    let file = cli.config.as_deref().or_else(|| system.exists().then_some(system));
+    let mut config: Config = settings::load(file, PREFIX, std::env::vars())?;
+    // Every TLS user in this process, the embedded broker included, uses the same cryptography.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match cli.command {
+        Command::Serve { broker, announce } => {
+            if broker.is_some() {
+                config.broker.url = broker;
+            }
+            let format = if config.log.format == "json" { logs::Format::Json } else { logs::Format::Text };
+            logs::init(format, &config.log.level);
+            runtime.block_on(async {
+                use tokio::signal::unix::{SignalKind, signal};
+                let (mut terminate, mut interrupt) =
+                    (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+                let shutdown = async move {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                };
+                Ok(serve(config, announce, shutdown).await?)
+            })
+        }
+        Command::Check => {
+            config.check()?;
+            print("configuration is good")
+        }
+        command => runtime.block_on(ask(&config, command)),
+    }
+}
+
+async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
+    match command {
+        Command::User { to, user, password_file } => {
+            let operator = Operator::new(config, &to).await?;
+            let body = json!({ "username": user, "password": read(&password_file)? });
+            let answer = operator.call("POST", "users", Some(body)).await?;
+            let new = answer["entities"].as_array().is_some_and(|e| !e.is_empty());
+            print(&if new {
+                format!("{user} created")
+            } else {
+                format!("{user} exists already; the password is unchanged")
+            })
+        }
+        Command::Token { to, user, password_file, device } => {
+            let operator = Operator::new(config, &to).await?;
+            let body = json!({ "grant_type": "password", "username": user, "password": read(&password_file)?, "device_id": device });
+            let answer = operator.call("POST", "token", Some(body)).await?;
+            print(answer["access_token"].as_str().unwrap_or_default())
+        }
+        Command::Certificate { command } => certificate(config, command).await,
+        Command::Send { to, user, text, title } => {
+            let operator = Operator::new(config, &to).await?;
+            let mut ext = json!({});
+            if let Some(title) = title {
+                ext = json!({ "em_push_ext": { "title": title, "content": text } });
+            }
+            let body = json!({ "to": [user], "type": "txt", "body": { "msg": text }, "ext": ext });
+            let answer = operator.call("POST", "messages/users", Some(body)).await?;
+            print(
+                answer["data"]
+                    .as_object()
+                    .unwrap_or(&Map::new())
+                    .values()
+                    .filter_map(Json::as_str)
+                    .next()
+                    .unwrap_or_default(),
+            )
+        }
+        Command::Trace { to, id } => {
+            let operator = Operator::new(config, &to).await?;
+            let answer = operator.call("GET", &format!("messages/{}/trace", encode(&id)), None).await?;
+            let empty = Vec::new();
+            let lines = answer["entities"].as_array().unwrap_or(&empty);
+            let start = lines.first().and_then(|l| l["at_ms"].as_u64()).unwrap_or(0);
+            for line in lines {
+                let after = line["at_ms"].as_u64().unwrap_or(start).saturating_sub(start);
+                let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+                print(&format!("+{after:>7} ms  {:<15} {:<34} {}", text("hop"), text("device"), text("detail")))?;
+            }
+            Ok(())
+        }
+        Command::Serve { .. } | Command::Check => Ok(()),
+    }
+}
+
+async fn certificate(config: &Config, command: CertificateCommand) -> Result<(), CommandError> {
+    match command {
+        CertificateCommand::Add { to, vendor, name, fields_file } => {
+            let operator = Operator::new(config, &to).await?;
+            let fields: Json = serde_json::from_str(&read(&fields_file)?)
+                .map_err(|e| CommandError::Refused(format!("{}: not a JSON object: {e}", fields_file.display())))?;
+            operator
+                .call("POST", "certificates", Some(json!({ "vendor": vendor, "name": name, "fields": fields })))
+                .await?;
+            print(&format!("{vendor} certificate {name} stored"))
+        }
+        CertificateCommand::List { to } => {
+            let answer = Operator::new(config, &to).await?.call("GET", "certificates", None).await?;
+            for certificate in answer["entities"].as_array().into_iter().flatten() {
+                print(&certificate.to_string())?;
+            }
+            Ok(())
+        }
+        CertificateCommand::Remove { to, name } => {
+            Operator::new(config, &to).await?.call("DELETE", &format!("certificates/{}", encode(&name)), None).await?;
+            print(&format!("certificate {name} removed"))
+        }
+    }
+}
+
+/// An operator with the gateway's own secret, which lies in its state directory.
+struct Operator {
+    http: Http,
+    base: String,
+    token: String,
+}
+
+impl Operator {
+    async fn new(config: &Config, target: &Target) -> Result<Self, CommandError> {
+        let (org, app) = target.app.split_once('/').ok_or(CommandError::App)?;
+        let api = target.api.clone().unwrap_or_else(|| format!("http://{}", config.api.listen));
+        let secret = read(&config.state_directory().join("admin.secret"))?;
+        let unreachable = |why| CommandError::Unreachable { url: api.clone(), why };
+        let http = Http::new(None, Duration::from_secs(10)).map_err(unreachable)?;
+        let base = format!("{}/{}/{}", api.trim_end_matches('/'), encode(org), encode(app));
+        let mut operator = Self { http, base, token: String::new() };
+        let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
+        let answer = operator.call("POST", "token", Some(grant)).await?;
+        operator.token = answer["access_token"].as_str().unwrap_or_default().to_owned();
+        Ok(operator)
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Json>) -> Result<Json, CommandError> {
+        let url = format!("{}/{path}", self.base);
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
+        let (status, answer) = self
+            .http
+            .call(method, &url, &headers, body)
+            .await
+            .map_err(|e| CommandError::Unreachable { url: self.base.clone(), why: e.to_string() })?;
+        let answer: Json = serde_json::from_slice(&answer).unwrap_or_default();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let why = answer["error_description"].as_str().unwrap_or("no reason given");
+        Err(CommandError::Refused(format!("{status}: {why}")))
+    }
+}
+
+fn encode(part: &str) -> String {
+    utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
+}
+
+fn read(path: &Path) -> Result<String, CommandError> {
+    let mut value = String::new();
+    let limit = 256 * 1024;
+    let result = if path == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_string(&mut value)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut value))
+    };
+    result.map_err(|source| CommandError::File { path: path.to_owned(), source })?;
+    Ok(value.trim().to_owned())
+}
+
+fn print(line: &str) -> Result<(), CommandError> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}

@@ -1,6 +1,8 @@
 //! The rooms of impush, lowest floor first; a room uses only what stands above it in this list.
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "gateway", feature = "lab"))]
+pub mod http;
 pub mod logs;
 pub mod secret;
 pub mod settings;
@@ -19,5 +21,5 @@ pub mod store;
 pub mod agent;
 #[cfg(feature = "gateway")]
 pub mod gateway;
-// #[cfg(feature = "lab")]
-// pub mod lab;
+#[cfg(feature = "lab")]
+pub mod lab;

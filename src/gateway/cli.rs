@@ -1,8 +1,8 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
-use super::sender::Http;
 use super::serve::{ServeError, serve};
+use crate::http::Http;
 use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::vendor::Vendor;

@@ -4,15 +4,14 @@
 //! and then reports the certificate, never the token.
 
 mod credential;
-mod http;
 mod huawei;
 mod xiaomi;
 
 use crate::gateway::config::Vendors;
 use crate::gateway::content::Content;
 use crate::gateway::store::Certificate;
+use crate::http::{Http, HttpError};
 use crate::vendor::Vendor;
-pub use http::{Http, HttpError};
 use huawei::Huawei;
 use serde_json::Value as Json;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! HTTPS to the vendors: one pool of connections, a time limit on every call, bounded answers.
+//! An HTTPS client: one pool of connections, a time limit on every call, bounded answers.
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
@@ -70,7 +70,7 @@ impl Http {
             }
         }
         if roots.is_empty() {
-            return Err("no certificate authority to trust; install ca-certificates or set vendors.ca_file".to_owned());
+            return Err("no certificate authority to trust; install ca-certificates or set a ca_file".to_owned());
         }
         // TLS 1.2 too: not every vendor's servers speak 1.3.
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

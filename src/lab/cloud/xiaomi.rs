@@ -1,0 +1,89 @@
+//! The emulated MiPush server: secret in a header, form in, JSON with `code` out.
+//! Source: dev.mi.com/xiaomihyperos/documentation, pages 1559, 1560 and 1656.
+
+use super::World;
+use super::world::{Delivery, Fault};
+use crate::secret::random_hex;
+use crate::vendor::Vendor;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Form, Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use std::collections::HashMap;
+
+const MAX_IDS: usize = 1000;
+
+pub(super) fn router(world: World) -> Router {
+    Router::new().route("/v3/message/regid", post(send)).route("/v2/message/regid", post(send)).with_state(world)
+}
+
+/// 64 characters of standard base64, as seen on devices.
+pub(super) fn new_token() -> String {
+    let text = random_hex::<24>();
+    STANDARD.encode(text.as_bytes())
+}
+
+async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<HashMap<String, String>>) -> Response {
+    match world.take_fault(Vendor::Xiaomi) {
+        Some(Fault::ServerError) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::BadJson) => return "{\"code\": 0, ".into_response(),
+        Some(Fault::RateLimit) => return error(200_002, "qps limit exceeded"),
+        Some(Fault::Quota) => return error(200_001, "channel quota exceeded"),
+        Some(Fault::AuthExpired) => return error(21301, "auth failed"),
+        None => {}
+    }
+    let secret = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("key="));
+    let Some((id, app)) = secret.and_then(|secret| world.app_by_secret(Vendor::Xiaomi, secret)) else {
+        return error(21301, "auth failed");
+    };
+    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    if field("registration_id").is_empty() {
+        return error(10016, "missing parameter registration_id");
+    }
+    if field("restricted_package_name") != app.package {
+        return error(22022, "package name does not match the app");
+    }
+    let (title, description) = (field("title"), field("description"));
+    if title.is_empty() || description.is_empty() {
+        return error(10016, "missing parameter title or description");
+    }
+    if title.chars().count() >= 50 || description.chars().count() >= 128 {
+        return error(65009, "title or description too long");
+    }
+    let number = |name: &str| form.get(name).map_or(Some(0), |v| v.parse::<i64>().ok());
+    let (Some(notify_id), Some(life), Some(_)) = (number("notify_id"), number("time_to_live"), number("notify_type"))
+    else {
+        return error(10017, "a number is not a number");
+    };
+    if !(0..=2_147_483_647).contains(&notify_id) || life < 0 || !["0", "1"].contains(&field("pass_through")) {
+        return error(10017, "a parameter is out of range");
+    }
+    if form.keys().filter(|key| key.starts_with("extra.")).count() > 10 {
+        return error(65014, "too many extra pairs");
+    }
+    let ids: Vec<&str> = field("registration_id").split(',').collect();
+    if ids.len() > MAX_IDS {
+        return error(10012, "more than 1000 registration ids");
+    }
+    let bad: Vec<&str> = ids
+        .into_iter()
+        .filter(|token| {
+            world.show(Vendor::Xiaomi, &id, token, notify_id, title, description, field("payload")) == Delivery::Dead
+        })
+        .collect();
+    let mut data = json!({ "id": format!("slm{}", random_hex::<8>()) });
+    if !bad.is_empty() {
+        data["bad_regids"] = json!(bad.join(","));
+    }
+    Json(json!({ "result": "ok", "code": 0, "description": "success", "info": "Received push messages", "trace_id": random_hex::<8>(), "data": data }))
+        .into_response()
+}
+
+fn error(code: i64, reason: &str) -> Response {
+    Json(json!({ "result": "error", "code": code, "reason": reason, "description": reason, "trace_id": random_hex::<8>() })).into_response()
+}

@@ -1,0 +1,446 @@
+//! The story of the product on one machine, as separate processes over real sockets and TLS.
+
+use super::device::{call, write_tree};
+use super::process::{Process, output, sibling};
+use super::show::Steps;
+use crate::http::Http;
+use crate::vendor::Vendor;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const APP: &str = "acme/demo";
+const APP_ID: &str = "2882303761517000001";
+const SECRET: &str = "lab-app-secret";
+const PACKAGE: &str = "com.acme.demo";
+const PHONE_USER: &str = "安";
+const BOARD_USER: &str = "kiosk/7";
+/// The gateway waits this long for an acknowledgement; short, so that the story is.
+const ACK_DEADLINE_MS: u64 = 2000;
+/// Starting a process on a busy machine.
+const START: Duration = Duration::from_secs(15);
+/// Anything that should happen promptly.
+const SOON: Duration = Duration::from_secs(10);
+/// Finding a dead link: a five-second heartbeat, its pong, a reconnection.
+const FOUND: Duration = Duration::from_secs(45);
+
+/// Everything that runs. Dropping it kills what is left.
+struct Stage {
+    home: PathBuf,
+    http: Http,
+    api: String,
+    token: String,
+    agent: PathBuf,
+    clouds: Process,
+    gateway: Process,
+    network: Process,
+    phone: Process,
+    phone_agent: Process,
+    board_agent: Process,
+    phone_watch: Process,
+    board_watch: Process,
+}
+
+/// Plays the story. `true` only if every step held.
+pub(super) async fn run(json: bool) -> Result<bool, String> {
+    let steps = Steps::new(json);
+    let home = tempfile::Builder::new().prefix("impush-demo-").tempdir().map_err(|e| e.to_string())?;
+    let result = story(&steps, home.path()).await;
+    match result {
+        Ok(()) => {
+            if !json {
+                println!("all of it held, in {:.1} s", steps.elapsed().as_secs_f32());
+            }
+            Ok(true)
+        }
+        Err(why) => {
+            let kept = home.keep();
+            eprintln!("impush-lab: {why}\nlogs and state are kept in {}", kept.display());
+            Ok(false)
+        }
+    }
+}
+
+/// Runs one step and shows it; the story ends at the first that fails.
+macro_rules! step {
+    ($steps:expr, $name:literal, $text:expr, $work:expr) => {{
+        let step = $steps.begin($name, $text);
+        match $work.await {
+            Ok((value, note)) => {
+                $steps.end(step, Ok(note));
+                value
+            }
+            Err(why) => {
+                let why: String = why;
+                $steps.end(step, Err(&why));
+                return Err(format!("step `{}`: {why}", $name));
+            }
+        }
+    }};
+}
+
+async fn story(steps: &Steps, home: &Path) -> Result<(), String> {
+    let mut stage = step!(steps, "start", "vendor cloud, gateway, a phone and a board start", start(home));
+    step!(steps, "login", "the phone with a Xiaomi tree and the board with no maker log in", stage.login());
+    step!(steps, "bind", "the phone binds its token, the board holds the connection", stage.bind());
+    step!(steps, "live", "a message reaches both over the connection", stage.live());
+    step!(steps, "kill", "the phone's agent is killed (SIGKILL)", stage.kill());
+    step!(steps, "push", "the next message reaches the phone's tray through the Xiaomi cloud", stage.push());
+    step!(steps, "resync", "the phone's agent restarts, rebinds from disk and syncs what it missed", stage.resync());
+    let id = step!(steps, "hole", "the board's network is cut silently; a message goes into the hole", stage.hole());
+    step!(steps, "back", "the network is back and the message arrives", stage.back(&id));
+    step!(steps, "logout", "logout unbinds, and the next message stops with a reason", stage.logout());
+    step!(steps, "stop", "all processes stop cleanly", stage.stop());
+    Ok(())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+fn write(path: &Path, content: &str) -> Result<(), String> {
+    std::fs::write(path, content).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+async fn start(home: &Path) -> Result<(Stage, String), String> {
+    let (agent, gateway, lab) = (sibling("impush")?, sibling("impush-gateway")?, sibling("impush-lab")?);
+    let cloud_ca = home.join("clouds-ca.pem");
+    let mut clouds =
+        Process::start("clouds", &lab, &["clouds", "--listen", "127.0.0.1:0", "--ca-file", text(&cloud_ca)], home)?;
+    let cloud_url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
+
+    let gateway_config = home.join("gateway.toml");
+    write(
+        &gateway_config,
+        &format!(
+            "[api]\nlisten = '127.0.0.1:0'\n[broker]\nlisten = '127.0.0.1:0'\n[delivery]\nack_deadline_ms = {ACK_DEADLINE_MS}\n\
+             [vendors]\nxiaomi_url = '{cloud_url}'\nhuawei_oauth_url = '{cloud_url}'\nhuawei_push_url = '{cloud_url}'\nca_file = '{}'\n\
+             [paths]\nstate = '{}'\n",
+            text(&cloud_ca),
+            text(&home.join("gateway"))
+        ),
+    )?;
+    let mut gateway =
+        Process::start("gateway", &gateway, &["--config", text(&gateway_config), "serve", "--announce"], home)?;
+    let reach = gateway.next(START).await?;
+    let api = reach["api"].as_str().unwrap_or_default().to_owned();
+    let broker = reach["broker"].as_str().unwrap_or_default().to_owned();
+    let ca_file = reach["ca_file"].as_str().unwrap_or_default().to_owned();
+    let secret_file = reach["admin_secret_file"].as_str().unwrap_or_default().to_owned();
+
+    let mut network = Process::start("network", &lab, &["network", "--listen", "127.0.0.1:0", "--to", &broker], home)?;
+    let relay = network.next(START).await?["network"].as_str().unwrap_or_default().to_owned();
+
+    // The API speaks plain HTTP on loopback; the clouds speak HTTPS.
+    let http = Http::new(Some(&cloud_ca), SOON)?;
+    let app = json!({ "vendor": "xiaomi", "id": APP_ID, "secret": SECRET, "package": PACKAGE });
+    call(&http, "POST", &format!("{cloud_url}/_lab/apps"), Some(app)).await?;
+    let secret = std::fs::read_to_string(&secret_file).map_err(|e| format!("{secret_file}: {e}"))?;
+    let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret.trim() });
+    let answer = call(&http, "POST", &format!("{api}/{APP}/token"), Some(grant)).await?;
+    let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
+
+    let phone_tree = home.join("phone-tree");
+    write_tree(Vendor::Xiaomi, &phone_tree).map_err(|e| e.to_string())?;
+    let board_tree = home.join("board-tree");
+    std::fs::create_dir_all(board_tree.join("proc/device-tree")).map_err(|e| e.to_string())?;
+    write(&board_tree.join("proc/device-tree/model"), "Lab Board 1\0")?;
+    for (name, port, tree, extra) in [
+        ("phone", broker.rsplit(':').next(), &phone_tree, format!("[certificates]\nMICertificateName = '{APP_ID}'\n")),
+        ("board", relay.rsplit(':').next(), &board_tree, "[keep_alive]\nstart_s = 5\nfloor_s = 5\n".to_owned()),
+    ] {
+        write(
+            &home.join(format!("{name}.toml")),
+            &format!(
+                "[server]\nurl = 'mqtts://localhost:{}'\napp = 'acme#demo'\nca_file = '{ca_file}'\n[device]\nroot = '{}'\n\
+                 [paths]\nstate = '{}'\nsocket = '{}'\n{extra}",
+                port.unwrap_or_default(),
+                text(tree),
+                text(&home.join(format!("{name}-state"))),
+                text(&home.join(format!("{name}.sock")))
+            ),
+        )?;
+    }
+    let run = |name, config: &str| Process::start(name, &agent, &["--config", text(&home.join(config)), "run"], home);
+    let phone_agent = run("phone-agent", "phone.toml")?;
+    let board_agent = run("board-agent", "board.toml")?;
+    for name in ["phone", "board"] {
+        until(START, || status(&agent, home, name), |status| status["state"] == "logged_out").await?;
+    }
+    let watch = |name, config: &str| {
+        Process::start(name, &agent, &["--config", text(&home.join(config)), "watch", "--json"], home)
+    };
+    let phone_watch = watch("phone-watch", "phone.toml")?;
+    let board_watch = watch("board-watch", "board.toml")?;
+    let phone = Process::start(
+        "phone",
+        &lab,
+        &[
+            "device",
+            "--vendor",
+            "xiaomi",
+            "--name",
+            "phone-1",
+            "--app-id",
+            APP_ID,
+            "--clouds",
+            &cloud_url,
+            "--ca-file",
+            text(&cloud_ca),
+            "--socket",
+            text(&home.join("phone.sock")),
+        ],
+        home,
+    )?;
+    let note = format!("gateway {api}, broker {broker} (TLS 1.3), clouds {cloud_url}");
+    let home = home.to_owned();
+    Ok((
+        Stage {
+            home,
+            http,
+            api,
+            token,
+            agent,
+            clouds,
+            gateway,
+            network,
+            phone,
+            phone_agent,
+            board_agent,
+            phone_watch,
+            board_watch,
+        },
+        note,
+    ))
+}
+
+async fn status(agent: &Path, home: &Path, name: &str) -> Result<Value, String> {
+    let config = home.join(format!("{name}.toml"));
+    let printed = output(agent, &["--config", text(&config), "status", "--json"], SOON).await?;
+    serde_json::from_str(&printed).map_err(|e| e.to_string())
+}
+
+/// Asks until the answer is the wanted one, or the time is up.
+async fn until<F: Future<Output = Result<Value, String>>>(
+    limit: Duration,
+    mut ask: impl FnMut() -> F,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<Value, String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let answer = ask().await;
+        match &answer {
+            Ok(value) if wanted(value) => return answer,
+            _ if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
+            Ok(value) => return Err(format!("still {value} after {} s", limit.as_secs())),
+            Err(_) => return answer,
+        }
+    }
+}
+
+type Told = Result<((), String), String>;
+
+impl Stage {
+    async fn api(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
+        let url = format!("{}/{APP}/{path}", self.api);
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
+        let (status, answer) =
+            self.http.call(method, &url, &headers, body).await.map_err(|e| format!("{path}: {e}"))?;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|e| format!("{path}: {e}"))?;
+        if status.is_success() { Ok(answer) } else { Err(format!("{path}: {status} {answer}")) }
+    }
+
+    async fn status(&self, name: &str) -> Result<Value, String> {
+        status(&self.agent, &self.home, name).await
+    }
+
+    async fn command(&self, name: &str, arguments: &[&str]) -> Result<String, String> {
+        let config = self.home.join(format!("{name}.toml"));
+        let mut all = vec!["--config", text(&config)];
+        all.extend(arguments);
+        output(&self.agent, &all, SOON).await
+    }
+
+    /// Sends one message to both users and returns its ids, the phone's first.
+    async fn send(&self, words: &str) -> Result<(String, String), String> {
+        let body = json!({ "from": "ops", "to": [PHONE_USER, BOARD_USER], "type": "txt", "body": { "msg": words },
+            "ext": { "em_push_ext": { "title": "ops", "content": words } } });
+        let answer = self.api("POST", "messages/users", Some(body)).await?;
+        let id = |user: &str| answer["data"][user].as_str().unwrap_or_default().to_owned();
+        Ok((id(PHONE_USER), id(BOARD_USER)))
+    }
+
+    /// The trace of a message as `hop: detail` lines.
+    async fn trace(&self, id: &str) -> Result<Value, String> {
+        let answer = self.api("GET", &format!("messages/{id}/trace"), None).await?;
+        let lines = answer["entities"].as_array().cloned().unwrap_or_default();
+        Ok(json!(
+            lines
+                .iter()
+                .map(|l| format!("{}: {}", l["hop"].as_str().unwrap_or(""), l["detail"].as_str().unwrap_or("")))
+                .collect::<Vec<_>>()
+        ))
+    }
+
+    async fn traced(&self, id: &str, wanted: &[&str], limit: Duration) -> Result<Vec<String>, String> {
+        let has = |trace: &Value| {
+            let lines: Vec<&str> = trace.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            wanted.iter().all(|w| lines.iter().any(|line| line.contains(w)))
+        };
+        let trace = until(limit, || self.trace(id), has).await?;
+        Ok(trace.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect())
+    }
+
+    async fn login(&mut self) -> Told {
+        let users: Vec<Value> =
+            [PHONE_USER, BOARD_USER].iter().map(|u| json!({ "username": u, "password": "a demo password" })).collect();
+        self.api("POST", "users", Some(json!(users))).await?;
+        let certificate =
+            json!({ "vendor": "xiaomi", "name": APP_ID, "fields": { "app_secret": SECRET, "package": PACKAGE } });
+        self.api("POST", "certificates", Some(certificate)).await?;
+        for (name, user) in [("phone", PHONE_USER), ("board", BOARD_USER)] {
+            let grant = json!({ "grant_type": "password", "username": user, "password": "a demo password" });
+            let answer = self.api("POST", "token", Some(grant)).await?;
+            let file = self.home.join(format!("{name}.jwt"));
+            write(&file, answer["access_token"].as_str().unwrap_or_default())?;
+            self.command(name, &["login", user, "--password-file", text(&file)]).await?;
+        }
+        for name in ["phone", "board"] {
+            until(SOON, || self.status(name), |status| status["state"] == "online").await?;
+        }
+        Ok(((), format!("{PHONE_USER} and {BOARD_USER} are online over MQTT 5")))
+    }
+
+    async fn bind(&mut self) -> Told {
+        let handed = self.phone.next(START).await?;
+        if handed["event"] != "token" {
+            return Err(format!("the phone said {handed}"));
+        }
+        let phone = until(SOON, || self.status("phone"), |status| status["binding"]["state"] == "bound").await?;
+        let board = self.status("board").await?;
+        if phone["channel"] != "xiaomi" || board["channel"] != "none" || board["state"] != "online" {
+            return Err(format!("phone {phone}, board {board}"));
+        }
+        let path = format!(
+            "users/{}/push/binding",
+            percent_encoding::utf8_percent_encode(PHONE_USER, percent_encoding::NON_ALPHANUMERIC)
+        );
+        let bound = self.api("GET", &path, None).await?;
+        let count = bound["entities"].as_array().map_or(0, Vec::len);
+        if count != 1 {
+            return Err(format!("the gateway knows {count} bindings"));
+        }
+        Ok((
+            (),
+            format!(
+                "token {} bound to certificate {APP_ID}; the board: {}",
+                phone["token"], board["why_not"]["xiaomi"]
+            ),
+        ))
+    }
+
+    async fn live(&mut self) -> Told {
+        let (phone, board) = self.send("first: over the connection").await?;
+        for (watch, id) in [(&mut self.phone_watch, &phone), (&mut self.board_watch, &board)] {
+            let message = watch.next(SOON).await?;
+            if message["id"] != id.as_str() {
+                return Err(format!("another message: {message}"));
+            }
+        }
+        for id in [&phone, &board] {
+            self.traced(id, &["published", "acked: over the connection"], SOON).await?;
+        }
+        Ok(((), "both acknowledged over the connection; nothing went to the vendor".to_owned()))
+    }
+
+    async fn kill(&mut self) -> Told {
+        let id = self.phone_agent.id();
+        self.phone_agent.kill().await?;
+        Ok(((), format!("pid {} is gone without a goodbye", id.unwrap_or_default())))
+    }
+
+    async fn push(&mut self) -> Told {
+        let (phone, board) = self.send("second: through the vendor").await?;
+        let event = self.phone.next(SOON).await?;
+        let notification = &event["notification"];
+        if notification["body"] != "second: through the vendor" {
+            return Err(format!("the tray shows {event}"));
+        }
+        let message = self.board_watch.next(SOON).await?;
+        if message["id"] != board.as_str() {
+            return Err(format!("the board got {message}"));
+        }
+        let trace = self.traced(&phone, &["vendor_sent"], SOON).await?;
+        Ok(((), format!("in the tray: {}; trace: {}", notification["body"], trace.join(" > "))))
+    }
+
+    async fn resync(&mut self) -> Told {
+        let config = self.home.join("phone.toml");
+        self.phone_agent = Process::start("phone-agent", &self.agent, &["--config", text(&config), "run"], &self.home)?;
+        // No app is attached yet: the binding comes from disk alone.
+        let status = until(START, || self.status("phone"), |status| status["binding"]["state"] == "bound").await?;
+        self.phone_watch =
+            Process::start("phone-watch", &self.agent, &["--config", text(&config), "watch", "--json"], &self.home)?;
+        let message = self.phone_watch.next(SOON).await?;
+        if message["body"]["msg"] != "second: through the vendor" || message["offline"] != true {
+            return Err(format!("synced {message}"));
+        }
+        // A second copy would come before the next message.
+        let (phone, _) = self.send("third: live again").await?;
+        let next = self.phone_watch.next(SOON).await?;
+        if next["id"] != phone.as_str() {
+            return Err(format!("not exactly once: {next}"));
+        }
+        self.board_watch.next(SOON).await?;
+        Ok(((), format!("rebound token {} with no app present; the missed message came exactly once", status["token"])))
+    }
+
+    async fn hole(&mut self) -> Result<(String, String), String> {
+        self.network.tell("cut").await?;
+        let (_, board) = self.send("fourth: into the hole").await?;
+        self.phone_watch.next(SOON).await?;
+        let trace = self.traced(&board, &["no_ack", "stopped: no push binding"], SOON).await?;
+        Ok((board, format!("nobody closed the socket; trace: {}", trace.join(" > "))))
+    }
+
+    async fn back(&mut self, id: &str) -> Told {
+        self.network.tell("mend").await?;
+        let message = self.board_watch.next(FOUND).await?;
+        if message["id"] != id {
+            return Err(format!("the board got {message}"));
+        }
+        let trace = self.traced(id, &["no_ack", "synced", "acked"], SOON).await?;
+        Ok(((), format!("not lost; trace: {}", trace.join(" > "))))
+    }
+
+    async fn logout(&mut self) -> Told {
+        let said = self.command("phone", &["logout"]).await?;
+        let (phone, _) = self.send("fifth: to nobody").await?;
+        self.traced(&phone, &["stopped: no push binding"], SOON).await?;
+        Ok(((), format!("{said}; the next message ended with `no push binding`")))
+    }
+
+    async fn stop(self) -> Told {
+        let limit = Duration::from_secs(5);
+        // Watchers end by themselves when their agent does.
+        drop((self.phone_watch, self.board_watch));
+        let mut ended = Vec::new();
+        for (name, process) in [
+            ("phone agent", self.phone_agent),
+            ("board agent", self.board_agent),
+            ("gateway", self.gateway),
+            ("clouds", self.clouds),
+        ] {
+            let status = process.stop(limit).await?;
+            if !status.success() {
+                return Err(format!("the {name} ended with {status}"));
+            }
+            ended.push(name);
+        }
+        drop((self.phone, self.network));
+        Ok(((), format!("{} ended with status 0", ended.join(", "))))
+    }
+}

@@ -1,0 +1,10 @@
+//! The whole system on one machine without an account: emulated vendor clouds, emulated phones, bad
+//! networks, and the demo that tells the story.
+
+pub mod cli;
+mod cloud;
+mod demo;
+mod device;
+mod network;
+mod process;
+mod show;

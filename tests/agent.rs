@@ -1,0 +1,256 @@
+//! The agent as a process against a real mosquitto over TLS, and against what can be wrong around it.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::path::Path;
+use support::{Agent, Flaw, Mosquitto, certificates, has, impush, skipped};
+
+fn mosquitto_or_skip(test: &str) -> bool {
+    let there = has("mosquitto") && has("mosquitto_pub") && has("mosquitto_sub");
+    if !there {
+        skipped(test, "mosquitto and its clients are not installed");
+    }
+    there
+}
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+fn down(agent: &Agent) -> String {
+    format!("im/v1/org%23app/ann/{}/down", agent.status()["device_id"].as_str().expect("an id"))
+}
+
+fn message(id: &str) -> Vec<u8> {
+    json!({ "v": 1, "type": "message", "id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": { "msg": "hi" } })
+        .to_string()
+        .into_bytes()
+}
+
+#[test]
+fn a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched() {
+    if !mosquitto_or_skip("a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched") {
+        return;
+    }
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    let mut broker = Mosquitto::start(dir.path(), &certificates);
+    let mut up = broker.subscribe("im/v1/+/+/+/up");
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", "secret");
+    agent.process.event("link.up");
+    up.wait_for("hello", |line| line.contains(r#""type":"hello""#).then_some(()));
+    broker.publish(&down(&agent), &message("m1"));
+    agent.process.event("message.received");
+    up.wait_for("ack", |line| line.contains(r#""type":"ack","ids":["m1"]"#).then_some(()));
+    let mut watch = support::Process::start(impush(&agent.home).args(["watch", "--json"]), false);
+    let shown: Value = watch.wait_for("m1", |line| serde_json::from_str(line).ok());
+    assert_eq!(shown["id"], "m1");
+    // The same message again, as after a lost acknowledgement: acknowledged, and shown no second time.
+    broker.publish(&down(&agent), &message("m1"));
+    agent.process.event("message.duplicate");
+    broker.publish(&down(&agent), &message("m2"));
+    assert_eq!(watch.wait_for("m2", |line| serde_json::from_str::<Value>(line).ok())["id"], "m2");
+}
+
+#[test]
+fn bad_payloads_are_counted_acknowledged_and_never_come_back() {
+    if !mosquitto_or_skip("bad_payloads_are_counted_acknowledged_and_never_come_back") {
+        return;
+    }
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    let broker = Mosquitto::start(dir.path(), &certificates);
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", "secret");
+    agent.process.event("link.up");
+    let topic = down(&agent);
+    broker.publish(&topic, b"\xff\xfe not JSON");
+    broker.publish(&topic, br#"{"v":1,"type":"dance"}"#);
+    broker.publish(&topic, br#"{"v":9,"type":"message"}"#);
+    broker.publish(&topic, &vec![b'x'; 70 * 1024]);
+    // Larger than the packet size the agent advertised: the broker must withhold it.
+    broker.publish(&topic, &vec![b'x'; 200 * 1024]);
+    broker.publish(&topic, &message("after"));
+    agent.process.event("message.received");
+    let refused = agent.status()["refused"].clone();
+    assert_eq!(refused, json!({ "malformed": 1, "unknown_type": 1, "version": 1, "too_large": 1 }));
+    agent.ok(&["reconnect"]);
+    agent.process.event("link.up");
+    broker.publish(&topic, &message("again"));
+    agent.process.event("message.received");
+    assert_eq!(agent.status()["refused"], refused, "nothing was delivered a second time");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_trusted_is_named_and_retried_slowly() {
+    if !mosquitto_or_skip("a_certificate_that_cannot_be_trusted_is_named_and_retried_slowly") {
+        return;
+    }
+    for (flaw, cause) in
+        [(Flaw::Expired, "tls_expired"), (Flaw::NotYetValid, "tls_not_yet_valid"), (Flaw::WrongName, "tls_wrong_name")]
+    {
+        let dir = home();
+        let certificates = certificates(dir.path(), flaw);
+        let broker = Mosquitto::start(dir.path(), &certificates);
+        refused_with(dir.path(), broker.tls, &certificates.ca, cause);
+    }
+    let (dir, other) = (home(), home());
+    let broker = Mosquitto::start(dir.path(), &certificates(dir.path(), Flaw::None));
+    refused_with(dir.path(), broker.tls, &certificates(other.path(), Flaw::None).ca, "tls_untrusted");
+}
+
+fn refused_with(dir: &Path, port: u16, ca: &Path, cause: &str) {
+    Agent::configure(&dir.join("a"), &format!("mqtts://localhost:{port}"), ca, "");
+    let mut agent = Agent::start(&dir.join("a"));
+    agent.login("ann", "secret");
+    let event = agent.process.event("link.down");
+    assert_eq!(event["cause"], cause);
+    let status = agent.status();
+    assert_eq!((&status["state"], &status["cause"]["word"]), (&json!("waiting"), &json!(cause)));
+    assert!(status["next_attempt"]["base_s"].as_f64().expect("a pause") >= 30.0, "{status}");
+}
+
+#[test]
+fn sigterm_disconnects_cleanly_and_says_offline_first() {
+    if !mosquitto_or_skip("sigterm_disconnects_cleanly_and_says_offline_first") {
+        return;
+    }
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    let mut broker = Mosquitto::start(dir.path(), &certificates);
+    let mut states = broker.subscribe("im/v1/+/+/+/state");
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", "secret");
+    states.wait_for("online", |line| line.contains(r#""online":true"#).then_some(()));
+    let status = agent.process.terminate();
+    assert_eq!(status.code(), Some(0));
+    states.wait_for("offline", |line| line.contains(r#""online":false"#).then_some(()));
+    broker.process.wait_for("DISCONNECT", |line| line.contains("Received DISCONNECT").then_some(()));
+    assert!(agent.process.rest().iter().any(|l| l.contains("link.closed") && l.contains(r#""clean":true"#)));
+}
+
+#[test]
+fn a_healthy_run_logs_no_warning_and_no_secret() {
+    if !mosquitto_or_skip("a_healthy_run_logs_no_warning_and_no_secret") {
+        return;
+    }
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    let mut broker = Mosquitto::start(dir.path(), &certificates);
+    let mut up = broker.subscribe("im/v1/+/+/+/up");
+    let tree = dir.path().join("tree/vendor");
+    std::fs::create_dir_all(&tree).expect("made");
+    std::fs::write(tree.join("build.prop"), "ro.miui.ui.version.name=V12\n").expect("written");
+    let extra = format!(
+        "[device]\nroot = '{}'\n[certificates]\nMICertificateName = '288'\n",
+        dir.path().join("tree").display()
+    );
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, &extra);
+    let mut agent = Agent::start(&dir.path().join("a"));
+    let token = "d//igwEhgBGCI2TG6lWqlK2rWf8dUBvBaNMf1/wOBJxXvUDGhs6FOSiZJrR4JmMR";
+    agent.ok(&["token", "set", "xiaomi", token]);
+    agent.login("ann", "a-very-secret-password");
+    up.wait_for("bind", |line| line.contains(r#""type":"bind""#).then_some(()));
+    agent.process.terminate();
+    for line in agent.process.rest() {
+        assert!(!line.contains(r#""level":"WARN""#) && !line.contains(r#""level":"ERROR""#), "{line}");
+        assert!(!line.contains(token) && !line.contains("a-very-secret-password"), "{line}");
+    }
+}
+
+/// An agent that is up but has no server: what needs none.
+fn lonely(dir: &Path) -> Agent {
+    let certificates = certificates(dir, Flaw::None);
+    Agent::configure(&dir.join("a"), "mqtts://localhost:1", &certificates.ca, "");
+    Agent::start(&dir.join("a"))
+}
+
+#[test]
+fn a_second_agent_on_the_same_state_is_refused_with_the_firsts_pid() {
+    let dir = home();
+    let agent = lonely(dir.path());
+    let second = impush(&agent.home).arg("run").output().expect("ran");
+    assert_eq!(second.status.code(), Some(75));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains(&format!("pid {}", agent.process.child.id())), "{said}");
+}
+
+#[test]
+fn a_token_that_cannot_be_is_refused_at_the_socket_with_the_reason() {
+    let dir = home();
+    let agent = lonely(dir.path());
+    let refused = agent.run(&["token", "set", "apns", "not hexadecimal"]);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot hold the character"), "{refused:?}");
+    assert_eq!(agent.status()["refused"]["bad_token"], 1);
+    assert_eq!(agent.run(&["token", "set", "nokia", "x"]).status.code(), Some(64), "no such channel");
+}
+
+#[test]
+fn state_survives_a_kill_and_corrupt_state_is_set_aside() {
+    let dir = home();
+    let mut agent = lonely(dir.path());
+    agent.ok(&["token", "set", "meizu", &"a".repeat(45)]);
+    agent.login("ann", "secret");
+    let device = agent.status()["device_id"].clone();
+    agent.process.kill();
+    let mut agent = Agent::start(&dir.path().join("a"));
+    let status = agent.status();
+    assert_eq!((&status["device_id"], &status["user"]), (&device, &json!("ann")));
+    agent.process.kill();
+    let login = dir.path().join("a/state/login.json");
+    std::fs::write(&login, b"{\"user\":").expect("torn");
+    let process = support::Process::start(impush(&agent.home).arg("run"), true);
+    let mut agent = Agent { process, home: agent.home.clone() };
+    assert_eq!(agent.process.event("store.corrupt")["level"], "ERROR");
+    agent.process.event("agent.started");
+    let status = agent.status();
+    assert_eq!((&status["device_id"], &status["state"]), (&device, &json!("logged_out")));
+    assert!(dir.path().join("a/state/login.json.corrupt-1").exists());
+}
+
+#[test]
+fn a_configuration_that_cannot_work_exits_78_and_says_what_to_write() {
+    let dir = home();
+    let file = dir.path().join("impush.toml");
+    for (text, said) in [
+        ("[server]\nulr = 'mqtts://a'\n", "`server.url`"),
+        ("[server]\nurl = 'mqtts://a'\n", "server.app"),
+        ("[server\n", "not valid TOML"),
+        ("[server]\nurl = 'mqtts://a'\napp = 'o#a'\nca_file = '/nowhere/ca.pem'\n", "/nowhere/ca.pem"),
+    ] {
+        std::fs::write(&file, text).expect("written");
+        let output = impush(dir.path()).arg("run").output().expect("ran");
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
+}
+
+#[test]
+fn the_environment_can_hold_the_whole_configuration() {
+    let dir = home();
+    std::fs::write(dir.path().join("impush.toml"), "").expect("written");
+    let output = impush(dir.path())
+        .args(["config", "check"])
+        .env("IMPUSH_SERVER_URL", "mqtts://a")
+        .env("IMPUSH_SERVER_APP", "o#a")
+        .env("IMPUSH_CERTIFICATES_MICERTIFICATENAME", "288")
+        .output()
+        .expect("ran");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn commands_without_an_agent_say_so_and_exit_69() {
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    Agent::configure(&dir.path().join("a"), "mqtts://localhost:1", &certificates.ca, "");
+    let output = impush(&dir.path().join("a")).arg("status").output().expect("ran");
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("impush run"), "{output:?}");
+}

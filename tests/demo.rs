@@ -1,0 +1,18 @@
+//! The demo is the product's main promise: every step of it holds.
+
+use serde_json::Value;
+use std::process::Command;
+
+#[test]
+fn every_step_of_the_demo_holds() {
+    let output = Command::new(env!("CARGO_BIN_EXE_impush-lab")).args(["demo", "--json"]).output().expect("ran");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let steps: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("one JSON document a line")).collect();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(steps.len(), 11);
+    for step in steps {
+        assert_eq!(step["ok"], true, "{step}");
+        assert!(step["step"].is_string() && step["ms"].is_u64(), "{step}");
+    }
+}

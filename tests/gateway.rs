@@ -1,0 +1,263 @@
+//! The gateway as a process with its embedded broker, its REST API and the emulated clouds; other
+//! people's MQTT clients against it.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use support::{Agent, Process, free_port, has, skipped};
+
+const PASSWORD: &str = "a password";
+
+struct Gateway {
+    process: Process,
+    home: PathBuf,
+    reach: Value,
+}
+
+impl Gateway {
+    fn start(home: &Path, extra: &str) -> Self {
+        std::fs::create_dir_all(home).expect("made");
+        let config = home.join("gateway.toml");
+        let text = format!(
+            "[api]\nlisten = '127.0.0.1:{}'\n[broker]\nlisten = '127.0.0.1:0'\n[paths]\nstate = '{}'\n{extra}",
+            free_port(),
+            home.join("state").display()
+        );
+        std::fs::write(&config, text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        let mut process = Process::start(command.arg("--config").arg(&config).args(["serve", "--announce"]), false);
+        let reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
+        Self { process, home: home.to_owned(), reach }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        command.arg("--config").arg(self.home.join("gateway.toml")).args(arguments).output().expect("ran")
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Creates the user and returns a device password.
+    fn user(&self, user: &str) -> String {
+        let file = self.home.join("password");
+        std::fs::write(&file, PASSWORD).expect("written");
+        let file = file.to_str().expect("a path");
+        self.ok(&["user", "--app", "org/app", "--password-file", file, "--", user]);
+        self.ok(&["token", "--app", "org/app", "--password-file", file, "--", user])
+    }
+
+    fn ca(&self) -> &str {
+        self.reach["ca_file"].as_str().expect("a file")
+    }
+
+    fn port(&self) -> String {
+        self.reach["broker"].as_str().expect("an address").rsplit(':').next().expect("a port").to_owned()
+    }
+
+    fn mosquitto(&self, program: &str, client: &str, user: &str, token: &str) -> Command {
+        let mut command = Command::new(program);
+        let port = self.port();
+        command.args([
+            "-V",
+            "mqttv5",
+            "-h",
+            "localhost",
+            "-p",
+            &port,
+            "--cafile",
+            self.ca(),
+            "-q",
+            "1",
+            "-i",
+            client,
+            "-u",
+            user,
+            "-P",
+            token,
+        ]);
+        command
+    }
+}
+
+fn clients_or_skip(test: &str) -> bool {
+    let there = has("mosquitto_pub") && has("mosquitto_sub");
+    if !there {
+        skipped(test, "mosquitto's clients are not installed");
+    }
+    there
+}
+
+#[test]
+fn mosquittos_clients_get_in_with_a_jwt_and_reach_their_own_topics_only() {
+    if !clients_or_skip("mosquittos_clients_get_in_with_a_jwt_and_reach_their_own_topics_only") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(dir.path(), "");
+    let (ann, _) = (gateway.user("ann"), gateway.user("bob"));
+    let (client, user) = ("ann:dev@org%23app", "org%23app/ann");
+    // The hello of a made-up device: the gateway answers with what waits for it.
+    gateway.ok(&["send", "--app", "org/app", "ann", "hello ann"]);
+    let hello =
+        json!({ "v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux" })
+            .to_string();
+    let mut subscribed = gateway.mosquitto("mosquitto_sub", client, user, &ann);
+    subscribed.args(["-c", "-x", "300", "-t", "im/v1/org%23app/ann/dev/down", "-C", "1", "-d"]);
+    let mut subscriber = Process::start(&mut subscribed, false);
+    subscriber.wait_for("SUBACK", |line| line.contains("received SUBACK").then_some(()));
+    // A second connection of the same id would take over, so the hello comes from another device.
+    let said = gateway
+        .mosquitto("mosquitto_pub", "ann:other@org%23app", user, &ann)
+        .args(["-t", "im/v1/org%23app/ann/other/up", "-m", &hello])
+        .output();
+    assert!(said.expect("ran").status.success());
+    gateway.ok(&["send", "--app", "org/app", "ann", "second"]);
+    let reached = |topic: &str, id: &str| {
+        let mut command = gateway.mosquitto("mosquitto_pub", id, user, &ann);
+        let output = command.args(["-t", topic, "-m", "{}"]).output().expect("ran");
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        output.status.success() && !text.contains("Not authorized") && !text.to_lowercase().contains("error")
+    };
+    assert!(reached("im/v1/org%23app/ann/dev2/up", "ann:dev2@org%23app"), "its own topic");
+    assert!(!reached("im/v1/org%23app/bob/dev/up", "ann:dev2@org%23app"), "another user's");
+    assert!(!reached("im/v1/org%23app/ann/dev9/up", "ann:dev2@org%23app"), "another device's");
+    assert!(!reached("im/v1/org%23app/ann/dev2/down", "ann:dev2@org%23app"), "its own downward one");
+    for filter in
+        ["#", "im/v1/#", "im/v1/+/+/+/down", "im/v1/org%23app/bob/dev/down", "$SYS/#", "$share/gateway/im/v1/+/+/+/up"]
+    {
+        let mut command = gateway.mosquitto("mosquitto_sub", "ann:dev2@org%23app", user, &ann);
+        let output = command.args(["-t", filter, "-W", "1", "-d"]).output().expect("ran");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(
+            text.contains("denied") || text.contains("135") || text.contains("refused") || !output.status.success(),
+            "{filter}: {text}"
+        );
+        assert!(!text.contains("hello ann"), "{filter}");
+    }
+}
+
+#[test]
+fn a_wrong_token_user_or_client_id_does_not_get_in() {
+    if !clients_or_skip("a_wrong_token_user_or_client_id_does_not_get_in") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(dir.path(), "");
+    let (ann, bob) = (gateway.user("ann"), gateway.user("bob"));
+    for (client, user, token) in [
+        ("ann:d@org%23app", "org%23app/ann", bob.as_str()),
+        ("ann:d@org%23app", "org%23app/bob", ann.as_str()),
+        ("bob:d@org%23app", "org%23app/ann", ann.as_str()),
+        ("ann:d@other", "other/ann", ann.as_str()),
+        ("$gateway:self", "gateway", ann.as_str()),
+        ("ann:d@org%23app", "org%23app/ann", "nonsense"),
+        ("anything", "org%23app/ann", ann.as_str()),
+    ] {
+        let mut command = gateway.mosquitto("mosquitto_pub", client, user, token);
+        let output = command.args(["-t", "im/v1/org%23app/ann/d/up", "-m", "{}"]).output().expect("ran");
+        assert!(!output.status.success(), "{client} {user}: {output:?}");
+    }
+    // A will is a publish in waiting.
+    let mut command = gateway.mosquitto("mosquitto_pub", "ann:d@org%23app", "org%23app/ann", &ann);
+    command.args([
+        "--will-topic",
+        "im/v1/org%23app/bob/d/state",
+        "--will-payload",
+        "x",
+        "-t",
+        "im/v1/org%23app/ann/d/up",
+        "-m",
+        "{}",
+    ]);
+    assert!(!command.output().expect("ran").status.success());
+}
+
+#[test]
+fn users_with_hostile_ids_get_their_own_messages_and_nobody_elses() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let users = ["用户", "a/b", "+", "#", "$SYS", "a@b:c", "..", "ann\u{202e}nna", "%2F", &"长".repeat(60)];
+    let mut agents = Vec::new();
+    for (number, user) in users.iter().enumerate() {
+        let token = gateway.user(user);
+        let home = dir.path().join(number.to_string());
+        Agent::configure(&home, &format!("mqtts://localhost:{}", gateway.port()), Path::new(gateway.ca()), "");
+        let mut agent = Agent::start(&home);
+        std::fs::write(home.join("password"), token).expect("written");
+        agent.ok(&["login", "--password-file", home.join("password").to_str().expect("a path"), "--", user]);
+        agent.process.event("link.up");
+        agents.push(agent);
+    }
+    for (user, agent) in users.iter().zip(&mut agents) {
+        gateway.ok(&["send", "--app", "org/app", "--", user, &format!("for {user}")]);
+        agent.process.event("message.received");
+        let mut watch = Process::start(support::impush(&agent.home).args(["watch", "--json"]), false);
+        let message: Value = watch.wait_for("the message", |line| serde_json::from_str(line).ok());
+        assert_eq!(message["body"]["msg"], format!("for {user}"));
+    }
+    for agent in &agents {
+        assert_eq!(agent.status()["inbox"], 0, "nothing but its own");
+    }
+}
+
+#[test]
+fn a_gateway_killed_after_accepting_still_delivers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut gateway = Gateway::start(&dir.path().join("g"), "");
+    let token = gateway.user("ann");
+    let id = gateway.ok(&["send", "--app", "org/app", "ann", "kept"]);
+    gateway.process.kill();
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let home = dir.path().join("a");
+    Agent::configure(&home, &format!("mqtts://localhost:{}", gateway.port()), Path::new(gateway.ca()), "");
+    let mut agent = Agent::start(&home);
+    agent.login("ann", &token);
+    assert_eq!(agent.process.event("message.received")["id"], id.as_str());
+}
+
+#[test]
+fn the_api_refuses_in_one_shape_what_it_cannot_take() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(dir.path(), "");
+    let file = dir.path().join("fields.json");
+    for (fields, vendor, name, said) in [
+        ("{}", "xiaomi", "288", "app_secret"),
+        ("[]", "xiaomi", "288", "object"),
+        ("{\"app_secret\":1}", "xiaomi", "288", "must be a text"),
+        ("{\"app_secret\":\"s\",\"package\":\"p\"}", "vivo", "288", "appId#appKey"),
+    ] {
+        std::fs::write(&file, fields).expect("written");
+        let output = gateway.run(&[
+            "certificate",
+            "add",
+            "--app",
+            "org/app",
+            vendor,
+            name,
+            "--fields-file",
+            file.to_str().expect("a path"),
+        ]);
+        assert_eq!(output.status.code(), Some(65), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
+    std::fs::write(&file, "{\"app_secret\":\"very-secret\",\"package\":\"p\"}").expect("written");
+    gateway.ok(&[
+        "certificate",
+        "add",
+        "--app",
+        "org/app",
+        "xiaomi",
+        "288",
+        "--fields-file",
+        file.to_str().expect("a path"),
+    ]);
+    let listed = gateway.ok(&["certificate", "list", "--app", "org/app"]);
+    assert!(listed.contains("288") && !listed.contains("very-secret"), "{listed}");
+    assert_eq!(gateway.run(&["trace", "--app", "org/app", "nothing"]).status.code(), Some(65));
+}

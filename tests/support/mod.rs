@@ -1,0 +1,263 @@
+//! Real programs for the tests: agent, gateway, clouds and mosquitto as processes, waited for by what
+//! they say and never by the clock.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+/// Nothing here takes this long; it only ends a test that hangs.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Says aloud that a test cannot run here. The harness captures `print!`, not the stream itself.
+pub fn skipped(test: &str, why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").expect("standard error");
+}
+
+pub fn has(program: &str) -> bool {
+    let paths = std::env::var("PATH").unwrap_or_default();
+    paths.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| Path::new(dir).join(program).exists())
+}
+
+/// A child whose output lines arrive on a channel; killed when dropped.
+pub struct Process {
+    pub child: Child,
+    lines: Receiver<String>,
+    pub seen: Vec<String>,
+}
+
+impl Process {
+    /// Starts a program and listens to its standard error (`err`) or output.
+    pub fn start(command: &mut Command, err: bool) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("started");
+        let (out, error) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let (heard, ignored): (Box<dyn Read + Send>, Box<dyn Read + Send>) =
+            if err { (Box::new(error), Box::new(out)) } else { (Box::new(out), Box::new(error)) };
+        let (sender, lines) = sync_channel(10_000);
+        std::thread::spawn(move || {
+            for line in BufReader::new(heard).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        // The other stream must be drained too, or the child would block on it.
+        std::thread::spawn(move || drop(std::io::copy(&mut BufReader::new(ignored), &mut std::io::sink())));
+        Self { child, lines, seen: Vec::new() }
+    }
+
+    /// The first line, from now on, that `wanted` accepts.
+    pub fn wait_for<T>(&mut self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if let Some(found) = wanted(&line) {
+                        return found;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("no {what}; seen:\n{}", self.seen.join("\n")),
+                Err(RecvTimeoutError::Disconnected) => panic!("ended before {what}; seen:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    /// The next log event of this name.
+    pub fn event(&mut self, name: &str) -> Value {
+        self.wait_for(name, |line| serde_json::from_str::<Value>(line).ok().filter(|v| v["event"] == name))
+    }
+
+    /// Every line until the end.
+    pub fn rest(&mut self) -> Vec<String> {
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            self.seen.push(line);
+        }
+        self.seen.clone()
+    }
+
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signalled");
+        self.child.wait().expect("ended")
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A port nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+/// An authority and a server certificate below `dir`.
+pub struct Certificates {
+    pub ca: PathBuf,
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    None,
+    Expired,
+    NotYetValid,
+    WrongName,
+}
+
+pub fn certificates(dir: &Path, flaw: Flaw) -> Certificates {
+    let ca_key = KeyPair::generate().expect("a key");
+    let mut ca = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+    ca.distinguished_name.push(DnType::CommonName, "test authority");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).expect("signed").pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let name = if flaw == Flaw::WrongName { "elsewhere.example" } else { "localhost" };
+    let mut server = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    let now = time::OffsetDateTime::now_utc();
+    match flaw {
+        Flaw::Expired => {
+            server.not_before = now - time::Duration::days(20);
+            server.not_after = now - time::Duration::days(10);
+        }
+        Flaw::NotYetValid => server.not_before = now + time::Duration::days(10),
+        Flaw::None | Flaw::WrongName => {}
+    }
+    let key = KeyPair::generate().expect("a key");
+    let certificate = server.signed_by(&key, &issuer).expect("signed");
+    let made = Certificates { ca: dir.join("ca.pem"), chain: dir.join("server.pem"), key: dir.join("server.key") };
+    std::fs::write(&made.ca, ca_pem).expect("written");
+    std::fs::write(&made.chain, certificate.pem()).expect("written");
+    std::fs::write(&made.key, key.serialize_pem()).expect("written");
+    made
+}
+
+/// A real mosquitto with TLS on `tls` and plain MQTT on `plain`, both on loopback.
+pub struct Mosquitto {
+    pub process: Process,
+    pub tls: u16,
+    pub plain: u16,
+}
+
+impl Mosquitto {
+    pub fn start(dir: &Path, certificates: &Certificates) -> Self {
+        let (tls, plain) = (free_port(), free_port());
+        // mosquitto gives up root and must still read its files.
+        for (path, mode) in [(dir, 0o755), (certificates.key.as_path(), 0o644)] {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permitted");
+        }
+        let config = format!(
+            "per_listener_settings true\nlistener {plain} 127.0.0.1\nallow_anonymous true\nlistener {tls} 127.0.0.1\nallow_anonymous true\n\
+             cafile {}\ncertfile {}\nkeyfile {}\n",
+            certificates.ca.display(),
+            certificates.chain.display(),
+            certificates.key.display()
+        );
+        let path = dir.join("mosquitto.conf");
+        std::fs::write(&path, config).expect("written");
+        let mut process =
+            Process::start(Command::new("mosquitto").arg("-v").arg("-c").arg(&path).env("PATH", all_paths()), true);
+        process.wait_for("running", |line| line.contains("running").then_some(()));
+        Self { process, tls, plain }
+    }
+
+    pub fn publish(&self, topic: &str, payload: &[u8]) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), payload).expect("written");
+        let port = self.plain.to_string();
+        let done = Command::new("mosquitto_pub")
+            .args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-f"])
+            .arg(file.path())
+            .output()
+            .expect("published");
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    /// A subscriber whose lines are `topic payload`; listening once this returns.
+    pub fn subscribe(&mut self, filter: &str) -> Process {
+        let port = self.plain.to_string();
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-v", "-t", filter]);
+        let process = Process::start(&mut command, false);
+        self.process.wait_for("SUBACK", |line| line.contains("Sending SUBACK").then_some(()));
+        process
+    }
+}
+
+pub fn all_paths() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// An agent with its own state and socket below `home`.
+pub struct Agent {
+    pub process: Process,
+    pub home: PathBuf,
+}
+
+impl Agent {
+    pub fn configure(home: &Path, url: &str, ca: &Path, extra: &str) {
+        std::fs::create_dir_all(home).expect("made");
+        let text = format!(
+            "[server]\nurl = '{url}'\napp = 'org#app'\nca_file = '{}'\n[paths]\nstate = '{}'\nsocket = '{}'\n[log]\nformat = 'json'\nlevel = 'debug'\n{extra}",
+            ca.display(),
+            home.join("state").display(),
+            home.join("s").display()
+        );
+        std::fs::write(home.join("impush.toml"), text).expect("written");
+    }
+
+    /// Starts it and waits until its socket answers.
+    pub fn start(home: &Path) -> Self {
+        let process = Process::start(impush(home).arg("run"), true);
+        let mut agent = Self { process, home: home.to_owned() };
+        agent.process.event("agent.started");
+        agent
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        impush(&self.home).args(arguments).output().expect("ran")
+    }
+
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.ok(&["status", "--json"])).expect("JSON")
+    }
+
+    pub fn login(&self, user: &str, password: &str) {
+        let file = self.home.join("password");
+        std::fs::write(&file, password).expect("written");
+        self.ok(&["login", user, "--password-file", file.to_str().expect("a path")]);
+    }
+}
+
+/// The agent's command line with that home's configuration.
+pub fn impush(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush"));
+    command
+        .arg("--config")
+        .arg(home.join("impush.toml"))
+        .env_remove("RUST_LOG")
+        .env_remove("INVOCATION_ID")
+        .env_remove("JOURNAL_STREAM");
+    command
+}

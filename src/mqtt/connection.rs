@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 const MAX_QUEUED: usize = 4096;
 /// The server may have this many unacknowledged publishes on their way to us.
 const RECEIVE_MAXIMUM: u16 = 64;
+/// How long the server may take to close its side after a DISCONNECT.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// A read buffer longer than this is given back when it is empty.
 const KEEP_BUFFER: usize = 4096;
 
@@ -245,8 +247,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         });
         let reason_code = DisconnectReasonCode::NormalDisconnection;
         self.write(&Packet::Disconnect(Disconnect { reason_code, properties })).await?;
-        // The peer may be gone already; it has what it needs.
-        drop(tokio::time::timeout(Duration::from_secs(1), self.stream.shutdown()).await);
+        // Closing with unread bytes makes the kernel send RST, which throws the DISCONNECT away at the
+        // far end and has the will published: half-close, then read until the server closes too.
+        let farewell = async {
+            self.stream.shutdown().await?;
+            loop {
+                self.incoming.clear();
+                if self.stream.read_buf(&mut self.incoming).await? == 0 {
+                    return Ok::<_, std::io::Error>(());
+                }
+            }
+        };
+        // A server that does not close in its turn is left; it has what it needs.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
         Ok(())
     }
 

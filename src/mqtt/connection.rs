@@ -147,34 +147,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// [`MqttError`]; the connection is over then.
     pub async fn next(&mut self) -> Result<Incoming, MqttError> {
-        loop {
-            let packet = self.read_packet().await?;
-            match packet {
-                Packet::Publish(publish) => {
-                    let topic = String::from_utf8(publish.topic.to_vec())
-                        .map_err(|_| MqttError::new(Cause::ProtocolError, "a topic that is not UTF-8"))?;
-                    let packet_id = (publish.qos != QoS::AtMostOnce).then_some(publish.pkid);
-                    return Ok(Incoming::Publish { topic, payload: publish.payload, packet_id });
-                }
-                Packet::PubAck(ack) => {
-                    self.in_flight.remove(&ack.pkid);
-                    self.drain_queue().await?;
-                    let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-                    let refused = (!taken).then(|| format!("{:?}", ack.reason));
-                    return Ok(Incoming::Published { packet_id: ack.pkid, refused });
-                }
-                Packet::SubAck(ack) => {
-                    let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-                    return Ok(Incoming::Subscribed { refused: refused.map(|code| format!("{code:?}")) });
-                }
-                Packet::PingResp(_) => return Ok(Incoming::Pong),
-                Packet::Disconnect(disconnect) => return Err(parted(disconnect)),
-                other => {
-                    return Err(MqttError::new(
-                        Cause::ProtocolError,
-                        format!("unexpected packet {:?}", std::mem::discriminant(&other)),
-                    ));
-                }
+        match self.read_packet().await? {
+            Packet::Publish(publish) => {
+                let topic = String::from_utf8(publish.topic.to_vec())
+                    .map_err(|_| MqttError::new(Cause::ProtocolError, "a topic that is not UTF-8"))?;
+                let packet_id = (publish.qos != QoS::AtMostOnce).then_some(publish.pkid);
+                Ok(Incoming::Publish { topic, payload: publish.payload, packet_id })
+            }
+            Packet::PubAck(ack) => {
+                self.in_flight.remove(&ack.pkid);
+                self.drain_queue().await?;
+                let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                let refused = (!taken).then(|| format!("{:?}", ack.reason));
+                Ok(Incoming::Published { packet_id: ack.pkid, refused })
+            }
+            Packet::SubAck(ack) => {
+                let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+                Ok(Incoming::Subscribed { refused: refused.map(|code| format!("{code:?}")) })
+            }
+            Packet::PingResp(_) => Ok(Incoming::Pong),
+            Packet::Disconnect(disconnect) => Err(parted(disconnect)),
+            other => {
+                let kind = std::mem::discriminant(&other);
+                Err(MqttError::new(Cause::ProtocolError, format!("unexpected packet {kind:?}")))
             }
         }
     }

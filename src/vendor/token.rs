@@ -36,7 +36,7 @@ pub(super) fn check(vendor: Vendor, token: &str) -> Result<(), TokenShapeError> 
         // Hexadecimal of a variable number of bytes; Apple says not to fix the length.
         Vendor::Apns => {
             within(vendor, token, 64, 200, |c| c.is_ascii_hexdigit())?;
-            if token.len() % 2 == 0 {
+            if token.len().is_multiple_of(2) {
                 Ok(())
             } else {
                 Err(TokenShapeError::Form("an apns token has an even number of hexadecimal digits"))

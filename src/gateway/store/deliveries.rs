@@ -68,6 +68,15 @@ pub struct Rules {
     pub policy: MultiDevice,
 }
 
+/// A vendor send that is due, as stored.
+struct Due {
+    address: Address,
+    attempts: u32,
+    body: String,
+    accepted_ms: u64,
+    expires_ms: u64,
+}
+
 fn note(
     t: &Transaction<'_>,
     message: &str,
@@ -285,25 +294,33 @@ impl Store {
                 note(t, &id, &device, now_ms, Hop::NoAck, &detail)?;
                 set_state(t, &id, &device, State::Vendor, "", Some(now_ms))?;
             }
-            let due: Vec<(String, String, String, String, u32, String, i64, i64)> = t
+            let due: Vec<Due> = t
                 .prepare_cached(
-                    "SELECT d.message, d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms
+                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms
                      FROM deliveries d JOIN messages m ON m.id = d.message
                      WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
                 )?
                 .query_map(params![as_i64(now_ms), CLAIM], |r| {
-                    Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?, r.get(7)?))
+                    Ok(Due {
+                        address: Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? },
+                        attempts: r.get(3)?,
+                        body: r.get(4)?,
+                        accepted_ms: as_u64(r.get(5)?),
+                        expires_ms: as_u64(r.get(6)?),
+                    })
                 })?
                 .collect::<Result<_, _>>()?;
             let mut jobs = Vec::new();
-            for (id, app, user, device, attempts, body, accepted_ms, expires_ms) in due {
-                let address = Address { app, user, device };
+            for Due { address, attempts, body, accepted_ms, expires_ms } in due {
                 let message: Message = serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-                match ready(t, &address, &message, rules, now_ms.saturating_sub(as_u64(accepted_ms)) / 1000)? {
+                let id = message.id.clone();
+                match ready(t, &address, &message, rules, now_ms.saturating_sub(accepted_ms) / 1000)? {
                     Ok((certificate, token)) => {
-                        t.prepare_cached("UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2")?
-                            .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
-                        jobs.push(VendorJob { address, message, certificate, token, attempts: attempts + 1, expires_ms: as_u64(expires_ms) });
+                        t.prepare_cached(
+                            "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
+                        )?
+                        .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
+                        jobs.push(VendorJob { address, message, certificate, token, attempts: attempts + 1, expires_ms });
                     }
                     Err(stop) => {
                         set_state(t, &id, &address.device, State::Waiting, "", None)?;

@@ -2,7 +2,7 @@
 //! Sources: developer.huawei.com, `https-send-api-0001050986197`; HMS-Core/hms-push-serverdemo-java.
 
 use super::World;
-use super::world::{Delivery, Fault};
+use super::world::{Delivery, Fault, Notice};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::body::Bytes;
@@ -111,12 +111,16 @@ fn deliver(world: &World, client: &str, request: &Value) -> Json<Value> {
     if !seconds.is_some_and(|s| (1..=1_296_000).contains(&s)) {
         return answer("80100004", "Incorrect TTL.");
     }
-    let notify_id = shown["notify_id"].as_i64().unwrap_or(-1);
-    let data = message["data"].as_str().unwrap_or_default();
+    let notice = Notice {
+        notify_id: shown["notify_id"].as_i64().unwrap_or(-1),
+        title,
+        body: text,
+        payload: message["data"].as_str().unwrap_or_default(),
+    };
     let count = tokens.len();
     let bad: Vec<&str> = tokens
         .into_iter()
-        .filter(|token| world.show(Vendor::Huawei, client, token, notify_id, title, text, data) == Delivery::Dead)
+        .filter(|token| world.show(Vendor::Huawei, client, token, &notice) == Delivery::Dead)
         .collect();
     if bad.is_empty() {
         answer("80000000", "Success")

@@ -72,6 +72,15 @@ pub struct World {
     changed: Arc<Notify>,
 }
 
+/// What a vendor was asked to show.
+#[derive(Debug, Clone, Copy)]
+pub struct Notice<'a> {
+    pub notify_id: i64,
+    pub title: &'a str,
+    pub body: &'a str,
+    pub payload: &'a str,
+}
+
 /// What became of one token of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
@@ -151,18 +160,10 @@ impl World {
         self.inner().access.get(access).cloned()
     }
 
-    pub fn show(
-        &self,
-        vendor: Vendor,
-        app: &str,
-        token: &str,
-        notify_id: i64,
-        title: &str,
-        body: &str,
-        payload: &str,
-    ) -> Delivery {
+    pub fn show(&self, vendor: Vendor, app: &str, token: &str, notice: &Notice<'_>) -> Delivery {
         let mut inner = self.inner();
-        let Some(install) = inner.installs.get_mut(&(vendor, token.to_owned())).filter(|i| i.app == app) else {
+        let installs = &mut inner.installs;
+        let Some(install) = installs.get_mut(&(vendor, token.to_owned())).filter(|i| i.app == app) else {
             return Delivery::Dead;
         };
         match install.state {
@@ -170,10 +171,14 @@ impl World {
             TokenState::Off => return Delivery::Off,
             TokenState::Active => {}
         }
-        let replaced = install.shown.iter().any(|shown| shown.notify_id == notify_id);
-        let number = install.shown.len() as u64 + 1;
-        let (title, body, payload) = (title.to_owned(), body.to_owned(), payload.to_owned());
-        install.shown.push(Shown { number, notify_id, title, body, payload, replaced });
+        install.shown.push(Shown {
+            number: install.shown.len() as u64 + 1,
+            notify_id: notice.notify_id,
+            title: notice.title.to_owned(),
+            body: notice.body.to_owned(),
+            payload: notice.payload.to_owned(),
+            replaced: install.shown.iter().any(|shown| shown.notify_id == notice.notify_id),
+        });
         drop(inner);
         self.changed.notify_waiters();
         Delivery::Shown

@@ -2,7 +2,7 @@
 //! Source: dev.mi.com/xiaomihyperos/documentation, pages 1559, 1560 and 1656.
 
 use super::World;
-use super::world::{Delivery, Fault};
+use super::world::{Delivery, Fault, Notice};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::extract::State;
@@ -70,12 +70,9 @@ async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<H
     if ids.len() > MAX_IDS {
         return error(10012, "more than 1000 registration ids");
     }
-    let bad: Vec<&str> = ids
-        .into_iter()
-        .filter(|token| {
-            world.show(Vendor::Xiaomi, &id, token, notify_id, title, description, field("payload")) == Delivery::Dead
-        })
-        .collect();
+    let notice = Notice { notify_id, title, body: description, payload: field("payload") };
+    let bad: Vec<&str> =
+        ids.into_iter().filter(|token| world.show(Vendor::Xiaomi, &id, token, &notice) == Delivery::Dead).collect();
     let mut data = json!({ "id": format!("slm{}", random_hex::<8>()) });
     if !bad.is_empty() {
         data["bad_regids"] = json!(bad.join(","));

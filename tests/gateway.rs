@@ -6,7 +6,7 @@ mod support;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use support::{Agent, Process, free_port, has, skipped};
+use support::{Agent, Flaw, Mosquitto, Process, certificates, free_port, has, skipped};
 
 const PASSWORD: &str = "a password";
 
@@ -257,4 +257,178 @@ fn the_api_refuses_in_one_shape_what_it_cannot_take() {
     let listed = gateway.ok(&["certificate", "list", "--app", "org/app"]);
     assert!(listed.contains("288") && !listed.contains("very-secret"), "{listed}");
     assert_eq!(gateway.run(&["trace", "--app", "org/app", "nothing"]).status.code(), Some(65));
+}
+
+#[test]
+fn a_gateway_on_mosquitto_delivers_like_one_with_its_own_broker() {
+    if !clients_or_skip("a_gateway_on_mosquitto_delivers_like_one_with_its_own_broker") || !has("mosquitto") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let certificates = certificates(dir.path(), Flaw::None);
+    let broker = Mosquitto::start(dir.path(), &certificates);
+    let extra = format!("[log]\nlevel = 'info'\n[vendors]\nca_file = '{}'\n", certificates.ca.display());
+    let home = dir.path().join("g");
+    std::fs::create_dir_all(&home).expect("made");
+    let mut gateway = Gateway::start(&home, &extra);
+    gateway.process.terminate();
+    // The same state, now on somebody else's broker over TLS.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    command.arg("--config").arg(home.join("gateway.toml")).env("IMPUSH_GATEWAY_BROKER_CA_FILE", &certificates.ca);
+    command.args(["serve", "--announce", "--broker", &format!("mqtts://localhost:{}", broker.tls)]);
+    let mut process = Process::start(&mut command, false);
+    gateway.reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
+    gateway.process = process;
+    let token = gateway.user("ann");
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", &token);
+    agent.process.event("link.up");
+    let id = gateway.ok(&["send", "--app", "org/app", "ann", "over mosquitto"]);
+    assert_eq!(agent.process.event("message.received")["id"], id.as_str());
+}
+
+/// A phone of the vendor, bound at a gateway whose clouds are emulated; its agent is then killed.
+struct Bound {
+    gateway: Gateway,
+    clouds: Process,
+    clouds_url: String,
+    token: String,
+    vendor: &'static str,
+    _dir: tempfile::TempDir,
+}
+
+impl Bound {
+    fn new(vendor: &'static str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ca = dir.path().join("clouds.pem");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+        let mut clouds =
+            Process::start(command.args(["clouds", "--listen", "127.0.0.1:0", "--ca-file"]).arg(&ca), false);
+        let url: Value = clouds.wait_for("the address", |line| serde_json::from_str(line).ok());
+        let url = url["clouds"].as_str().expect("an address").to_owned();
+        let extra = format!(
+            "[delivery]\nack_deadline_ms = 500\n[vendors]\nca_file = '{}'\nxiaomi_url = '{url}'\nhuawei_oauth_url = '{url}'\nhuawei_push_url = '{url}'\ntimeout_ms = 1500\n",
+            ca.display()
+        );
+        let gateway = Gateway::start(&dir.path().join("g"), &extra);
+        let mut bound = Self { gateway, clouds, clouds_url: url, token: String::new(), vendor, _dir: dir };
+        bound.cloud(
+            "POST",
+            "apps",
+            &json!({ "vendor": vendor, "id": "288", "secret": "s3", "package": "com.x", "daily_quota": 3 }),
+        );
+        let fields = bound.gateway.home.join("fields.json");
+        std::fs::write(&fields, json!({ "app_secret": "s3", "client_secret": "s3", "package": "com.x" }).to_string())
+            .expect("written");
+        bound.gateway.ok(&[
+            "certificate",
+            "add",
+            "--app",
+            "org/app",
+            vendor,
+            "288",
+            "--fields-file",
+            fields.to_str().expect("a path"),
+        ]);
+        bound.gateway.user("ann");
+        bound.install();
+        bound
+    }
+
+    /// A fresh install: a new token, bound by the app server.
+    fn install(&mut self) {
+        let answer = self.cloud("POST", "installs", &json!({ "vendor": self.vendor, "id": "288", "device": "d" }));
+        self.token = answer["token"].as_str().expect("a token").to_owned();
+        let body = json!({ "device_id": "d", "notifier_name": "288", "device_token": self.token });
+        self.api("PUT", "users/ann/push/binding", Some(&body));
+    }
+
+    fn cloud(&self, method: &str, path: &str, body: &Value) -> Value {
+        curl(method, &format!("{}/_lab/{path}", self.clouds_url), None, Some(body))
+    }
+
+    fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let base = format!("{}/org/app", self.gateway.reach["api"].as_str().expect("an address"));
+        let secret = std::fs::read_to_string(self.gateway.home.join("state/admin.secret")).expect("read");
+        let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
+        let token = curl("POST", &format!("{base}/token"), None, Some(&grant));
+        curl(method, &format!("{base}/{path}"), token["access_token"].as_str(), body)
+    }
+
+    fn bindings(&self) -> usize {
+        self.api("GET", "users/ann/push/binding", None)["entities"].as_array().expect("a list").len()
+    }
+
+    /// Sends one message and returns its trace once it holds all of `wanted`.
+    fn traced(&self, wanted: &[&str]) -> String {
+        let id = self.gateway.ok(&["send", "--app", "org/app", "ann", "hello"]);
+        let deadline = std::time::Instant::now() + support::LIMIT;
+        loop {
+            let trace = self.gateway.ok(&["trace", "--app", "org/app", &id]);
+            if wanted.iter().all(|w| trace.contains(w)) {
+                return trace;
+            }
+            assert!(std::time::Instant::now() < deadline, "no {wanted:?} in {trace}");
+        }
+    }
+}
+
+fn curl(method: &str, url: &str, bearer: Option<&str>, body: Option<&Value>) -> Value {
+    let mut command = Command::new("curl");
+    command.args(["-sk", "-X", method, "-H", "content-type: application/json", url]);
+    if let Some(bearer) = bearer {
+        command.args(["-H", &format!("authorization: Bearer {bearer}")]);
+    }
+    if let Some(body) = body {
+        command.args(["-d", &body.to_string()]);
+    }
+    let output = command.output().expect("curl ran");
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+#[test]
+fn each_kind_of_vendor_answer_does_what_it_asks_for_and_only_a_dead_token_unbinds() {
+    if !has("curl") {
+        return skipped(
+            "each_kind_of_vendor_answer_does_what_it_asks_for_and_only_a_dead_token_unbinds",
+            "curl is not installed",
+        );
+    }
+    for vendor in ["xiaomi", "huawei"] {
+        let mut phone = Bound::new(vendor);
+        phone.traced(&["vendor_sent"]);
+        for (fault, wanted) in [
+            ("server_error", &["vendor_retry", "vendor_sent"][..]),
+            ("bad_json", &["vendor_retry", "vendor_sent"]),
+            ("hang", &["timeout", "vendor_sent"]),
+            ("rate_limit", &["limited"]),
+        ] {
+            phone.cloud("POST", "faults", &json!({ "vendor": vendor, "fault": fault }));
+            // A day's quota of three is used up on the way, for the vendor that counts.
+            phone.cloud("POST", "apps", &json!({ "vendor": vendor, "id": "288", "secret": "s3", "package": "com.x" }));
+            phone.traced(wanted);
+            assert_eq!(phone.bindings(), 1, "{vendor} {fault}");
+        }
+        phone.cloud("POST", "faults", &json!({ "vendor": vendor, "fault": "auth_expired" }));
+        // Huawei's credential is refreshed once; Xiaomi's is static, so the certificate is at fault.
+        phone.traced(&[if vendor == "huawei" { "vendor_sent" } else { "vendor_refused" }]);
+        assert_eq!(phone.bindings(), 1);
+        phone.cloud("POST", "tokens", &json!({ "vendor": vendor, "token": phone.token, "state": "dead" }));
+        phone.traced(&["token_dead"]);
+        assert_eq!(phone.bindings(), 0, "{vendor}: a dead token unbinds");
+        phone.traced(&["no push binding"]);
+        phone.install();
+        phone.traced(&["vendor_sent"]);
+        if vendor == "xiaomi" {
+            phone.cloud(
+                "POST",
+                "apps",
+                &json!({ "vendor": vendor, "id": "288", "secret": "s3", "package": "com.x", "daily_quota": 0 }),
+            );
+            phone.traced(&["200001"]);
+            assert_eq!(phone.bindings(), 1);
+        }
+        assert!(phone.clouds.child.try_wait().expect("asked").is_none(), "the clouds still run");
+    }
 }

@@ -15,27 +15,28 @@ pub struct Document<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Document<T> {
-    /// Reads the file. A file that cannot be understood is renamed to `<name>.corrupt-<n>` with one
+    /// Reads the file. One that cannot be read or understood is renamed to `<name>.corrupt-<n>` with one
     /// error line, and `default` is used.
     ///
     /// # Errors
-    /// The disk's error when the file exists but cannot be read or set aside.
+    /// The disk's error when the file cannot be set aside.
     pub fn open(path: PathBuf, default: impl FnOnce() -> T) -> io::Result<Self> {
-        let value = match std::fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => value,
-                Err(why) => {
-                    let aside = set_aside(&path)?;
-                    error!(
-                        event = "store.corrupt",
-                        file = %path.display(), kept_as = %aside.display(), %why,
-                        "a state file could not be understood; it is set aside and a new one begun"
-                    );
-                    default()
-                }
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => default(),
-            Err(e) => return Err(e),
+        let understood = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|why| why.to_string()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self { path, value: default() }),
+            Err(e) => Err(e.to_string()),
+        };
+        let value = match understood {
+            Ok(value) => value,
+            Err(why) => {
+                let aside = set_aside(&path)?;
+                error!(
+                    event = "store.corrupt",
+                    file = %path.display(), kept_as = %aside.display(), why,
+                    "a state file cannot be read or understood; it is set aside and a new one begun"
+                );
+                default()
+            }
         };
         Ok(Self { path, value })
     }

@@ -159,6 +159,11 @@ mod tests {
             .expect("listed")
             .filter(|e| e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with("tokens.json.corrupt-")))
             .count();
+        std::fs::create_dir(dir.path().join("unreadable")).expect("made");
+        std::fs::remove_file(dir.path().join("login.json")).unwrap_or_default();
+        std::fs::create_dir(dir.path().join("login.json")).expect("a directory cannot be read as a file");
+        assert!(Store::open(dir.path()).expect("opened in spite of it").login().is_none());
+        assert!(dir.path().join("login.json.corrupt-1").is_dir());
         assert_eq!(aside, 2, "each corrupt file is kept under its own name");
     }
 }

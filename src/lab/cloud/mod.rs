@@ -5,7 +5,7 @@
 //!
 //! | method and path | does |
 //! | --- | --- |
-//! | `POST /_lab/apps` `{vendor, id, secret, package}` | registers an app at the vendor |
+//! | `POST /_lab/apps` `{vendor, id, secret, package, daily_quota}` | registers an app at the vendor |
 //! | `POST /_lab/installs` `{vendor, id, device}` | installs it on a device: answers a token |
 //! | `GET /_lab/tray?vendor&token&after&wait_ms` | notifications shown on that device |
 //! | `POST /_lab/tokens` `{vendor, token, state}` | `active`, `dead`, `off` |
@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 pub(super) use world::World;
-use world::{Fault, TokenState};
+use world::{App, Fault, TokenState};
 
 /// Longest wait of one tray request.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -41,6 +41,9 @@ struct NewApp {
     id: String,
     secret: String,
     package: String,
+    /// Notifications a day.
+    #[serde(default = "plenty")]
+    daily_quota: u64,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +78,11 @@ struct NewFault {
     times: u32,
 }
 
+/// What Xiaomi grants an app with few installs (page 1656).
+fn plenty() -> u64 {
+    10_000
+}
+
 fn once() -> u32 {
     1
 }
@@ -92,7 +100,8 @@ fn router(world: World) -> Router {
 }
 
 async fn add_app(State(world): State<World>, Json(app): Json<NewApp>) -> StatusCode {
-    world.add_app(app.vendor, app.id, app.secret, app.package);
+    let NewApp { vendor, id, secret, package, daily_quota } = app;
+    world.add_app(vendor, id, App { secret, package, daily_quota });
     StatusCode::NO_CONTENT
 }
 

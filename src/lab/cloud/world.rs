@@ -46,6 +46,8 @@ pub enum Fault {
 pub struct App {
     pub secret: String,
     pub package: String,
+    /// Notifications the vendor delivers for this app in one day.
+    pub daily_quota: u64,
 }
 
 #[derive(Debug)]
@@ -95,8 +97,19 @@ impl World {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn add_app(&self, vendor: Vendor, id: String, secret: String, package: String) {
-        self.inner().apps.insert((vendor, id), App { secret, package });
+    pub fn add_app(&self, vendor: Vendor, id: String, app: App) {
+        self.inner().apps.insert((vendor, id), app);
+    }
+
+    /// Counts `wanted` more notifications against the app's day; `false` when it has not that many left.
+    pub fn spend_quota(&self, vendor: Vendor, id: &str, wanted: u64) -> bool {
+        match self.inner().apps.get_mut(&(vendor, id.to_owned())) {
+            Some(app) if app.daily_quota >= wanted => {
+                app.daily_quota -= wanted;
+                true
+            }
+            _ => false,
+        }
     }
 
     pub fn app(&self, vendor: Vendor, id: &str) -> Option<App> {

@@ -70,6 +70,9 @@ async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<H
     if ids.len() > MAX_IDS {
         return error(10012, "more than 1000 registration ids");
     }
+    if !world.spend_quota(Vendor::Xiaomi, &id, ids.len() as u64) {
+        return error(200_001, "channel quota exceeded");
+    }
     let notice = Notice { notify_id, title, body: description, payload: field("payload") };
     let bad: Vec<&str> =
         ids.into_iter().filter(|token| world.show(Vendor::Xiaomi, &id, token, &notice) == Delivery::Dead).collect();

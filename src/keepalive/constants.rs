@@ -37,3 +37,13 @@ pub const SLOW_CAP: Duration = Duration::from_secs(1800);
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// So many links in a row that came up and fell before they were stable point to the server.
 pub const FLAPS_UNTIL_SLOW: u32 = 3;
+
+/// Networks whose records are kept; the one unused longest goes first.
+pub const MAX_RECORDS: usize = 32;
+/// The search ends when the idle times that worked and failed are this close, as a ratio. With the
+/// margin below the found value, a settled heartbeat is within 15 % of the best possible one.
+pub const SEARCH_RESOLUTION: f64 = 1.1;
+/// The unit in which a settled value's life is counted; it is first doubted after seven of these.
+pub const RETEST_AFTER: Duration = Duration::from_secs(86_400);
+/// ... and at the latest after this many.
+pub const RETEST_AT_MOST: u32 = 56;

@@ -1,10 +1,12 @@
 //! When to ping, when a link is dead, when to reconnect. No socket and no clock: every time is passed in.
 
 pub mod constants;
+mod heartbeat;
 mod link;
 mod reason;
 mod reconnect;
 
+pub use heartbeat::{Bounds, Heartbeat, ProbeOutcome, Record};
 pub use link::{Link, LinkAction};
 pub use reason::{Cause, Recovery};
 pub use reconnect::{Attempt, Reconnect, Verdict};

@@ -1,15 +1,18 @@
 //! The one task that owns the agent's state, and the loop that turns events into deeds.
 
-use super::clock;
+use super::clock::{self, ClockStep, Timer};
 use super::config::{Config, Ready};
 use super::control::{self, Ask, Refusal, Reply, Request};
+use super::disk::{Disk, OnDisk, blocking};
+use super::heart::Search;
 use super::link::{Connecting, Online};
 use super::login::PendingLogout;
-use super::status::{CauseReport, NextAttempt, State, Status};
+use super::network::Watch;
+use super::status::State;
 use crate::binding::Binding;
 use crate::channel::{self, Choice};
 use crate::device::{self, Profile};
-use crate::keepalive::{Attempt, Cause, Moment, Reconnect, Verdict};
+use crate::keepalive::{Attempt, Bounds, Cause, Heartbeat, Moment, Reconnect, Verdict};
 use crate::mqtt::{MqttError, TlsSetupError, client_config};
 use crate::settings::SettingsError;
 use crate::store::{Inbox, OpenError, Store};
@@ -26,6 +29,10 @@ use tracing::{info, warn};
 
 /// Requests that wait for the daemon; a peer beyond that waits in its own task.
 const REQUEST_DEPTH: usize = 16;
+/// Notices of one change come in bursts; the look is taken when they have ended.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// A shorter sleep endangers no connection.
+const SLEEP_GAP: Duration = Duration::from_secs(5);
 /// A deadline that is never reached.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
@@ -97,46 +104,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     result
 }
 
-/// Runs disk work beside the loop.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        // The closure panicked: a bug, and going on without its result would hide it.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// What lives on the disk.
-pub(super) struct Disk {
-    pub store: Store,
-    pub inbox: Inbox,
-}
-
-/// Lends the disk to a blocking thread and takes it back, so that no fsync holds the loop's thread
-/// inside async code.
-pub(super) struct OnDisk(Option<Box<Disk>>);
-
-impl OnDisk {
-    pub async fn run<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Disk) -> T + Send + 'static) -> T {
-        let mut disk = self.0.take().expect("lent out only inside this call");
-        let (disk, result) = blocking(move || {
-            let result = work(&mut disk);
-            (disk, result)
-        })
-        .await;
-        self.0 = Some(disk);
-        result
-    }
-}
-
-impl std::ops::Deref for OnDisk {
-    type Target = Disk;
-
-    fn deref(&self) -> &Disk {
-        self.0.as_ref().expect("lent out only inside run(), which borrows it exclusively")
-    }
-}
-
 pub(super) struct Daemon {
     pub config: Config,
     pub ready: Ready,
@@ -146,6 +113,14 @@ pub(super) struct Daemon {
     pub choice: Choice,
     pub binding: Binding,
     pub reconnect: Reconnect,
+    pub heartbeat: Heartbeat,
+    pub search: Search,
+    /// The network the connection was made on.
+    pub network: Option<String>,
+    /// When the network is looked at: a little after the last of a burst of notices.
+    network_check: Option<Moment>,
+    /// How long the device had slept when last looked.
+    slept: Duration,
     pub next_attempt: Option<Attempt>,
     pub online: Option<Online>,
     pub connecting: Option<Connecting>,
@@ -175,7 +150,18 @@ impl Daemon {
         // The seed is the device's own: a replayed device behaves the same, a fleet does not.
         let seed =
             u64::from_str_radix(&disk.store.device_id()[..disk.store.device_id().len().min(15)], 16).unwrap_or(0);
+        let seconds = Duration::from_secs;
+        let bounds = Bounds {
+            floor: seconds(config.keep_alive.floor_s),
+            start: seconds(config.keep_alive.start_s),
+            ceiling: seconds(config.keep_alive.ceiling_s),
+        };
         let mut daemon = Self {
+            heartbeat: Heartbeat::new(bounds, disk.store.heartbeat().to_vec(), clock::wall_ms()),
+            search: Search::default(),
+            network: None,
+            network_check: None,
+            slept: clock::slept(),
             binding: Binding::new(disk.store.ledger().clone()),
             reconnect: Reconnect::new(seed),
             choice: Choice::default(),
@@ -193,7 +179,7 @@ impl Daemon {
             config,
             ready,
             tls,
-            disk: OnDisk(Some(Box::new(disk))),
+            disk: OnDisk::new(disk),
             profile,
             arrived,
         };
@@ -210,8 +196,14 @@ impl Daemon {
         let choice = self.wanted();
         self.bind_event(crate::binding::Event::Want(choice)).await?;
         self.want_connection();
+        let timer = Timer::new(false)?;
+        let step = ClockStep::new()?;
+        let watch = Watch::new()
+            .inspect_err(|error| info!(event = "network.unwatched", %error, "network changes cannot be watched; pings notice them, later"))
+            .ok();
         loop {
-            let pause = self.next_deadline().saturating_sub(clock::now());
+            let deadline = self.next_deadline();
+            let together = self.search.probe.as_ref().map(|probe| probe.together.clone());
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(request) = requests.recv() => self.on_request(request).await?,
@@ -222,8 +214,21 @@ impl Daemon {
                 incoming = async { self.online.as_mut().expect("guarded").connection.next().await }, if self.online.is_some() => {
                     self.on_incoming(incoming).await?;
                 }
-                () = tokio::time::sleep(pause) => self.on_deadline().await?,
+                (tested, outcome) = async { self.search.probe.as_mut().expect("guarded").run.as_mut().await }, if self.search.probe.is_some() => {
+                    self.heart_probe_ended(tested, outcome).await?;
+                }
+                () = async { together.as_ref().expect("guarded").notified().await }, if together.is_some() => {
+                    if let Some(online) = self.online.as_mut() {
+                        online.link.ping_now();
+                    }
+                }
+                () = async { watch.as_ref().expect("guarded").changed().await }, if watch.is_some() => {
+                    self.network_check = Some(clock::now() + DEBOUNCE);
+                }
+                () = step.stepped() => self.on_clock_step(),
+                () = timer.until(deadline) => self.on_deadline().await?,
             }
+            self.notice_sleep();
         }
         // Two seconds are the service's promise; the pieces inside are shorter.
         drop(tokio::time::timeout(Duration::from_millis(1500), self.part(Cause::Shutdown, false)).await);
@@ -237,6 +242,8 @@ impl Daemon {
             self.binding.next_deadline().filter(|_| self.online.is_some()),
             self.linger_until.filter(|_| self.online.is_some()),
             self.logout.as_ref().map(|logout| logout.deadline),
+            self.search.next.filter(|_| self.online.is_some() && self.search.probe.is_none()),
+            self.network_check,
         ]
         .into_iter()
         .flatten()
@@ -249,7 +256,12 @@ impl Daemon {
         if self.logout.as_ref().is_some_and(|logout| logout.deadline <= now) {
             self.finish_logout(false).await?;
         }
+        if self.network_check.is_some_and(|at| at <= now) {
+            self.network_check = None;
+            self.on_network_change().await;
+        }
         if self.online.is_some() {
+            self.heart_probe(now);
             self.tick_link(now).await?;
             self.bind_event(crate::binding::Event::Tick).await?;
             if self.linger_until.is_some_and(|until| until <= now) {
@@ -259,6 +271,16 @@ impl Daemon {
             self.connect();
         }
         Ok(())
+    }
+
+    /// A device that slept finds its timers late and its connection perhaps forgotten.
+    fn notice_sleep(&mut self) {
+        let slept = clock::slept();
+        let gap = slept.saturating_sub(self.slept);
+        self.slept = slept;
+        if gap >= SLEEP_GAP {
+            self.on_wake(gap);
+        }
     }
 
     async fn on_request(&mut self, request: Request) -> Result<(), RunError> {
@@ -398,54 +420,6 @@ impl Daemon {
         *count += 1;
         if *count == 1 {
             warn!(event = "input.refused", kind, %why, "bad input refused; more of this kind are only counted");
-        }
-    }
-
-    fn status(&self) -> Status {
-        let now = clock::now();
-        Status {
-            state: self.state,
-            since_ms: clock::wall_ms_of(self.since),
-            cause: self.cause.as_ref().map(|error| CauseReport {
-                word: error.cause,
-                number: error.cause.number(),
-                text: error.cause.text().to_owned(),
-                detail: error.detail.clone(),
-            }),
-            next_attempt: self.next_attempt.filter(|_| self.state == State::Waiting).map(|attempt| NextAttempt {
-                at_ms: clock::wall_ms_of(attempt.at),
-                in_s: attempt.at.saturating_sub(now).as_secs_f64(),
-                base_s: attempt.base.as_secs_f64(),
-                jitter_s: attempt.jitter.as_secs_f64(),
-            }),
-            server: self.ready.endpoint.to_string(),
-            app: self.ready.app.clone(),
-            user: self.disk.store.login().map(|login| login.user.clone()),
-            device_id: self.disk.store.device_id().to_owned(),
-            model: self.profile.model.clone(),
-            channel: self.choice.active.map_or("none", |v| v.as_str()).to_owned(),
-            why_not: self.choice.why_not.iter().copied().collect(),
-            token: self
-                .choice
-                .active
-                .and_then(|v| self.disk.store.tokens().get(&v))
-                .map(crate::secret::Secret::fingerprint),
-            binding: self.binding.standing().clone(),
-            logouts_owed: self.binding.ledger().owed.len(),
-            inbox: self.disk.inbox.depth(),
-            apps_attached: self.attached,
-            heartbeat_s: self
-                .online
-                .as_ref()
-                .map_or(self.config.keep_alive.start_s, |online| online.link.interval().as_secs()),
-            round_trip_ms: self
-                .online
-                .as_ref()
-                .and_then(|online| online.link.round_trip())
-                .map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX)),
-            refused: self.refused.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Online {
     pub purpose: Purpose,
     nonce: String,
     connected: Connected,
+    /// The longest heartbeat the server's own keep alive allows.
+    pub server_limit: Option<Duration>,
 }
 
 impl Daemon {
@@ -55,7 +57,7 @@ impl Daemon {
         let nonce = random_hex::<8>();
         let options = self.options(&address, password, &purpose, &nonce);
         let (endpoint, tls) = (self.ready.endpoint.clone(), self.tls.clone());
-        let interval = Duration::from_secs(self.config.keep_alive.start_s);
+        let interval = self.heartbeat.interval();
         self.connecting = Some(Box::pin(async move {
             let started = clock::now();
             let stream = dial(&endpoint, &tls, CONNECT_TIMEOUT).await?;
@@ -64,7 +66,7 @@ impl Daemon {
             let (connection, connected) = handshake(stream, &options, left).await?;
             let now = clock::now();
             let link = Link::new(now, interval, now.saturating_sub(asked));
-            Ok(Online { connection, link, address, purpose, nonce, connected })
+            Ok(Online { connection, link, address, purpose, nonce, connected, server_limit: None })
         }));
     }
 
@@ -97,7 +99,7 @@ impl Daemon {
         if let Some(seconds) = online.connected.server_keep_alive_s.filter(|s| *s > 0) {
             // The server's word wins (MQTT 5, section 3.2.2.3.14); a little below it stays inside.
             let limit = Duration::from_secs(u64::from(seconds)).mul_f64(0.9).max(Duration::from_secs(1));
-            online.link.set_interval(online.link.interval().min(limit));
+            online.server_limit = Some(limit);
         }
         self.reconnect.on_up(now);
         self.next_attempt = None;
@@ -114,6 +116,7 @@ impl Daemon {
         let purpose = online.purpose.clone();
         let session_present = online.connected.session_present;
         self.online = Some(online);
+        self.heart_up().await?;
         if !session_present {
             self.wire(async |c| c.subscribe(&down).await).await;
         }
@@ -185,19 +188,19 @@ impl Daemon {
                 }
             }
             Incoming::Published { refused, .. } => {
-                self.heard(now);
+                self.heard(now).await?;
                 if let Some(why) = refused {
                     self.count_refused("publish_refused", &why);
                 }
             }
             Incoming::Subscribed { refused } => {
-                self.heard(now);
+                self.heard(now).await?;
                 if let Some(why) = refused {
                     self.lose(MqttError::new(Cause::NotAuthorized, format!("the subscription was refused: {why}")))
                         .await;
                 }
             }
-            Incoming::Pong => self.heard(now),
+            Incoming::Pong => self.heard(now).await?,
         }
         Ok(())
     }
@@ -219,6 +222,7 @@ impl Daemon {
             Ok(Down::Settings { heartbeat_ceiling_s }) => {
                 if let (Some(seconds), Some(online)) = (heartbeat_ceiling_s.filter(|s| *s >= 5), self.online.as_mut()) {
                     let ceiling = Duration::from_secs(u64::from(seconds));
+                    online.server_limit = Some(online.server_limit.map_or(ceiling, |limit| limit.min(ceiling)));
                     online.link.set_interval(online.link.interval().min(ceiling));
                 }
                 Ok(())
@@ -267,7 +271,7 @@ impl Daemon {
             }
             LinkAction::Dead(cause) => {
                 let idle = online.link.idle(now).as_secs();
-                self.lose(MqttError::new(cause, format!("silent for {idle} s"))).await;
+                self.lose(MqttError::new(cause, format!("not answered after {idle} s of idleness"))).await;
             }
         }
         Ok(())
@@ -291,15 +295,18 @@ impl Daemon {
         }
     }
 
-    fn heard(&mut self, now: Moment) {
-        if let Some(online) = self.online.as_mut() {
-            online.link.on_answer(now);
+    async fn heard(&mut self, now: Moment) -> Result<(), RunError> {
+        let idle = self.online.as_mut().and_then(|online| online.link.on_answer(now));
+        match idle {
+            Some(idle) => self.heart_answered(idle).await,
+            None => Ok(()),
         }
     }
 
     /// The link broke, or is declared dead.
-    async fn lose(&mut self, error: MqttError) {
+    pub async fn lose(&mut self, error: MqttError) {
         let Some(online) = self.online.take() else { return };
+        self.heart_lost(error.cause, online.link.idle(clock::now()));
         // Dropping the socket is all: the peer of a dead link cannot be told.
         drop(online);
         // A disconnection neither sends nor persists anything.
@@ -314,6 +321,7 @@ impl Daemon {
     /// Ends the connection on purpose: says so, then disconnects.
     pub async fn part(&mut self, cause: Cause, end_session: bool) {
         let Some(mut online) = self.online.take() else { return };
+        self.search.probe = None;
         drop(self.binding.on_event(clock::now(), Event::Disconnected));
         let topic = self.ready.topics.topic(&online.address, Leg::State);
         let offline = Announced { online: false, nonce: online.nonce.clone() }.encode();

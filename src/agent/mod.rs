@@ -17,8 +17,12 @@ mod clock;
 mod config;
 pub mod control;
 mod daemon;
+mod disk;
+mod heart;
 mod link;
 mod login;
+mod network;
+mod report;
 mod status;
 
 pub use config::{Certificates, Config};

@@ -64,7 +64,11 @@ pub struct Status {
     pub logouts_owed: usize,
     pub inbox: usize,
     pub apps_attached: usize,
-    pub heartbeat_s: u64,
+    pub heartbeat_s: f64,
+    /// The search on this network has ended.
+    pub heartbeat_settled: bool,
+    /// Kind and hashed gateway of the network the connection was made on.
+    pub network: Option<String>,
     pub round_trip_ms: Option<u64>,
     /// Bad input that was refused, by kind.
     pub refused: BTreeMap<String, u64>,

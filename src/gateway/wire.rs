@@ -191,7 +191,7 @@ impl Driver {
                 ));
             }
             Incoming::Published { .. } | Incoming::Subscribed { .. } | Incoming::Pong => {
-                link.on_answer(self.started.elapsed())
+                link.on_answer(self.started.elapsed());
             }
         }
         Ok(())

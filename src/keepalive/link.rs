@@ -24,6 +24,8 @@ pub enum LinkAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Awaiting {
     since: Moment,
+    /// How long the link had been idle when this was written.
+    idle: Duration,
     deadline: Moment,
     cause: Cause,
 }
@@ -35,14 +37,23 @@ pub struct Link {
     confirmed: Moment,
     awaiting: Option<Awaiting>,
     smoothed_round_trip: Option<Duration>,
-    /// A ping must go out now, whatever the interval says.
+    /// A ping must go out now, with a short deadline: the network changed.
     probe: bool,
+    /// A ping must go out now, with the normal deadline.
+    ping: bool,
 }
 
 impl Link {
     /// A link that has just been confirmed: CONNACK came at `now`, `round_trip` after CONNECT.
     pub fn new(now: Moment, interval: Duration, round_trip: Duration) -> Self {
-        Self { interval, confirmed: now, awaiting: None, smoothed_round_trip: Some(round_trip), probe: false }
+        Self {
+            interval,
+            confirmed: now,
+            awaiting: None,
+            smoothed_round_trip: Some(round_trip),
+            probe: false,
+            ping: false,
+        }
     }
 
     pub fn interval(&self) -> Duration {
@@ -57,9 +68,10 @@ impl Link {
         self.smoothed_round_trip
     }
 
-    /// How long the link has been idle; what a lost pong proves about the network's idle limit.
+    /// How long the link was idle before the packet that is unanswered, or is now: what a loss proves
+    /// about the network's idle limit.
     pub fn idle(&self, now: Moment) -> Duration {
-        now.saturating_sub(self.confirmed)
+        self.awaiting.map_or(now.saturating_sub(self.confirmed), |awaiting| awaiting.idle)
     }
 
     /// A packet that the server must answer was written.
@@ -71,13 +83,17 @@ impl Link {
         let patience = if self.probe { PROBE_DEADLINE } else { self.patience() };
         let cause = if self.probe { Cause::NetworkChanged } else { Cause::PongLost };
         self.probe = false;
+        self.ping = false;
         self.expect(now, patience, cause);
     }
 
     /// The server answered something: every packet it owes an answer for may still be on its way,
     /// but the path works.
-    pub fn on_answer(&mut self, now: Moment) {
-        if let Some(awaiting) = self.awaiting.take() {
+    ///
+    /// Returns the idle time that was survived, when this answers the first packet after one.
+    pub fn on_answer(&mut self, now: Moment) -> Option<Duration> {
+        let awaiting = self.awaiting.take();
+        if let Some(awaiting) = awaiting {
             let sample = now.saturating_sub(awaiting.since);
             // RFC 6298: an eighth of each new sample.
             self.smoothed_round_trip = Some(match self.smoothed_round_trip {
@@ -86,6 +102,12 @@ impl Link {
             });
         }
         self.confirmed = now;
+        awaiting.map(|awaiting| awaiting.idle)
+    }
+
+    /// Asks for a ping without waiting for the interval.
+    pub fn ping_now(&mut self) {
+        self.ping = self.awaiting.is_none();
     }
 
     /// The network changed: ask at once whether this link still works on it.
@@ -99,7 +121,7 @@ impl Link {
     /// When [`Self::on_tick`] has something to do.
     pub fn next_deadline(&self) -> Moment {
         match self.awaiting {
-            _ if self.probe => Moment::ZERO,
+            _ if self.probe || self.ping => Moment::ZERO,
             Some(awaiting) => awaiting.deadline,
             None => self.confirmed + self.interval,
         }
@@ -107,7 +129,7 @@ impl Link {
 
     pub fn on_tick(&mut self, now: Moment) -> LinkAction {
         match self.awaiting {
-            _ if self.probe => LinkAction::Ping,
+            _ if self.probe || self.ping => LinkAction::Ping,
             Some(awaiting) if now >= awaiting.deadline => LinkAction::Dead(awaiting.cause),
             None if now >= self.confirmed + self.interval => LinkAction::Ping,
             _ => LinkAction::Nothing,
@@ -117,7 +139,12 @@ impl Link {
     fn expect(&mut self, now: Moment, patience: Duration, cause: Cause) {
         // The oldest unanswered write decides; a later one must not push its deadline away.
         if self.awaiting.is_none() {
-            self.awaiting = Some(Awaiting { since: now, deadline: now + patience, cause });
+            self.awaiting = Some(Awaiting {
+                since: now,
+                idle: now.saturating_sub(self.confirmed),
+                deadline: now + patience,
+                cause,
+            });
         }
     }
 

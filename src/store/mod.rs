@@ -11,6 +11,7 @@ pub use document::{Document, write_atomically};
 pub use inbox::{Entry, Inbox, InboxError};
 
 use crate::binding::Ledger;
+use crate::keepalive::Record;
 use crate::secret::{Secret, random_hex};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,7 @@ pub struct Store {
     login: Document<Option<Login>>,
     tokens: Document<BTreeMap<Vendor, Secret>>,
     ledger: Document<Ledger>,
+    heartbeat: Document<Vec<Record>>,
 }
 
 impl Store {
@@ -57,6 +59,7 @@ impl Store {
             login: Document::open(path.join("login.json"), || None).map_err(read_only)?,
             tokens: Document::open(path.join("tokens.json"), BTreeMap::new).map_err(read_only)?,
             ledger: Document::open(path.join("bindings.json"), Ledger::default).map_err(read_only)?,
+            heartbeat: Document::open(path.join("heartbeat.json"), Vec::new).map_err(read_only)?,
             identity,
             directory,
         })
@@ -82,6 +85,11 @@ impl Store {
         self.ledger.value()
     }
 
+    /// What was learnt of each network, as stored: not yet repaired.
+    pub fn heartbeat(&self) -> &[Record] {
+        self.heartbeat.value()
+    }
+
     /// # Errors
     /// The disk's error; the value in memory is unchanged then.
     pub fn set_login(&mut self, login: Option<Login>) -> io::Result<()> {
@@ -97,6 +105,12 @@ impl Store {
             None => tokens.remove(&vendor),
         };
         self.tokens.set(tokens)
+    }
+
+    /// # Errors
+    /// As [`Self::set_login`].
+    pub fn set_heartbeat(&mut self, records: Vec<Record>) -> io::Result<()> {
+        self.heartbeat.set(records)
     }
 
     /// # Errors

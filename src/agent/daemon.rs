@@ -132,6 +132,9 @@ pub(super) struct Daemon {
     pub attached: usize,
     /// When the connection may rest if no app comes.
     pub linger_until: Option<Moment>,
+    /// The session at the broker holds something this agent cannot read: the next connection ends it,
+    /// or it would come again for ever. The gateway's store has every message.
+    pub poisoned: bool,
     /// The inbox was full; the gateway is asked again when there is room.
     pub starved: bool,
     pub refused: BTreeMap<String, u64>,
@@ -174,6 +177,7 @@ impl Daemon {
             cause: None,
             attached: 0,
             linger_until: None,
+            poisoned: false,
             starved: false,
             refused: BTreeMap::new(),
             config,
@@ -378,6 +382,7 @@ impl Daemon {
     /// The link is gone, or an attempt failed: what now, and when.
     pub fn on_down(&mut self, error: MqttError) {
         let now = clock::now();
+        self.poisoned |= error.cause == Cause::ProtocolError;
         let changed = self.cause.as_ref().is_none_or(|known| known.cause != error.cause);
         match self.reconnect.on_down(now, error.cause) {
             Verdict::Retry(attempt) => {

@@ -85,7 +85,7 @@ impl Daemon {
             password,
             keep_alive_s: u16::try_from(ceiling).unwrap_or(u16::MAX),
             session_expiry_s: if login { SESSION_EXPIRY_S } else { 0 },
-            clean_start: !login,
+            clean_start: !login || self.poisoned,
             will,
         }
     }
@@ -103,6 +103,7 @@ impl Daemon {
         }
         self.reconnect.on_up(now);
         self.next_attempt = None;
+        self.poisoned = false;
         let was_down = self.cause.take();
         info!(
             event = "link.up", server = %self.ready.endpoint, session_present = online.connected.session_present,

@@ -1,7 +1,7 @@
 //! The `impush-lab` command line.
 
 use super::device::{self, Phone};
-use super::{cloud, demo, network};
+use super::{cloud, demo, network, simulate};
 use crate::logs;
 use crate::vendor::Vendor;
 use clap::{Parser, Subcommand};
@@ -57,6 +57,31 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
     },
+    /// Run the shipped keep-alive code against simulated networks in virtual time, beside other policies
+    #[command(
+        after_help = "Examples:\n  impush-lab simulate --svg keepalive.svg\n  impush-lab simulate --policy impush --nat 300 --days 7 --seed 1 --json\n  impush-lab simulate --policy mars --trace day.jsonl --days 1\n\nPolicies: impush, fixed:SECONDS, mars, oracle. A trace is JSON lines with at_s and event:\n  nat {limit_s}, down, up, switch {network, limit_s}, server_restart {down_s}, suspend, resume"
+    )]
+    Simulate {
+        /// One policy; without it all are shown side by side
+        #[arg(long)]
+        policy: Option<String>,
+        /// Seconds after which the network forgets an idle connection
+        #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+        nat: Option<f64>,
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Replay a network written as JSON lines
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+        /// One JSON object a run
+        #[arg(long)]
+        json: bool,
+        /// Draw the comparison
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// Relay one address to another; `cut` and `mend` on standard input are the weather
     Network {
         #[arg(long)]
@@ -88,6 +113,63 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|s| (1.0..=1e7).contains(s)).ok_or_else(|| "1 to 10000000 seconds".to_owned())
+}
+
+/// The policies shown side by side.
+const POLICIES: [&str; 5] = ["impush", "fixed:30", "fixed:270", "mars", "oracle"];
+/// Idle limits of the stationary networks, in seconds: from the shortest seen on mobile networks to
+/// what RFC 5382 asks of a NAT.
+const LIMITS: [f64; 8] = [30.0, 60.0, 120.0, 240.0, 300.0, 600.0, 1800.0, 7200.0];
+
+struct Simulation {
+    policy: Option<String>,
+    nat: Option<f64>,
+    days: u32,
+    seed: u64,
+    trace: Option<PathBuf>,
+    json: bool,
+    svg: Option<PathBuf>,
+}
+
+impl Simulation {
+    fn run(self) -> Result<(), String> {
+        let scenarios = match (&self.trace, self.nat) {
+            (Some(path), nat) => {
+                let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+                let name = path.file_stem().map_or_else(|| "trace".into(), |n| n.to_string_lossy().into_owned());
+                let mut scenario = simulate::read_trace(&name, &text)?;
+                scenario.nat_s = nat.unwrap_or(scenario.nat_s);
+                vec![scenario]
+            }
+            (None, Some(nat)) => vec![simulate::stationary(nat)],
+            (None, None) => LIMITS.into_iter().map(simulate::stationary).chain(simulate::built_in(self.days)).collect(),
+        };
+        let policies = self.policy.as_deref().map_or(POLICIES.to_vec(), |policy| vec![policy]);
+        let mut reports = Vec::new();
+        for scenario in &scenarios {
+            for policy in &policies {
+                let report = simulate::run(policy, scenario, self.days, self.seed)?;
+                if self.json {
+                    super::show::line(&serde_json::to_value(&report).map_err(|e| e.to_string())?)
+                        .map_err(|e| e.to_string())?;
+                }
+                reports.push(report);
+            }
+        }
+        if !self.json {
+            drop(write!(io::stdout().lock(), "{}", simulate::table(&reports)));
+        }
+        match &self.svg {
+            Some(path) => {
+                std::fs::write(path, simulate::draw(&reports)).map_err(|e| format!("{}: {e}", path.display()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 fn execute(command: Command) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -108,6 +190,10 @@ fn execute(command: Command) -> Result<bool, String> {
                 let phone =
                     Phone { vendor, name, app_id, clouds: clouds.trim_end_matches('/').to_owned(), ca_file, socket };
                 device::live(&phone).await?;
+                Ok(true)
+            }
+            Command::Simulate { policy, nat, days, seed, trace, json, svg } => {
+                Simulation { policy, nat, days, seed, trace, json, svg }.run()?;
                 Ok(true)
             }
             Command::Network { listen, to } => {

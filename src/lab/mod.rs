@@ -8,3 +8,4 @@ mod device;
 mod network;
 mod process;
 mod show;
+mod simulate;

@@ -1,0 +1,295 @@
+//! A scripted broker that does what real ones have done to real clients: each fault here once broke
+//! one.
+
+mod support;
+
+use impush::keepalive::Cause;
+use impush::mqtt::{ConnectOptions, Endpoint, Incoming, client_config, dial, handshake};
+use impush::secret::Secret;
+use serde_json::json;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+use support::{Agent, Flaw, LIMIT, certificates};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+const CONNACK: &[u8] = &[0x20, 0x03, 0x00, 0x00, 0x00];
+const CONNACK_SESSION_PRESENT: &[u8] = &[0x20, 0x03, 0x01, 0x00, 0x00];
+const TAKEN_OVER: &[u8] = &[0xe0, 0x01, 0x8e];
+const SERVER_SHUTTING_DOWN: &[u8] = &[0xe0, 0x01, 0x8b];
+
+/// CONNACK with a server keep alive (property 19) of so many seconds.
+fn connack_keep_alive(seconds: u16) -> Vec<u8> {
+    let [high, low] = seconds.to_be_bytes();
+    vec![0x20, 0x06, 0x00, 0x00, 0x03, 0x13, high, low]
+}
+
+struct Script {
+    listener: TcpListener,
+}
+
+struct Peer(TcpStream);
+
+impl Script {
+    fn new() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").expect("a port") }
+    }
+
+    fn agent(&self, dir: &Path, extra: &str) -> Agent {
+        let port = self.listener.local_addr().expect("an address").port();
+        Agent::configure(&dir.join("a"), &format!("mqtt://127.0.0.1:{port}"), &certificates(dir, Flaw::None).ca, extra);
+        let agent = Agent::start(&dir.join("a"));
+        agent.login("ann", "secret");
+        agent
+    }
+
+    fn accept(&self) -> Peer {
+        let (stream, _) = self.listener.accept().expect("accepted");
+        stream.set_read_timeout(Some(LIMIT)).expect("set");
+        Peer(stream)
+    }
+}
+
+impl Peer {
+    /// Type and body of the next packet.
+    fn packet(&mut self) -> (u8, Vec<u8>) {
+        let mut byte = [0];
+        self.0.read_exact(&mut byte).expect("a packet");
+        let kind = byte[0] >> 4;
+        let (mut length, mut shift) = (0, 0);
+        loop {
+            self.0.read_exact(&mut byte).expect("a length");
+            length |= usize::from(byte[0] & 0x7f) << shift;
+            shift += 7;
+            if byte[0] & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("a body");
+        (kind, body)
+    }
+
+    fn expect(&mut self, kind: u8) -> Vec<u8> {
+        let (found, body) = self.packet();
+        assert_eq!(found, kind, "packet type");
+        body
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("written");
+    }
+}
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+#[test]
+fn a_broker_that_never_answers_a_ping_is_left_by_that_name() {
+    let (script, dir) = (Script::new(), dir());
+    let mut agent = script.agent(dir.path(), "[keep_alive]\nstart_s = 5\nfloor_s = 5\n");
+    let mut peer = script.accept();
+    peer.expect(1);
+    peer.say(CONNACK_SESSION_PRESENT);
+    // Publishes are acknowledged, so that the ping is what goes unanswered.
+    for _ in 0..2 {
+        let body = peer.expect(3);
+        let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        peer.say(&[0x40, 0x02, body[2 + topic], body[3 + topic]]);
+    }
+    peer.expect(12);
+    let event = agent.process.event("link.down");
+    assert_eq!((&event["cause"], &event["number"]), (&json!("pong_lost"), &json!(1)));
+    script.accept();
+}
+
+#[test]
+fn a_broker_that_closes_after_connack_is_tried_ever_more_slowly() {
+    let (script, dir) = (Script::new(), dir());
+    let mut agent = script.agent(dir.path(), "");
+    let mut last = 0.0;
+    for round in 0..3 {
+        let mut peer = script.accept();
+        peer.expect(1);
+        peer.say(CONNACK);
+        drop(peer);
+        let event = agent.process.wait_for("a plan", |line| {
+            let value: serde_json::Value = serde_json::from_str(line).ok()?;
+            (value["event"] == "link.down").then_some(value)
+        });
+        assert_eq!(event["cause"], "peer_closed");
+        let pause = event["next_attempt_s"].as_f64().expect("a pause");
+        assert!(pause >= last, "round {round}: {pause} after {last}");
+        last = pause;
+    }
+    assert!(last >= 30.0, "three links that fell at once point to the server: {last}");
+}
+
+#[test]
+fn a_server_keep_alive_of_seven_is_obeyed_and_zero_starts_no_storm() {
+    for (seconds, low, high) in [(7, 1.0, 7.0), (0, 45.0, 45.0)] {
+        let (script, dir) = (Script::new(), dir());
+        let mut agent = script.agent(dir.path(), "");
+        let mut peer = script.accept();
+        peer.expect(1);
+        peer.say(&connack_keep_alive(seconds));
+        agent.process.event("link.up");
+        let heartbeat = agent.status()["heartbeat_s"].as_f64().expect("a number");
+        assert!((low..=high).contains(&heartbeat), "server said {seconds}, heartbeat {heartbeat}");
+        // The next CONNECT asks for the agent's own again: a server's word holds for one connection.
+        peer.say(SERVER_SHUTTING_DOWN);
+        drop(peer);
+        agent.process.event("link.down");
+        let mut peer = script.accept();
+        let connect = peer.expect(1);
+        assert_eq!(u16::from_be_bytes([connect[8], connect[9]]), 900);
+    }
+}
+
+#[test]
+fn a_kept_session_saves_the_subscription_and_a_lost_one_is_subscribed_again() {
+    let (script, dir) = (Script::new(), dir());
+    let mut agent = script.agent(dir.path(), "");
+    let mut peer = script.accept();
+    peer.expect(1);
+    peer.say(CONNACK_SESSION_PRESENT);
+    peer.expect(3);
+    peer.say(SERVER_SHUTTING_DOWN);
+    drop(peer);
+    agent.process.event("link.down");
+    let mut peer = script.accept();
+    peer.expect(1);
+    peer.say(CONNACK);
+    peer.expect(8);
+}
+
+#[test]
+fn a_message_too_large_to_read_ends_the_session_that_would_send_it_for_ever() {
+    let (script, dir) = (Script::new(), dir());
+    let mut agent = script.agent(dir.path(), "");
+    let mut peer = script.accept();
+    let connect = peer.expect(1);
+    assert_eq!(connect[7] & 0x02, 0, "a session is asked for");
+    peer.say(CONNACK_SESSION_PRESENT);
+    // A PUBLISH that announces two million bytes.
+    peer.say(&[0x32, 0xff, 0xff, 0x7f]);
+    let event = agent.process.event("link.down");
+    assert_eq!(event["cause"], "protocol_error");
+    assert!(event["next_attempt_s"].as_f64().expect("a pause") >= 30.0, "no storm: {event}");
+    agent.ok(&["reconnect"]);
+    let connect = script.accept().expect(1);
+    assert_eq!(connect[7] & 0x02, 0x02, "the poisoned session is given up");
+}
+
+#[test]
+fn a_connection_taken_over_is_not_fought_for() {
+    let (script, dir) = (Script::new(), dir());
+    let mut agent = script.agent(dir.path(), "");
+    let mut peer = script.accept();
+    peer.expect(1);
+    peer.say(CONNACK);
+    peer.say(TAKEN_OVER);
+    assert_eq!(agent.process.event("link.stopped")["cause"], "taken_over");
+    let status = agent.status();
+    assert_eq!((&status["state"], &status["next_attempt"]), (&json!("stopped"), &json!(null)));
+    agent.ok(&["reconnect"]);
+    script.accept().expect(1);
+}
+
+#[test]
+fn an_old_broker_and_a_refused_password_are_named() {
+    for (answer, cause, event) in [
+        (&[0x20, 0x02, 0x00, 0x01][..], "not_mqtt5", "link.down"),
+        (&[0x20, 0x03, 0x00, 0x86, 0x00], "bad_credentials", "link.stopped"),
+    ] {
+        let (script, dir) = (Script::new(), dir());
+        let mut agent = script.agent(dir.path(), "");
+        let mut peer = script.accept();
+        peer.expect(1);
+        peer.say(answer);
+        assert_eq!(agent.process.event(event)["cause"], cause);
+    }
+}
+
+fn options() -> ConnectOptions {
+    ConnectOptions {
+        client_id: "c".into(),
+        user_name: "u".into(),
+        password: Secret::new("p"),
+        keep_alive_s: 60,
+        session_expiry_s: 0,
+        clean_start: true,
+        will: None,
+    }
+}
+
+/// The far end of an in-memory pipe that has accepted the connection.
+async fn accepted(buffer: usize, connack: &'static [u8]) -> (impush::mqtt::Connection<DuplexStream>, DuplexStream) {
+    let (near, mut far) = tokio::io::duplex(buffer);
+    let accept = async move {
+        let mut bytes = vec![0; 1024];
+        let _ = far.read(&mut bytes).await.expect("CONNECT");
+        far.write_all(connack).await.expect("CONNACK");
+        far
+    };
+    let options = options();
+    let (connected, far) = tokio::join!(handshake(near, &options, LIMIT), accept);
+    (connected.expect("connected").0, far)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_stops_reading_cannot_hang_the_agent() {
+    let (mut connection, _far) = accepted(256, CONNACK).await;
+    let error = loop {
+        match connection.publish("t", vec![0; 100], false, None).await {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.cause, Cause::WriteStalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_accepts_and_says_nothing_ends_in_a_connect_timeout() {
+    let (near, _far) = tokio::io::duplex(4096);
+    let error = handshake(near, &options(), Duration::from_secs(20)).await.expect_err("no answer");
+    assert_eq!(error.cause, Cause::ConnectTimeout);
+}
+
+#[tokio::test]
+async fn a_small_receive_window_is_never_overrun_and_everything_is_sent_in_the_end() {
+    // CONNACK with receive maximum (property 33) of 2.
+    let (mut connection, mut far) = accepted(65_536, &[0x20, 0x06, 0x00, 0x00, 0x03, 0x21, 0x00, 0x02]).await;
+    for n in 0..5_u8 {
+        connection.publish("t", vec![n], false, None).await.expect("sent or queued");
+    }
+    let mut received = Vec::new();
+    let mut bytes = [0; 1024];
+    while received.len() < 5 {
+        let read = far.read(&mut bytes).await.expect("read");
+        // Each PUBLISH: 32 len 00 01 't' id id 00 payload.
+        let packets: Vec<&[u8]> = bytes[..read].chunks(9).collect();
+        assert!(packets.len() <= 2, "{} at once", packets.len());
+        for packet in packets {
+            received.push(packet[8]);
+            far.write_all(&[0x40, 0x02, packet[5], packet[6]]).await.expect("PUBACK");
+            let heard = connection.next().await.expect("heard");
+            assert!(matches!(heard, Incoming::Published { refused: None, .. }));
+        }
+    }
+    assert_eq!(received, [0, 1, 2, 3, 4]);
+    assert_eq!(connection.unacknowledged(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_never_finishes_the_tls_handshake_is_left_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let dir = dir();
+    let tls = client_config(Some(&certificates(dir.path(), Flaw::None).ca), None).expect("a configuration");
+    let endpoint =
+        Endpoint { host: "localhost".into(), port: listener.local_addr().expect("an address").port(), tls: true };
+    let error = dial(&endpoint, &tls, Duration::from_millis(200)).await.expect_err("no handshake");
+    assert_eq!(error.cause, Cause::ConnectTimeout);
+}

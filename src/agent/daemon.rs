@@ -126,7 +126,8 @@ pub(super) struct Daemon {
     pub connecting: Option<Connecting>,
     pub logout: Option<PendingLogout>,
     pub state: State,
-    pub since: Moment,
+    /// When the state began: wall-clock milliseconds.
+    pub since_ms: u64,
     pub cause: Option<MqttError>,
     /// Streams open on the control socket.
     pub attached: usize,
@@ -173,7 +174,7 @@ impl Daemon {
             connecting: None,
             logout: None,
             state: State::LoggedOut,
-            since: clock::now(),
+            since_ms: clock::wall_ms(),
             cause: None,
             attached: 0,
             linger_until: None,
@@ -415,7 +416,7 @@ impl Daemon {
     pub fn set_state(&mut self, state: State) {
         if self.state != state {
             self.state = state;
-            self.since = clock::now();
+            self.since_ms = clock::wall_ms();
         }
     }
 

@@ -190,8 +190,15 @@ impl Daemon {
             Some(online) => {
                 let gone =
                     online.connection.stream().local_address().is_some_and(|address| !network::has_address(address));
+                let way = online.connection.stream().peer_address().and_then(network::source_towards);
+                let same_way =
+                    way.is_some() && way == online.connection.stream().local_address().map(|address| address.ip());
                 if gone {
                     self.lose(MqttError::new(Cause::AddressGone, "the network changed")).await;
+                } else if same_way && !changed {
+                    // Router advertisements and renewed leases ring the bell all day; a ping for each
+                    // would cost more than the heartbeat.
+                    debug!(event = "network.same", network = key, "a notice that changes nothing for the connection");
                 } else {
                     debug!(event = "network.changed", network = key, "the network changed; the connection is probed");
                     online.link.probe_now();

@@ -67,6 +67,16 @@ pub(super) fn has_address(address: SocketAddr) -> bool {
     }
 }
 
+/// The address from which this device would reach `peer` now; `None` when there is no way. Nothing is
+/// sent: connecting a datagram socket only asks the kernel's routes.
+pub(super) fn source_towards(peer: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(peer).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
 /// The default route's interface and gateway: the one with the lowest metric.
 fn default_route(table: &str) -> Option<(String, IpAddr)> {
     table

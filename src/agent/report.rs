@@ -9,7 +9,7 @@ impl Daemon {
         let now = clock::now();
         Status {
             state: self.state,
-            since_ms: clock::wall_ms_of(self.since),
+            since_ms: self.since_ms,
             cause: self.cause.as_ref().map(|error| CauseReport {
                 word: error.cause,
                 number: error.cause.number(),

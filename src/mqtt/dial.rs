@@ -38,6 +38,14 @@ impl Stream {
             Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
         }
     }
+
+    /// The address of the far end.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(tcp) => tcp.peer_addr().ok(),
+            Self::Tls(tls) => tls.get_ref().0.peer_addr().ok(),
+        }
+    }
 }
 
 /// Connects within `timeout`, all steps together.

@@ -1,0 +1,229 @@
+//! The agent on a real network stack: device - NAT router - server in network namespaces, with what
+//! networks do to connections. Needs root, `ip`, `nft` and mosquitto.
+//!
+//! ```text
+//! dev: wlan0 10.71.1.2, rmnet0 10.71.2.2 --- nat: 10.71.9.1 (wifi), 10.71.9.11 (cell) --- srv: 10.71.9.2
+//! ```
+
+mod support;
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use support::{Agent, Certificates, Flaw, Process, all_paths, certificates, has, impush, skipped};
+
+/// The namespaces have fixed names, so that a killed run's remains are found and removed.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const UP: &str = r#"
+set -e
+for n in dev nat srv; do ip netns del impush-$n 2>/dev/null || true; done
+for n in dev nat srv; do ip netns add impush-$n; ip -n impush-$n link set lo up; done
+ip -n impush-dev link add wlan0 type veth peer name w0 netns impush-nat
+ip -n impush-dev link add rmnet0 type veth peer name c0 netns impush-nat
+ip -n impush-nat link add up0 type veth peer name eth0 netns impush-srv
+ip -n impush-dev addr add 10.71.1.2/24 dev wlan0; ip -n impush-nat addr add 10.71.1.1/24 dev w0
+ip -n impush-nat addr add 10.71.2.1/24 dev c0
+ip -n impush-nat addr add 10.71.9.1/24 dev up0; ip -n impush-nat addr add 10.71.9.11/24 dev up0
+ip -n impush-srv addr add 10.71.9.2/24 dev eth0; ip -n impush-srv link set eth0 up
+ip -n impush-dev link set wlan0 up
+for i in w0 c0 up0; do ip -n impush-nat link set $i up; done
+ip -n impush-dev route add default via 10.71.1.1 dev wlan0
+ip netns exec impush-nat sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+ip netns exec impush-nat nft -f - <<'NFT'
+table ip lab {
+  chain c_fwd { type filter hook forward priority 0; policy accept; ct state invalid counter drop; }
+  chain c_in { type filter hook input priority 0; policy accept; iifname "up0" meta l4proto { tcp, udp } counter drop; }
+  chain c_post { type nat hook postrouting priority srcnat;
+    iifname "w0" oifname "up0" snat to 10.71.9.1
+    iifname "c0" oifname "up0" snat to 10.71.9.11
+  }
+}
+NFT
+ip netns exec impush-nat sh -c 'echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose'
+"#;
+
+struct Lab {
+    _turn: MutexGuard<'static, ()>,
+    dir: tempfile::TempDir,
+    _broker: Process,
+    agent: Agent,
+}
+
+fn shell(script: &str) -> std::process::Output {
+    Command::new("sh").arg("-c").arg(script).env("PATH", all_paths()).output().expect("ran")
+}
+
+fn must(script: &str) {
+    let output = shell(script);
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
+impl Lab {
+    /// `None`, said aloud, where the machine cannot.
+    fn new(test: &str, keep_alive: &str) -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        if !rustix::process::geteuid().is_root() || !["ip", "nft", "mosquitto"].iter().all(|p| has(p)) {
+            skipped(test, "needs root, ip, nft and mosquitto");
+            return None;
+        }
+        let made = shell(UP);
+        if !made.status.success() {
+            skipped(test, &format!("this kernel cannot: {}", String::from_utf8_lossy(&made.stderr)));
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let certificates = certificates(dir.path(), Flaw::None);
+        let broker = broker(dir.path(), &certificates);
+        // The name in the certificate, for this namespace alone.
+        Agent::configure(&dir.path().join("a"), "mqtts://localhost:8883", &certificates.ca, keep_alive);
+        let process = Process::start(&mut in_device(&dir.path().join("a"), &["run"]), true);
+        let mut agent = Agent { process, home: dir.path().join("a") };
+        agent.process.event("agent.started");
+        agent.login("ann", "secret");
+        agent.process.event("link.up");
+        Some(Self { _turn: turn, dir, _broker: broker, agent })
+    }
+
+    fn status(&self) -> Value {
+        assert!(self.dir.path().exists());
+        self.agent.status()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.agent.process.child.kill());
+        shell("for n in dev nat srv; do ip netns pids impush-$n | xargs -r kill -9; ip netns del impush-$n; done");
+    }
+}
+
+/// A broker in the server's namespace that is reached as `localhost` from the device's: its port is
+/// forwarded by the device's own packet filter, so that the certificate's name holds.
+fn broker(dir: &Path, certificates: &Certificates) -> Process {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (path, mode) in [(dir, 0o755), (certificates.key.as_path(), 0o644)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permitted");
+    }
+    let config = dir.join("mosquitto.conf");
+    let text = format!(
+        "listener 8883 10.71.9.2\nallow_anonymous true\ncafile {}\ncertfile {}\nkeyfile {}\n",
+        certificates.ca.display(),
+        certificates.chain.display(),
+        certificates.key.display()
+    );
+    std::fs::write(&config, text).expect("written");
+    must(
+        "ip netns exec impush-dev sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet' && mkdir -p /etc/netns/impush-dev && \
+         printf '10.71.9.2 localhost\\n' > /etc/netns/impush-dev/hosts",
+    );
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", "impush-srv", "mosquitto", "-v", "-c"]).arg(&config).env("PATH", all_paths());
+    let mut process = Process::start(&mut command, true);
+    process.wait_for("running", |line| line.contains("running").then_some(()));
+    process
+}
+
+fn in_device(home: &Path, arguments: &[&str]) -> Command {
+    let inner = impush(home);
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", "impush-dev"]).arg(inner.get_program()).args(inner.get_args()).args(arguments);
+    command.env("PATH", all_paths()).env_remove("RUST_LOG").env_remove("INVOCATION_ID").env_remove("JOURNAL_STREAM");
+    command
+}
+
+#[test]
+fn a_nat_that_forgets_the_connection_silently_is_noticed_and_survived() {
+    let Some(mut lab) = Lab::new(
+        "a_nat_that_forgets_the_connection_silently_is_noticed_and_survived",
+        "[keep_alive]\nstart_s = 8\nfloor_s = 5\n",
+    ) else {
+        return;
+    };
+    // Every flow is forgotten, as when the router restarts: packets vanish, nobody closes anything.
+    must(
+        "ip netns exec impush-nat nft add rule ip lab c_fwd ip saddr 10.71.1.2 tcp dport 8883 ct state established counter drop",
+    );
+    let down = lab.agent.process.event("link.down");
+    // The kernel's own late notices may have had it probed: silence is what is found either way.
+    assert!(["pong_lost", "ack_lost", "network_changed"].iter().any(|cause| down["cause"] == *cause), "{down}");
+    must("ip netns exec impush-nat nft flush chain ip lab c_fwd");
+    lab.agent.process.event("link.up");
+}
+
+#[test]
+fn a_network_whose_idle_limit_is_short_is_learnt() {
+    let Some(mut lab) =
+        Lab::new("a_network_whose_idle_limit_is_short_is_learnt", "[keep_alive]\nstart_s = 12\nfloor_s = 5\n")
+    else {
+        return;
+    };
+    // conntrack forgets an established flow after seven idle seconds, silently.
+    must("ip netns exec impush-nat sh -c 'echo 7 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established'");
+    let down = lab.agent.process.event("link.down");
+    assert_eq!(down["cause"], "pong_lost");
+    lab.agent.process.event("heartbeat.lost");
+    let status = lab.status();
+    assert!(status["heartbeat_s"].as_f64().expect("a number") < 7.0, "{status}");
+    assert!(status["network"].as_str().expect("a key").starts_with("wifi-"), "{status}");
+}
+
+#[test]
+fn moving_from_wifi_to_cellular_reconnects_by_the_change_itself() {
+    let Some(mut lab) = Lab::new("moving_from_wifi_to_cellular_reconnects_by_the_change_itself", "") else { return };
+    must(
+        "ip -n impush-dev link set rmnet0 up && ip -n impush-dev addr add 10.71.2.2/24 dev rmnet0 && ip -n impush-dev addr flush dev wlan0 && \
+         ip -n impush-dev link set wlan0 down && ip -n impush-dev route replace default via 10.71.2.1 dev rmnet0",
+    );
+    // The heartbeat is 45 s: only the change can be the messenger.
+    assert_eq!(lab.agent.process.event("link.down")["cause"], "address_gone");
+    lab.agent.process.event("link.up");
+    assert!(lab.status()["network"].as_str().expect("a key").starts_with("cell-"));
+}
+
+#[test]
+fn a_link_that_goes_and_comes_back_is_used_at_once() {
+    let Some(mut lab) = Lab::new("a_link_that_goes_and_comes_back_is_used_at_once", "") else { return };
+    must("ip -n impush-dev addr flush dev wlan0 && ip -n impush-dev link set wlan0 down");
+    assert_eq!(lab.agent.process.event("link.down")["cause"], "address_gone");
+    must(
+        "ip -n impush-dev link set wlan0 up && ip -n impush-dev addr add 10.71.1.2/24 dev wlan0 && ip -n impush-dev route add default via 10.71.1.1",
+    );
+    lab.agent.process.event("link.up");
+}
+
+#[test]
+fn a_change_beside_the_connection_costs_nothing_and_a_black_hole_is_found_by_a_probe() {
+    let Some(mut lab) =
+        Lab::new("a_change_beside_the_connection_costs_nothing_and_a_black_hole_is_found_by_a_probe", "")
+    else {
+        return;
+    };
+    let since = lab.status()["since_ms"].clone();
+    must("ip -n impush-dev addr add 10.71.1.77/24 dev wlan0");
+    lab.agent.process.event("network.same");
+    assert_eq!(lab.status()["since_ms"], since);
+    // A black hole now: the probe, not the heartbeat, finds it.
+    must("ip -n impush-dev route add blackhole 10.71.9.2");
+    let down = lab.agent.process.event("link.down");
+    assert_eq!(down["cause"], "network_changed");
+    must("ip -n impush-dev route del blackhole 10.71.9.2");
+    lab.agent.process.event("link.up");
+}
+
+#[test]
+fn loss_on_the_way_does_not_break_the_connection() {
+    let Some(mut lab) =
+        Lab::new("loss_on_the_way_does_not_break_the_connection", "[keep_alive]\nstart_s = 5\nfloor_s = 5\n")
+    else {
+        return;
+    };
+    must("ip netns exec impush-nat nft insert rule ip lab c_fwd numgen random mod 100 \\< 10 counter drop");
+    let since = lab.status()["since_ms"].clone();
+    lab.agent.ok(&["reconnect"]);
+    lab.agent.process.event("link.up");
+    let again = lab.status();
+    assert_ne!(again["since_ms"], since);
+    assert_eq!(again["state"], "online");
+}

@@ -243,6 +243,13 @@ fn the_environment_can_hold_the_whole_configuration() {
         .output()
         .expect("ran");
     assert!(output.status.success(), "{output:?}");
+    let shown = impush(dir.path())
+        .args(["config", "show"])
+        .env("IMPUSH_SERVER_PROXY", "http://u:s3cret@p:1")
+        .output()
+        .expect("ran");
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.contains("linger_s") && !shown.contains("s3cret"), "{shown}");
 }
 
 #[test]

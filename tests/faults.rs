@@ -290,6 +290,104 @@ async fn a_server_that_never_finishes_the_tls_handshake_is_left_in_time() {
     let tls = client_config(Some(&certificates(dir.path(), Flaw::None).ca), None).expect("a configuration");
     let endpoint =
         Endpoint { host: "localhost".into(), port: listener.local_addr().expect("an address").port(), tls: true };
-    let error = dial(&endpoint, &tls, Duration::from_millis(200)).await.expect_err("no handshake");
+    let error = dial(&endpoint, None, &tls, Duration::from_millis(200)).await.expect_err("no handshake");
     assert_eq!(error.cause, Cause::ConnectTimeout);
+}
+
+#[test]
+fn a_server_that_names_another_is_followed_and_a_fallback_is_tried_in_turn() {
+    let (script, other, dir) = (Script::new(), Script::new(), dir());
+    let dead = support::free_port();
+    let port = |script: &Script| script.listener.local_addr().expect("an address").port();
+    let ca = certificates(dir.path(), Flaw::None).ca;
+    // The first address refuses; the fallback answers and sends the device to a third.
+    Agent::configure(&dir.path().join("a"), &format!("mqtt://127.0.0.1:{dead}"), &ca, "");
+    let file = dir.path().join("a/impush.toml");
+    let text = std::fs::read_to_string(&file).expect("read");
+    let text =
+        text.replacen("[server]", &format!("[server]\nfallback_urls = ['mqtt://127.0.0.1:{}']", port(&script)), 1);
+    std::fs::write(&file, text).expect("written");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", "secret");
+    assert_eq!(agent.process.event("link.down")["cause"], "connect_refused");
+    let mut peer = script.accept();
+    peer.expect(1);
+    // CONNACK 0x9C with a server reference (property 28).
+    let reference = format!("127.0.0.1:{}", port(&other));
+    let mut answer = vec![0x20, 0, 0x00, 0x9c, 3 + reference.len() as u8, 0x1c, 0, reference.len() as u8];
+    answer.extend(reference.as_bytes());
+    answer[1] = answer.len() as u8 - 2;
+    peer.say(&answer);
+    let event = agent.process.event("server.redirected");
+    assert_eq!(event["to"], format!("mqtts://{reference}"));
+    // It speaks TLS there: the first byte of a handshake record.
+    let mut byte = [0];
+    other.accept().0.read_exact(&mut byte).expect("a TLS record");
+    assert_eq!(byte[0], 0x16);
+}
+
+/// A proxy that opens one way and relays it; answers in its protocol's words.
+async fn proxy(listener: tokio::net::TcpListener, socks: bool) -> Vec<u8> {
+    let (mut device, _) = listener.accept().await.expect("accepted");
+    let mut bytes = [0; 1024];
+    let target = if socks {
+        // Greeting with the password method, the login, the request for a name.
+        let _ = device.read(&mut bytes).await.expect("a greeting");
+        device.write_all(&[5, 2]).await.expect("method");
+        let _ = device.read(&mut bytes).await.expect("a login");
+        device.write_all(&[1, 0]).await.expect("welcome");
+        let read = device.read(&mut bytes).await.expect("a request");
+        let port = u16::from_be_bytes([bytes[read - 2], bytes[read - 1]]);
+        device.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.expect("opened");
+        port
+    } else {
+        let read = device.read(&mut bytes).await.expect("a request");
+        let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+        assert!(text.contains("Proxy-Authorization: Basic YW5uOnNlY3JldA=="), "{text}");
+        device.write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n").await.expect("opened");
+        text.split([':', ' ']).nth(2).and_then(|port| port.parse().ok()).expect("a port")
+    };
+    let mut server = tokio::net::TcpStream::connect(("127.0.0.1", target)).await.expect("connected");
+    let _ = tokio::io::copy_bidirectional(&mut device, &mut server).await;
+    bytes.to_vec()
+}
+
+#[tokio::test]
+async fn both_kinds_of_proxy_lead_to_the_server_and_a_refusal_is_named() {
+    let dir = dir();
+    let tls = client_config(Some(&certificates(dir.path(), Flaw::None).ca), None).expect("a configuration");
+    for (scheme, socks) in [("http", false), ("socks5", true)] {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let way = format!("{scheme}://ann:secret@127.0.0.1:{}", listener.local_addr().expect("an address").port());
+        let way = way.parse().expect("a proxy");
+        tokio::spawn(proxy(listener, socks));
+        let endpoint =
+            Endpoint { host: "localhost".into(), port: server.local_addr().expect("an address").port(), tls: false };
+        let accept = async {
+            let (mut far, _) = server.accept().await.expect("accepted");
+            let mut bytes = vec![0; 1024];
+            let _ = far.read(&mut bytes).await.expect("CONNECT");
+            far.write_all(CONNACK).await.expect("CONNACK");
+            far
+        };
+        let connect = async {
+            let stream = dial(&endpoint, Some(&way), &tls, LIMIT).await.expect("a way through");
+            handshake(stream, &options(), LIMIT).await.expect("connected")
+        };
+        tokio::join!(connect, accept);
+    }
+    let refusing = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let way =
+        format!("http://127.0.0.1:{}", refusing.local_addr().expect("an address").port()).parse().expect("a proxy");
+    tokio::spawn(async move {
+        let (mut device, _) = refusing.accept().await.expect("accepted");
+        let mut bytes = [0; 1024];
+        let _ = device.read(&mut bytes).await;
+        let _ = device.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+    });
+    let endpoint = Endpoint { host: "localhost".into(), port: 1, tls: false };
+    let error = dial(&endpoint, Some(&way), &tls, LIMIT).await.expect_err("refused");
+    assert_eq!(error.cause, Cause::ProxyRefused);
+    assert!(error.detail.contains("407"), "{error}");
 }

@@ -5,6 +5,7 @@ use super::control::{Client, ClientError};
 use super::daemon::{self, RunError};
 use super::status::{State, Status};
 use crate::logs;
+use crate::secret::Secret;
 use crate::settings::{self, SettingsError};
 use crate::vendor::Vendor;
 use clap::{Args, Parser, Subcommand};
@@ -181,7 +182,12 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             config.check()?;
             print("configuration is good")
         }
-        Command::Config { command: ConfigCommand::Show } => print(&serde_json::to_string_pretty(&config)?),
+        Command::Config { command: ConfigCommand::Show } => {
+            let mut config = config;
+            // It may hold a password.
+            config.server.proxy = config.server.proxy.map(|proxy| Secret::new(format!("(set, {proxy})")));
+            print(&serde_json::to_string_pretty(&config)?)
+        }
         command => ask(&Client::new(&socket), command),
     }
 }

@@ -1,8 +1,9 @@
 //! The agent's settings: what they mean, their ranges, and where state and socket live.
 
 use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START};
-use crate::mqtt::Endpoint;
+use crate::mqtt::{Endpoint, Proxy};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
+use crate::secret::Secret;
 use crate::settings::SettingsError;
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,10 @@ pub struct Config {
 pub struct Server {
     /// `mqtts://host[:port]`. `mqtt://` is taken for a loopback address only.
     pub url: Option<String>,
+    /// Other addresses of the same service, tried in turn when one cannot be reached.
+    pub fallback_urls: Vec<String>,
+    /// `http://[user:password@]host:port` or `socks5://...`: the only way out, where there is no other.
+    pub proxy: Option<Secret>,
     /// The app this device's user belongs to: `org#app`.
     pub app: Option<String>,
     /// PEM file of the authorities to trust, instead of the system's.
@@ -46,6 +51,8 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             url: None,
+            fallback_urls: Vec::new(),
+            proxy: None,
             app: None,
             ca_file: None,
             client_certificate: None,
@@ -111,6 +118,8 @@ pub struct KeepAlive {
     pub floor_s: u64,
     /// Seconds; no heartbeat is longer. Set it below the idle limit of your load balancer. 5 to 3600.
     pub ceiling_s: u64,
+    /// Wake a sleeping device for its heartbeat. Needs CAP_WAKE_ALARM; without it sleep means offline.
+    pub wake_device: bool,
 }
 
 impl Default for KeepAlive {
@@ -119,6 +128,7 @@ impl Default for KeepAlive {
             start_s: HEARTBEAT_START.as_secs(),
             floor_s: HEARTBEAT_FLOOR.as_secs(),
             ceiling_s: HEARTBEAT_CEILING.as_secs(),
+            wake_device: false,
         }
     }
 }
@@ -157,7 +167,9 @@ impl Default for Log {
 /// Settings checked and made ready to use.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    pub endpoint: Endpoint,
+    /// The configured address, then the fallbacks.
+    pub endpoints: Vec<Endpoint>,
+    pub proxy: Option<Proxy>,
     pub app: String,
     pub topics: Topics,
 }
@@ -171,12 +183,20 @@ impl Config {
         let bad = |message: String| SettingsError::BadValue { message };
         let url =
             self.server.url.as_deref().ok_or_else(|| bad("server.url is not set; write mqtts://host[:port]".into()))?;
-        let endpoint: Endpoint = url.parse().map_err(|e| bad(format!("server.url: {e}")))?;
-        if !endpoint.tls && !endpoint.is_loopback() {
-            return Err(bad(
-                "server.url: mqtt:// without TLS is taken for a loopback address only; write mqtts://".into()
-            ));
+        let mut endpoints = Vec::new();
+        let named = std::iter::once(("server.url", url))
+            .chain(self.server.fallback_urls.iter().map(|u| ("server.fallback_urls", u.as_str())));
+        for (key, url) in named {
+            let endpoint: Endpoint = url.parse().map_err(|e| bad(format!("{key}: {e}")))?;
+            if !endpoint.tls && !endpoint.is_loopback() {
+                return Err(bad(format!(
+                    "{key}: mqtt:// without TLS is taken for a loopback address only; write mqtts://"
+                )));
+            }
+            endpoints.push(endpoint);
         }
+        let proxy = self.server.proxy.as_ref().map(|p| p.expose().parse::<Proxy>()).transpose();
+        let proxy = proxy.map_err(|e| bad(format!("server.proxy: {e}")))?;
         let app = self.server.app.clone().filter(|a| !a.is_empty());
         let app = app.ok_or_else(|| bad("server.app is not set; write org#app as the gateway knows it".into()))?;
         crate::protocol::Address::new(&app, "user", "device").map_err(|e| bad(format!("server.app: {e}")))?;
@@ -203,7 +223,7 @@ impl Config {
         if !["text", "json"].contains(&self.log.format.as_str()) {
             return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
         }
-        Ok(Ready { endpoint, app, topics })
+        Ok(Ready { endpoints, proxy, app, topics })
     }
 
     pub fn state_directory(&self) -> PathBuf {

@@ -13,7 +13,7 @@ use crate::binding::Binding;
 use crate::channel::{self, Choice};
 use crate::device::{self, Profile};
 use crate::keepalive::{Attempt, Bounds, Cause, Heartbeat, Moment, Reconnect, Verdict};
-use crate::mqtt::{MqttError, TlsSetupError, client_config};
+use crate::mqtt::{Endpoint, MqttError, TlsSetupError, client_config};
 use crate::settings::SettingsError;
 use crate::store::{Inbox, OpenError, Store};
 use rustls::ClientConfig;
@@ -133,6 +133,10 @@ pub(super) struct Daemon {
     pub attached: usize,
     /// When the connection may rest if no app comes.
     pub linger_until: Option<Moment>,
+    /// Which of the configured addresses is tried.
+    endpoint: usize,
+    /// Where the server sent this device; forgotten when it does not answer there.
+    redirect: Option<Endpoint>,
     /// The session at the broker holds something this agent cannot read: the next connection ends it,
     /// or it would come again for ever. The gateway's store has every message.
     pub poisoned: bool,
@@ -178,6 +182,8 @@ impl Daemon {
             cause: None,
             attached: 0,
             linger_until: None,
+            endpoint: 0,
+            redirect: None,
             poisoned: false,
             starved: false,
             refused: BTreeMap::new(),
@@ -201,7 +207,13 @@ impl Daemon {
         let choice = self.wanted();
         self.bind_event(crate::binding::Event::Want(choice)).await?;
         self.want_connection();
-        let timer = Timer::new(false)?;
+        let timer = match Timer::new(self.config.keep_alive.wake_device) {
+            Ok(timer) => timer,
+            Err(error) => {
+                warn!(event = "clock.no_wake_alarm", %error, "keep_alive.wake_device needs CAP_WAKE_ALARM; a sleeping device is not woken");
+                Timer::new(false)?
+            }
+        };
         let step = ClockStep::new()?;
         let watch = Watch::new()
             .inspect_err(|error| info!(event = "network.unwatched", %error, "network changes cannot be watched; pings notice them, later"))
@@ -380,10 +392,34 @@ impl Daemon {
         }
     }
 
+    /// Where the next attempt goes.
+    pub fn endpoint(&self) -> Endpoint {
+        let configured = &self.ready.endpoints;
+        self.redirect.clone().unwrap_or_else(|| configured[self.endpoint % configured.len()].clone())
+    }
+
+    /// The server named another, or this one cannot be reached: the next attempt goes elsewhere.
+    fn choose_endpoint(&mut self, error: &MqttError) {
+        let reference = error.server_reference.as_deref().and_then(|text| text.split_whitespace().next());
+        let sent = matches!(error.cause, Cause::UseAnotherServer | Cause::ServerMoved);
+        match reference.filter(|_| sent).and_then(|text| format!("mqtts://{text}").parse().ok()) {
+            Some(endpoint) => {
+                info!(event = "server.redirected", to = %endpoint, "the server sends this device elsewhere");
+                self.redirect = Some(endpoint);
+            }
+            // An attempt failed: where it was sent, or where it went by itself.
+            None if self.state == State::Connecting && self.redirect.take().is_none() => {
+                self.endpoint = self.endpoint.wrapping_add(1);
+            }
+            None => {}
+        }
+    }
+
     /// The link is gone, or an attempt failed: what now, and when.
     pub fn on_down(&mut self, error: MqttError) {
         let now = clock::now();
         self.poisoned |= error.cause == Cause::ProtocolError;
+        self.choose_endpoint(&error);
         let changed = self.cause.as_ref().is_none_or(|known| known.cause != error.cause);
         match self.reconnect.on_down(now, error.cause) {
             Verdict::Retry(attempt) => {

@@ -110,14 +110,15 @@ impl Daemon {
         self.search.next = None;
         let together = Arc::new(Notify::new());
         let options = side_options(&online.address, login.password.clone(), tested);
-        let (endpoint, tls, notify) = (self.ready.endpoint.clone(), self.tls.clone(), together.clone());
+        let (endpoint, proxy) = (self.endpoint(), self.ready.proxy.clone());
+        let (tls, notify) = (self.tls.clone(), together.clone());
         debug!(
             event = "heartbeat.probe",
             tested_s = tested.as_secs(),
             "a side connection tests how long this network keeps it"
         );
         let run = Box::pin(async move {
-            let outcome = match idle_then_ping(&endpoint, &tls, &options, tested, &notify).await {
+            let outcome = match idle_then_ping(&endpoint, proxy.as_ref(), &tls, &options, tested, &notify).await {
                 Ok(()) => ProbeOutcome::Survived,
                 Err(outcome) => outcome,
             };
@@ -260,13 +261,14 @@ fn side_options(address: &Address, password: crate::secret::Secret, tested: Dura
 
 async fn idle_then_ping(
     endpoint: &crate::mqtt::Endpoint,
+    proxy: Option<&crate::mqtt::Proxy>,
     tls: &Arc<rustls::ClientConfig>,
     options: &ConnectOptions,
     tested: Duration,
     together: &Notify,
 ) -> Result<(), ProbeOutcome> {
     let inconclusive = |_| ProbeOutcome::Inconclusive;
-    let stream = dial(endpoint, tls, CONNECT_TIMEOUT).await.map_err(inconclusive)?;
+    let stream = dial(endpoint, proxy, tls, CONNECT_TIMEOUT).await.map_err(inconclusive)?;
     let (mut connection, _) = handshake(stream, options, CONNECT_TIMEOUT).await.map_err(|error| match error.cause {
         Cause::NotAuthorized
         | Cause::BadCredentials

@@ -56,11 +56,11 @@ impl Daemon {
         self.set_state(State::Connecting);
         let nonce = random_hex::<8>();
         let options = self.options(&address, password, &purpose, &nonce);
-        let (endpoint, tls) = (self.ready.endpoint.clone(), self.tls.clone());
+        let (endpoint, proxy, tls) = (self.endpoint(), self.ready.proxy.clone(), self.tls.clone());
         let interval = self.heartbeat.interval();
         self.connecting = Some(Box::pin(async move {
             let started = clock::now();
-            let stream = dial(&endpoint, &tls, CONNECT_TIMEOUT).await?;
+            let stream = dial(&endpoint, proxy.as_ref(), &tls, CONNECT_TIMEOUT).await?;
             let asked = clock::now();
             let left = CONNECT_TIMEOUT.saturating_sub(asked.saturating_sub(started)).max(Duration::from_secs(1));
             let (connection, connected) = handshake(stream, &options, left).await?;
@@ -106,7 +106,7 @@ impl Daemon {
         self.poisoned = false;
         let was_down = self.cause.take();
         info!(
-            event = "link.up", server = %self.ready.endpoint, session_present = online.connected.session_present,
+            event = "link.up", server = %self.endpoint(), session_present = online.connected.session_present,
             round_trip_ms = online.link.round_trip().map(|d| d.as_millis() as u64),
             after = was_down.map(|e| e.cause.as_str()), "connected"
         );

@@ -22,7 +22,7 @@ impl Daemon {
                 base_s: attempt.base.as_secs_f64(),
                 jitter_s: attempt.jitter.as_secs_f64(),
             }),
-            server: self.ready.endpoint.to_string(),
+            server: self.endpoint().to_string(),
             app: self.ready.app.clone(),
             user: self.disk.store.login().map(|login| login.user.clone()),
             device_id: self.disk.store.device_id().to_owned(),

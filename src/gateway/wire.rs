@@ -147,7 +147,7 @@ impl Driver {
             clean_start: true,
             will: None,
         };
-        let stream = dial(&self.access.endpoint, &self.access.tls, CONNECT_TIMEOUT).await?;
+        let stream = dial(&self.access.endpoint, None, &self.access.tls, CONNECT_TIMEOUT).await?;
         let (mut connection, _) = handshake(stream, &options, CONNECT_TIMEOUT).await?;
         let group = if self.access.shared { "$share/gateway/" } else { "" };
         for leg in [Leg::Up, Leg::State] {

@@ -17,8 +17,9 @@ pub const PONG_ROUND_TRIPS: u32 = 4;
 /// ... but never longer than this.
 pub const PONG_MAX: Duration = Duration::from_secs(20);
 /// Deadline of a ping sent because the network changed: on a working path it takes one round trip.
-pub const PROBE_DEADLINE: Duration = Duration::from_secs(3);
-/// How late a timer may fire and its ping still be judged by the normal deadline.
+/// With the half second in which notices are gathered, a dead link is found within three.
+pub const PROBE_DEADLINE: Duration = Duration::from_millis(2500);
+/// A write the peer's full buffers hold up longer than this ends the connection.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// DNS, TCP, TLS and CONNACK of one attempt together.

@@ -215,6 +215,6 @@ mod tests {
         link.probe_now();
         assert_eq!(link.on_tick(at(5)), LinkAction::Ping);
         link.on_ping_sent(at(5));
-        assert_eq!(link.on_tick(at(8)), LinkAction::Dead(Cause::NetworkChanged));
+        assert_eq!(link.on_tick(at(5) + PROBE_DEADLINE), LinkAction::Dead(Cause::NetworkChanged));
     }
 }

@@ -1,7 +1,7 @@
 //! The `impush-lab` command line.
 
 use super::device::{self, Phone};
-use super::{cloud, demo, network, simulate};
+use super::{bench, cloud, demo, network, simulate};
 use crate::logs;
 use crate::vendor::Vendor;
 use clap::{Parser, Subcommand};
@@ -81,6 +81,14 @@ enum Command {
         /// Draw the comparison
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
+    },
+    /// Print the figures this product is held to, each with its goal
+    Bench {
+        #[arg(value_parser = ["keepalive"])]
+        what: String,
+        /// One JSON object a figure
+        #[arg(long)]
+        json: bool,
     },
     /// Relay one address to another; `cut` and `mend` on standard input are the weather
     Network {
@@ -196,6 +204,7 @@ fn execute(command: Command) -> Result<bool, String> {
                 Simulation { policy, nat, days, seed, trace, json, svg }.run()?;
                 Ok(true)
             }
+            Command::Bench { json, .. } => bench::keepalive(json, &LIMITS),
             Command::Network { listen, to } => {
                 network::serve(listen, to).await.map_err(|e| format!("{listen}: {e}"))?;
                 Ok(true)

@@ -1,6 +1,6 @@
 //! From an address to a connected stream: name, TCP with racing addresses, socket options, TLS.
 
-use super::{Endpoint, MqttError, tls};
+use super::{Endpoint, MqttError, Proxy, tls};
 use crate::keepalive::Cause;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -52,19 +52,25 @@ impl Stream {
 ///
 /// # Errors
 /// [`MqttError`] with the cause of the first step that failed.
-pub async fn dial(endpoint: &Endpoint, config: &Arc<ClientConfig>, timeout: Duration) -> Result<Stream, MqttError> {
-    tokio::time::timeout(timeout, connect(endpoint, config)).await.unwrap_or_else(|_| {
+pub async fn dial(
+    endpoint: &Endpoint,
+    proxy: Option<&Proxy>,
+    config: &Arc<ClientConfig>,
+    timeout: Duration,
+) -> Result<Stream, MqttError> {
+    tokio::time::timeout(timeout, connect(endpoint, proxy, config)).await.unwrap_or_else(|_| {
         Err(MqttError::new(Cause::ConnectTimeout, format!("{endpoint} did not answer within {} s", timeout.as_secs())))
     })
 }
 
-async fn connect(endpoint: &Endpoint, config: &Arc<ClientConfig>) -> Result<Stream, MqttError> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(|e| MqttError::new(Cause::DnsFailed, format!("{}: {e}", endpoint.host)))?
-        .take(MAX_ADDRESSES)
-        .collect();
-    let tcp = race(interleaved(addresses)).await.map_err(|e| name(endpoint, &e))?;
+async fn connect(endpoint: &Endpoint, proxy: Option<&Proxy>, config: &Arc<ClientConfig>) -> Result<Stream, MqttError> {
+    let tcp = match proxy {
+        Some(proxy) => {
+            let way = Endpoint { host: proxy.host.clone(), port: proxy.port, tls: false };
+            proxy.open(reach(&way).await?, &endpoint.host, endpoint.port).await?
+        }
+        None => reach(endpoint).await?,
+    };
     tcp.set_nodelay(true).map_err(|e| name(endpoint, &e))?;
     // A kernel without the option keeps its own, longer limit; the pong deadline still holds.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(
@@ -81,6 +87,16 @@ async fn connect(endpoint: &Endpoint, config: &Arc<ClientConfig>) -> Result<Stre
         _ => MqttError::new(Cause::TlsFailed, format!("{endpoint} ended the TLS handshake: {e}")),
     })?;
     Ok(Stream::Tls(Box::new(tls)))
+}
+
+/// A TCP connection to the first of the name's addresses that answers.
+async fn reach(endpoint: &Endpoint) -> Result<TcpStream, MqttError> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(|e| MqttError::new(Cause::DnsFailed, format!("{}: {e}", endpoint.host)))?
+        .take(MAX_ADDRESSES)
+        .collect();
+    race(interleaved(addresses)).await.map_err(|e| name(endpoint, &e))
 }
 
 /// Address families alternate (RFC 8305, section 4), so that one broken family costs one step.

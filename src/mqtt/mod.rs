@@ -14,10 +14,12 @@ mod connection;
 mod dial;
 mod endpoint;
 mod error;
+mod proxy;
 mod tls;
 
 pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
 pub use dial::{Stream, dial};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::MqttError;
+pub use proxy::{Proxy, ProxyError};
 pub use tls::{TlsSetupError, client_config};

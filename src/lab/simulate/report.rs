@@ -33,6 +33,9 @@ pub fn table(reports: &[Report]) -> String {
     out
 }
 
+/// A figure's title and how it is read off a run.
+type Panel = (&'static str, fn(&Report) -> f64);
+
 const COLOURS: [&str; 6] = ["#1b7f5a", "#8a8f98", "#c77d2e", "#b0413e", "#4a6fa5", "#6b4a8a"];
 const LEFT: usize = 190;
 const WIDTH: usize = 420;
@@ -44,7 +47,7 @@ pub fn draw(reports: &[Report]) -> String {
     policies.sort_unstable();
     policies.dedup();
     let colour = |policy: &str| COLOURS[policies.iter().position(|p| *p == policy).unwrap_or(0) % COLOURS.len()];
-    let panels: [(&str, fn(&Report) -> f64); 2] =
+    let panels: [Panel; 2] =
         [("seconds unreachable a day", |r| r.unreachable_s_per_day), ("pings a day", |r| r.pings_per_day)];
     let mut rows = String::new();
     let mut y = 60;

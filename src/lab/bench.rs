@@ -1,0 +1,144 @@
+//! The figures the keep-alive is held to, each computed by the shipped code and shown with its goal.
+//! Ratios are against another policy on the same simulated network in the same run.
+
+use super::simulate::{Report, built_in, run, stationary};
+use crate::keepalive::constants::HEARTBEAT_START;
+use crate::keepalive::{Cause, Link, LinkAction, Moment, Reconnect, Verdict};
+use serde_json::json;
+use std::time::Duration;
+
+const DAYS: u32 = 7;
+const SEED: u64 = 1;
+
+/// One figure, its goal, and whether it is met. Smaller is better.
+struct Figure {
+    name: String,
+    value: f64,
+    goal: f64,
+    unit: &'static str,
+}
+
+/// Prints every figure; `true` if all goals are met.
+///
+/// # Errors
+/// A sentence when a run fails or the output is gone.
+pub(super) fn keepalive(json: bool, limits: &[f64]) -> Result<bool, String> {
+    let mut figures = still(limits)?;
+    figures.extend(changing()?);
+    figures.push(Figure {
+        name: "silent death, beyond the heartbeat".into(),
+        value: notice(false),
+        goal: 10.0,
+        unit: "s",
+    });
+    // The agent gathers notices for half a second before it looks.
+    figures.push(Figure {
+        name: "silent death after a network change".into(),
+        value: 0.5 + notice(true),
+        goal: 3.0,
+        unit: "s",
+    });
+    figures.push(Figure {
+        name: "connections in 10 min to a server that closes, worst of 2000 devices".into(),
+        value: worst_storm(),
+        goal: 12.0,
+        unit: "",
+    });
+    let mut all = true;
+    for figure in &figures {
+        let met = figure.value <= figure.goal;
+        all &= met;
+        if json {
+            let line = json!({ "figure": figure.name, "value": figure.value, "goal": figure.goal, "unit": figure.unit, "met": met });
+            super::show::line(&line).map_err(|e| e.to_string())?;
+        } else {
+            let mark = if met { "ok  " } else { "MISS" };
+            println!("{mark} {:<72} {:>10.3} {:<2} goal {:>7.3}", figure.name, figure.value, figure.unit, figure.goal);
+        }
+    }
+    Ok(all)
+}
+
+fn still(limits: &[f64]) -> Result<Vec<Figure>, String> {
+    let (mut ratio, mut unreachable, mut probes) = (0.0_f64, 0.0_f64, 0);
+    for limit in limits {
+        let scenario = stationary(*limit);
+        let ours = run("impush", &scenario, DAYS, SEED)?;
+        let oracle = run("oracle", &scenario, DAYS, SEED)?;
+        ratio = ratio.max(ours.pings_per_day / oracle.pings_per_day);
+        probes = probes.max(ours.probes_to_settle);
+        if *limit > 50.0 {
+            unreachable = unreachable.max(ours.unreachable_s_per_day);
+        }
+    }
+    Ok(vec![
+        Figure {
+            name: "pings a day after settling, ratio to the oracle, worst network".into(),
+            value: ratio,
+            goal: 1.15,
+            unit: "",
+        },
+        Figure {
+            name: "unreachable a day, stationary network above 50 s, worst".into(),
+            value: unreachable,
+            goal: 1.0,
+            unit: "s",
+        },
+        Figure { name: "probes until settled, worst".into(), value: f64::from(probes), goal: 6.0, unit: "" },
+    ])
+}
+
+fn changing() -> Result<Vec<Figure>, String> {
+    let mut figures = Vec::new();
+    for scenario in built_in(DAYS) {
+        let ours = run("impush", &scenario, DAYS, SEED)?;
+        for (other, share) in [("mars", 0.05), ("fixed:270", 0.01)] {
+            let theirs: Report = run(other, &scenario, DAYS, SEED)?;
+            // Less than the first handshake is nothing to be better than.
+            if theirs.unreachable_s_per_day > 1.0 {
+                let value = ours.unreachable_s_per_day / theirs.unreachable_s_per_day;
+                figures.push(Figure {
+                    name: format!("unreachable, ratio to {other}: {}", scenario.name),
+                    value,
+                    goal: share,
+                    unit: "",
+                });
+            }
+        }
+    }
+    Ok(figures)
+}
+
+/// Seconds from the moment a ping is due, or the network changed, until the link is declared dead.
+fn notice(changed: bool) -> f64 {
+    let mut link = Link::new(Moment::ZERO, HEARTBEAT_START, Duration::from_millis(50));
+    let mut now = if changed { Moment::from_secs(10) } else { HEARTBEAT_START };
+    let start = now;
+    if changed {
+        link.probe_now();
+    }
+    loop {
+        match link.on_tick(now) {
+            LinkAction::Ping => link.on_ping_sent(now),
+            LinkAction::Dead(_) => return (now - start).as_secs_f64(),
+            LinkAction::Nothing => now = link.next_deadline(),
+        }
+    }
+}
+
+fn worst_storm() -> f64 {
+    let connections = |seed| {
+        let mut reconnect = Reconnect::new(seed);
+        let (mut now, mut count) = (Moment::ZERO, 0_u32);
+        while now <= Duration::from_secs(600) {
+            count += 1;
+            reconnect.on_up(now);
+            match reconnect.on_down(now, Cause::PeerClosed) {
+                Verdict::Retry(attempt) => now = attempt.at,
+                Verdict::Stop(_) => break,
+            }
+        }
+        count
+    };
+    (0..2000).map(connections).max().map_or(0.0, f64::from)
+}

@@ -6,6 +6,7 @@ pub mod http;
 pub mod logs;
 pub mod secret;
 pub mod settings;
+pub mod terminal;
 pub mod vendor;
 
 pub mod protocol;

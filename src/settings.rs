@@ -66,6 +66,30 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
     })
 }
 
+/// Where a service keeps its state: as configured, else `$STATE_DIRECTORY` (systemd), else
+/// `/var/lib/<name>` for root, else what the platform gives a user.
+pub fn state_directory(configured: Option<&Path>, name: &str) -> PathBuf {
+    if let Some(path) = configured {
+        return path.to_owned();
+    }
+    service_directory("STATE_DIRECTORY").unwrap_or_else(|| {
+        if rustix::process::geteuid().is_root() {
+            return Path::new("/var/lib").join(name);
+        }
+        directories::ProjectDirs::from("", "", name).map_or_else(
+            || PathBuf::from(format!(".{name}")),
+            |dirs| dirs.state_dir().unwrap_or_else(|| dirs.data_dir()).to_owned(),
+        )
+    })
+}
+
+/// A directory systemd names in the environment. Several are separated by colons; the first is the
+/// service's own.
+pub fn service_directory(variable: &str) -> Option<PathBuf> {
+    let value = std::env::var(variable).ok()?;
+    value.split(':').next().filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 /// Every known key with its default as JSON text, in the order of declaration.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("settings", &[]),
     ("logs", &[]),
     ("http", &[]),
+    ("terminal", &[]),
     ("vendor", &[]),
     ("protocol", &["secret"]),
     ("keepalive", &[]),
@@ -23,6 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "secret",
             "settings",
             "logs",
+            "terminal",
             "vendor",
             "protocol",
             "keepalive",
@@ -33,8 +35,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("gateway", &["secret", "settings", "logs", "http", "vendor", "protocol", "keepalive", "mqtt", "store"]),
-    ("lab", &["secret", "logs", "http", "vendor", "protocol", "keepalive"]),
+    (
+        "gateway",
+        &["secret", "settings", "logs", "http", "terminal", "vendor", "protocol", "keepalive", "mqtt", "store"],
+    ),
+    ("lab", &["secret", "logs", "http", "terminal", "vendor", "protocol", "keepalive"]),
 ];
 
 fn rust_files(path: &Path, out: &mut Vec<PathBuf>) {

@@ -2,15 +2,17 @@
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError};
-use super::daemon::{self, RunError};
+use super::daemon;
+use super::state::RunError;
 use super::status::{State, Status};
 use crate::logs;
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError};
+use crate::terminal;
 use crate::vendor::Vendor;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value as Json, json};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -148,20 +150,16 @@ impl CommandError {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match terminal::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 64 } else { 0 };
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output left: `impush watch | head -1`.
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            drop(writeln!(io::stderr(), "impush: {error}"));
+            terminal::complain("impush", &error);
             ExitCode::from(error.exit_code())
         }
     }
@@ -208,15 +206,7 @@ fn run(config: Config) -> Result<(), CommandError> {
         .thread_keep_alive(std::time::Duration::from_millis(100))
         .build()?;
     runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
+        let shutdown = terminal::asked_to_stop()?;
         Ok(daemon::run(config, shutdown).await?)
     })
 }
@@ -357,18 +347,9 @@ fn text<'a>(json: &'a Json, key: &str) -> &'a str {
 }
 
 fn read_secret(path: &Path) -> Result<String, CommandError> {
-    let mut value = String::new();
-    let read = if path == Path::new("-") {
-        io::stdin().lock().take(16 * 1024).read_to_string(&mut value)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(16 * 1024).read_to_string(&mut value))
-    };
-    read.map_err(|source| CommandError::File { path: path.to_owned(), source })?;
-    Ok(value.trim().to_owned())
+    terminal::read_text(path, 16 * 1024).map_err(|source| CommandError::File { path: path.to_owned(), source })
 }
 
 fn print(line: &str) -> Result<(), CommandError> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    Ok(out.flush()?)
+    Ok(terminal::print(line)?)
 }

@@ -4,7 +4,7 @@ use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_
 use crate::mqtt::{Endpoint, Proxy};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
-use crate::settings::SettingsError;
+use crate::settings::{self, SettingsError};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -227,20 +227,12 @@ impl Config {
     }
 
     pub fn state_directory(&self) -> PathBuf {
-        self.paths.state.clone().or_else(|| from_systemd("STATE_DIRECTORY")).unwrap_or_else(|| {
-            if rustix::process::geteuid().is_root() {
-                return PathBuf::from("/var/lib/impush");
-            }
-            project_dirs().map_or_else(
-                || PathBuf::from(".impush"),
-                |dirs| dirs.state_dir().unwrap_or_else(|| dirs.data_dir()).to_owned(),
-            )
-        })
+        settings::state_directory(self.paths.state.as_deref(), "impush")
     }
 
     pub fn socket(&self) -> PathBuf {
         let directory = || {
-            if let Some(given) = from_systemd("RUNTIME_DIRECTORY") {
+            if let Some(given) = settings::service_directory("RUNTIME_DIRECTORY") {
                 return given;
             }
             if rustix::process::geteuid().is_root() {
@@ -256,12 +248,6 @@ impl Config {
 
 fn project_dirs() -> Option<directories::ProjectDirs> {
     directories::ProjectDirs::from("", "", "impush")
-}
-
-/// systemd may give several directories, separated by colons; the first is the service's own.
-fn from_systemd(variable: &str) -> Option<PathBuf> {
-    let value = std::env::var(variable).ok()?;
-    value.split(':').next().filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
 #[cfg(test)]

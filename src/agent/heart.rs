@@ -2,15 +2,12 @@
 //! answers and losses teach.
 
 use super::clock::{self, Timer};
-use super::daemon::{Daemon, RunError};
-use super::link::Purpose;
 use super::network;
+use super::state::{Daemon, Probe, Purpose, RunError};
 use crate::keepalive::constants::{CONNECT_TIMEOUT, PONG_MAX};
 use crate::keepalive::{Cause, Moment, ProbeOutcome};
 use crate::mqtt::{ConnectOptions, Incoming, MqttError, dial, handshake};
 use crate::protocol::{Address, PROBE_SUFFIX};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -21,26 +18,6 @@ const PROBE_PAUSE: Duration = Duration::from_secs(30);
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// A lost link is idle-expiry evidence only if a new one stands this soon after.
 const SUCCEEDS_AT_ONCE: Duration = Duration::from_secs(15);
-
-/// A side connection under way.
-pub(super) struct Probe {
-    pub run: Pin<Box<dyn Future<Output = (Duration, ProbeOutcome)>>>,
-    /// The probe is about to ping; the main link pings with it, so that the radio wakes once.
-    pub together: Arc<Notify>,
-}
-
-/// What the search remembers between events.
-#[derive(Default)]
-pub(super) struct Search {
-    pub probe: Option<Probe>,
-    /// When the next probe may start.
-    pub next: Option<Moment>,
-    pause: Duration,
-    /// A probe was not answered: it counts once the main link has answered.
-    doubted: Option<Duration>,
-    /// The main link was lost after so long idle, at that moment, on that network.
-    suspect: Option<(Duration, Moment, Option<String>)>,
-}
 
 impl Daemon {
     /// A connection stands: name the network, judge an earlier loss, set the interval.

@@ -1,43 +1,17 @@
 //! The agent's side of one connection: how it is made, what comes over it, how it ends.
 
 use super::clock;
-use super::daemon::{Daemon, RunError};
+use super::state::{Daemon, Online, Purpose, RunError};
 use super::status::State;
 use crate::binding::{Action, Event};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Moment};
-use crate::mqtt::{ConnectOptions, Connected, Connection, Incoming, MqttError, Stream, Will, dial, handshake};
+use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, Will, dial, handshake};
 use crate::protocol::{Address, Down, Hello, Leg, Message, SESSION_EXPIRY_S, State as Announced, Up, decode_down};
 use crate::secret::{Secret, random_hex};
 use crate::store::InboxError;
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 use tracing::{debug, info, warn};
-
-/// Whose connection this is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The user who is logged in.
-    Login,
-    /// A user who logged out without a network: only to say so.
-    Owed { user: String },
-}
-
-/// An attempt under way.
-pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Online, MqttError>>>>;
-
-/// A connection that stands.
-pub(super) struct Online {
-    pub connection: Connection<Stream>,
-    pub link: Link,
-    pub address: Address,
-    pub purpose: Purpose,
-    nonce: String,
-    connected: Connected,
-    /// The longest heartbeat the server's own keep alive allows.
-    pub server_limit: Option<Duration>,
-}
 
 impl Daemon {
     /// Starts an attempt: for a logout that is owed first, then for the login.

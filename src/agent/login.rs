@@ -2,11 +2,10 @@
 
 use super::clock;
 use super::control::{Refusal, Reply};
-use super::daemon::{Daemon, RunError};
-use super::link::Purpose;
+use super::state::{Daemon, PendingLogout, Purpose, RunError};
 use super::status::State;
 use crate::binding::{Event, Tombstone, Wanted};
-use crate::keepalive::{Cause, Moment};
+use crate::keepalive::Cause;
 use crate::mqtt::MqttError;
 use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;
@@ -19,12 +18,6 @@ use tracing::{info, warn};
 
 /// How long a logout waits for the gateway before it is owed instead.
 const LOGOUT_WAIT: Duration = Duration::from_secs(5);
-
-/// A logout that waits for the gateway's answer.
-pub(super) struct PendingLogout {
-    pub deadline: Moment,
-    reply: oneshot::Sender<Result<Reply, Refusal>>,
-}
 
 impl Daemon {
     pub async fn login(&mut self, user: String, password: Secret) -> Result<Result<Reply, Refusal>, RunError> {

@@ -23,8 +23,10 @@ mod link;
 mod login;
 mod network;
 mod report;
+mod state;
 mod status;
 
 pub use config::{Certificates, Config};
-pub use daemon::{RunError, run};
+pub use daemon::run;
+pub use state::RunError;
 pub use status::Status;

@@ -1,7 +1,7 @@
 //! The daemon's state as `impush status` reports it.
 
 use super::clock;
-use super::daemon::Daemon;
+use super::state::Daemon;
 use super::status::{CauseReport, NextAttempt, State, Status};
 
 impl Daemon {

@@ -1,16 +1,14 @@
 //! The broker the gateway works through: embedded, or any MQTT 5 broker.
 
-use super::config::{Broker as Settings, Config};
-use super::embedded::Embedded;
-use super::serve::ServeError;
-use super::tokens::Tokens;
+use super::config::Broker as Settings;
+use super::error::ServeError;
 use crate::mqtt::{Endpoint, client_config};
-use crate::protocol::{GATEWAY_CLIENT_PREFIX, Topics};
+use crate::protocol::GATEWAY_CLIENT_PREFIX;
 use crate::secret::{Secret, random_hex};
 use rustls::ClientConfig;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -47,29 +45,12 @@ pub trait Broker: Send {
     fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Starts the embedded broker, or prepares the way to the configured one.
-///
-/// # Errors
-/// [`ServeError`] names the file, address or setting at fault.
-pub async fn open(
-    config: &Config,
-    url: Option<Endpoint>,
-    topics: &Topics,
-    tokens: &Tokens,
-    state: &Path,
-) -> Result<Box<dyn Broker>, ServeError> {
-    match url {
-        Some(endpoint) => Ok(Box::new(External::new(&config.broker, endpoint)?)),
-        None => Ok(Box::new(Embedded::start(&config.broker, topics.clone(), tokens.clone(), state).await?)),
-    }
-}
-
 /// A broker somebody else runs.
 #[derive(Debug)]
-struct External(Access);
+pub(super) struct External(Access);
 
 impl External {
-    fn new(settings: &Settings, endpoint: Endpoint) -> Result<Self, ServeError> {
+    pub fn new(settings: &Settings, endpoint: Endpoint) -> Result<Self, ServeError> {
         Ok(Self(Access {
             endpoint,
             tls: client_config(settings.ca_file.as_deref(), None)?,

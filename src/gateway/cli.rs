@@ -1,15 +1,17 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
-use super::serve::{ServeError, serve};
+use super::error::ServeError;
+use super::serve::serve;
 use crate::http::Http;
 use crate::logs;
 use crate::settings::{self, SettingsError};
+use crate::terminal;
 use crate::vendor::Vendor;
 use clap::{Args, Parser, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value as Json, json};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -155,18 +157,14 @@ impl CommandError {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match terminal::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 64 } else { 0 };
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            drop(writeln!(io::stderr(), "impush-gateway: {error}"));
+            terminal::complain("impush-gateway", &error);
             ExitCode::from(error.exit_code())
         }
     }
@@ -187,15 +185,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             let format = if config.log.format == "json" { logs::Format::Json } else { logs::Format::Text };
             logs::init(format, &config.log.level);
             runtime.block_on(async {
-                use tokio::signal::unix::{SignalKind, signal};
-                let (mut terminate, mut interrupt) =
-                    (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-                let shutdown = async move {
-                    tokio::select! {
-                        _ = terminate.recv() => {}
-                        _ = interrupt.recv() => {}
-                    }
-                };
+                let shutdown = terminal::asked_to_stop()?;
                 Ok(serve(config, announce, shutdown).await?)
             })
         }
@@ -333,19 +323,9 @@ fn encode(part: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String, CommandError> {
-    let mut value = String::new();
-    let limit = 256 * 1024;
-    let result = if path == Path::new("-") {
-        io::stdin().lock().take(limit).read_to_string(&mut value)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut value))
-    };
-    result.map_err(|source| CommandError::File { path: path.to_owned(), source })?;
-    Ok(value.trim().to_owned())
+    terminal::read_text(path, 256 * 1024).map_err(|source| CommandError::File { path: path.to_owned(), source })
 }
 
 fn print(line: &str) -> Result<(), CommandError> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    Ok(out.flush()?)
+    Ok(terminal::print(line)?)
 }

@@ -3,7 +3,7 @@
 use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
-use crate::settings::SettingsError;
+use crate::settings::{self, SettingsError};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -202,16 +202,6 @@ impl Config {
     }
 
     pub fn state_directory(&self) -> PathBuf {
-        if let Some(path) = &self.paths.state {
-            return path.clone();
-        }
-        if let Some(path) = std::env::var("STATE_DIRECTORY").ok().and_then(|v| v.split(':').next().map(PathBuf::from)) {
-            return path;
-        }
-        if rustix::process::geteuid().is_root() {
-            return PathBuf::from("/var/lib/impush-gateway");
-        }
-        directories::ProjectDirs::from("", "", "impush-gateway")
-            .map_or_else(|| PathBuf::from(".impush-gateway"), |dirs| dirs.data_dir().to_owned())
+        settings::state_directory(self.paths.state.as_deref(), "impush-gateway")
     }
 }

@@ -1,14 +1,15 @@
 //! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
 
+use super::clock::now_ms;
 use super::content::compose;
 use super::delivery::{AfterVendor, Hop, after_vendor};
+use super::outgoing::Wire;
 use super::sender::{Notification, Outcome, Senders};
 use super::store::{Bind, BindReply, NewMessage, Rules, Store, StoreError, VendorJob, VendorResult};
-use super::wire::Wire;
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,11 +19,6 @@ use tracing::{error, info, warn};
 const SWEEP: Duration = Duration::from_secs(60);
 /// The longest sleep: a clock that jumps is caught up with after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-
-/// Milliseconds since the Unix epoch.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
 
 /// Shared by the API, the wire and the timer.
 #[derive(Clone)]

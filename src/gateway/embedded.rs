@@ -3,7 +3,7 @@
 
 use super::broker::{Access, Broker, Reach};
 use super::config::Broker as Settings;
-use super::serve::ServeError;
+use super::error::ServeError;
 use super::tokens::{Scope, Tokens};
 use crate::mqtt::{Endpoint, client_config};
 use crate::protocol::{

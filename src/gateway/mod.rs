@@ -13,11 +13,14 @@
 mod api;
 mod broker;
 pub mod cli;
+mod clock;
 mod config;
 mod content;
 mod delivery;
 mod dispatch;
 mod embedded;
+mod error;
+mod outgoing;
 mod policy;
 mod sender;
 mod serve;
@@ -26,4 +29,5 @@ mod tokens;
 mod wire;
 
 pub use config::Config;
-pub use serve::{ServeError, serve};
+pub use error::ServeError;
+pub use serve::serve;

@@ -1,57 +1,24 @@
 //! The gateway process: opens everything, serves, and closes in the other order.
 
 use super::api;
-use super::broker;
+use super::broker::{Broker, External};
 use super::config::Config;
 use super::dispatch::Dispatch;
+use super::embedded::Embedded;
+use super::error::ServeError;
+use super::outgoing::outgoing;
 use super::sender::Senders;
-use super::store::{Rules, Store, StoreError};
+use super::store::{Rules, Store};
 use super::tokens::Tokens;
-use super::wire;
+use super::wire::Driver;
 use crate::http::Http;
-use crate::mqtt::TlsSetupError;
-use crate::settings::SettingsError;
-use crate::store::{OpenError, StateDirectory};
+use crate::store::StateDirectory;
 use serde_json::json;
 use std::future::Future;
-use std::io::Write as _;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-
-/// Why the gateway cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    State(#[from] OpenError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    #[error("vendors: {0}")]
-    Vendors(String),
-    #[error("{0}")]
-    Broker(String),
-    #[error("cannot listen on {address} for the API: {source}")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
-    #[error("cannot write {path}: {source}")]
-    Write { path: std::path::PathBuf, source: std::io::Error },
-}
-
-impl ServeError {
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Settings(_) | Self::Tls(_) | Self::Vendors(_) => 78,
-            Self::State(OpenError::InUse { .. }) => 75,
-            Self::State(OpenError::Io { .. }) | Self::Write { .. } => 73,
-            Self::Store(_) => 74,
-            Self::Broker(_) | Self::Listen { .. } => 69,
-        }
-    }
-}
 
 /// Serves until `shutdown` is done. With `announce` one JSON line on standard output says where.
 ///
@@ -70,7 +37,10 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
     let http = Http::new(config.vendors.ca_file.as_deref(), Duration::from_millis(config.vendors.timeout_ms))
         .map_err(ServeError::Vendors)?;
-    let broker = broker::open(&config, url, &topics, &tokens, &state).await?;
+    let broker: Box<dyn Broker> = match url {
+        Some(endpoint) => Box::new(External::new(&config.broker, endpoint)?),
+        None => Box::new(Embedded::start(&config.broker, topics.clone(), tokens.clone(), &state).await?),
+    };
     if broker.starts_empty() {
         store.all_offline().await?;
     }
@@ -78,7 +48,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let api_address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
 
-    let (wire, driver) = wire::wire(broker.access(), topics);
+    let (wire, queue) = outgoing();
+    let driver = Driver::new(queue, broker.access(), topics);
     let rules = Rules {
         ack_deadline_ms: config.delivery.ack_deadline_ms,
         push_life_s: config.delivery.push_life_s,
@@ -112,8 +83,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
             "ca_file": reach.as_ref().and_then(|r| r.ca_file.clone()),
             "admin_secret_file": admin_file,
         });
-        let mut out = std::io::stdout().lock();
-        drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+        // Nobody may be listening any more; the log says it too.
+        drop(crate::terminal::print(&line.to_string()));
     }
     shutdown.await;
     info!(event = "gateway.stopping", "stopping: no new work, what is under way is finished");

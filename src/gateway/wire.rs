@@ -2,46 +2,21 @@
 
 use super::broker::Access;
 use super::dispatch::Dispatch;
+use super::outgoing::Outgoing;
 use super::store::{Bind, BindReply, StoreError};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
 use crate::protocol::{Address, BindResult, Down, Leg, Topics, Up, decode_state, decode_up};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Publishes that wait for the connection; a caller beyond that waits itself.
-const QUEUE: usize = 1024;
 /// The gateway sits beside its broker: a dead link is noticed quickly and cheaply.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A message for a device, and the way back: whether it was handed to the broker.
-struct Outgoing {
-    address: Address,
-    down: Down,
-    done: oneshot::Sender<bool>,
-}
-
-/// Publishes to devices.
-#[derive(Clone)]
-pub struct Wire {
-    queue: mpsc::Sender<Outgoing>,
-}
-
-impl Wire {
-    /// Hands a message to the broker; `false` when there is no connection to it.
-    pub async fn publish(&self, address: Address, down: Down) -> bool {
-        let (done, handed) = oneshot::channel();
-        if self.queue.send(Outgoing { address, down, done }).await.is_err() {
-            return false;
-        }
-        handed.await.unwrap_or(false)
-    }
-}
-
-/// The task behind a [`Wire`].
+/// The task behind a [`super::outgoing::Wire`].
 pub struct Driver {
     queue: mpsc::Receiver<Outgoing>,
     access: Access,
@@ -49,12 +24,11 @@ pub struct Driver {
     started: Instant,
 }
 
-pub fn wire(access: Access, topics: Topics) -> (Wire, Driver) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    (Wire { queue: sender }, Driver { queue, access, topics, started: Instant::now() })
-}
-
 impl Driver {
+    pub fn new(queue: mpsc::Receiver<Outgoing>, access: Access, topics: Topics) -> Self {
+        Self { queue, access, topics, started: Instant::now() }
+    }
+
     /// Connects and serves until `stop`.
     pub async fn run(mut self, dispatch: Dispatch, stop: CancellationToken) {
         let mut reconnect = Reconnect::new(u64::from(std::process::id()));

@@ -1,5 +1,5 @@
-//! The figures the keep-alive is held to, each computed by the shipped code and shown with its goal.
-//! Ratios are against another policy on the same simulated network in the same run.
+//! The figures the keep-alive is held to, each shown with its goal: computed by the shipped code in
+//! virtual time, or measured on a real agent. Ratios are against another policy in the same run.
 
 use super::simulate::{Report, built_in, run, stationary};
 use crate::keepalive::constants::HEARTBEAT_START;
@@ -22,7 +22,7 @@ struct Figure {
 ///
 /// # Errors
 /// A sentence when a run fails or the output is gone.
-pub(super) fn keepalive(json: bool, limits: &[f64]) -> Result<bool, String> {
+pub(super) async fn keepalive(json: bool, limits: &[f64], reconnects: u32) -> Result<bool, String> {
     let mut figures = still(limits)?;
     figures.extend(changing()?);
     figures.push(Figure {
@@ -44,6 +44,10 @@ pub(super) fn keepalive(json: bool, limits: &[f64]) -> Result<bool, String> {
         goal: 12.0,
         unit: "",
     });
+    if reconnects > 0 {
+        let name = format!("agent's memory after {reconnects} reconnections, growth");
+        figures.push(Figure { name, value: super::growth::measure(reconnects).await?, goal: 256.0, unit: "KiB" });
+    }
     let mut all = true;
     for figure in &figures {
         let met = figure.value <= figure.goal;
@@ -53,7 +57,7 @@ pub(super) fn keepalive(json: bool, limits: &[f64]) -> Result<bool, String> {
             super::show::line(&line).map_err(|e| e.to_string())?;
         } else {
             let mark = if met { "ok  " } else { "MISS" };
-            println!("{mark} {:<72} {:>10.3} {:<2} goal {:>7.3}", figure.name, figure.value, figure.unit, figure.goal);
+            println!("{mark} {:<72} {:>10.3} {:<3} goal {:>7.3}", figure.name, figure.value, figure.unit, figure.goal);
         }
     }
     Ok(all)

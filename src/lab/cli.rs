@@ -3,6 +3,7 @@
 use super::device::{self, Phone};
 use super::{bench, cloud, demo, network, simulate};
 use crate::logs;
+use crate::terminal;
 use crate::vendor::Vendor;
 use clap::{Parser, Subcommand};
 use std::io::{self, Write as _};
@@ -89,6 +90,9 @@ enum Command {
         /// One JSON object a figure
         #[arg(long)]
         json: bool,
+        /// Reconnections of a real agent over which its memory is watched; 0 leaves that out
+        #[arg(long, default_value_t = 10_000)]
+        reconnects: u32,
     },
     /// Relay one address to another; `cut` and `mend` on standard input are the weather
     Network {
@@ -101,13 +105,9 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match terminal::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 64 } else { 0 };
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     logs::init(logs::Format::Text, "warn");
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -115,7 +115,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            drop(writeln!(io::stderr(), "impush-lab: {error}"));
+            terminal::complain("impush-lab", &error);
             ExitCode::from(69)
         }
     }
@@ -188,7 +188,9 @@ fn execute(command: Command) -> Result<bool, String> {
         match command {
             Command::Demo { json } => demo::run(json).await,
             Command::Clouds { listen, ca_file } => {
-                cloud::serve(listen, &ca_file, stopped()?).await.map_err(|e| format!("{listen}: {e}"))?;
+                cloud::serve(listen, &ca_file, terminal::asked_to_stop().map_err(|e| e.to_string())?)
+                    .await
+                    .map_err(|e| format!("{listen}: {e}"))?;
                 Ok(true)
             }
             Command::Device { vendor, name, app_id, clouds, ca_file, socket, root } => {
@@ -204,23 +206,11 @@ fn execute(command: Command) -> Result<bool, String> {
                 Simulation { policy, nat, days, seed, trace, json, svg }.run()?;
                 Ok(true)
             }
-            Command::Bench { json, .. } => bench::keepalive(json, &LIMITS),
+            Command::Bench { json, reconnects, .. } => bench::keepalive(json, &LIMITS, reconnects).await,
             Command::Network { listen, to } => {
                 network::serve(listen, to).await.map_err(|e| format!("{listen}: {e}"))?;
                 Ok(true)
             }
-        }
-    })
-}
-
-fn stopped() -> Result<impl Future<Output = ()>, String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
         }
     })
 }

@@ -1,6 +1,6 @@
 //! The story of the product on one machine, as separate processes over real sockets and TLS.
 
-use super::device::{call, write_tree};
+use super::device::{call, call_as, write_tree};
 use super::process::{Process, output, sibling};
 use super::show::Steps;
 use crate::http::Http;
@@ -244,13 +244,7 @@ type Told = Result<((), String), String>;
 impl Stage {
     async fn api(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
         let url = format!("{}/{APP}/{path}", self.api);
-        let bearer = format!("Bearer {}", self.token);
-        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
-        let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
-        let (status, answer) =
-            self.http.call(method, &url, &headers, body).await.map_err(|e| format!("{path}: {e}"))?;
-        let answer: Value = serde_json::from_slice(&answer).map_err(|e| format!("{path}: {e}"))?;
-        if status.is_success() { Ok(answer) } else { Err(format!("{path}: {status} {answer}")) }
+        call_as(&self.http, method, &url, Some(&self.token), body).await
     }
 
     async fn status(&self, name: &str) -> Result<Value, String> {

@@ -3,13 +3,9 @@
 
 use crate::http::Http;
 use crate::vendor::Vendor;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::UnixStream;
 
 /// How long the agent's socket may take to appear.
 const AGENT_START: Duration = Duration::from_secs(20);
@@ -109,16 +105,29 @@ fn say(value: &Value) -> Result<(), String> {
     super::show::line(value).map_err(|e| e.to_string())
 }
 
-/// A JSON call to a cloud.
+/// A JSON call to a cloud or a gateway.
 ///
 /// # Errors
 /// A sentence with the status or the fault.
 pub(super) async fn call(http: &Http, method: &str, url: &str, body: Option<Value>) -> Result<Value, String> {
+    call_as(http, method, url, None, body).await
+}
+
+/// The same with a bearer token.
+///
+/// # Errors
+/// As [`call`].
+pub(super) async fn call_as(
+    http: &Http,
+    method: &str,
+    url: &str,
+    token: Option<&str>,
+    body: Option<Value>,
+) -> Result<Value, String> {
+    let bearer = token.map(|token| format!("Bearer {token}")).unwrap_or_default();
+    let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
     let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
-    let (status, answer) = http
-        .call(method, url, &[("content-type", "application/json")], body)
-        .await
-        .map_err(|e| format!("{url}: {e}"))?;
+    let (status, answer) = http.call(method, url, &headers, body).await.map_err(|e| format!("{url}: {e}"))?;
     if !status.is_success() {
         return Err(format!("{url}: {status} {}", String::from_utf8_lossy(&answer)));
     }
@@ -129,31 +138,9 @@ pub(super) async fn call(http: &Http, method: &str, url: &str, body: Option<Valu
 /// apps and services start in any order.
 async fn hand_over(socket: &Path, vendor: Vendor, token: &str) -> Result<(), String> {
     let deadline = tokio::time::Instant::now() + AGENT_START;
-    let stream = loop {
-        match UnixStream::connect(socket).await {
-            Ok(stream) => break stream,
-            Err(error) if tokio::time::Instant::now() >= deadline => {
-                return Err(format!("{}: {error}", socket.display()));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    };
-    let exchange = async {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        tokio::spawn(connection);
-        let request = hyper::Request::put(format!("/v1/tokens/{vendor}"))
-            .header("host", "impush")
-            .body(Full::new(Bytes::from(json!({ "token": token }).to_string())))
-            .map_err(|e| e.to_string())?;
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let status = response.status();
-        let answer = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
-        if status.is_success() {
-            Ok(())
-        } else {
-            Err(format!("the agent refused the token: {status} {}", String::from_utf8_lossy(&answer)))
-        }
-    };
-    tokio::time::timeout(AGENT_START, exchange).await.unwrap_or_else(|_| Err("the agent did not answer".to_owned()))
+    while !socket.exists() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let body = json!({ "token": token });
+    super::socket::call(socket, "PUT", &format!("/v1/tokens/{vendor}"), Some(&body)).await.map(drop)
 }

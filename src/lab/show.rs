@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// When the reader is gone.
 pub(super) fn line(value: &Value) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{value}")?;
-    out.flush()
+    crate::terminal::print(&value.to_string())
 }
 
 /// Shows steps as they happen.

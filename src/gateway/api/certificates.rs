@@ -1,6 +1,6 @@
 //! Push certificates over REST. Secrets go in and never come out.
 
-use super::super::dispatch::now_ms;
+use super::super::clock::now_ms;
 use super::super::sender::Senders;
 use super::super::store::Certificate;
 use super::{ApiError, AppRequest, State};

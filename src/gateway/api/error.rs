@@ -53,7 +53,7 @@ impl IntoResponse for ApiError {
         let body = Json(json!({
             "error": self.error,
             "error_description": self.description,
-            "timestamp": super::super::dispatch::now_ms(),
+            "timestamp": super::super::clock::now_ms(),
         }));
         let mut response = (self.status, body).into_response();
         if self.status == StatusCode::UNAUTHORIZED {

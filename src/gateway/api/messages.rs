@@ -1,6 +1,6 @@
 //! Sending messages, and asking what became of one.
 
-use super::super::dispatch::now_ms;
+use super::super::clock::now_ms;
 use super::{ApiError, AppRequest, State};
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
 use crate::secret::random_hex;

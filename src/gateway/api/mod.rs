@@ -17,7 +17,8 @@ mod error;
 mod messages;
 mod users;
 
-use super::dispatch::{Dispatch, now_ms};
+use super::clock::now_ms;
+use super::dispatch::Dispatch;
 use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
 use crate::secret::Secret;

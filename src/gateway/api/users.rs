@@ -1,6 +1,6 @@
 //! Users, their tokens, devices and bindings.
 
-use super::super::dispatch::now_ms;
+use super::super::clock::now_ms;
 use super::super::store::{Bind, BindReply};
 use super::{ApiError, AppRequest, State, app_of};
 use crate::protocol::Address;

@@ -1,0 +1,36 @@
+//! Messages on their way to the broker: the bounded queue between those who decide and the connection.
+
+use crate::protocol::{Address, Down};
+use tokio::sync::{mpsc, oneshot};
+
+/// Publishes that wait for the connection; a caller beyond that waits itself.
+const QUEUE: usize = 1024;
+/// A message for a device, and the way back: whether it was handed to the broker.
+pub(super) struct Outgoing {
+    pub address: Address,
+    pub down: Down,
+    pub done: oneshot::Sender<bool>,
+}
+
+/// Publishes to devices.
+#[derive(Clone)]
+pub struct Wire {
+    queue: mpsc::Sender<Outgoing>,
+}
+
+impl Wire {
+    /// Hands a message to the broker; `false` when there is no connection to it.
+    pub async fn publish(&self, address: Address, down: Down) -> bool {
+        let (done, handed) = oneshot::channel();
+        if self.queue.send(Outgoing { address, down, done }).await.is_err() {
+            return false;
+        }
+        handed.await.unwrap_or(false)
+    }
+}
+
+/// A handle and the queue it feeds.
+pub(super) fn outgoing() -> (Wire, mpsc::Receiver<Outgoing>) {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    (Wire { queue: sender }, queue)
+}

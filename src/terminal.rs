@@ -1,0 +1,66 @@
+//! What the three command lines have in common: usage errors, output, secrets from files, signals.
+
+use clap::Parser;
+use std::future::Future;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// sysexits: the command line was used wrongly.
+const EX_USAGE: u8 = 64;
+
+/// Reads this process's command line. Help and version end it with 0, a usage error with 64.
+///
+/// # Errors
+/// The exit code, after the text was printed.
+pub fn parse<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|error| {
+        let code = if error.use_stderr() { EX_USAGE } else { 0 };
+        drop(error.print());
+        ExitCode::from(code)
+    })
+}
+
+/// One line on standard output, out of this process when this returns.
+///
+/// # Errors
+/// The system's error; `BrokenPipe` when the reader has left.
+pub fn print(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// A complaint on standard error, where it can still be heard.
+pub fn complain(program: &str, error: &dyn std::fmt::Display) {
+    drop(writeln!(io::stderr(), "{program}: {error}"));
+}
+
+/// A file's text without the white space around it; `-` is standard input. At most `limit` bytes.
+///
+/// # Errors
+/// The system's error.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let mut value = String::new();
+    if path == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_string(&mut value)?;
+    } else {
+        std::fs::File::open(path)?.take(limit).read_to_string(&mut value)?;
+    }
+    Ok(value.trim().to_owned())
+}
+
+/// Done when the process is asked to end (SIGTERM, SIGINT). Call it inside a runtime.
+///
+/// # Errors
+/// The system's error.
+pub fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -56,6 +56,32 @@ fn a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched() {
 }
 
 #[test]
+fn a_websocket_carries_the_connection_where_nothing_else_gets_out() {
+    if !mosquitto_or_skip("a_websocket_carries_the_connection_where_nothing_else_gets_out") {
+        return;
+    }
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    let broker = Mosquitto::start(dir.path(), &certificates);
+    let closed = support::free_port();
+    let extra = "[keep_alive]\nstart_s = 5\nfloor_s = 5\n";
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{closed}"), &certificates.ca, extra);
+    let file = dir.path().join("a/impush.toml");
+    let text = std::fs::read_to_string(&file).expect("read");
+    let fallback = format!("[server]\nfallback_urls = ['ws://127.0.0.1:{}/mqtt']", broker.websocket);
+    std::fs::write(&file, text.replacen("[server]", &fallback, 1)).expect("written");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", "secret");
+    assert_eq!(agent.process.event("link.down")["cause"], "connect_refused");
+    assert!(agent.process.event("link.up")["server"].as_str().expect("a server").starts_with("ws://"));
+    // Larger than one frame of anybody's: bytes, not frames, are what counts.
+    let mut large: Value = serde_json::from_slice(&message("large")).expect("JSON");
+    large["body"]["msg"] = json!("x".repeat(50_000));
+    broker.publish(&down(&agent), large.to_string().as_bytes());
+    agent.process.event("message.received");
+}
+
+#[test]
 fn bad_payloads_are_counted_acknowledged_and_never_come_back() {
     if !mosquitto_or_skip("bad_payloads_are_counted_acknowledged_and_never_come_back") {
         return;

@@ -288,8 +288,12 @@ async fn a_server_that_never_finishes_the_tls_handshake_is_left_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let dir = dir();
     let tls = client_config(Some(&certificates(dir.path(), Flaw::None).ca), None).expect("a configuration");
-    let endpoint =
-        Endpoint { host: "localhost".into(), port: listener.local_addr().expect("an address").port(), tls: true };
+    let endpoint = Endpoint {
+        host: "localhost".into(),
+        port: listener.local_addr().expect("an address").port(),
+        tls: true,
+        path: None,
+    };
     let error = dial(&endpoint, None, &tls, Duration::from_millis(200)).await.expect_err("no handshake");
     assert_eq!(error.cause, Cause::ConnectTimeout);
 }
@@ -362,8 +366,12 @@ async fn both_kinds_of_proxy_lead_to_the_server_and_a_refusal_is_named() {
         let way = format!("{scheme}://ann:secret@127.0.0.1:{}", listener.local_addr().expect("an address").port());
         let way = way.parse().expect("a proxy");
         tokio::spawn(proxy(listener, socks));
-        let endpoint =
-            Endpoint { host: "localhost".into(), port: server.local_addr().expect("an address").port(), tls: false };
+        let endpoint = Endpoint {
+            host: "localhost".into(),
+            port: server.local_addr().expect("an address").port(),
+            tls: false,
+            path: None,
+        };
         let accept = async {
             let (mut far, _) = server.accept().await.expect("accepted");
             let mut bytes = vec![0; 1024];
@@ -386,7 +394,7 @@ async fn both_kinds_of_proxy_lead_to_the_server_and_a_refusal_is_named() {
         let _ = device.read(&mut bytes).await;
         let _ = device.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     });
-    let endpoint = Endpoint { host: "localhost".into(), port: 1, tls: false };
+    let endpoint = Endpoint { host: "localhost".into(), port: 1, tls: false, path: None };
     let error = dial(&endpoint, Some(&way), &tls, LIMIT).await.expect_err("refused");
     assert_eq!(error.cause, Cause::ProxyRefused);
     assert!(error.detail.contains("407"), "{error}");

@@ -70,7 +70,7 @@ impl Embedded {
             .map_err(|_| missing())?;
         Ok(Self {
             access: Access {
-                endpoint: Endpoint { host: inner.ip().to_string(), port: inner.port(), tls: false },
+                endpoint: Endpoint { host: inner.ip().to_string(), port: inner.port(), tls: false, path: None },
                 tls: client_config(Some(&identity.chain), None)?,
                 client_id: format!("{GATEWAY_CLIENT_PREFIX}self"),
                 user: "gateway".to_owned(),

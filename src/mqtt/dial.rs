@@ -1,5 +1,6 @@
 //! From an address to a connected stream: name, TCP with racing addresses, socket options, TLS.
 
+use super::websocket::{self, WebSocket};
 use super::{Endpoint, MqttError, Proxy, tls};
 use crate::keepalive::Cause;
 use rustls::ClientConfig;
@@ -25,26 +26,43 @@ const MAX_ADDRESSES: usize = 8;
 
 /// A connected stream, encrypted or (loopback only) not.
 #[derive(Debug)]
-pub enum Stream {
+pub enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// What MQTT is spoken over.
+#[derive(Debug)]
+pub enum Stream {
+    Direct(Transport),
+    WebSocket(Box<WebSocket<Transport>>),
+}
+
+impl Transport {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
 impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Direct(transport) => transport.tcp(),
+            Self::WebSocket(socket) => socket.get_ref().tcp(),
+        }
+    }
+
     /// The address of this end; when it leaves the device the connection is dead.
     pub fn local_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Plain(tcp) => tcp.local_addr().ok(),
-            Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
-        }
+        self.tcp().local_addr().ok()
     }
 
     /// The address of the far end.
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Plain(tcp) => tcp.peer_addr().ok(),
-            Self::Tls(tls) => tls.get_ref().0.peer_addr().ok(),
-        }
+        self.tcp().peer_addr().ok()
     }
 }
 
@@ -66,7 +84,7 @@ pub async fn dial(
 async fn connect(endpoint: &Endpoint, proxy: Option<&Proxy>, config: &Arc<ClientConfig>) -> Result<Stream, MqttError> {
     let tcp = match proxy {
         Some(proxy) => {
-            let way = Endpoint { host: proxy.host.clone(), port: proxy.port, tls: false };
+            let way = Endpoint { host: proxy.host.clone(), port: proxy.port, tls: false, path: None };
             proxy.open(reach(&way).await?, &endpoint.host, endpoint.port).await?
         }
         None => reach(endpoint).await?,
@@ -77,16 +95,21 @@ async fn connect(endpoint: &Endpoint, proxy: Option<&Proxy>, config: &Arc<Client
         &tcp,
         u32::try_from(TCP_USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
     );
-    if !endpoint.tls {
-        return Ok(Stream::Plain(tcp));
-    }
+    let transport = if endpoint.tls { encrypt(endpoint, config, tcp).await? } else { Transport::Plain(tcp) };
+    Ok(match endpoint.path {
+        Some(_) => Stream::WebSocket(Box::new(websocket::open(transport, &endpoint.to_string()).await?)),
+        None => Stream::Direct(transport),
+    })
+}
+
+async fn encrypt(endpoint: &Endpoint, config: &Arc<ClientConfig>, tcp: TcpStream) -> Result<Transport, MqttError> {
     let server = ServerName::try_from(endpoint.host.clone())
         .map_err(|e| MqttError::new(Cause::TlsWrongName, format!("{}: {e}", endpoint.host)))?;
     let tls = TlsConnector::from(config.clone()).connect(server, tcp).await.map_err(|e| match e.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => tls::explain(&e),
         _ => MqttError::new(Cause::TlsFailed, format!("{endpoint} ended the TLS handshake: {e}")),
     })?;
-    Ok(Stream::Tls(Box::new(tls)))
+    Ok(Transport::Tls(Box::new(tls)))
 }
 
 /// A TCP connection to the first of the name's addresses that answers.
@@ -142,7 +165,7 @@ fn name(endpoint: &Endpoint, error: &io::Error) -> MqttError {
     MqttError::new(cause, format!("{endpoint}: {error}"))
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
@@ -151,7 +174,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
@@ -170,6 +193,38 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Direct(transport) => Pin::new(transport).poll_read(cx, buf),
+            Self::WebSocket(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Direct(transport) => Pin::new(transport).poll_write(cx, buf),
+            Self::WebSocket(socket) => Pin::new(socket).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Direct(transport) => Pin::new(transport).poll_flush(cx),
+            Self::WebSocket(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Direct(transport) => Pin::new(transport).poll_shutdown(cx),
+            Self::WebSocket(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }

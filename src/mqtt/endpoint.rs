@@ -1,4 +1,4 @@
-//! Where a broker is: `mqtts://host[:port]`, or `mqtt://` without TLS.
+//! Where a broker is: `mqtts://host[:port]`, `wss://host[:port]/path`, or without TLS `mqtt://`, `ws://`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +9,8 @@ pub struct Endpoint {
     pub host: String,
     pub port: u16,
     pub tls: bool,
+    /// The path of a WebSocket; `None` for MQTT directly over the connection.
+    pub path: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,14 +32,27 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = |why| EndpointError { text: text.to_owned(), why };
-        let (tls, rest) = match text.split_once("://") {
-            Some(("mqtts", rest)) => (true, rest),
-            Some(("mqtt", rest)) => (false, rest),
-            Some(_) => return Err(error("the scheme is neither mqtts nor mqtt")),
+        let (tls, websocket, rest) = match text.split_once("://") {
+            Some(("mqtts", rest)) => (true, false, rest),
+            Some(("mqtt", rest)) => (false, false, rest),
+            Some(("wss", rest)) => (true, true, rest),
+            Some(("ws", rest)) => (false, true, rest),
+            Some(_) => return Err(error("the scheme is none of mqtts, wss, mqtt and ws")),
             None => return Err(error("the scheme is missing")),
         };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let default = if tls { 8883 } else { 1883 };
+        let (rest, path) = match rest.split_once('/') {
+            Some((rest, path)) if websocket => (rest, Some(format!("/{path}"))),
+            Some((rest, "")) => (rest, None),
+            Some(_) => return Err(error("a path is for wss:// and ws:// only")),
+            // What EMQX, HiveMQ and mosquitto's documentation use.
+            None => (rest, websocket.then(|| "/mqtt".to_owned())),
+        };
+        let default = match (websocket, tls) {
+            (false, true) => 8883,
+            (false, false) => 1883,
+            (true, true) => 443,
+            (true, false) => 80,
+        };
         let (host, port) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
             Some((host, after)) => (host, after.strip_prefix(':')),
             None => match rest.rsplit_once(':') {
@@ -52,17 +67,23 @@ impl FromStr for Endpoint {
         if host.is_empty() || host.contains(['/', '@', ' ', '[']) {
             return Err(error("the host is missing or malformed"));
         }
-        Ok(Self { host: host.to_owned(), port, tls })
+        Ok(Self { host: host.to_owned(), port, tls, path })
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        let scheme = match (&self.path, self.tls) {
+            (None, true) => "mqtts",
+            (None, false) => "mqtt",
+            (Some(_), true) => "wss",
+            (Some(_), false) => "ws",
+        };
+        let path = self.path.as_deref().unwrap_or_default();
         if self.host.contains(':') {
-            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+            write!(f, "{scheme}://[{}]:{}{path}", self.host, self.port)
         } else {
-            write!(f, "{scheme}://{}:{}", self.host, self.port)
+            write!(f, "{scheme}://{}:{}{path}", self.host, self.port)
         }
     }
 }
@@ -77,10 +98,13 @@ mod tests {
             ("mqtts://a.example", "mqtts://a.example:8883"),
             ("mqtt://127.0.0.1:1884/", "mqtt://127.0.0.1:1884"),
             ("mqtts://[::1]:9", "mqtts://[::1]:9"),
+            ("wss://a.example", "wss://a.example:443/mqtt"),
+            ("wss://a.example:8443/x/y", "wss://a.example:8443/x/y"),
         ] {
             assert_eq!(text.parse::<Endpoint>().expect(text).to_string(), shown);
         }
-        for text in ["a.example", "http://a", "mqtts://", "mqtts://a:0", "mqtts://a:x", "mqtts://u@a"] {
+        for text in ["a.example", "http://a", "mqtts://", "mqtts://a:0", "mqtts://a:x", "mqtts://u@a", "mqtts://a/path"]
+        {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }

@@ -16,6 +16,7 @@ mod endpoint;
 mod error;
 mod proxy;
 mod tls;
+mod websocket;
 
 pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
 pub use dial::{Stream, dial};

@@ -151,18 +151,19 @@ pub struct Mosquitto {
     pub process: Process,
     pub tls: u16,
     pub plain: u16,
+    pub websocket: u16,
 }
 
 impl Mosquitto {
     pub fn start(dir: &Path, certificates: &Certificates) -> Self {
-        let (tls, plain) = (free_port(), free_port());
+        let (tls, plain, websocket) = (free_port(), free_port(), free_port());
         // mosquitto gives up root and must still read its files.
         for (path, mode) in [(dir, 0o755), (certificates.key.as_path(), 0o644)] {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permitted");
         }
         let config = format!(
-            "per_listener_settings true\nlistener {plain} 127.0.0.1\nallow_anonymous true\nlistener {tls} 127.0.0.1\nallow_anonymous true\n\
+            "per_listener_settings true\nlistener {plain} 127.0.0.1\nallow_anonymous true\nlistener {websocket} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nlistener {tls} 127.0.0.1\nallow_anonymous true\n\
              cafile {}\ncertfile {}\nkeyfile {}\n",
             certificates.ca.display(),
             certificates.chain.display(),
@@ -173,7 +174,7 @@ impl Mosquitto {
         let mut process =
             Process::start(Command::new("mosquitto").arg("-v").arg("-c").arg(&path).env("PATH", all_paths()), true);
         process.wait_for("running", |line| line.contains("running").then_some(()));
-        Self { process, tls, plain }
+        Self { process, tls, plain, websocket }
     }
 
     pub fn publish(&self, topic: &str, payload: &[u8]) {

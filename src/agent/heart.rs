@@ -81,10 +81,11 @@ impl Daemon {
             self.search.next = Some(now + PROBE_PAUSE_MAX);
             return;
         };
+        self.search.next = None;
+        // A connection that only pays an old logout is over soon.
         if online.purpose != Purpose::Login {
             return;
         }
-        self.search.next = None;
         let together = Arc::new(Notify::new());
         let options = side_options(&online.address, login.password.clone(), tested);
         let (endpoint, proxy) = (self.endpoint(), self.ready.proxy.clone());

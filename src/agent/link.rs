@@ -13,6 +13,9 @@ use crate::store::InboxError;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
+/// How soon resting is thought of again while the binding is not confirmed.
+const UNBOUND_LINGER: Duration = Duration::from_secs(5);
+
 impl Daemon {
     /// Starts an attempt: for a logout that is owed first, then for the login.
     pub fn connect(&mut self) {
@@ -324,7 +327,7 @@ impl Daemon {
         self.linger_until = None;
         // Only a confirmed binding can replace the connection.
         if *self.binding.standing() != crate::binding::Standing::Bound {
-            self.linger();
+            self.linger_until = Some(clock::now() + UNBOUND_LINGER);
             return;
         }
         self.part(Cause::LingerOver, false).await;

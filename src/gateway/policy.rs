@@ -26,6 +26,7 @@ pub enum Stop {
     NoBinding,
     NoCertificate,
     CertificateDisabled,
+    InvalidMessage,
 }
 
 impl Stop {
@@ -39,6 +40,7 @@ impl Stop {
             Self::NoBinding => "no push binding",
             Self::NoCertificate => "no notifier exist",
             Self::CertificateDisabled => "notifier disabled",
+            Self::InvalidMessage => "invalid message",
         }
     }
 }

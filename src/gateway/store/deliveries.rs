@@ -70,6 +70,7 @@ pub struct Rules {
 
 /// A vendor send that is due, as stored.
 struct Due {
+    id: String,
     address: Address,
     attempts: u32,
     body: String,
@@ -188,7 +189,11 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             let mut messages = Vec::new();
             for (id, state, body) in rows {
-                let mut message: Message = serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+                let Ok(mut message) = serde_json::from_str::<Message>(&body) else {
+                    set_state(t, &id, device, State::Done, "", None)?;
+                    note(t, &id, device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
+                    continue;
+                };
                 message.offline = true;
                 // What the vendor has is not pushed again, whatever becomes of this connection.
                 if State::parse(&state) != Some(State::Pushed) {
@@ -296,7 +301,7 @@ impl Store {
             }
             let due: Vec<Due> = t
                 .prepare_cached(
-                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms
+                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
                      FROM deliveries d JOIN messages m ON m.id = d.message
                      WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
                 )?
@@ -307,13 +312,18 @@ impl Store {
                         body: r.get(4)?,
                         accepted_ms: as_u64(r.get(5)?),
                         expires_ms: as_u64(r.get(6)?),
+                        id: r.get(7)?,
                     })
                 })?
                 .collect::<Result<_, _>>()?;
             let mut jobs = Vec::new();
-            for Due { address, attempts, body, accepted_ms, expires_ms } in due {
-                let message: Message = serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-                let id = message.id.clone();
+            for Due { id, address, attempts, body, accepted_ms, expires_ms } in due {
+                // One row that cannot be read must not stop all others.
+                let Ok(message) = serde_json::from_str::<Message>(&body) else {
+                    set_state(t, &id, &address.device, State::Waiting, "", None)?;
+                    note(t, &id, &address.device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
+                    continue;
+                };
                 match ready(t, &address, &message, rules, now_ms.saturating_sub(accepted_ms) / 1000)? {
                     Ok((certificate, token)) => {
                         t.prepare_cached(

@@ -199,16 +199,20 @@ fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
 fn run(config: Config) -> Result<(), CommandError> {
     let format = if config.log.format == "json" { logs::Format::Json } else { logs::Format::Text };
     logs::init(format, &config.log.level);
-    // One thread for the loop; blocking threads (disk, name resolution) end as soon as they are idle.
+    // One thread for the loop; blocking threads end as soon as they are idle. A name server that is a
+    // black hole holds one for each attempt, and the disk must still find another.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(2)
+        .max_blocking_threads(8)
         .thread_keep_alive(std::time::Duration::from_millis(100))
         .build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let shutdown = terminal::asked_to_stop()?;
         Ok(daemon::run(config, shutdown).await?)
-    })
+    });
+    // A lookup that hangs must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    result
 }
 
 fn ask(client: &Client, command: Command) -> Result<(), CommandError> {

@@ -8,7 +8,7 @@ use super::network::Watch;
 use super::state::{Daemon, RunError};
 use crate::device;
 use crate::keepalive::{Attempt, Cause, Moment};
-use crate::mqtt::client_config;
+use crate::mqtt::{MqttError, client_config};
 use crate::store::{Inbox, Store};
 use serde_json::json;
 use std::future::Future;
@@ -128,6 +128,8 @@ impl Daemon {
             self.logout.as_ref().map(|logout| logout.deadline),
             self.search.next.filter(|_| self.online.is_some() && self.search.probe.is_none()),
             self.network_check,
+            self.owed_until.filter(|_| self.online.is_some()),
+            self.hello_at.filter(|_| self.online.is_some()),
         ]
         .into_iter()
         .flatten()
@@ -143,6 +145,14 @@ impl Daemon {
         if self.network_check.is_some_and(|at| at <= now) {
             self.network_check = None;
             self.on_network_change().await;
+        }
+        if self.owed_until.is_some_and(|at| at <= now) {
+            self.owed_until = None;
+            self.lose(MqttError::new(Cause::AckLost, "the gateway did not answer an old logout")).await;
+        }
+        if self.hello_at.is_some_and(|at| at <= now) && self.online.is_some() {
+            self.hello_at = None;
+            self.say_hello().await;
         }
         if self.online.is_some() {
             self.heart_probe(now);
@@ -191,10 +201,13 @@ impl Daemon {
             }
             Ask::Reconnect => self.reconnect_now().await,
             Ask::Attach => {
-                self.attached += 1;
-                self.linger_until = None;
-                self.want_connection();
-                Ok(Reply::Json(json!({})))
+                // A peer that left before it was attached never detaches.
+                if reply.send(Ok(Reply::Json(json!({})))).is_ok() {
+                    self.attached += 1;
+                    self.linger_until = None;
+                    self.want_connection();
+                }
+                return Ok(());
             }
             Ask::Detach => {
                 self.attached = self.attached.saturating_sub(1);

@@ -181,6 +181,7 @@ impl Daemon {
                 } else {
                     debug!(event = "network.changed", network = key, "the network changed; the connection is probed");
                     online.link.probe_now();
+                    self.network = key;
                 }
             }
             None if key.is_some() => self.try_again_at_once(Cause::NetworkChanged),

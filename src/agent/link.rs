@@ -5,14 +5,20 @@ use super::state::{Daemon, Online, Purpose, RunError};
 use super::status::State;
 use crate::binding::{Action, Event};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
-use crate::keepalive::{Cause, Link, LinkAction, Moment};
+use crate::keepalive::{Cause, Link, LinkAction, Moment, Recovery};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, Will, dial, handshake};
-use crate::protocol::{Address, Down, Hello, Leg, Message, SESSION_EXPIRY_S, State as Announced, Up, decode_down};
+use crate::protocol::{
+    Address, BindResult, Down, Hello, Leg, Message, SESSION_EXPIRY_S, State as Announced, Up, decode_down,
+};
 use crate::secret::{Secret, random_hex};
 use crate::store::InboxError;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
+/// How long an old logout waits for the gateway's answer before its connection is given up.
+const OWED_WAIT: Duration = Duration::from_secs(15);
+/// When the gateway is greeted again after it may not have heard, or the disk failed.
+const HELLO_AGAIN: Duration = Duration::from_secs(30);
 /// How soon resting is thought of again while the binding is not confirmed.
 const UNBOUND_LINGER: Duration = Duration::from_secs(5);
 
@@ -23,12 +29,21 @@ impl Daemon {
         let (user, password, purpose) = match (owed, self.disk.store.login()) {
             (Some((user, password)), _) => (user.clone(), password, Purpose::Owed { user }),
             (None, Some(login)) => (login.user.clone(), login.password.clone(), Purpose::Login),
-            (None, None) => return self.set_state(State::LoggedOut),
+            (None, None) => {
+                self.next_attempt = None;
+                return self.set_state(State::LoggedOut);
+            }
         };
         let address = match Address::new(&self.ready.app, user, self.disk.store.device_id()) {
             Ok(address) => address,
             // Login and configuration refuse such ids; one on disk is from another version.
-            Err(error) => return self.on_down(MqttError::new(Cause::ClientIdRefused, error.to_string())),
+            Err(error) => match purpose {
+                Purpose::Owed { user } => {
+                    self.binding.settle(&user);
+                    return self.connect();
+                }
+                Purpose::Login => return self.on_down(MqttError::new(Cause::ClientIdRefused, error.to_string())),
+            },
         };
         self.set_state(State::Connecting);
         let nonce = random_hex::<8>();
@@ -95,7 +110,9 @@ impl Daemon {
         let session_present = online.connected.session_present;
         self.online = Some(online);
         self.heart_up().await?;
-        if !session_present {
+        let address = self.online.as_ref().map(|online| online.address.clone());
+        if !session_present || self.subscribed != address {
+            self.subscribed = None;
             self.wire(async |c| c.subscribe(&down).await).await;
         }
         match purpose {
@@ -106,6 +123,7 @@ impl Daemon {
                 self.bind_event(Event::Connected).await
             }
             Purpose::Owed { .. } => {
+                self.owed_until = Some(now + OWED_WAIT);
                 if let Some(unbind) = self.binding.pay() {
                     self.save_ledger().await?;
                     self.send(&unbind).await;
@@ -118,7 +136,7 @@ impl Daemon {
     /// An attempt failed. A logout that is owed cannot be paid with credentials the server refuses:
     /// the gateway has ended that login itself.
     async fn on_refused(&mut self, error: MqttError) -> Result<(), RunError> {
-        let hopeless = matches!(error.cause, Cause::BadCredentials | Cause::NotAuthorized | Cause::Banned);
+        let hopeless = error.cause.recovery() == Recovery::Stop;
         if hopeless && let Some(owed) = self.binding.owed() {
             let user = owed.user.clone();
             warn!(
@@ -167,13 +185,18 @@ impl Daemon {
             }
             Incoming::Published { refused, .. } => {
                 self.heard(now).await?;
+                self.wire(async |c| c.send_queued().await).await;
                 if let Some(why) = refused {
+                    // Perhaps nobody heard the greeting.
+                    self.hello_at = Some(now + HELLO_AGAIN);
                     self.count_refused("publish_refused", &why);
                 }
             }
             Incoming::Subscribed { refused } => {
                 self.heard(now).await?;
+                self.subscribed = self.online.as_ref().map(|online| online.address.clone());
                 if let Some(why) = refused {
+                    self.subscribed = None;
                     self.lose(MqttError::new(Cause::NotAuthorized, format!("the subscription was refused: {why}")))
                         .await;
                 }
@@ -188,6 +211,10 @@ impl Daemon {
             Ok(Down::Message(message)) => self.on_message(message).await,
             Ok(Down::Bound { sequence, result, reason }) => {
                 if let Some(Purpose::Owed { user }) = self.online.as_ref().map(|o| o.purpose.clone()) {
+                    // Only an answer to this very request pays it.
+                    if sequence != self.binding.ledger().sequence || result == BindResult::Later {
+                        return Ok(());
+                    }
                     info!(event = "logout.paid", "a logout made without a network has reached the gateway");
                     self.settle(&user).await?;
                     self.part(Cause::LoggedOut, true).await;
@@ -196,7 +223,16 @@ impl Daemon {
                 }
                 self.bind_event(Event::Answered { sequence, result, reason }).await
             }
-            Ok(Down::Kick { code, replaced_by }) => self.on_kick(code, replaced_by).await,
+            Ok(Down::Kick { code, replaced_by }) => match self.online.as_ref().map(|o| o.purpose.clone()) {
+                // The old login is over, which is all that was wanted.
+                Some(Purpose::Owed { user }) => {
+                    self.settle(&user).await?;
+                    self.part(Cause::LoggedOut, true).await;
+                    self.want_connection();
+                    Ok(())
+                }
+                _ => self.on_kick(code, replaced_by).await,
+            },
             Ok(Down::Settings { heartbeat_ceiling_s }) => {
                 if let (Some(seconds), Some(online)) = (heartbeat_ceiling_s.filter(|s| *s >= 5), self.online.as_mut()) {
                     let ceiling = Duration::from_secs(u64::from(seconds));
@@ -232,7 +268,7 @@ impl Daemon {
             }
             Err(InboxError::Io(error)) => {
                 // Not acknowledged: the gateway keeps it. A full disk passes; the daemon goes on.
-                self.starved = true;
+                self.hello_at = Some(clock::now() + HELLO_AGAIN);
                 self.count_refused("inbox_unwritable", &error);
                 Ok(())
             }
@@ -285,11 +321,21 @@ impl Daemon {
     pub async fn lose(&mut self, error: MqttError) {
         let Some(online) = self.online.take() else { return };
         self.heart_lost(error.cause, online.link.idle(clock::now()));
+        let purpose = online.purpose.clone();
         // Dropping the socket is all: the peer of a dead link cannot be told.
         drop(online);
         // A disconnection neither sends nor persists anything.
         let actions = self.binding.on_event(clock::now(), Event::Disconnected);
         debug_assert!(actions.is_empty());
+        self.owed_until = None;
+        if let Purpose::Owed { user } = &purpose
+            && error.cause.recovery() == Recovery::Stop
+        {
+            // That login has ended by itself; it must not stand in the next one's way.
+            self.binding.settle(user);
+            self.cause = Some(error);
+            return self.want_connection();
+        }
         if error.cause == Cause::Kicked || error.cause == Cause::TakenOver {
             debug!(event = "link.ended_by_server", cause = error.cause.as_str());
         }
@@ -300,6 +346,8 @@ impl Daemon {
     pub async fn part(&mut self, cause: Cause, end_session: bool) {
         let Some(mut online) = self.online.take() else { return };
         self.search.probe = None;
+        self.search.doubted = None;
+        self.owed_until = None;
         drop(self.binding.on_event(clock::now(), Event::Disconnected));
         let topic = self.ready.topics.topic(&online.address, Leg::State);
         let offline = Announced { online: false, nonce: online.nonce.clone() }.encode();

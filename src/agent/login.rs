@@ -21,6 +21,9 @@ const LOGOUT_WAIT: Duration = Duration::from_secs(5);
 
 impl Daemon {
     pub async fn login(&mut self, user: String, password: Secret) -> Result<Result<Reply, Refusal>, RunError> {
+        if self.logout.is_some() {
+            return Ok(Err(Refusal::new(409, "logging_out", "a logout is under way; log in when it has ended")));
+        }
         if let Err(error) = Address::new(&self.ready.app, &user, self.disk.store.device_id()) {
             return Ok(Err(Refusal::new(400, "bad_user", error.to_string())));
         }
@@ -69,6 +72,7 @@ impl Daemon {
         if keep_binding {
             self.end_login(Cause::LoggedOut).await?;
             drop(reply.send(Ok(Reply::Json(json!({ "unbound": false, "kept": true })))));
+            self.want_connection();
             return Ok(());
         }
         self.logout = Some(PendingLogout { deadline: clock::now() + LOGOUT_WAIT, reply });
@@ -111,6 +115,8 @@ impl Daemon {
                 None => format!("code {number}"),
             },
         ));
+        // A logout of somebody else may still be owed.
+        self.want_connection();
         Ok(())
     }
 

@@ -139,6 +139,13 @@ pub(super) struct Daemon {
     /// The session at the broker holds something this agent cannot read: the next connection ends it,
     /// or it would come again for ever. The gateway's store has every message.
     pub poisoned: bool,
+    /// Whose subscription this process has seen confirmed; a session the broker kept from before may
+    /// have none.
+    pub subscribed: Option<Address>,
+    /// When an old logout's connection is given up.
+    pub owed_until: Option<Moment>,
+    /// When the gateway is greeted again, because the last greeting may not have been heard.
+    pub hello_at: Option<Moment>,
     /// The inbox was full; the gateway is asked again when there is room.
     pub starved: bool,
     pub refused: BTreeMap<String, u64>,
@@ -184,6 +191,9 @@ impl Daemon {
             endpoint: 0,
             redirect: None,
             poisoned: false,
+            subscribed: None,
+            owed_until: None,
+            hello_at: None,
             starved: false,
             refused: BTreeMap::new(),
             config,
@@ -226,6 +236,7 @@ impl Daemon {
             self.set_state(State::Connecting);
             self.connect();
         } else if !needed {
+            self.next_attempt = None;
             self.set_state(State::LoggedOut);
         }
     }

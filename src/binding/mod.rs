@@ -178,10 +178,12 @@ impl Binding {
                 self.connected = true;
                 self.attempts = 0;
                 match self.standing {
+                    // After every connect, restart included: the gateway may have dropped the binding
+                    // meanwhile, and saying it again is harmless.
+                    _ if self.wanted.is_some() && !self.logout => self.send_bind(now),
                     Standing::Unbinding { .. } => self.send_unbind(now),
-                    // After every connect, restart included: the gateway may have dropped the
-                    // binding meanwhile, and saying it again is harmless.
-                    _ if self.wanted.is_some() => self.send_bind(now),
+                    // The token went while nobody could be told.
+                    _ if self.wanted.is_none() && self.ledger.confirmed.is_some() => self.send_unbind(now),
                     _ => Vec::new(),
                 }
             }
@@ -414,6 +416,23 @@ mod tests {
         );
         assert_eq!(binding.next_deadline(), None);
         assert_eq!(sent(&binding.on_event(NOW, Event::Want(Some(wanted("b"))))).len(), 1);
+    }
+
+    #[test]
+    fn a_token_that_comes_while_an_unbind_is_unanswered_is_bound_on_connecting() {
+        let mut binding = bound("a");
+        binding.on_event(NOW, Event::Want(None));
+        binding.on_event(NOW, Event::Disconnected);
+        binding.on_event(NOW, Event::Want(Some(wanted("b"))));
+        assert!(matches!(sent(&binding.on_event(NOW, Event::Connected))[..], [Up::Bind { .. }]));
+    }
+
+    #[test]
+    fn a_token_that_went_while_offline_is_unbound_on_connecting() {
+        let mut binding = bound("a");
+        binding.on_event(NOW, Event::Disconnected);
+        binding.on_event(NOW, Event::Want(None));
+        assert!(matches!(sent(&binding.on_event(NOW, Event::Connected))[..], [Up::Unbind { logout: false, .. }]));
     }
 
     #[test]

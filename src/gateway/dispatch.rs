@@ -17,6 +17,8 @@ use tracing::{error, info, warn};
 
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
+/// The shortest sleep while every vendor call is in use.
+const ALL_BUSY: Duration = Duration::from_millis(100);
 /// The longest sleep: a clock that jumps is caught up with after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
@@ -106,8 +108,13 @@ impl Dispatch {
         Ok(reply)
     }
 
-    pub async fn on_ack(&self, address: Address, ids: Vec<String>) -> Result<(), StoreError> {
-        self.store.acked(address, ids, now_ms()).await.map(drop)
+    /// Returns what the device is sent next: it is told of what it missed in batches.
+    pub async fn on_ack(&self, address: Address, ids: Vec<String>) -> Result<Vec<Message>, StoreError> {
+        let more = self.store.acked(address, ids, self.rules, now_ms()).await?;
+        if !more.is_empty() {
+            self.work.notify_one();
+        }
+        Ok(more)
     }
 
     /// Watches deadlines and calls vendors until `stop`, then lets the calls under way finish.
@@ -115,7 +122,8 @@ impl Dispatch {
         let mut swept = tokio::time::Instant::now();
         loop {
             match self.round().await {
-                Ok(busy) if busy => continue,
+                // More may be due at once; neither the sweep nor the end waits for a quiet moment.
+                Ok(busy) if busy && !stop.is_cancelled() && swept.elapsed() < SWEEP => continue,
                 Ok(_) => {}
                 Err(error) => {
                     error!(event = "store.failed", %error, "deliveries cannot be read; trying again");
@@ -124,11 +132,13 @@ impl Dispatch {
             }
             if swept.elapsed() >= SWEEP {
                 swept = tokio::time::Instant::now();
-                report(self.store.sweep(self.keep_s, now_ms()).await);
+                while let Ok(1..) = self.store.sweep(self.keep_s, now_ms()).await {}
             }
             let due = self.store.next_due().await.ok().flatten();
             let pause =
                 due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(LONGEST_SLEEP);
+            // With every call in use, what is due waits for one to end, which rings `work`.
+            let pause = if self.calls.available_permits() == 0 { pause.max(ALL_BUSY) } else { pause };
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.work.notified() => {}
@@ -142,7 +152,8 @@ impl Dispatch {
 
     /// Claims what is due. `true` when there may be more at once.
     async fn round(&self) -> Result<bool, StoreError> {
-        let jobs = self.store.claim(self.rules, now_ms()).await?;
+        // No more than can be sent now: a lease runs from the claim.
+        let jobs = self.store.claim(self.rules, self.calls.available_permits(), now_ms()).await?;
         let any = !jobs.is_empty();
         for job in jobs {
             let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };

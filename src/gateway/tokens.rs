@@ -95,7 +95,7 @@ impl Tokens {
             sub: user.to_owned(),
             device: device.map(str::to_owned),
             exp: now_s + life_s,
-            acl: self.acl(app, user, device),
+            acl: Some(self.acl(app, user, device)?),
         })
     }
 
@@ -119,17 +119,21 @@ impl Tokens {
             .map_err(|e| TokenError::Invalid(e.to_string()))
     }
 
-    fn acl(&self, app: &str, user: &str, device: Option<&str>) -> Option<Json> {
-        // Any device of the user, until the token is bound to one: `+` stands for its level.
+    fn acl(&self, app: &str, user: &str, device: Option<&str>) -> Result<Json, TokenError> {
         let topic = |leg| {
-            let address = Address::new(app, user, device.unwrap_or("device")).ok()?;
+            let address =
+                Address::new(app, user, device.unwrap_or("any")).map_err(|e| TokenError::Invalid(e.to_string()))?;
             let topic = self.topics.topic(&address, leg);
-            Some(match device {
-                Some(_) => topic,
-                None => topic.replacen("/device/", "/+/", 1),
-            })
+            if device.is_some() {
+                return Ok(topic);
+            }
+            // Any device of the user, until the token is bound to one: its level is the last but one.
+            let mut levels: Vec<&str> = topic.split('/').collect();
+            let at = levels.len() - 2;
+            levels[at] = "+";
+            Ok(levels.join("/"))
         };
-        Some(json!({ "pub": [topic(Leg::Up)?, topic(Leg::State)?], "sub": [topic(Leg::Down)?] }))
+        Ok(json!({ "pub": [topic(Leg::Up)?, topic(Leg::State)?], "sub": [topic(Leg::Down)?] }))
     }
 }
 
@@ -194,6 +198,10 @@ mod tests {
         let any = tokens("k").issue_user("o#a", "ann", None, now(), 60).expect("issued");
         let claims = tokens("k").check(any.expose()).expect("valid");
         assert_eq!(claims.acl.expect("an acl")["pub"][0], "im/v1/o%23a/ann/+/up");
+        let named = tokens("k").issue_user("o#a", "device", None, now(), 60).expect("issued");
+        let claims = tokens("k").check(named.expose()).expect("valid");
+        assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/device/+/down");
+        assert!(tokens("k").issue_user("o#a", "ann", Some(""), now(), 60).is_err());
     }
 
     #[test]

@@ -13,6 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// How often, and after which pause, the store is asked again with what a device said.
+const STORE_TRIES: u32 = 30;
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// The gateway sits beside its broker: a dead link is noticed quickly and cheaply.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
@@ -139,19 +142,26 @@ impl Driver {
     ) -> Result<(), MqttError> {
         match incoming {
             Incoming::Publish { topic, payload, packet_id } => {
-                match self.on_publish(&topic, &payload, dispatch).await {
-                    Ok(Some((address, reply))) => {
-                        let topic = self.topics.topic(&address, Leg::Down);
-                        for down in reply {
-                            connection.publish(&topic, down.encode(), false, None).await?;
-                            link.on_written(self.started.elapsed());
+                let mut tries = 0;
+                let replied = loop {
+                    match self.on_publish(&topic, &payload, dispatch).await {
+                        Ok(replied) => break replied,
+                        // The broker sends it to nobody again: it is kept here until the store works.
+                        Err(error) if tries < STORE_TRIES => {
+                            tracing::error!(event = "store.failed", %error, "what a device said could not be stored; trying again");
+                            tries += 1;
+                            tokio::time::sleep(STORE_PAUSE).await;
+                        }
+                        Err(error) => {
+                            return Err(MqttError::new(Cause::Io, format!("the store does not work: {error}")));
                         }
                     }
-                    Ok(None) => {}
-                    // Not acknowledged to the broker: it sends it again once the store works.
-                    Err(error) => {
-                        tracing::error!(event = "store.failed", %error, "what a device said could not be stored");
-                        return Ok(());
+                };
+                if let Some((address, reply)) = replied {
+                    let topic = self.topics.topic(&address, Leg::Down);
+                    for down in reply {
+                        connection.publish(&topic, down.encode(), false, None).await?;
+                        link.on_written(self.started.elapsed());
                     }
                 }
                 if let Some(packet_id) = packet_id {
@@ -164,7 +174,11 @@ impl Driver {
                     format!("the broker refused the gateway's subscription: {why}"),
                 ));
             }
-            Incoming::Published { .. } | Incoming::Subscribed { .. } | Incoming::Pong => {
+            Incoming::Published { .. } => {
+                link.on_answer(self.started.elapsed());
+                connection.send_queued().await?;
+            }
+            Incoming::Subscribed { .. } | Incoming::Pong => {
                 link.on_answer(self.started.elapsed());
             }
         }
@@ -215,8 +229,8 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Option<(
             vec![bound(sequence, dispatch.on_bind(address.clone(), sequence, bind).await?)]
         }
         Up::Ack { ids } => {
-            dispatch.on_ack(address.clone(), ids).await?;
-            Vec::new()
+            let more = dispatch.on_ack(address.clone(), ids).await?;
+            more.into_iter().map(Down::Message).collect()
         }
         Up::Receipt { .. } | Up::Presence { .. } => Vec::new(),
     };

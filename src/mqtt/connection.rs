@@ -156,7 +156,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Packet::PubAck(ack) => {
                 self.in_flight.remove(&ack.pkid);
-                self.drain_queue().await?;
                 let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
                 let refused = (!taken).then(|| format!("{:?}", ack.reason));
                 Ok(Incoming::Published { packet_id: ack.pkid, refused })
@@ -258,7 +257,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    async fn drain_queue(&mut self) -> Result<(), MqttError> {
+    /// Sends what waits for the server's window. Call it after [`Incoming::Published`]: `next` only
+    /// reads, so that dropping it can never leave half a packet on the wire.
+    ///
+    /// # Errors
+    /// [`MqttError`]; the connection is over then.
+    pub async fn send_queued(&mut self) -> Result<(), MqttError> {
         while self.in_flight.len() < self.window {
             let Some(publish) = self.queued.pop_front() else { break };
             self.send_publish(publish).await?;

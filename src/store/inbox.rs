@@ -5,6 +5,7 @@
 //! ```text
 //! {"number":1,"message":{...}}      arrived
 //! {"acked":["id"]}                  taken by an app
+//! {"next":2}                        the number the next one gets
 //! {"seen":["id"]}                   ids remembered so that a redelivery is recognised
 //! ```
 //!
@@ -50,6 +51,7 @@ enum Line {
     Arrived(Entry),
     Acked { acked: Vec<String> },
     Seen { seen: Vec<String> },
+    Next { next: u64 },
 }
 
 /// The inbox file and what it holds.
@@ -165,6 +167,7 @@ impl Inbox {
                 self.remember(acked);
             }
             Line::Seen { seen } => self.remember(seen),
+            Line::Next { next } => self.next_number = self.next_number.max(next),
         }
     }
 
@@ -192,7 +195,8 @@ impl Inbox {
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        let mut lines = vec![Line::Seen { seen: self.seen.iter().cloned().collect() }];
+        let seen = self.seen.iter().cloned().collect();
+        let mut lines = vec![Line::Next { next: self.next_number }, Line::Seen { seen }];
         lines.extend(
             self.pending
                 .iter()
@@ -255,6 +259,9 @@ mod tests {
         assert_eq!(ids(&inbox), ["b"]);
         assert!(inbox.append(vec![message("a"), message("b")]).expect("kept").is_empty(), "both are known");
         assert_eq!(inbox.append(vec![message("c")]).expect("kept")[0].number, 3, "a number is never used twice");
+        inbox.ack(&["b".into(), "c".into()]).expect("acked");
+        let mut inbox = Inbox::open(&path).expect("reopened empty");
+        assert_eq!(inbox.append(vec![message("d")]).expect("kept")[0].number, 4, "not even after all were taken");
     }
 
     #[test]
@@ -263,7 +270,7 @@ mod tests {
         let path = dir.path().join("inbox");
         Inbox::open(&path).expect("opened").append(vec![message("a"), message("b")]).expect("kept");
         let whole = std::fs::read(&path).expect("read");
-        let a_ends = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(1).map_or(0, |(at, _)| at + 1);
+        let a_ends = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(2).map_or(0, |(at, _)| at + 1);
         for cut in a_ends..whole.len() {
             std::fs::write(&path, &whole[..cut]).expect("torn");
             let mut inbox = Inbox::open(&path).expect("reopened");

@@ -217,6 +217,8 @@ impl Peer {
                 if sender.send(lines(&entries)).await.is_err() {
                     return;
                 }
+                // They come a page at a time; only an empty one is the end for now.
+                continue;
             }
             tokio::select! {
                 changed = arrivals.changed() => if changed.is_err() { return },

@@ -84,7 +84,7 @@ pub(super) async fn send(
 
 pub(super) async fn trace(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
     let id = request.variable("id");
-    let lines = state.store.trace(id.clone()).await?;
+    let lines = state.store.trace(request.app.clone(), id.clone()).await?;
     if lines.is_empty() {
         return Err(ApiError::not_found(format!("no trace of message `{id}`; it never was, or is long gone")));
     }

@@ -1,11 +1,11 @@
 //! Messages on their way: accepting, publishing, deadlines, vendor work, acknowledgements, traces.
 
+use super::traces::note;
 use super::{Certificate, Store, StoreError, as_i64, as_u64, certificates, devices};
 use crate::gateway::delivery::{AfterVendor, Hop, State};
 use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop};
 use crate::protocol::{Address, Hello, Message};
 use rusqlite::{OptionalExtension as _, Transaction, params};
-use serde::Serialize;
 
 /// A vendor send that was claimed by a gateway that then died is taken over after this.
 const LEASE_MS: u64 = 60_000;
@@ -29,15 +29,6 @@ pub struct Accepted {
     pub id: String,
     /// Devices to publish to now.
     pub live: Vec<Address>,
-}
-
-/// One line of a message's trace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TraceLine {
-    pub at_ms: u64,
-    pub device: String,
-    pub hop: String,
-    pub detail: String,
 }
 
 /// A claimed vendor send.
@@ -76,19 +67,6 @@ struct Due {
     body: String,
     accepted_ms: u64,
     expires_ms: u64,
-}
-
-fn note(
-    t: &Transaction<'_>,
-    message: &str,
-    device: &str,
-    now_ms: u64,
-    hop: Hop,
-    detail: &str,
-) -> Result<(), StoreError> {
-    t.prepare_cached("INSERT INTO trace (message, device, at_ms, hop, detail) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![message, device, as_i64(now_ms), hop.as_str(), detail])?;
-    Ok(())
 }
 
 fn set_state(
@@ -179,30 +157,7 @@ impl Store {
                  AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id)",
                 params![app, user, device, as_i64(now_ms)],
             )?;
-            let rows: Vec<(String, String, String)> = t
-                .prepare_cached(
-                    "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
-                     WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state <> 'done' AND m.expires_ms > ?4
-                     ORDER BY m.accepted_ms, m.id LIMIT ?5",
-                )?
-                .query_map(params![app, user, device, as_i64(now_ms), DRAIN], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-                .collect::<Result<_, _>>()?;
-            let mut messages = Vec::new();
-            for (id, state, body) in rows {
-                let Ok(mut message) = serde_json::from_str::<Message>(&body) else {
-                    set_state(t, &id, device, State::Done, "", None)?;
-                    note(t, &id, device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
-                    continue;
-                };
-                message.offline = true;
-                // What the vendor has is not pushed again, whatever becomes of this connection.
-                if State::parse(&state) != Some(State::Pushed) {
-                    set_state(t, &id, device, State::Live, &hello.nonce, Some(now_ms + rules.ack_deadline_ms))?;
-                }
-                note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
-                messages.push(message);
-            }
-            Ok(messages)
+            drain(t, &address, &hello.nonce, rules, now_ms)
         })
         .await
     }
@@ -234,13 +189,18 @@ impl Store {
         .await
     }
 
-    /// The device has these messages. Returns how many were still open.
+    /// The device has these messages. Once it has all it was sent, returns the next that wait.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn acked(&self, address: Address, ids: Vec<String>, now_ms: u64) -> Result<usize, StoreError> {
+    pub async fn acked(
+        &self,
+        address: Address,
+        ids: Vec<String>,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Vec<Message>, StoreError> {
         self.run(move |t| {
-            let mut open = 0;
             for id in ids {
                 let state: Option<String> = t
                     .prepare_cached(
@@ -254,9 +214,17 @@ impl Store {
                 set_state(t, &id, &address.device, State::Done, "", None)?;
                 let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };
                 note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
-                open += 1;
             }
-            Ok(open)
+            let Address { app, user, device } = &address;
+            let (online, nonce): (bool, String) = t
+                .prepare_cached("SELECT online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+                .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
+                .optional()?
+                .unwrap_or_default();
+            let under_way: bool = t
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'pushed'))")?
+                .query_row([app, user, device], |r| r.get(0))?;
+            if online && !under_way { drain(t, &address, &nonce, rules, now_ms) } else { Ok(Vec::new()) }
         })
         .await
     }
@@ -288,7 +256,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn claim(&self, rules: Rules, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
+    pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
         self.run(move |t| {
             let late: Vec<(String, String)> = t
                 .prepare_cached("SELECT message, device FROM deliveries WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2")?
@@ -305,7 +273,7 @@ impl Store {
                      FROM deliveries d JOIN messages m ON m.id = d.message
                      WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
                 )?
-                .query_map(params![as_i64(now_ms), CLAIM], |r| {
+                .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
                     Ok(Due {
                         address: Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? },
                         attempts: r.get(3)?,
@@ -349,6 +317,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn vendor_result(&self, job: &VendorJob, result: VendorResult, now_ms: u64) -> Result<(), StoreError> {
         let (id, device) = (job.message.id.clone(), job.address.device.clone());
+        let attempts = job.attempts;
         let dead = matches!(result.after, AfterVendor::GiveUp { drop_binding: true });
         let (app, notifier, token) = (job.certificate.app.clone(), job.certificate.name.clone(), job.token.clone());
         self.run(move |t| {
@@ -359,8 +328,11 @@ impl Store {
                 AfterVendor::GiveUp { .. } => (State::Waiting, None),
             };
             t.execute(
-                "UPDATE deliveries SET state = ?3, due_ms = ?4 WHERE message = ?1 AND device = ?2 AND state = 'vendor'",
-                params![id, device, state.as_str(), due.map(as_i64)],
+                // A hello may have come in between: what the vendor has, it has. Anything else counts
+                // only for the claim it belongs to.
+                "UPDATE deliveries SET state = ?3, due_ms = ?4 WHERE message = ?1 AND device = ?2
+                 AND ((?3 = 'pushed' AND state = 'live') OR (state = 'vendor' AND attempts = ?5))",
+                params![id, device, state.as_str(), due.map(as_i64), attempts],
             )?;
             if dead {
                 // Only if it is still that token: a fresh one may have been bound meanwhile.
@@ -387,49 +359,41 @@ impl Store {
         })
         .await
     }
+}
 
-    /// Removes expired messages with their deliveries; their traces stay as long again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn sweep(&self, keep_s: u64, now_ms: u64) -> Result<usize, StoreError> {
-        self.run(move |t| {
-            let gone: Vec<String> = t
-                .prepare_cached("SELECT id FROM messages WHERE expires_ms <= ?1 LIMIT 1000")?
-                .query_map([as_i64(now_ms)], |r| r.get(0))?
-                .collect::<Result<_, _>>()?;
-            for id in &gone {
-                let open: i64 =
-                    t.query_row("SELECT count(*) FROM deliveries WHERE message = ?1 AND state <> 'done'", [id], |r| {
-                        r.get(0)
-                    })?;
-                if open > 0 {
-                    note(t, id, "", now_ms, Hop::Expired, "never acknowledged")?;
-                }
-                t.execute("DELETE FROM deliveries WHERE message = ?1", [id])?;
-                t.execute("DELETE FROM messages WHERE id = ?1", [id])?;
-            }
-            let before = now_ms.saturating_sub(keep_s.saturating_mul(2000));
-            t.execute("DELETE FROM trace WHERE at_ms < ?1", [as_i64(before)])?;
-            Ok(gone.len())
-        })
-        .await
+/// What waits for a device, oldest first, marked as published to this connection.
+fn drain(
+    t: &Transaction<'_>,
+    address: &Address,
+    nonce: &str,
+    rules: Rules,
+    now_ms: u64,
+) -> Result<Vec<Message>, StoreError> {
+    let Address { app, user, device } = address;
+    let rows: Vec<(String, String, String)> = t
+        .prepare_cached(
+            "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
+             WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state <> 'done' AND m.expires_ms > ?4
+             ORDER BY m.accepted_ms, m.id LIMIT ?5",
+        )?
+        .query_map(params![app, user, device, as_i64(now_ms), DRAIN], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut messages = Vec::new();
+    for (id, state, body) in rows {
+        let Ok(mut message) = serde_json::from_str::<Message>(&body) else {
+            set_state(t, &id, device, State::Done, "", None)?;
+            note(t, &id, device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
+            continue;
+        };
+        message.offline = true;
+        // What the vendor has is not pushed again, whatever becomes of this connection.
+        if State::parse(&state) != Some(State::Pushed) {
+            set_state(t, &id, device, State::Live, nonce, Some(now_ms + rules.ack_deadline_ms))?;
+        }
+        note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
+        messages.push(message);
     }
-
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn trace(&self, id: String) -> Result<Vec<TraceLine>, StoreError> {
-        self.run(move |t| {
-            let rows = t
-                .prepare_cached("SELECT at_ms, device, hop, detail FROM trace WHERE message = ?1 ORDER BY id")?
-                .query_map([&id], |r| {
-                    Ok(TraceLine { at_ms: as_u64(r.get(0)?), device: r.get(1)?, hop: r.get(2)?, detail: r.get(3)? })
-                })?
-                .collect::<Result<_, _>>()?;
-            Ok(rows)
-        })
-        .await
-    }
+    Ok(messages)
 }
 
 type Ready = Result<(Certificate, String), Stop>;

@@ -7,6 +7,7 @@
 mod certificates;
 mod deliveries;
 mod devices;
+mod traces;
 mod users;
 
 pub use certificates::Certificate;

@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS users (
 -- gives numbers out, so that no clock decides which connection is the newer one.
 CREATE TABLE IF NOT EXISTS devices (
     app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL,
-    logged_in INTEGER NOT NULL DEFAULT 1, online INTEGER NOT NULL DEFAULT 0,
+    logged_in INTEGER NOT NULL DEFAULT 0, online INTEGER NOT NULL DEFAULT 0,
     nonce TEXT NOT NULL DEFAULT '', connection INTEGER NOT NULL DEFAULT 0,
     sequence INTEGER NOT NULL DEFAULT 0,
     channel TEXT NOT NULL DEFAULT 'none', platform TEXT NOT NULL DEFAULT '', model TEXT, agent TEXT NOT NULL DEFAULT '',
@@ -51,3 +51,4 @@ CREATE TABLE IF NOT EXISTS trace (
     hop TEXT NOT NULL, detail TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS trace_by_message ON trace (message, id);
+CREATE INDEX IF NOT EXISTS trace_by_time ON trace (at_ms);

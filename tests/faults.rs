@@ -146,7 +146,7 @@ fn a_server_keep_alive_of_seven_is_obeyed_and_zero_starts_no_storm() {
         agent.process.event("link.down");
         let mut peer = script.accept();
         let connect = peer.expect(1);
-        assert_eq!(u16::from_be_bytes([connect[8], connect[9]]), 900);
+        assert_eq!(u16::from_be_bytes([connect[8], connect[9]]), 1680);
     }
 }
 

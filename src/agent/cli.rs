@@ -85,6 +85,11 @@ enum Command {
     },
     /// Make a new connection now
     Reconnect,
+    /// Save power, or a metered network: longer heartbeats, fewer wakeups; until the agent restarts
+    Power {
+        #[arg(value_parser = ["auto", "normal", "low"])]
+        mode: String,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -254,6 +259,10 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
             Command::Reconnect => {
                 client.call("POST", "/v1/reconnect", None).await?;
                 print("reconnecting")
+            }
+            Command::Power { mode } => {
+                let answer = client.call("PUT", "/v1/power", Some(&json!({ "mode": mode }))).await?;
+                print(if answer["saving"] == true { "power is saved" } else { "power is not saved" })
             }
             Command::Run | Command::Detect { .. } | Command::Config { .. } => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! The agent's settings: what they mean, their ranges, and where state and socket live.
 
-use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START};
+use crate::keepalive::PowerMode;
+use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START, LOW_POWER_CEILING};
 use crate::mqtt::{Endpoint, Proxy};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
@@ -32,7 +33,7 @@ pub struct Config {
 pub struct Server {
     /// `mqtts://host[:port]`. `mqtt://` is taken for a loopback address only.
     pub url: Option<String>,
-    /// Other addresses of the same service, tried in turn when one cannot be reached.
+    /// Other addresses of the same service, tried beside the first when it stays silent for three seconds.
     pub fallback_urls: Vec<String>,
     /// `http://[user:password@]host:port` or `socks5://...`: the only way out, where there is no other.
     pub proxy: Option<Secret>,
@@ -118,6 +119,11 @@ pub struct KeepAlive {
     pub floor_s: u64,
     /// Seconds; no heartbeat is longer. Set it below the idle limit of your load balancer. 5 to 3600.
     pub ceiling_s: u64,
+    /// `auto` saves power while the battery runs out; `low` always, `normal` never. An app or
+    /// `impush power` may say otherwise until the next start.
+    pub low_power: PowerMode,
+    /// Seconds; no heartbeat is longer while power is saved. 5 to 3600.
+    pub low_power_ceiling_s: u64,
     /// Wake a sleeping device for its heartbeat. Needs CAP_WAKE_ALARM; without it sleep means offline.
     pub wake_device: bool,
 }
@@ -128,6 +134,8 @@ impl Default for KeepAlive {
             start_s: HEARTBEAT_START.as_secs(),
             floor_s: HEARTBEAT_FLOOR.as_secs(),
             ceiling_s: HEARTBEAT_CEILING.as_secs(),
+            low_power: PowerMode::Auto,
+            low_power_ceiling_s: LOW_POWER_CEILING.as_secs(),
             wake_device: false,
         }
     }
@@ -209,7 +217,12 @@ impl Config {
             vendor.check_certificate_name(&name).map_err(|e| bad(format!("certificates.{key}: {e}")))?;
         }
         let beat = &self.keep_alive;
-        for (key, value) in [("start_s", beat.start_s), ("floor_s", beat.floor_s), ("ceiling_s", beat.ceiling_s)] {
+        for (key, value) in [
+            ("start_s", beat.start_s),
+            ("floor_s", beat.floor_s),
+            ("ceiling_s", beat.ceiling_s),
+            ("low_power_ceiling_s", beat.low_power_ceiling_s),
+        ] {
             if !(5..=3600).contains(&value) {
                 return Err(bad(format!("keep_alive.{key} is {value}; 5 to 3600 seconds")));
             }

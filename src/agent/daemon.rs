@@ -7,7 +7,7 @@ use super::disk::{Disk, blocking};
 use super::network::Watch;
 use super::state::{Daemon, RunError};
 use crate::device;
-use crate::keepalive::{Attempt, Cause, Moment};
+use crate::keepalive::{Attempt, Cause, Moment, next_wake};
 use crate::mqtt::{MqttError, client_config};
 use crate::store::{Inbox, Store};
 use serde_json::json;
@@ -107,7 +107,9 @@ impl Daemon {
                     }
                 }
                 () = async { watch.as_ref().expect("guarded").changed().await }, if watch.is_some() => {
-                    self.network_check = Some(clock::now() + DEBOUNCE);
+                    // Without a connection nothing is gained by waiting for the burst to end.
+                    let wait = if self.online.is_some() { DEBOUNCE } else { Duration::ZERO };
+                    self.network_check = Some(clock::now() + wait);
                 }
                 () = step.stepped() => self.on_clock_step(),
                 () = timer.until(deadline) => self.on_deadline().await?,
@@ -120,8 +122,8 @@ impl Daemon {
     }
 
     fn next_deadline(&self) -> Moment {
-        [
-            self.online.as_ref().map(|online| online.link.next_deadline()),
+        let pulse = self.online.as_ref().map(|online| online.link.next_deadline());
+        let others = [
             self.next_attempt.filter(|_| self.connecting.is_none() && self.online.is_none()).map(|attempt| attempt.at),
             self.binding.next_deadline().filter(|_| self.online.is_some()),
             self.linger_until.filter(|_| self.online.is_some()),
@@ -132,9 +134,9 @@ impl Daemon {
             self.hello_at.filter(|_| self.online.is_some()),
         ]
         .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or_else(|| clock::now() + NEVER)
+        .flatten();
+        next_wake(pulse, others, self.saving && self.logout.is_none() && self.network_check.is_none())
+            .unwrap_or_else(|| clock::now() + NEVER)
     }
 
     async fn on_deadline(&mut self) -> Result<(), RunError> {
@@ -200,6 +202,11 @@ impl Daemon {
                 Ok(Reply::Json(json!({ "acked": taken })))
             }
             Ask::Reconnect => self.reconnect_now().await,
+            Ask::Power { mode } => {
+                self.power_mode = mode;
+                self.check_power();
+                Ok(Reply::Json(json!({ "saving": self.saving })))
+            }
             Ask::Attach => {
                 // A peer that left before it was attached never detaches.
                 if reply.send(Ok(Reply::Json(json!({})))).is_ok() {

@@ -41,9 +41,9 @@ impl Daemon {
             self.save_heartbeat().await?;
         }
         self.network = key;
+        self.check_power();
         self.search.pause = PROBE_PAUSE;
         self.search.next = Some(now + PROBE_PAUSE);
-        self.set_heartbeat();
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl Daemon {
         self.save_heartbeat().await
     }
 
-    fn set_heartbeat(&mut self) {
+    pub fn set_heartbeat(&mut self) {
         let interval = self.heartbeat.interval();
         if let Some(online) = self.online.as_mut() {
             online.link.set_interval(online.server_limit.map_or(interval, |limit| interval.min(limit)));
@@ -165,6 +165,10 @@ impl Daemon {
         if changed && self.search.probe.take().is_some() {
             self.search.next = Some(now + PROBE_PAUSE);
         }
+        if changed {
+            // What was known of the way to each server was known of the other network.
+            self.endpoint = 0;
+        }
         match self.online.as_mut() {
             Some(online) => {
                 let gone =
@@ -184,15 +188,32 @@ impl Daemon {
                     self.network = key;
                 }
             }
-            None if key.is_some() => self.try_again_at_once(Cause::NetworkChanged),
-            None => {}
+            None => self.on_ground_change(),
+        }
+    }
+
+    /// A notice came while there is no connection. Only ground that was not tried yet is worth an
+    /// attempt: routers ring the bell all day, and a server that is down must not be tried each time.
+    fn on_ground_change(&mut self) {
+        let ground = network::ground();
+        if ground.is_none() || ground == self.tried {
+            return;
+        }
+        if self.connecting.take().is_some() {
+            debug!(event = "link.attempt_moved", "the attempt was made on a network that is gone");
+            self.connect();
+        } else {
+            self.try_again_at_once(Cause::NetworkChanged);
         }
     }
 
     /// Cuts a pause short: what it waited for may have come.
     pub fn try_again_at_once(&mut self, why: Cause) {
-        if self.connecting.is_none() && self.online.is_none() && self.next_attempt.is_some() {
-            let attempt = self.reconnect.at_once(clock::now(), why);
+        let Some(planned) = self.next_attempt.filter(|_| self.connecting.is_none() && self.online.is_none()) else {
+            return;
+        };
+        let attempt = self.reconnect.at_once(clock::now(), why);
+        if attempt.at < planned.at {
             info!(
                 event = "link.retry_soon",
                 why = why.as_str(),

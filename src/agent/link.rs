@@ -1,22 +1,18 @@
 //! The agent's side of one connection: how it is made, what comes over it, how it ends.
 
-use super::clock;
 use super::state::{Daemon, Online, Purpose, RunError};
 use super::status::State;
+use super::{clock, network};
 use crate::binding::{Action, Event};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Moment, Recovery};
-use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, Will, dial, handshake};
-use crate::protocol::{
-    Address, BindResult, Down, Hello, Leg, Message, SESSION_EXPIRY_S, State as Announced, Up, decode_down,
-};
+use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, Will, dial_first, handshake};
+use crate::protocol::{Address, Down, Hello, Leg, Message, SESSION_EXPIRY_S, State as Announced, Up, decode_down};
 use crate::secret::{Secret, random_hex};
 use crate::store::InboxError;
 use std::time::Duration;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-/// How long an old logout waits for the gateway's answer before its connection is given up.
-const OWED_WAIT: Duration = Duration::from_secs(15);
 /// When the gateway is greeted again after it may not have heard, or the disk failed.
 const HELLO_AGAIN: Duration = Duration::from_secs(30);
 /// How soon resting is thought of again while the binding is not confirmed.
@@ -48,17 +44,18 @@ impl Daemon {
         self.set_state(State::Connecting);
         let nonce = random_hex::<8>();
         let options = self.options(&address, password, &purpose, &nonce);
-        let (endpoint, proxy, tls) = (self.endpoint(), self.ready.proxy.clone(), self.tls.clone());
+        let (endpoints, proxy, tls) = (self.endpoints(), self.ready.proxy.clone(), self.tls.clone());
+        self.tried = network::ground();
         let interval = self.heartbeat.interval();
         self.connecting = Some(Box::pin(async move {
             let started = clock::now();
-            let stream = dial(&endpoint, proxy.as_ref(), &tls, CONNECT_TIMEOUT).await?;
+            let (endpoint, stream) = dial_first(&endpoints, proxy.as_ref(), &tls, CONNECT_TIMEOUT).await?;
             let asked = clock::now();
             let left = CONNECT_TIMEOUT.saturating_sub(asked.saturating_sub(started)).max(Duration::from_secs(1));
             let (connection, connected) = handshake(stream, &options, left).await?;
             let now = clock::now();
             let link = Link::new(now, interval, now.saturating_sub(asked));
-            Ok(Online { connection, link, address, purpose, nonce, connected, server_limit: None })
+            Ok(Online { connection, link, address, purpose, nonce, connected, endpoint, server_limit: None })
         }));
     }
 
@@ -69,8 +66,8 @@ impl Daemon {
             payload: Announced { online: false, nonce: nonce.to_owned() }.encode(),
             retain: true,
         });
-        // The server waits 1.5 times this; asking for the longest heartbeat leaves the search free.
-        let ceiling = self.config.keep_alive.ceiling_s;
+        // Asking for the longest heartbeat leaves the search free.
+        let ceiling = self.longest_heartbeat_s();
         ConnectOptions {
             client_id: address.client_id(),
             user_name: address.user_name(),
@@ -88,6 +85,7 @@ impl Daemon {
             Err(error) => return self.on_refused(error).await,
         };
         let now = clock::now();
+        self.prefer(&online.endpoint);
         if let Some(seconds) = online.connected.server_keep_alive_s.filter(|s| *s > 0) {
             // The server's word wins (MQTT 5, section 3.2.2.3.14); a little below it stays inside.
             let limit = Duration::from_secs(u64::from(seconds)).mul_f64(0.9).max(Duration::from_secs(1));
@@ -98,7 +96,7 @@ impl Daemon {
         self.poisoned = false;
         let was_down = self.cause.take();
         info!(
-            event = "link.up", server = %self.endpoint(), session_present = online.connected.session_present,
+            event = "link.up", server = %online.endpoint, session_present = online.connected.session_present,
             round_trip_ms = online.link.round_trip().map(|d| d.as_millis() as u64),
             after = was_down.map(|e| e.cause.as_str()), "connected"
         );
@@ -122,34 +120,8 @@ impl Daemon {
                 self.linger();
                 self.bind_event(Event::Connected).await
             }
-            Purpose::Owed { .. } => {
-                self.owed_until = Some(now + OWED_WAIT);
-                if let Some(unbind) = self.binding.pay() {
-                    self.save_ledger().await?;
-                    self.send(&unbind).await;
-                }
-                Ok(())
-            }
+            Purpose::Owed { .. } => self.pay_owed().await,
         }
-    }
-
-    /// An attempt failed. A logout that is owed cannot be paid with credentials the server refuses:
-    /// the gateway has ended that login itself.
-    async fn on_refused(&mut self, error: MqttError) -> Result<(), RunError> {
-        let hopeless = error.cause.recovery() == Recovery::Stop;
-        if hopeless && let Some(owed) = self.binding.owed() {
-            let user = owed.user.clone();
-            warn!(
-                event = "logout.unpayable",
-                cause = error.cause.as_str(),
-                "the gateway refuses an old login; its logout needs no telling"
-            );
-            self.settle(&user).await?;
-            self.want_connection();
-            return Ok(());
-        }
-        self.on_down(error);
-        Ok(())
     }
 
     /// Asks the gateway for what was missed.
@@ -210,28 +182,15 @@ impl Daemon {
         match decode_down(payload) {
             Ok(Down::Message(message)) => self.on_message(message).await,
             Ok(Down::Bound { sequence, result, reason }) => {
-                if let Some(Purpose::Owed { user }) = self.online.as_ref().map(|o| o.purpose.clone()) {
-                    // Only an answer to this very request pays it.
-                    if sequence != self.binding.ledger().sequence || result == BindResult::Later {
-                        return Ok(());
-                    }
-                    info!(event = "logout.paid", "a logout made without a network has reached the gateway");
-                    self.settle(&user).await?;
-                    self.part(Cause::LoggedOut, true).await;
-                    self.want_connection();
-                    return Ok(());
+                if let Some(user) = self.owed_user() {
+                    return self.owed_answered(&user, sequence, result).await;
                 }
                 self.bind_event(Event::Answered { sequence, result, reason }).await
             }
-            Ok(Down::Kick { code, replaced_by }) => match self.online.as_ref().map(|o| o.purpose.clone()) {
+            Ok(Down::Kick { code, replaced_by }) => match self.owed_user() {
                 // The old login is over, which is all that was wanted.
-                Some(Purpose::Owed { user }) => {
-                    self.settle(&user).await?;
-                    self.part(Cause::LoggedOut, true).await;
-                    self.want_connection();
-                    Ok(())
-                }
-                _ => self.on_kick(code, replaced_by).await,
+                Some(user) => self.owed_settled(&user).await,
+                None => self.on_kick(code, replaced_by).await,
             },
             Ok(Down::Settings { heartbeat_ceiling_s }) => {
                 if let (Some(seconds), Some(online)) = (heartbeat_ceiling_s.filter(|s| *s >= 5), self.online.as_mut()) {
@@ -280,6 +239,8 @@ impl Daemon {
         match online.link.on_tick(now) {
             LinkAction::Nothing => {}
             LinkAction::Ping => {
+                self.check_power();
+                let Some(online) = self.online.as_mut() else { return Ok(()) };
                 online.link.on_ping_sent(now);
                 self.wire(async |c| c.ping().await).await;
             }
@@ -397,10 +358,5 @@ impl Daemon {
     pub async fn save_ledger(&mut self) -> Result<(), RunError> {
         let ledger = self.binding.ledger().clone();
         Ok(self.disk.run(move |disk| disk.store.set_ledger(ledger)).await?)
-    }
-
-    async fn settle(&mut self, user: &str) -> Result<(), RunError> {
-        self.binding.settle(user);
-        self.save_ledger().await
     }
 }

@@ -22,6 +22,8 @@ mod heart;
 mod link;
 mod login;
 mod network;
+mod owed;
+mod power;
 mod report;
 mod state;
 mod status;

@@ -52,9 +52,22 @@ impl Watch {
 /// person gave it. `None` without a default route.
 pub(super) fn key() -> Option<String> {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let (interface, gateway) = default_route(&read("/proc/net/route"))?;
+    let Some((interface, gateway)) = default_route(&read("/proc/net/route")) else {
+        let (interface, gateway) = default_route_v6(&read("/proc/net/ipv6_route"))?;
+        return Some(format!("{}-{}", kind(&interface), fingerprint(&gateway)));
+    };
     let hardware = hardware_address(&read("/proc/net/arp"), gateway, &interface).unwrap_or_default();
     Some(format!("{}-{}", kind(&interface), fingerprint(&format!("{gateway} {hardware}"))))
+}
+
+/// What an attempt stands on: the network, and this device's address on it.
+pub(super) type Ground = (String, Option<IpAddr>);
+
+/// `None` without a default route.
+pub(super) fn ground() -> Option<Ground> {
+    // Addresses nobody has (RFC 5737, RFC 3849): only the default route leads there.
+    let nowhere = [SocketAddr::from(([192, 0, 2, 1], 9)), SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9))];
+    key().map(|key| (key, nowhere.into_iter().find_map(source_towards)))
 }
 
 /// Whether the device still has this address. A connection bound to one it has lost is dead.
@@ -100,6 +113,23 @@ fn default_route(table: &str) -> Option<(String, IpAddr)> {
         .map(|(_, interface, gateway)| (interface, gateway))
 }
 
+/// The same on a network without IPv4 (the fields are told in the kernel's net/ipv6/route.c). The
+/// kernel's own entries for what cannot be reached lead to `lo`.
+fn default_route_v6(table: &str) -> Option<(String, String)> {
+    table
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [destination, length, _, _, gateway, metric, _, _, _, interface] = fields.as_slice() else {
+                return None;
+            };
+            let default = destination.bytes().all(|b| b == b'0') && *length == "00" && *interface != "lo";
+            default.then_some((u32::from_str_radix(metric, 16).ok()?, (*interface).to_owned(), (*gateway).to_owned()))
+        })
+        .min_by_key(|(metric, ..)| *metric)
+        .map(|(_, interface, gateway)| (interface, gateway))
+}
+
 fn hardware_address(table: &str, gateway: IpAddr, interface: &str) -> Option<String> {
     let wanted = gateway.to_string();
     table.lines().skip(1).find_map(|line| {
@@ -137,6 +167,24 @@ mod tests {
         assert_eq!(default_route(ROUTES), Some(("wlan0".into(), "10.0.1.1".parse().expect("an address"))));
         assert_eq!(default_route("header only\n"), None);
         assert_eq!(default_route("header\nwlan0 broken line\n"), None);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_alone_has_a_name_too() {
+        let zero = "0".repeat(32);
+        let (gateway, net) = ("fe800000000000000000000000000001", "20010db8000000000000000000000000");
+        let line = |to: &str, length: &str, metric: &str, interface: &str| {
+            format!("{to} {length} {zero} 00 {gateway} {metric} 00000001 00000000 00000003 {interface}\n")
+        };
+        let table = [
+            line(net, "40", "00000100", "wlan0"),
+            line(&zero, "00", "00000400", "rmnet0"),
+            line(&zero, "00", "00000258", "wlan0"),
+            line(&zero, "00", "00000000", "lo"),
+        ];
+        assert_eq!(default_route_v6(&table.concat()), Some(("wlan0".into(), gateway.into())));
+        assert_eq!(default_route_v6(&table[3]), None);
+        assert_eq!(default_route_v6("torn line\n"), None);
     }
 
     #[test]

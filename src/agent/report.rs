@@ -44,6 +44,7 @@ impl Daemon {
                 .map_or(self.heartbeat.interval(), |online| online.link.interval())
                 .as_secs_f64(),
             heartbeat_settled: self.heartbeat.current().is_some_and(|record| record.settled_ms.is_some()),
+            saving_power: self.saving,
             network: self.network.clone(),
             round_trip_ms: self
                 .online

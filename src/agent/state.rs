@@ -4,11 +4,12 @@ use super::clock;
 use super::config::{Config, Ready};
 use super::control::{Refusal, Reply};
 use super::disk::{Disk, OnDisk};
+use super::network::Ground;
 use super::status::State;
 use crate::binding::Binding;
 use crate::channel::{self, Choice};
 use crate::device::{self, Profile};
-use crate::keepalive::{Attempt, Bounds, Cause, Heartbeat, Link, Moment, ProbeOutcome, Reconnect, Verdict};
+use crate::keepalive::{Attempt, Bounds, Cause, Heartbeat, Link, Moment, PowerMode, ProbeOutcome, Reconnect, Verdict};
 use crate::mqtt::{Connected, Connection, Endpoint, MqttError, Stream, TlsSetupError};
 use crate::protocol::Address;
 use crate::settings::SettingsError;
@@ -73,6 +74,8 @@ pub(super) struct Online {
     pub purpose: Purpose,
     pub nonce: String,
     pub connected: Connected,
+    /// Which server it is.
+    pub endpoint: Endpoint,
     /// The longest heartbeat the server's own keep alive allows.
     pub server_limit: Option<Duration>,
 }
@@ -118,6 +121,11 @@ pub(super) struct Daemon {
     pub network: Option<String>,
     /// When the network is looked at: a little after the last of a burst of notices.
     pub network_check: Option<Moment>,
+    /// What the last attempt was made on: without a change, a notice is no reason for another.
+    pub tried: Option<Ground>,
+    /// Who decides whether power is saved, and whether it is.
+    pub power_mode: PowerMode,
+    pub saving: bool,
     /// How long the device had slept when last looked.
     pub slept: Duration,
     pub next_attempt: Option<Attempt>,
@@ -132,7 +140,7 @@ pub(super) struct Daemon {
     pub attached: usize,
     /// When the connection may rest if no app comes.
     pub linger_until: Option<Moment>,
-    /// Which of the configured addresses is tried.
+    /// Which of the configured addresses is tried first.
     pub endpoint: usize,
     /// Where the server sent this device; forgotten when it does not answer there.
     pub redirect: Option<Endpoint>,
@@ -175,6 +183,9 @@ impl Daemon {
             search: Search::default(),
             network: None,
             network_check: None,
+            tried: None,
+            power_mode: config.keep_alive.low_power,
+            saving: false,
             slept: clock::slept(),
             binding: Binding::new(disk.store.ledger().clone()),
             reconnect: Reconnect::new(seed),
@@ -241,10 +252,26 @@ impl Daemon {
         }
     }
 
-    /// Where the next attempt goes.
+    /// The server that is spoken to, or that the next attempt tries first.
     pub fn endpoint(&self) -> Endpoint {
         let configured = &self.ready.endpoints;
-        self.redirect.clone().unwrap_or_else(|| configured[self.endpoint % configured.len()].clone())
+        let next = || self.redirect.clone().unwrap_or_else(|| configured[self.endpoint % configured.len()].clone());
+        self.online.as_ref().map_or_else(next, |online| online.endpoint.clone())
+    }
+
+    /// The servers of the next attempt, in the order in which they join the race.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let configured = &self.ready.endpoints;
+        let in_turn = (0..configured.len()).map(|i| &configured[(self.endpoint + i) % configured.len()]);
+        self.redirect.iter().chain(in_turn).cloned().collect()
+    }
+
+    /// This server won the race: the next attempt begins with it.
+    pub fn prefer(&mut self, winner: &Endpoint) {
+        if self.redirect.as_ref() != Some(winner) {
+            self.redirect = None;
+            self.endpoint = self.ready.endpoints.iter().position(|e| e == winner).unwrap_or(self.endpoint);
+        }
     }
 
     /// The server named another, or this one cannot be reached: the next attempt goes elsewhere.

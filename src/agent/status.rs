@@ -67,6 +67,8 @@ pub struct Status {
     pub heartbeat_s: f64,
     /// The search on this network has ended.
     pub heartbeat_settled: bool,
+    /// Power is saved: the heartbeat may be longer.
+    pub saving_power: bool,
     /// Kind and hashed gateway of the network the connection was made on.
     pub network: Option<String>,
     pub round_trip_ms: Option<u64>,

@@ -5,8 +5,18 @@ use std::time::Duration;
 /// Shortest heartbeat interval. Below it the radio hardly sleeps; mobile networks that need less
 /// than this cut nearly everything.
 pub const HEARTBEAT_FLOOR: Duration = Duration::from_secs(20);
-/// Longest heartbeat interval unless configured lower (a load balancer's idle limit) or higher.
-pub const HEARTBEAT_CEILING: Duration = Duration::from_secs(900);
+/// Longest heartbeat interval unless configured lower (a load balancer's idle limit) or higher. A limit
+/// that falls silently is found by the next ping: this is the longest silence it can cost.
+pub const HEARTBEAT_CEILING: Duration = Duration::from_secs(480);
+/// Longest heartbeat interval while power is short: below the half hour after which many mobile networks
+/// forget a TCP connection.
+pub const LOW_POWER_CEILING: Duration = Duration::from_secs(1680);
+/// While power is short, pings fall on multiples of this since boot, where other sleepers wake too.
+pub const LOW_POWER_GRID: Duration = Duration::from_secs(60);
+/// While power is short, work that can wait joins a ping that comes within this.
+pub const LOW_POWER_SLACK: Duration = Duration::from_secs(300);
+/// A battery at this charge or below is short of power, in percent (where Android offers its saver).
+pub const LOW_POWER_PERCENT: u8 = 15;
 /// Interval on a network nothing is known of: holds on 5G/LTE networks that cut after 60 s.
 pub const HEARTBEAT_START: Duration = Duration::from_secs(45);
 
@@ -29,8 +39,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const RECONNECT_BASE: Duration = Duration::from_secs(1);
 /// Longest pause between attempts for causes on this side or on the way.
 pub const RECONNECT_CAP: Duration = Duration::from_secs(300);
-/// Spread of the first attempt after a link that had been stable, or after the network came back.
+/// Spread of the first attempt after a link that had been stable: the whole fleet may have lost it.
 pub const AT_ONCE_SPREAD: Duration = Duration::from_secs(2);
+/// The same where this device's own network came, changed or woke: only its neighbours share that.
+pub const NETWORK_SPREAD: Duration = Duration::from_millis(150);
 /// First and longest pause for causes on the server's side: it asked for quiet.
 pub const SLOW_BASE: Duration = Duration::from_secs(30);
 pub const SLOW_CAP: Duration = Duration::from_secs(1800);

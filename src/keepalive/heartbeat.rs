@@ -84,6 +84,11 @@ impl Heartbeat {
         Self { bounds, records, current: None, side_refused: false }
     }
 
+    /// The longest heartbeat allowed from now on.
+    pub fn set_ceiling(&mut self, ceiling: Duration) {
+        self.bounds.ceiling = ceiling.max(self.bounds.floor);
+    }
+
     /// For the disk.
     pub fn records(&self) -> &[Record] {
         &self.records
@@ -149,17 +154,16 @@ impl Heartbeat {
         if self.side_refused || (record.good_s <= 0.0 && record.bad_s.is_none()) {
             return None;
         }
-        let seconds = match record.settled_ms {
+        let seconds = match record.settled_ms.filter(|_| !self.open_above(record)) {
             Some(settled) => {
                 let life = RETEST_AFTER.as_millis() as u64 * u64::from(record.retest_days.max(1));
-                let known_best = record.good_s >= self.bounds.ceiling.as_secs_f64();
-                if known_best || now_ms.saturating_sub(settled) < life {
+                if record.good_s >= self.ceiling_s() || now_ms.saturating_sub(settled) < life {
                     return None;
                 }
                 record.bad_s.unwrap_or(record.good_s) * 1.2
             }
             None => match record.bad_s {
-                None => self.bounds.ceiling.as_secs_f64(),
+                None => self.ceiling_s(),
                 Some(bad) => (self.lower(record) * bad).sqrt(),
             },
         };
@@ -173,6 +177,9 @@ impl Heartbeat {
             ProbeOutcome::Refused => self.side_refused = true,
             ProbeOutcome::Inconclusive => {}
             ProbeOutcome::Survived | ProbeOutcome::Lost => {
+                if self.open_above(&self.records[at]) {
+                    self.records[at].settled_ms = None;
+                }
                 let record = &mut self.records[at];
                 let retest = record.settled_ms.is_some();
                 record.probes = if retest { 1 } else { record.probes + 1 };
@@ -225,6 +232,15 @@ impl Heartbeat {
         self.settle(at, now_ms);
     }
 
+    fn ceiling_s(&self) -> f64 {
+        self.bounds.ceiling.as_secs_f64()
+    }
+
+    /// The ceiling was lower when this search ended, and nothing between the two is known to fail.
+    fn open_above(&self, record: &Record) -> bool {
+        record.bad_s.is_none() && record.good_s < self.ceiling_s()
+    }
+
     fn lower(&self, record: &Record) -> f64 {
         record.good_s.max(self.bounds.floor.as_secs_f64())
     }
@@ -235,7 +251,7 @@ impl Heartbeat {
     }
 
     fn settle(&mut self, at: usize, now_ms: u64) {
-        let ceiling = self.bounds.ceiling.as_secs_f64();
+        let ceiling = self.ceiling_s();
         let lower = self.lower(&self.records[at]);
         let record = &mut self.records[at];
         let done = record.good_s >= ceiling || record.bad_s.is_some_and(|bad| bad / lower <= SEARCH_RESOLUTION);
@@ -309,7 +325,7 @@ mod tests {
             let (heartbeat, probes) = search(limit);
             assert!(probes <= 6, "limit {limit}: {probes} probes");
             let interval = heartbeat.interval().as_secs_f64();
-            let best = limit.min(900.0);
+            let best = limit.min(HEARTBEAT_CEILING.as_secs_f64());
             assert!(interval < limit, "limit {limit}: {interval}");
             assert!(best / interval <= 1.15, "limit {limit}: {interval}");
         }
@@ -335,6 +351,25 @@ mod tests {
     }
 
     #[test]
+    fn a_ceiling_that_is_raised_is_searched_and_one_that_is_lowered_holds_at_once() {
+        let (mut heartbeat, _) = search(7200.0);
+        assert_eq!(heartbeat.wanted_probe(0), None);
+        heartbeat.set_ceiling(Duration::from_secs(1680));
+        let mut probes = 0;
+        while let Some(tested) = heartbeat.wanted_probe(0) {
+            probes += 1;
+            heartbeat.on_probe(
+                tested,
+                if tested.as_secs() < 1000 { ProbeOutcome::Survived } else { ProbeOutcome::Lost },
+                0,
+            );
+        }
+        assert!(probes <= 6 && (850..1000).contains(&heartbeat.interval().as_secs()), "{heartbeat:?}");
+        heartbeat.set_ceiling(Duration::from_secs(240));
+        assert_eq!(heartbeat.interval().as_secs(), 240);
+    }
+
+    #[test]
     fn a_limit_that_falls_is_followed_from_the_start_value() {
         let (mut heartbeat, _) = search(7200.0);
         heartbeat.on_lost_after(heartbeat.interval(), 0);
@@ -357,7 +392,7 @@ mod tests {
         heartbeat.on_network("other", 0);
         heartbeat.on_answer_after(Duration::from_secs(45), 0);
         let before = heartbeat.current().cloned();
-        heartbeat.on_probe(Duration::from_secs(900), ProbeOutcome::Inconclusive, 0);
+        heartbeat.on_probe(HEARTBEAT_CEILING, ProbeOutcome::Inconclusive, 0);
         assert_eq!(heartbeat.current().cloned(), before);
     }
 
@@ -366,7 +401,7 @@ mod tests {
         let mut heartbeat = Heartbeat::new(Bounds::default(), Vec::new(), 0);
         heartbeat.on_network("n", 0);
         heartbeat.on_answer_after(Duration::from_secs(45), 0);
-        heartbeat.on_probe(Duration::from_secs(900), ProbeOutcome::Refused, 0);
+        heartbeat.on_probe(HEARTBEAT_CEILING, ProbeOutcome::Refused, 0);
         assert_eq!(heartbeat.wanted_probe(0), None);
         let mut last = heartbeat.interval();
         for _ in 0..60 {

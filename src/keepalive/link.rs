@@ -8,7 +8,7 @@
 //! Any write the server must answer (PUBLISH QoS 1, SUBSCRIBE) does a ping's work, so it both moves
 //! the next ping and starts the deadline.
 
-use super::constants::{PONG_MAX, PONG_MIN, PONG_ROUND_TRIPS, PROBE_DEADLINE};
+use super::constants::{LOW_POWER_GRID, PONG_MAX, PONG_MIN, PONG_ROUND_TRIPS, PROBE_DEADLINE};
 use super::{Cause, Moment};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ struct Awaiting {
 #[derive(Debug)]
 pub struct Link {
     interval: Duration,
+    /// Pings fall on the moments when other sleepers on this device wake too.
+    saving: bool,
     /// The last moment the server is known to have answered.
     confirmed: Moment,
     awaiting: Option<Awaiting>,
@@ -48,6 +50,7 @@ impl Link {
     pub fn new(now: Moment, interval: Duration, round_trip: Duration) -> Self {
         Self {
             interval,
+            saving: false,
             confirmed: now,
             awaiting: None,
             smoothed_round_trip: Some(round_trip),
@@ -62,6 +65,11 @@ impl Link {
 
     pub fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
+    }
+
+    /// Whether power is to be saved from now on.
+    pub fn set_saving(&mut self, saving: bool) {
+        self.saving = saving;
     }
 
     pub fn round_trip(&self) -> Option<Duration> {
@@ -123,7 +131,7 @@ impl Link {
         match self.awaiting {
             _ if self.probe || self.ping => Moment::ZERO,
             Some(awaiting) => awaiting.deadline,
-            None => self.confirmed + self.interval,
+            None => self.due(),
         }
     }
 
@@ -131,9 +139,17 @@ impl Link {
         match self.awaiting {
             _ if self.probe || self.ping => LinkAction::Ping,
             Some(awaiting) if now >= awaiting.deadline => LinkAction::Dead(awaiting.cause),
-            None if now >= self.confirmed + self.interval => LinkAction::Ping,
+            None if now >= self.due() => LinkAction::Ping,
             _ => LinkAction::Nothing,
         }
+    }
+
+    /// When a quiet link is pinged: never later than the interval says, and while power is saved at a
+    /// moment that others on the device are likely to share.
+    fn due(&self) -> Moment {
+        let latest = self.confirmed + self.interval;
+        let shared = Moment::from_secs(latest.as_secs() / LOW_POWER_GRID.as_secs() * LOW_POWER_GRID.as_secs());
+        if self.saving && shared > self.confirmed + self.interval / 2 { shared } else { latest }
     }
 
     fn expect(&mut self, now: Moment, patience: Duration, cause: Cause) {
@@ -173,6 +189,19 @@ mod tests {
         assert_eq!(link.next_deadline(), at(45));
         assert_eq!(link.on_tick(at(44)), LinkAction::Nothing);
         assert_eq!(link.on_tick(at(45)), LinkAction::Ping);
+    }
+
+    #[test]
+    fn while_power_is_saved_pings_fall_on_whole_minutes_and_never_late() {
+        let mut link = Link::new(at(7), Duration::from_secs(230), Duration::from_millis(50));
+        assert_eq!(link.next_deadline(), at(237));
+        link.set_saving(true);
+        assert_eq!(link.next_deadline(), at(180));
+        assert_eq!(link.on_tick(at(179)), LinkAction::Nothing);
+        assert_eq!(link.on_tick(at(180)), LinkAction::Ping);
+        let mut short = Link::new(at(7), Duration::from_secs(45), Duration::from_millis(50));
+        short.set_saving(true);
+        assert_eq!(short.next_deadline(), at(52), "an interval below the grid is kept");
     }
 
     #[test]

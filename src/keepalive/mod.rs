@@ -3,11 +3,13 @@
 pub mod constants;
 mod heartbeat;
 mod link;
+mod power;
 mod reason;
 mod reconnect;
 
 pub use heartbeat::{Bounds, Heartbeat, ProbeOutcome, Record};
 pub use link::{Link, LinkAction};
+pub use power::{Battery, PowerMode, is_low, next_wake};
 pub use reason::{Cause, Recovery};
 pub use reconnect::{Attempt, Reconnect, Verdict};
 

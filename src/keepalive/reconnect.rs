@@ -5,7 +5,7 @@
 //! device, so one device's behaviour can be replayed.
 
 use super::constants::{
-    AT_ONCE_SPREAD, FLAPS_UNTIL_SLOW, RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP, STABLE_AFTER,
+    AT_ONCE_SPREAD, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP, STABLE_AFTER,
 };
 use super::{Cause, Moment, Recovery};
 use std::time::Duration;
@@ -76,7 +76,11 @@ impl Reconnect {
     /// The network is back, or the operator does not want to wait. Only the pause is cut short: what
     /// was learnt about a server that cannot hold a link stays.
     pub fn at_once(&mut self, now: Moment, cause: Cause) -> Attempt {
-        let jitter = self.uniform(Duration::ZERO, AT_ONCE_SPREAD);
+        let spread = match cause {
+            Cause::AddressGone | Cause::NetworkChanged | Cause::Suspended => NETWORK_SPREAD,
+            _ => AT_ONCE_SPREAD,
+        };
+        let jitter = self.uniform(Duration::ZERO, spread);
         self.last_pause = RECONNECT_BASE;
         Attempt { at: now + jitter, base: Duration::ZERO, jitter, cause }
     }
@@ -129,6 +133,14 @@ mod tests {
             let mut reconnect = Reconnect::new(seed);
             reconnect.on_up(NOW - STABLE_AFTER);
             assert!(pause(reconnect.on_down(NOW, Cause::PongLost)) <= AT_ONCE_SPREAD);
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_back_is_used_within_a_moment() {
+        let mut reconnect = Reconnect::new(7);
+        for _ in 0..200 {
+            assert!(reconnect.at_once(NOW, Cause::NetworkChanged).jitter <= NETWORK_SPREAD);
         }
     }
 

@@ -3,6 +3,8 @@
 use super::websocket::{self, WebSocket};
 use super::{Endpoint, MqttError, Proxy, tls};
 use crate::keepalive::Cause;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::io;
@@ -13,12 +15,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// How long one address may stay silent before the next is tried beside it (RFC 8305, section 5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// How long one server may take before the next is tried beside it: longer than a handshake on a slow
+/// mobile network, so that a healthy server is not joined by a second.
+const NEXT_ENDPOINT_AFTER: Duration = Duration::from_secs(3);
 /// Unacknowledged data for this long ends the connection in the kernel (TCP_USER_TIMEOUT, RFC 5482).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most addresses of one name that are raced.
@@ -81,6 +85,28 @@ pub async fn dial(
     })
 }
 
+/// Connects to the first of these servers that can be spoken to; each is given a head start over the
+/// next. Returns which one it was.
+///
+/// # Errors
+/// [`MqttError`] of the last that failed; `connect_timeout` when none has failed yet.
+pub async fn dial_first(
+    endpoints: &[Endpoint],
+    proxy: Option<&Proxy>,
+    config: &Arc<ClientConfig>,
+    timeout: Duration,
+) -> Result<(Endpoint, Stream), MqttError> {
+    let attempts = endpoints
+        .iter()
+        .map(|endpoint| async move { connect(endpoint, proxy, config).await.map(|stream| (endpoint.clone(), stream)) });
+    let nowhere = MqttError::new(Cause::DnsFailed, "no server is configured");
+    tokio::time::timeout(timeout, first(attempts, NEXT_ENDPOINT_AFTER, nowhere)).await.unwrap_or_else(|_| {
+        let named: Vec<String> = endpoints.iter().map(Endpoint::to_string).collect();
+        let detail = format!("{} did not answer within {} s", named.join(", "), timeout.as_secs());
+        Err(MqttError::new(Cause::ConnectTimeout, detail))
+    })
+}
+
 async fn connect(endpoint: &Endpoint, proxy: Option<&Proxy>, config: &Arc<ClientConfig>) -> Result<Stream, MqttError> {
     let tcp = match proxy {
         Some(proxy) => {
@@ -119,7 +145,9 @@ async fn reach(endpoint: &Endpoint) -> Result<TcpStream, MqttError> {
         .map_err(|e| MqttError::new(Cause::DnsFailed, format!("{}: {e}", endpoint.host)))?
         .take(MAX_ADDRESSES)
         .collect();
-    race(interleaved(addresses)).await.map_err(|e| name(endpoint, &e))
+    let attempts = interleaved(addresses).into_iter().map(TcpStream::connect);
+    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    first(attempts, NEXT_ADDRESS_AFTER, none).await.map_err(|e| name(endpoint, &e))
 }
 
 /// Address families alternate (RFC 8305, section 4), so that one broken family costs one step.
@@ -130,26 +158,28 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     (0..longest).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
 }
 
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut attempts = JoinSet::new();
-    let mut waiting = addresses.into_iter();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+/// The first success among attempts of which each starts when the one before has failed, or has been
+/// silent for `head_start`.
+async fn first<T, E, F: Future<Output = Result<T, E>>>(
+    mut waiting: impl ExactSizeIterator<Item = F>,
+    head_start: Duration,
+    none: E,
+) -> Result<T, E> {
+    let mut attempts = FuturesUnordered::new();
+    let mut last = none;
     loop {
         match waiting.next() {
-            Some(address) => {
-                attempts.spawn(TcpStream::connect(address));
-            }
+            Some(attempt) => attempts.push(attempt),
             None if attempts.is_empty() => return Err(last),
             None => {}
         }
         let more = waiting.len() > 0;
         tokio::select! {
-            Some(done) = attempts.join_next() => match done {
-                Ok(Ok(tcp)) => return Ok(tcp),
-                Ok(Err(error)) => last = error,
-                Err(error) => last = io::Error::other(error),
+            Some(done) = attempts.next() => match done {
+                Ok(reached) => return Ok(reached),
+                Err(error) => last = error,
             },
-            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if more => {}
+            () = tokio::time::sleep(head_start), if more => {}
         }
     }
 }

@@ -19,7 +19,7 @@ mod tls;
 mod websocket;
 
 pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
-pub use dial::{Stream, dial};
+pub use dial::{Stream, dial, dial_first};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::MqttError;
 pub use proxy::{Proxy, ProxyError};

@@ -10,6 +10,7 @@
 //! | `GET /v1/messages?after=N&stream=true` | messages as JSON lines, oldest first |
 //! | `POST /v1/messages/ack` `{ids}` | the app has taken them |
 //! | `POST /v1/reconnect` | a new connection now |
+//! | `PUT /v1/power` `{mode}` | `auto`, `normal` or `low`: save power, or a metered network |
 //!
 //! Errors are `{"error": {"code", "message"}}`. A peer must be root or run as the agent's user.
 
@@ -19,6 +20,7 @@ mod server;
 pub use client::{Client, ClientError};
 pub use server::{Server, bind};
 
+use crate::keepalive::PowerMode;
 use crate::secret::Secret;
 use crate::store::Entry;
 use crate::vendor::Vendor;
@@ -54,6 +56,9 @@ pub enum Ask {
         ids: Vec<String>,
     },
     Reconnect,
+    Power {
+        mode: PowerMode,
+    },
     /// A message stream was opened or closed.
     Attach,
     Detach,

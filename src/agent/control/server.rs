@@ -1,6 +1,7 @@
 //! The listening half of the control socket.
 
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
+use crate::keepalive::PowerMode;
 use crate::secret::Secret;
 use crate::store::Entry;
 use crate::vendor::Vendor;
@@ -112,6 +113,11 @@ struct TokenBody {
 }
 
 #[derive(Deserialize)]
+struct PowerBody {
+    mode: PowerMode,
+}
+
+#[derive(Deserialize)]
 struct AckBody {
     ids: Vec<String>,
 }
@@ -165,6 +171,10 @@ impl Peer {
                 Ask::Ack { ids }
             }
             (&Method::POST, "/v1/reconnect") => Ask::Reconnect,
+            (&Method::PUT, "/v1/power") => {
+                let PowerBody { mode } = read(body).await?;
+                Ask::Power { mode }
+            }
             (method, path) => {
                 return Err(Refusal::new(404, "unknown_path", format!("{method} {path} is nothing this agent knows")));
             }

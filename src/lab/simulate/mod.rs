@@ -22,4 +22,4 @@ mod scenario;
 
 pub(super) use client::{Report, run};
 pub(super) use report::{draw, table};
-pub(super) use scenario::{built_in, read_trace, stationary};
+pub(super) use scenario::{Scenario, built_in, read_trace, stationary};

@@ -45,6 +45,15 @@ pub struct Scenario {
     pub lines: Vec<Line>,
 }
 
+impl Scenario {
+    /// The same course, begun later.
+    pub fn later_by(&self, seconds: f64) -> Self {
+        let lines =
+            self.lines.iter().map(|line| Line { at_s: line.at_s + seconds, event: line.event.clone() }).collect();
+        Self { lines, ..self.clone() }
+    }
+}
+
 pub fn stationary(nat_s: f64) -> Scenario {
     Scenario { name: format!("limit {nat_s} s"), nat_s, lines: Vec::new() }
 }

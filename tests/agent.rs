@@ -72,7 +72,6 @@ fn a_websocket_carries_the_connection_where_nothing_else_gets_out() {
     std::fs::write(&file, text.replacen("[server]", &fallback, 1)).expect("written");
     let mut agent = Agent::start(&dir.path().join("a"));
     agent.login("ann", "secret");
-    assert_eq!(agent.process.event("link.down")["cause"], "connect_refused");
     assert!(agent.process.event("link.up")["server"].as_str().expect("a server").starts_with("ws://"));
     // Larger than one frame of anybody's: bytes, not frames, are what counts.
     let mut large: Value = serde_json::from_slice(&message("large")).expect("JSON");

@@ -44,10 +44,24 @@ NFT
 ip netns exec impush-nat sh -c 'echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose'
 "#;
 
+/// Puts a wire of its own namespace between router and server.
+const SLOW: &str = r#"
+set -e
+ip netns del impush-wire 2>/dev/null || true; ip netns add impush-wire
+ip netns exec impush-wire sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6'
+ip -n impush-nat link del up0
+ip -n impush-nat link add up0 type veth peer name wa netns impush-wire; ip -n impush-srv link add eth0 type veth peer name wb netns impush-wire
+for at in "nat up0" "srv eth0" "wire wa" "wire wb"; do set -- $at
+  ip netns exec impush-$1 ethtool -K $2 tx off gso off tso off gro off >/dev/null; ip -n impush-$1 link set $2 up; done
+for i in "dev wlan0" "nat w0"; do set -- $i; ip netns exec impush-$1 ethtool -K $2 tx off gso off tso off gro off >/dev/null; done
+ip -n impush-nat addr add 10.71.9.1/24 dev up0; ip -n impush-srv addr add 10.71.9.2/24 dev eth0
+"#;
+
 struct Lab {
     _turn: MutexGuard<'static, ()>,
     dir: tempfile::TempDir,
     _broker: Process,
+    _wire: Option<Process>,
     agent: Agent,
 }
 
@@ -63,6 +77,11 @@ fn must(script: &str) {
 impl Lab {
     /// `None`, said aloud, where the machine cannot.
     fn new(test: &str, keep_alive: &str) -> Option<Self> {
+        Self::behind(test, keep_alive, None)
+    }
+
+    /// With a wire before the server that takes so many milliseconds each way.
+    fn behind(test: &str, keep_alive: &str, delay_ms: Option<u32>) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if !rustix::process::geteuid().is_root() || !["ip", "nft", "mosquitto"].iter().all(|p| has(p)) {
             skipped(test, "needs root, ip, nft and mosquitto");
@@ -73,6 +92,20 @@ impl Lab {
             skipped(test, &format!("this kernel cannot: {}", String::from_utf8_lossy(&made.stderr)));
             return None;
         }
+        let wire = match delay_ms {
+            Some(_) if !has("ethtool") => {
+                skipped(test, "needs ethtool");
+                return None;
+            }
+            Some(delay) => {
+                must(SLOW);
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", "impush-wire", env!("CARGO_BIN_EXE_impush-lab"), "wire", "wa", "wb"]);
+                command.args(["--delay-ms", &delay.to_string()]).env("PATH", all_paths());
+                Some(Process::start(&mut command, true))
+            }
+            None => None,
+        };
         let dir = tempfile::tempdir().expect("a directory");
         let certificates = certificates(dir.path(), Flaw::None);
         let broker = broker(dir.path(), &certificates);
@@ -83,7 +116,7 @@ impl Lab {
         agent.process.event("agent.started");
         agent.login("ann", "secret");
         agent.process.event("link.up");
-        Some(Self { _turn: turn, dir, _broker: broker, agent })
+        Some(Self { _turn: turn, dir, _broker: broker, _wire: wire, agent })
     }
 
     fn status(&self) -> Value {
@@ -95,7 +128,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         drop(self.agent.process.child.kill());
-        shell("for n in dev nat srv; do ip netns pids impush-$n | xargs -r kill -9; ip netns del impush-$n; done");
+        shell(
+            "for n in dev nat srv wire; do ip netns pids impush-$n 2>/dev/null | xargs -r kill -9; ip netns del impush-$n 2>/dev/null; done",
+        );
     }
 }
 
@@ -226,4 +261,35 @@ fn loss_on_the_way_does_not_break_the_connection() {
     let again = lab.status();
     assert_ne!(again["since_ms"], since);
     assert_eq!(again["state"], "online");
+}
+
+#[test]
+fn a_path_of_eight_hundred_milliseconds_is_slow_and_not_broken() {
+    let Some(mut lab) = Lab::behind(
+        "a_path_of_eight_hundred_milliseconds_is_slow_and_not_broken",
+        "[keep_alive]\nstart_s = 5\nfloor_s = 5\n",
+        Some(400),
+    ) else {
+        return;
+    };
+    let since = lab.status()["since_ms"].clone();
+    // A ping after five idle seconds teaches that the network keeps connections so long; nothing was lost.
+    lab.agent.process.event("link.idle_survived");
+    let status = lab.status();
+    assert_eq!((&status["since_ms"], &status["state"]), (&since, &Value::from("online")), "{status}");
+    assert!(status["round_trip_ms"].as_u64().expect("a number") >= 800, "{status}");
+}
+
+#[test]
+fn a_network_that_comes_back_is_used_however_often_it_went() {
+    let Some(mut lab) = Lab::new("a_network_that_comes_back_is_used_however_often_it_went", "") else { return };
+    // More often than a server may drop fresh connections before its pauses grow long.
+    for _ in 0..5 {
+        must("ip -n impush-dev addr flush dev wlan0 && ip -n impush-dev link set wlan0 down");
+        assert_eq!(lab.agent.process.event("link.down")["cause"], "address_gone");
+        must(
+            "ip -n impush-dev link set wlan0 up && ip -n impush-dev addr add 10.71.1.2/24 dev wlan0 && ip -n impush-dev route add default via 10.71.1.1",
+        );
+        lab.agent.process.event("link.up");
+    }
 }

@@ -63,6 +63,11 @@ impl Daemon {
             self.heart_probed(tested, ProbeOutcome::Lost).await?;
         }
         if self.heartbeat.on_answer_after(idle, wall) {
+            debug!(
+                event = "link.idle_survived",
+                idle_s = idle.as_secs(),
+                "the network kept an idle connection this long"
+            );
             self.save_heartbeat().await?;
         }
         self.set_heartbeat();
@@ -177,6 +182,8 @@ impl Daemon {
                 let same_way =
                     way.is_some() && way == online.connection.stream().local_address().map(|address| address.ip());
                 if gone {
+                    // Whatever comes next is new ground, even if it is the same network again.
+                    self.tried = None;
                     self.lose(MqttError::new(Cause::AddressGone, "the network changed")).await;
                 } else if same_way && !changed {
                     // Router advertisements and renewed leases ring the bell all day; a ping for each
@@ -196,7 +203,10 @@ impl Daemon {
     /// attempt: routers ring the bell all day, and a server that is down must not be tried each time.
     fn on_ground_change(&mut self) {
         let ground = network::ground();
-        if ground.is_none() || ground == self.tried {
+        if ground.is_none() {
+            self.tried = None;
+        }
+        if ground == self.tried {
             return;
         }
         if self.connecting.take().is_some() {

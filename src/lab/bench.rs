@@ -1,6 +1,7 @@
 //! The figures the keep-alive is held to, each shown with its goal: computed by the shipped code in
 //! virtual time, or measured on a real agent. Ratios are against another policy in the same run.
 
+use super::comeback::{Comeback, ROUND_TRIP};
 use super::simulate::{Report, Scenario, built_in, run, stationary};
 use crate::keepalive::constants::HEARTBEAT_START;
 use crate::keepalive::{Cause, Link, LinkAction, Moment, Reconnect, Verdict};
@@ -25,7 +26,7 @@ struct Figure {
 ///
 /// # Errors
 /// A sentence when a run fails or the output is gone.
-pub(super) async fn keepalive(json: bool, limits: &[f64], reconnects: u32) -> Result<bool, String> {
+pub(super) async fn keepalive(json: bool, limits: &[f64], reconnects: u32, comebacks: u32) -> Result<bool, String> {
     let mut figures = still(limits)?;
     figures.extend(changing()?);
     figures.push(Figure {
@@ -51,6 +52,9 @@ pub(super) async fn keepalive(json: bool, limits: &[f64], reconnects: u32) -> Re
         let name = format!("agent's memory after {reconnects} reconnections, growth");
         figures.push(Figure { name, value: super::growth::measure(reconnects).await?, goal: 256.0, unit: "KiB" });
     }
+    if comebacks > 0 {
+        figures.extend(comeback(comebacks).await?);
+    }
     let mut all = true;
     for figure in &figures {
         let met = figure.value <= figure.goal;
@@ -64,6 +68,20 @@ pub(super) async fn keepalive(json: bool, limits: &[f64], reconnects: u32) -> Re
         }
     }
     Ok(all)
+}
+
+async fn comeback(rounds: u32) -> Result<[Figure; 2], String> {
+    let Comeback { impush, mosquitto_sub } = super::comeback::measure(rounds).await?;
+    let goal = (ROUND_TRIP * 6).as_secs_f64() + 0.1;
+    Ok([
+        Figure { name: "network back until online, median, round trip 50 ms".into(), value: impush, goal, unit: "s" },
+        Figure {
+            name: format!("the same, ratio to mosquitto_sub ({mosquitto_sub:.3} s)"),
+            value: impush / mosquitto_sub,
+            goal: 1.0,
+            unit: "",
+        },
+    ])
 }
 
 fn still(limits: &[f64]) -> Result<Vec<Figure>, String> {

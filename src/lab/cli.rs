@@ -1,6 +1,7 @@
 //! The `impush-lab` command line.
 
 use super::device::{self, Phone};
+use super::wire::{self, Weather};
 use super::{bench, cloud, demo, network, simulate};
 use crate::logs;
 use crate::terminal;
@@ -10,6 +11,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The whole system on one machine without an account.
 #[derive(Debug, Parser)]
@@ -93,6 +95,21 @@ enum Command {
         /// Reconnections of a real agent over which its memory is watched; 0 leaves that out
         #[arg(long, default_value_t = 10_000)]
         reconnects: u32,
+        /// How often a real agent's network goes and comes back, beside mosquitto_sub; needs root, and 0
+        /// leaves it out
+        #[arg(long, default_value_t = 0)]
+        comebacks: u32,
+    },
+    /// Carry frames between two Ethernet interfaces, late and not all of them; for kernels without netem
+    Wire {
+        a: String,
+        b: String,
+        /// Milliseconds each way
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+        delay_ms: u64,
+        /// Percent of the frames that are lost
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+        loss: u8,
     },
     /// Relay one address to another; `cut` and `mend` on standard input are the weather
     Network {
@@ -206,7 +223,17 @@ fn execute(command: Command) -> Result<bool, String> {
                 Simulation { policy, nat, days, seed, trace, json, svg }.run()?;
                 Ok(true)
             }
-            Command::Bench { json, reconnects, .. } => bench::keepalive(json, &LIMITS, reconnects).await,
+            Command::Bench { json, reconnects, comebacks, .. } => {
+                bench::keepalive(json, &LIMITS, reconnects, comebacks).await
+            }
+            Command::Wire { a, b, delay_ms, loss } => {
+                let weather = Weather { delay: Duration::from_millis(delay_ms), loss_percent: loss };
+                tokio::task::spawn_blocking(move || wire::serve(&a, &b, weather))
+                    .await
+                    .map_err(|e| e.to_string())?
+                    .map_err(|e| format!("the wire: {e}"))?;
+                Ok(true)
+            }
             Command::Network { listen, to } => {
                 network::serve(listen, to).await.map_err(|e| format!("{listen}: {e}"))?;
                 Ok(true)

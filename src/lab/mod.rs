@@ -4,6 +4,7 @@
 mod bench;
 pub mod cli;
 mod cloud;
+mod comeback;
 mod demo;
 mod device;
 mod growth;
@@ -12,3 +13,4 @@ mod process;
 mod show;
 mod simulate;
 mod socket;
+mod wire;

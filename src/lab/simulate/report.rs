@@ -38,17 +38,24 @@ type Panel = (&'static str, fn(&Report) -> f64);
 
 const COLOURS: [&str; 6] = ["#1b7f5a", "#8a8f98", "#c77d2e", "#b0413e", "#4a6fa5", "#6b4a8a"];
 const LEFT: usize = 190;
-const WIDTH: usize = 420;
+const WIDTH: usize = 230;
+/// Room for the number behind the longest bar.
+const NUMBER: usize = 70;
 const BAR: usize = 13;
 
-/// Bars on a logarithmic scale: unreachable seconds and pings a day, for each scenario and policy.
+/// Bars on a logarithmic scale for each scenario and policy. Zero minutes until settled are a policy
+/// that does not search, or one that never settled.
 pub fn draw(reports: &[Report]) -> String {
     let mut policies: Vec<&str> = reports.iter().map(|r| r.policy.as_str()).collect();
     policies.sort_unstable();
     policies.dedup();
     let colour = |policy: &str| COLOURS[policies.iter().position(|p| *p == policy).unwrap_or(0) % COLOURS.len()];
-    let panels: [Panel; 2] =
-        [("seconds unreachable a day", |r| r.unreachable_s_per_day), ("pings a day", |r| r.pings_per_day)];
+    let panels: [Panel; 4] = [
+        ("seconds unreachable a day", |r| r.unreachable_s_per_day),
+        ("pings a day", |r| r.pings_per_day),
+        ("minutes until settled", |r| r.settled_after_s.map_or(0.0, |s| s / 60.0)),
+        ("kilobytes a day", |r| r.bytes_per_day / 1000.0),
+    ];
     let mut rows = String::new();
     let mut y = 60;
     let mut last = "";
@@ -68,7 +75,7 @@ pub fn draw(reports: &[Report]) -> String {
             let value = value(r);
             // From 0.1 to 100000 in six decades; nothing is drawn as nothing.
             let length = if value < 0.1 { 0.0 } else { ((value.log10() + 1.0) / 6.0).clamp(0.0, 1.0) * WIDTH as f64 };
-            let x = LEFT + panel * (WIDTH + 110);
+            let x = LEFT + panel * (WIDTH + NUMBER);
             let _ = writeln!(
                 rows,
                 "<rect x='{x}' y='{y}' width='{length:.1}' height='{}' fill='{}'/><text x='{:.1}' y='{}' font-size='10'>{value:.1}</text>",
@@ -82,14 +89,14 @@ pub fn draw(reports: &[Report]) -> String {
     }
     let mut out = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' width='{}' height='{}' font-family='sans-serif' font-size='12'>\n<rect width='100%' height='100%' fill='white'/>\n",
-        LEFT + 2 * (WIDTH + 110),
+        LEFT + panels.len() * (WIDTH + NUMBER),
         y + 24
     );
     for (panel, (title, _)) in panels.iter().enumerate() {
         let _ = writeln!(
             out,
             "<text x='{}' y='50' font-weight='bold'>{title} (log scale)</text>",
-            LEFT + panel * (WIDTH + 110)
+            LEFT + panel * (WIDTH + NUMBER)
         );
     }
     for (at, policy) in policies.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -40,6 +40,14 @@ impl HttpError {
             Self::Request(_) => "request",
         }
     }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
 /// A shared client.
@@ -88,10 +96,10 @@ impl Http {
         Ok(Self { client, timeout })
     }
 
-    /// Sends `body` and reads the whole answer.
+    /// Sends `body` and reads status and body of the answer.
     ///
     /// # Errors
-    /// [`HttpError`]; a status that is no success is an answer, not an error.
+    /// As [`Self::exchange`].
     pub async fn call(
         &self,
         method: &str,
@@ -99,6 +107,20 @@ impl Http {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), HttpError> {
+        self.exchange(method, url, headers, body).await.map(|answer| (answer.status, answer.body))
+    }
+
+    /// Sends `body` and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`HttpError`]; a status that is no success is an answer, not an error.
+    pub async fn exchange(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Response, HttpError> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -106,9 +128,10 @@ impl Http {
         let request = request.body(Full::new(Bytes::from(body))).map_err(|e| HttpError::Request(e.to_string()))?;
         let exchange = async {
             let response = self.client.request(request).await.map_err(|e| HttpError::Connection(chain(&e)))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            Ok((status, body.map_err(|e| HttpError::Body(e.to_string()))?.to_bytes()))
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            let body = body.map_err(|e| HttpError::Body(e.to_string()))?.to_bytes();
+            Ok(Response { status: head.status, headers: head.headers, body })
         };
         tokio::time::timeout(self.timeout, exchange)
             .await

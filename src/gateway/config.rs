@@ -117,6 +117,16 @@ pub struct Vendors {
     pub xiaomi_url: String,
     pub huawei_oauth_url: String,
     pub huawei_push_url: String,
+    pub meizu_url: String,
+    pub oppo_url: String,
+    pub vivo_url: String,
+    pub honor_oauth_url: String,
+    pub honor_push_url: String,
+    pub apns_url: String,
+    pub apns_sandbox_url: String,
+    /// Where vendors reach this gateway's REST API with their receipts: `https://push.example.com`.
+    /// Without it none are asked for.
+    pub receipts_url: Option<String>,
     /// PEM file of the authorities to trust for the vendors, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Milliseconds one vendor call may take. 100 to 60000.
@@ -129,6 +139,14 @@ impl Default for Vendors {
             xiaomi_url: "https://api.xmpush.xiaomi.com".to_owned(),
             huawei_oauth_url: "https://oauth-login.cloud.huawei.com".to_owned(),
             huawei_push_url: "https://push-api.cloud.huawei.com".to_owned(),
+            meizu_url: "https://server-api-push.meizu.com".to_owned(),
+            oppo_url: "https://api.push.oppomobile.com".to_owned(),
+            vivo_url: "https://api-push.vivo.com.cn".to_owned(),
+            honor_oauth_url: "https://iam.developer.honor.com".to_owned(),
+            honor_push_url: "https://push-api.cloud.honor.com".to_owned(),
+            apns_url: "https://api.push.apple.com".to_owned(),
+            apns_sandbox_url: "https://api.sandbox.push.apple.com".to_owned(),
+            receipts_url: None,
             ca_file: None,
             timeout_ms: 10_000,
         }
@@ -140,6 +158,9 @@ impl Default for Vendors {
 pub struct Paths {
     /// Default: `$STATE_DIRECTORY`, else what the platform gives.
     pub state: Option<PathBuf>,
+    /// The key under which certificates' secrets are stored: 64 hexadecimal digits. Default: the
+    /// service manager's credential `secrets.key`, else a file in the state directory that is made.
+    pub secrets_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -190,6 +211,13 @@ impl Config {
             ("xiaomi_url", &self.vendors.xiaomi_url),
             ("huawei_oauth_url", &self.vendors.huawei_oauth_url),
             ("huawei_push_url", &self.vendors.huawei_push_url),
+            ("meizu_url", &self.vendors.meizu_url),
+            ("oppo_url", &self.vendors.oppo_url),
+            ("vivo_url", &self.vendors.vivo_url),
+            ("honor_oauth_url", &self.vendors.honor_oauth_url),
+            ("honor_push_url", &self.vendors.honor_push_url),
+            ("apns_url", &self.vendors.apns_url),
+            ("apns_sandbox_url", &self.vendors.apns_sandbox_url),
         ] {
             if !url.starts_with("https://") {
                 return Err(bad(format!("vendors.{key} is `{url}`; every vendor speaks https only")));
@@ -199,6 +227,15 @@ impl Config {
             return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
         }
         Ok((topics, url))
+    }
+
+    /// The key's file, and whether it may be made.
+    pub fn secrets_key(&self) -> (PathBuf, bool) {
+        let credential = settings::service_directory("CREDENTIALS_DIRECTORY").map(|dir| dir.join("secrets.key"));
+        match self.paths.secrets_key.clone().or_else(|| credential.filter(|path| path.exists())) {
+            Some(given) => (given, false),
+            None => (self.state_directory().join("secrets.key"), true),
+        }
     }
 
     pub fn state_directory(&self) -> PathBuf {

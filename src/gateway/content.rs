@@ -37,14 +37,14 @@ pub fn compose(message: &Message) -> Content {
     }
 }
 
-/// The longest start of `text` with at most `limit` characters, an ellipsis included when cut.
-pub fn cut(text: &str, limit: usize) -> String {
-    if text.chars().count() <= limit {
-        return text.to_owned();
-    }
-    let mut short: String = text.chars().take(limit.saturating_sub(1)).collect();
-    short.push('…');
-    short
+/// A sound of the app's own.
+pub fn sound(message: &Message) -> Option<String> {
+    message.ext["em_apns_ext"]["em_push_sound"].as_str().filter(|s| !s.is_empty()).map(str::to_owned)
+}
+
+/// The number at the app's icon, where the sender names one.
+pub fn badge(message: &Message) -> Option<u32> {
+    message.ext["em_apns_ext"]["em_push_badge"].as_u64().and_then(|badge| u32::try_from(badge).ok())
 }
 
 #[cfg(test)]
@@ -72,11 +72,5 @@ mod tests {
         assert_eq!(content.payload, json!({"t": "ann", "f": "bob", "m": "m1"}));
         let named = compose(&message(json!({"em_push_ext": {"title": "Bob", "content": "hi", "custom": {"k": 1}}})));
         assert_eq!((named.title.as_str(), named.body.as_str(), &named.payload["e"]["k"]), ("Bob", "hi", &json!(1)));
-    }
-
-    #[test]
-    fn a_text_is_cut_by_characters_and_marked() {
-        assert_eq!(cut("消息内容", 4), "消息内容");
-        assert_eq!(cut("消息内容长", 4), "消息内…");
     }
 }

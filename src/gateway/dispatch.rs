@@ -1,11 +1,9 @@
 //! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
 
 use super::clock::now_ms;
-use super::content::compose;
-use super::delivery::{AfterVendor, Hop, after_vendor};
 use super::outgoing::Wire;
-use super::sender::{Notification, Outcome, Senders};
-use super::store::{Bind, BindReply, NewMessage, Rules, Store, StoreError, VendorJob, VendorResult};
+use super::push::{Push, together};
+use super::store::{Bind, BindReply, NewMessage, Rules, Store, StoreError};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use std::sync::Arc;
@@ -13,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -27,7 +25,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 pub struct Dispatch {
     store: Store,
     wire: Wire,
-    senders: Arc<Senders>,
+    push: Push,
     rules: Rules,
     keep_s: u64,
     /// Something came due.
@@ -38,11 +36,11 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    pub fn new(store: Store, wire: Wire, senders: Senders, rules: Rules, keep_s: u64, concurrency: usize) -> Self {
+    pub fn new(store: Store, wire: Wire, push: Push, rules: Rules, keep_s: u64, concurrency: usize) -> Self {
         Self {
             store,
             wire,
-            senders: Arc::new(senders),
+            push,
             rules,
             keep_s,
             work: Arc::new(Notify::new()),
@@ -155,51 +153,18 @@ impl Dispatch {
         // No more than can be sent now: a lease runs from the claim.
         let jobs = self.store.claim(self.rules, self.calls.available_permits(), now_ms()).await?;
         let any = !jobs.is_empty();
-        for job in jobs {
+        for group in together(jobs) {
             let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };
             let this = self.clone();
             self.tasks.spawn(async move {
-                this.push(job).await;
+                let results = this.push.push(group).await;
+                report(this.store.vendor_results(results, now_ms()).await);
+                this.work.notify_one();
                 drop(permit);
             });
         }
         Ok(any)
     }
-
-    async fn push(&self, job: VendorJob) {
-        let now = now_ms();
-        let life =
-            Duration::from_millis(job.expires_ms.saturating_sub(now)).min(Duration::from_secs(self.rules.push_life_s));
-        let notification = Notification {
-            content: compose(&job.message),
-            collapse_id: collapse_id(&job.message.id),
-            time_to_live: life,
-            vendor_ext: job.message.ext["em_android_push_ext"].clone(),
-        };
-        let outcome = self.senders.send(&job.certificate, &job.token, &notification, now).await;
-        let after = after_vendor(&outcome, job.attempts, now_ms());
-        let vendor = job.certificate.vendor.as_str();
-        let detail = outcome.detail();
-        let hop = match (&outcome, &after) {
-            (Outcome::Delivered { .. }, _) => Hop::VendorSent,
-            (_, AfterVendor::Again { .. }) => Hop::VendorRetry,
-            _ => Hop::VendorRefused,
-        };
-        let token = fingerprint(&job.token);
-        if let Outcome::Refused { certificate: true, .. } = &outcome {
-            warn!(event = "certificate.failed", vendor, certificate = %job.certificate.name, detail, "the vendor refuses this certificate; no binding is touched");
-        } else {
-            info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
-        }
-        let result = VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()) };
-        report(self.store.vendor_result(&job, result, now_ms()).await);
-        self.work.notify_one();
-    }
-}
-
-/// The same id for every try of one message, so that a repeat replaces and does not add (FNV-1a).
-fn collapse_id(message: &str) -> u32 {
-    message.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn report<T>(result: Result<T, StoreError>) {

@@ -16,6 +16,8 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    #[error("the key for certificates' secrets, {path}: {source}")]
+    SecretsKey { path: std::path::PathBuf, source: std::io::Error },
     #[error("vendors: {0}")]
     Vendors(String),
     #[error("{0}")]
@@ -29,7 +31,7 @@ pub enum ServeError {
 impl ServeError {
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Tls(_) | Self::Vendors(_) => 78,
+            Self::Settings(_) | Self::Tls(_) | Self::Vendors(_) | Self::SecretsKey { .. } => 78,
             Self::State(OpenError::InUse { .. }) => 75,
             Self::State(OpenError::Io { .. }) | Self::Write { .. } => 73,
             Self::Store(_) => 74,

@@ -26,6 +26,8 @@ pub enum Stop {
     NoBinding,
     NoCertificate,
     CertificateDisabled,
+    CertificateUnreadable,
+    SwitchedOff,
     InvalidMessage,
 }
 
@@ -40,6 +42,8 @@ impl Stop {
             Self::NoBinding => "no push binding",
             Self::NoCertificate => "no notifier exist",
             Self::CertificateDisabled => "notifier disabled",
+            Self::CertificateUnreadable => "notifier unreadable",
+            Self::SwitchedOff => "notifications switched off on the device",
             Self::InvalidMessage => "invalid message",
         }
     }
@@ -54,6 +58,8 @@ pub struct Facts<'a> {
     pub policy: MultiDevice,
     pub others_online: bool,
     pub bound: bool,
+    /// The vendor reported that the device's user switched notifications off.
+    pub switched_off: bool,
     pub certificate: CertificateState,
 }
 
@@ -73,6 +79,7 @@ pub fn stop(facts: &Facts<'_>) -> Option<Stop> {
         (flag("em_ignore_notification"), Stop::IgnoreFlag),
         (facts.policy == MultiDevice::AllOffline && facts.others_online, Stop::AnotherDeviceOnline),
         (!facts.bound, Stop::NoBinding),
+        (facts.switched_off, Stop::SwitchedOff),
         (facts.certificate == CertificateState::Missing, Stop::NoCertificate),
         (facts.certificate == CertificateState::Disabled, Stop::CertificateDisabled),
     ];
@@ -94,6 +101,7 @@ mod tests {
             policy: MultiDevice::AnyOffline,
             others_online: true,
             bound: true,
+            switched_off: false,
             certificate: CertificateState::Ready,
         }
     }

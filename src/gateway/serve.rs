@@ -6,15 +6,19 @@ use super::config::Config;
 use super::dispatch::Dispatch;
 use super::embedded::Embedded;
 use super::error::ServeError;
+use super::metrics::Metrics;
 use super::outgoing::outgoing;
+use super::push::Push;
+use super::receipts::Proof;
 use super::sender::Senders;
-use super::store::{Rules, Store};
+use super::store::{Rules, Store, Vault};
 use super::tokens::Tokens;
 use super::wire::Driver;
 use crate::http::Http;
 use crate::store::StateDirectory;
 use serde_json::json;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +32,9 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let (topics, url) = config.check()?;
     let directory = StateDirectory::open(&config.state_directory())?;
     let state = directory.path().to_owned();
-    let store = Store::open(&state.join("gateway.sqlite"))?;
+    let (path, may_make) = config.secrets_key();
+    let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
+    let store = Store::open(&state.join("gateway.sqlite"), vault)?;
     let tokens = Tokens::new(&store.own_secret("token_key").await?, topics.clone());
     let admin = store.own_secret("admin_secret").await?;
     let admin_file = state.join("admin.secret");
@@ -55,13 +61,19 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
         push_life_s: config.delivery.push_life_s,
         policy: config.delivery.policy,
     };
-    let senders = Senders::new(&http, &config.vendors);
+    let push = Push {
+        senders: Arc::new(Senders::new(&http, &config.vendors)),
+        metrics: Metrics::default(),
+        proof: Proof::new(&store.own_secret("receipt_key").await?),
+        receipts_url: config.vendors.receipts_url.clone(),
+        life_s: config.delivery.push_life_s,
+    };
     let dispatch =
-        Dispatch::new(store.clone(), wire, senders, rules, config.delivery.keep_s, config.delivery.concurrency);
+        Dispatch::new(store.clone(), wire, push.clone(), rules, config.delivery.keep_s, config.delivery.concurrency);
     let stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), stop.child_token()));
     let timer_task = tokio::spawn(dispatch.clone().run(stop.child_token()));
-    let state_of_api = api::State { store, tokens, dispatch, admin, user_token_s: config.api.user_token_s };
+    let state_of_api = api::State { store, tokens, dispatch, push, admin, user_token_s: config.api.user_token_s };
     let api_stop = stop.clone();
     let api_task = tokio::spawn(async move {
         let served = axum::serve(listener, api::router(state_of_api))

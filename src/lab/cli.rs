@@ -28,6 +28,12 @@ enum Command {
         /// One JSON line a step
         #[arg(long)]
         json: bool,
+        /// The phone's maker
+        #[arg(long, default_value = "xiaomi")]
+        vendor: Vendor,
+        /// The whole story with a phone of each of the seven makers, one after another
+        #[arg(long, conflicts_with = "vendor")]
+        all_vendors: bool,
     },
     /// Serve the emulated vendor clouds over HTTPS until stopped
     Clouds {
@@ -203,7 +209,8 @@ fn execute(command: Command) -> Result<bool, String> {
         .map_err(|e| e.to_string())?;
     runtime.block_on(async {
         match command {
-            Command::Demo { json } => demo::run(json).await,
+            Command::Demo { json, all_vendors: true, .. } => demo::run(json, &Vendor::ORDER).await,
+            Command::Demo { json, vendor, .. } => demo::run(json, &[vendor]).await,
             Command::Clouds { listen, ca_file } => {
                 cloud::serve(listen, &ca_file, terminal::asked_to_stop().map_err(|e| e.to_string())?)
                     .await

@@ -1,6 +1,7 @@
 //! The whole system on one machine without an account: emulated vendor clouds, emulated phones, bad
 //! networks, and the demo that tells the story.
 
+mod account;
 mod bench;
 pub mod cli;
 mod cloud;

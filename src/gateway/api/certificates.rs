@@ -1,21 +1,57 @@
 //! Push certificates over REST. Secrets go in and never come out.
 
 use super::super::clock::now_ms;
-use super::super::sender::Senders;
+use super::super::sender::check_keys;
 use super::super::store::Certificate;
 use super::{ApiError, AppRequest, State};
+use crate::protocol::Message;
+use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::extract::rejection::JsonRejection;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Most notifications of one test, and most of them under way at once.
+const MAX_COUNT: usize = 100_000;
+const MAX_CONCURRENCY: usize = 1024;
 
 #[derive(Deserialize)]
 pub(super) struct NewCertificate {
     name: String,
     vendor: Vendor,
     fields: Value,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Change {
+    enabled: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Test {
+    token: String,
+    #[serde(default)]
+    title: Option<String>,
+    #[serde(default)]
+    content: Option<String>,
+    /// The sender's `ext` object, for the vendor's own fields.
+    #[serde(default)]
+    ext: Map<String, Value>,
+    /// More than one measures the way to the vendor.
+    #[serde(default = "once")]
+    count: usize,
+    #[serde(default = "once")]
+    concurrency: usize,
+}
+
+fn once() -> usize {
+    1
 }
 
 pub(super) async fn add(
@@ -25,25 +61,108 @@ pub(super) async fn add(
 ) -> Result<Json<Value>, ApiError> {
     let Json(body) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     let certificate = Certificate::new(request.app.clone(), body.name, body.vendor, body.fields);
-    certificate.check().map_err(ApiError::illegal)?;
-    if !Senders::can_send(certificate.vendor) {
-        return Err(ApiError::illegal(format!("this gateway cannot send through {} yet", certificate.vendor)));
-    }
-    let shown = certificate.shown();
+    certificate.check().and_then(|()| check_keys(&certificate)).map_err(ApiError::illegal)?;
+    let shown = shown(&state, &certificate);
     state.store.put_certificate(certificate, now_ms()).await?;
     Ok(request.envelope("post", "entities", json!([shown])))
 }
 
 pub(super) async fn list(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
     let certificates = state.store.certificates(request.app.clone()).await?;
-    let shown: Vec<_> = certificates.iter().map(Certificate::shown).collect();
+    let shown: Vec<_> = certificates.iter().map(|certificate| shown(&state, certificate)).collect();
     Ok(request.envelope("get", "entities", json!(shown)))
+}
+
+/// Switches a certificate on or off. Its bindings stay.
+pub(super) async fn change(
+    request: AppRequest,
+    Shared(state): Shared<State>,
+    body: Result<Json<Change>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(Change { enabled }) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
+    let name = request.variable("name");
+    if !state.store.enable_certificate(request.app.clone(), name.clone(), enabled).await? {
+        return Err(unknown(&name));
+    }
+    Ok(request.envelope("patch", "entities", json!([{ "name": name, "enabled": enabled }])))
+}
+
+/// Sends to a raw token and tells what the vendor said.
+pub(super) async fn test(
+    request: AppRequest,
+    Shared(state): Shared<State>,
+    body: Result<Json<Test>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(test) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
+    if !(1..=MAX_COUNT).contains(&test.count) || !(1..=MAX_CONCURRENCY).contains(&test.concurrency) {
+        return Err(ApiError::illegal(format!("count is 1 to {MAX_COUNT}, concurrency 1 to {MAX_CONCURRENCY}")));
+    }
+    let name = request.variable("name");
+    let found = state.store.certificate(request.app.clone(), name.clone()).await?;
+    let certificate = found.ok_or_else(|| unknown(&name))?;
+    certificate.vendor.check_token(&test.token).map_err(|e| ApiError::illegal(e.to_string()))?;
+    let started = Instant::now();
+    let sends = stream::iter(0..test.count).map(|_| {
+        let (push, certificate, message, token) = (&state.push, &certificate, message(&test), test.token.as_str());
+        async move {
+            let began = Instant::now();
+            (push.test(certificate, token, &message).await, began.elapsed())
+        }
+    });
+    let done: Vec<_> = sends.buffer_unordered(test.concurrency).collect().await;
+    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    for (outcome, _) in &done {
+        *outcomes.entry(outcome.as_str().to_owned()).or_default() += 1;
+    }
+    let mut times: Vec<f64> = done.iter().map(|(_, took)| took.as_secs_f64() * 1000.0).collect();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get(((times.len() - 1) as f64 * share) as usize).copied().unwrap_or_default();
+    let last = done.last().map(|(outcome, _)| outcome);
+    let answer = json!({
+        "outcome": last.map(|outcome| outcome.as_str()), "detail": last.map(|outcome| outcome.detail()),
+        "outcomes": outcomes, "seconds": started.elapsed().as_secs_f64(), "p50_ms": at(0.5), "p99_ms": at(0.99),
+    });
+    Ok(request.envelope("post", "data", answer))
 }
 
 pub(super) async fn remove(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
     let name = request.variable("name");
     if !state.store.remove_certificate(request.app.clone(), name.clone()).await? {
-        return Err(ApiError::not_found(format!("no certificate is named `{name}`")));
+        return Err(unknown(&name));
     }
     Ok(request.envelope("delete", "entities", json!([{ "name": name }])))
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::not_found(format!("no certificate is named `{name}`"))
+}
+
+/// Without its secrets; with where its receipts go, and why it is not used now.
+fn shown(state: &State, certificate: &Certificate) -> Value {
+    let mut shown = certificate.shown();
+    shown["receipts_url"] = json!(state.push.receipt_url(certificate));
+    if let Some(open) = state.push.open(certificate) {
+        shown["out_of_use"] = json!({ "until_ms": open.until_ms, "reason": open.reason });
+    }
+    shown
+}
+
+fn message(test: &Test) -> Message {
+    let mut ext = Value::Object(test.ext.clone());
+    let text = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
+    ext["em_push_ext"] = json!({
+        // vivo refuses texts that look like tests.
+        "title": text(&test.title, "推送服务已连接"), "content": text(&test.content, "这台设备可以收到通知。"),
+    });
+    Message {
+        id: random_hex::<10>(),
+        from: "admin".to_owned(),
+        to: "test".to_owned(),
+        chat_type: "chat".to_owned(),
+        group: None,
+        sent_at_ms: now_ms(),
+        offline: true,
+        body: json!({}),
+        ext,
+    }
 }

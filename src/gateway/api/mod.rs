@@ -15,10 +15,12 @@
 mod certificates;
 mod error;
 mod messages;
+mod receipts;
 mod users;
 
 use super::clock::now_ms;
 use super::dispatch::Dispatch;
+use super::push::Push;
 use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
 use crate::secret::Secret;
@@ -37,6 +39,7 @@ pub struct State {
     pub store: Store,
     pub tokens: Tokens,
     pub dispatch: Dispatch,
+    pub push: Push,
     /// The operator's secret, for app tokens.
     pub admin: Secret,
     pub user_token_s: u64,
@@ -52,7 +55,10 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/users/{user}/devices", get(users::devices))
         .route("/{org}/{app}/users/{user}/push/binding", get(users::bindings).put(users::bind))
         .route("/{org}/{app}/certificates", get(certificates::list).post(certificates::add))
-        .route("/{org}/{app}/certificates/{name}", delete(certificates::remove))
+        .route("/{org}/{app}/certificates/{name}", delete(certificates::remove).patch(certificates::change))
+        .route("/{org}/{app}/certificates/{name}/test", post(certificates::test))
+        .route("/receipts/{vendor}/{path}", post(receipts::receive))
+        .route("/metrics", get(receipts::metrics))
         .route("/{org}/{app}/messages/users", post(messages::send))
         .route("/{org}/{app}/messages/{id}/trace", get(messages::trace))
         .route("/healthz", get(async || "ok\n"))

@@ -1,9 +1,11 @@
 //! A vendor's access token: fetched once for everybody who waits, and again a while before it ends.
 
+use super::Outcome;
 use crate::secret::Secret;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
 /// An access token and the moment it should be replaced, in milliseconds since the Unix epoch.
@@ -13,46 +15,73 @@ pub struct Credential {
     pub renew_at_ms: u64,
 }
 
+#[derive(Debug, Default)]
+struct Slot {
+    held: Mutex<Held>,
+    /// Counts fetches that failed: who waited for one shares its failure instead of making another.
+    failures: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    credential: Option<Credential>,
+    failure: Option<Outcome>,
+}
+
 /// One slot per certificate. The slot's lock is held over the fetch, so that a thousand sends that
 /// find it empty make one request.
 #[derive(Debug, Default)]
 pub struct Credentials {
-    slots: Mutex<HashMap<String, Arc<Mutex<Option<Credential>>>>>,
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
 impl Credentials {
-    /// The current token, fetched if there is none or it is due. `stale` names one the vendor has just
-    /// refused: it is replaced, unless somebody already did.
+    /// The current token, fetched if there is none or it is due; `None` where the vendor has no such
+    /// thing. `stale` names one the vendor has just refused: it is replaced, unless somebody already did.
     ///
     /// # Errors
-    /// What `fetch` says.
-    pub async fn get<E, F: Future<Output = Result<Credential, E>>>(
+    /// What `fetch` says, or said to somebody for whom this caller waited.
+    pub async fn get<F: Future<Output = Result<Option<Credential>, Outcome>>>(
         &self,
         key: &str,
         now_ms: u64,
         stale: Option<&Secret>,
         fetch: impl FnOnce() -> F,
-    ) -> Result<Secret, E> {
+    ) -> Result<Option<Secret>, Outcome> {
         let slot = self.slots.lock().await.entry(key.to_owned()).or_default().clone();
-        let mut held = slot.lock().await;
-        if let Some(credential) = held.as_ref()
+        let failures = slot.failures.load(Ordering::SeqCst);
+        let mut held = slot.held.lock().await;
+        if let Some(credential) = held.credential.as_ref()
             && credential.renew_at_ms > now_ms
             && stale != Some(&credential.value)
         {
-            return Ok(credential.value.clone());
+            return Ok(Some(credential.value.clone()));
         }
-        *held = None;
-        let fresh = fetch().await?;
-        let value = fresh.value.clone();
-        *held = Some(fresh);
-        Ok(value)
+        if slot.failures.load(Ordering::SeqCst) != failures
+            && let Some(failure) = &held.failure
+        {
+            return Err(failure.clone());
+        }
+        held.credential = None;
+        match fetch().await {
+            Ok(fresh) => {
+                held.failure = None;
+                held.credential.clone_from(&fresh);
+                Ok(fresh.map(|credential| credential.value))
+            }
+            Err(failure) => {
+                held.failure = Some(failure.clone());
+                slot.failures.fetch_add(1, Ordering::SeqCst);
+                Err(failure)
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     #[tokio::test]
     async fn many_who_wait_make_one_fetch_and_a_refused_token_makes_one_more() {
@@ -64,9 +93,9 @@ mod tests {
                 let fetch = || async {
                     let n = fetches.fetch_add(1, Ordering::SeqCst);
                     tokio::task::yield_now().await;
-                    Ok::<_, ()>(Credential { value: Secret::new(format!("t{n}")), renew_at_ms: 100 })
+                    Ok(Some(Credential { value: Secret::new(format!("t{n}")), renew_at_ms: 100 }))
                 };
-                credentials.get("c", 0, stale.as_ref(), fetch).await.expect("a token")
+                credentials.get("c", 0, stale.as_ref(), fetch).await.expect("fetched").expect("a token")
             })
         };
         let all: Vec<_> = (0..50).map(|_| get(None)).collect();
@@ -78,5 +107,21 @@ mod tests {
             assert_eq!(task.await.expect("done").expose(), "t1");
         }
         assert_eq!(fetches.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_a_fetch_that_failed_does_not_make_the_same_one_again() {
+        let credentials = Credentials::default();
+        let fetches = AtomicU32::new(0);
+        let fetch = || async {
+            fetches.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            Err(Outcome::RetryAfter { after_ms: None, code: "timeout".into(), reason: String::new() })
+        };
+        let all = (0..50).map(|_| credentials.get("c", 0, None, fetch));
+        assert!(futures_util::future::join_all(all).await.iter().all(Result::is_err));
+        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+        assert!(credentials.get("c", 0, None, fetch).await.is_err());
+        assert_eq!(fetches.load(Ordering::SeqCst), 2, "a later one tries again");
     }
 }

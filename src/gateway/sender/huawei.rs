@@ -1,22 +1,28 @@
-//! Huawei Push Kit, HMS (v1): an OAuth token for an hour, a JSON message, one JSON answer.
-//! Sources: developer.huawei.com, HMSCore-References `https-send-api-0001050986197`, and the codes of
+//! Huawei Push Kit: an OAuth token for an hour or, for HarmonyOS NEXT (v3), a token made from a service
+//! account's key; a JSON message, one JSON answer.
+//! Sources: developer.huawei.com, HMSCore-References `https-send-api-0001050986197`,
+//! `push-scenariozed-api-request-param` and `-response` (v3), and the codes of
 //! HMS-Core/hms-push-serverdemo-java.
 
-use super::credential::{Credential, Credentials};
-use super::{Http, HttpError, Meaning, Notification, Outcome, http_outcome, outcome};
+use super::jwt::{Algorithm, sign};
+use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, oauth_granted};
+use super::text::{Count, cut};
+use super::{Credential, Meaning, meaning_of};
 use crate::gateway::store::Certificate;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use std::time::Duration;
 
-/// Fifteen days.
-const MAX_LIFE: Duration = Duration::from_secs(1_296_000);
+/// Fifteen days, in seconds.
+const MAX_LIFE_S: u64 = 1_296_000;
 /// The whole body without the tokens, in bytes.
 const MAX_BODY: usize = 4096;
-/// An access token is replaced this long before its end.
-const RENEW_EARLY_MS: u64 = 300_000;
+/// A service account's token lives this long, in seconds, and is made anew a while before.
+const ACCOUNT_TOKEN_S: u64 = 3600;
+const ACCOUNT_TOKEN_RENEW_S: u64 = 3300;
+const ACCOUNT_AUDIENCE: &str = "https://oauth-login.cloud.huawei.com/oauth2/v3/token";
 
+/// HMS-Core/hms-push-serverdemo-java; 80200005 is of v3.
 const CODES: &[(&str, Meaning)] = &[
     ("80000000", Meaning::Ok),
     ("80100000", Meaning::Ok),
@@ -40,8 +46,11 @@ const CODES: &[(&str, Meaning)] = &[
     ("81000001", Meaning::Retry),
 ];
 
+/// Why v3 would not take a token, where that is the token's own fault (`illegalTokens` of a partial answer).
+const DEAD_REASONS: &[&str] = &["tokenFormatError", "noRight"];
+
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct Said {
     code: String,
     #[serde(default)]
     msg: String,
@@ -49,212 +58,233 @@ struct Answer {
     request_id: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Partial {
-    #[serde(default)]
     illegal_tokens: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Granted {
-    access_token: Secret,
-    expires_in: u64,
-}
-
-/// Why no access token could be had.
-enum NoToken {
-    Http(HttpError),
-    /// The vendor refused the client id or secret.
-    Refused(String),
-    Odd(String),
+    /// v3: by reason.
+    #[serde(rename = "illegalTokens")]
+    by_reason: std::collections::BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Huawei {
-    http: Http,
     oauth_url: String,
     push_url: String,
-    credentials: Credentials,
 }
 
 impl Huawei {
-    pub fn new(http: Http, oauth_url: &str, push_url: &str) -> Self {
+    pub fn new(oauth_url: &str, push_url: &str) -> Self {
         Self {
-            http,
             oauth_url: format!("{}/oauth2/v3/token", oauth_url.trim_end_matches('/')),
             push_url: push_url.trim_end_matches('/').to_owned(),
-            credentials: Credentials::default(),
         }
-    }
-
-    pub async fn send(
-        &self,
-        certificate: &Certificate,
-        token: &str,
-        notification: &Notification,
-        now_ms: u64,
-    ) -> Outcome {
-        let body = body(certificate, token, notification);
-        let url = format!("{}/v1/{}/messages:send", self.push_url, certificate.name);
-        let mut stale = None;
-        // Once with what is cached, once with a fresh one: after that the certificate is at fault.
-        for _ in 0..2 {
-            let access = match self.access(certificate, now_ms, stale.as_ref()).await {
-                Ok(access) => access,
-                Err(NoToken::Http(error)) => return http_outcome(&error),
-                Err(NoToken::Refused(reason)) => {
-                    return Outcome::Refused { code: "oauth".into(), reason, certificate: true };
-                }
-                Err(NoToken::Odd(reason)) => {
-                    return Outcome::RetryAfter { after_ms: None, code: "oauth".into(), reason };
-                }
-            };
-            let bearer = format!("Bearer {}", access.expose());
-            let headers = [("authorization", bearer.as_str()), ("content-type", "application/json; charset=UTF-8")];
-            match self.http.call("POST", &url, &headers, body.clone().into_bytes()).await {
-                Err(error) => return http_outcome(&error),
-                Ok((status, answer)) => {
-                    let (meaning, code, reason, id) = read(status.as_u16(), &answer, token);
-                    if meaning != Meaning::Auth || stale.is_some() {
-                        return outcome(meaning, code, reason, now_ms, id);
-                    }
-                    stale = Some(access);
-                }
-            }
-        }
-        Outcome::Refused { code: "oauth".into(), reason: "a fresh access token was refused".into(), certificate: true }
-    }
-
-    async fn access(&self, certificate: &Certificate, now_ms: u64, stale: Option<&Secret>) -> Result<Secret, NoToken> {
-        let key = format!("{}/{}", certificate.app, certificate.name);
-        self.credentials.get(&key, now_ms, stale, || self.grant(certificate, now_ms)).await
-    }
-
-    async fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Credential, NoToken> {
-        let form = [
-            ("grant_type", "client_credentials"),
-            ("client_id", &certificate.name),
-            ("client_secret", certificate.secret("client_secret")),
-        ];
-        let form = serde_urlencoded::to_string(form).map_err(|e| NoToken::Odd(e.to_string()))?;
-        let headers = [("content-type", "application/x-www-form-urlencoded")];
-        let (status, body) =
-            self.http.call("POST", &self.oauth_url, &headers, form.into_bytes()).await.map_err(NoToken::Http)?;
-        if status.is_client_error() {
-            return Err(NoToken::Refused(format!("{status}: {}", short(&body))));
-        }
-        let granted: Granted = serde_json::from_slice(&body).map_err(|e| NoToken::Odd(format!("{status}: {e}")))?;
-        let life_ms = granted.expires_in.saturating_mul(1000);
-        // A token of a few minutes must not be fetched for every send.
-        let early = RENEW_EARLY_MS.min(life_ms / 2);
-        Ok(Credential { value: granted.access_token, renew_at_ms: now_ms + life_ms - early })
     }
 }
 
-fn body(certificate: &Certificate, token: &str, notification: &Notification) -> String {
-    let ext = &notification.vendor_ext;
-    let text = |key: &str| ext[key].as_str().map(str::to_owned);
-    let click = match text("huawei_click_action").or_else(|| certificate.field("action")) {
+/// A certificate with a service account is for HarmonyOS NEXT.
+fn is_v3(certificate: &Certificate) -> bool {
+    certificate.field("private_key").is_some()
+}
+
+impl Protocol for Huawei {
+    const BATCH: usize = 1000;
+
+    fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
+        if !is_v3(certificate) {
+            let form = [
+                ("grant_type", "client_credentials"),
+                ("client_id", certificate.name.as_str()),
+                ("client_secret", certificate.secret("client_secret")),
+            ];
+            return Ok(Grant::Ask(Call::form(self.oauth_url.clone(), &form)));
+        }
+        let now_s = now_ms / 1000;
+        let claims = json!({
+            "iss": certificate.secret("sub_account"), "aud": ACCOUNT_AUDIENCE, "iat": now_s, "exp": now_s + ACCOUNT_TOKEN_S,
+        });
+        let made = sign(Algorithm::Ps256, certificate.secret("private_key"), certificate.secret("key_id"), &claims)
+            .map_err(|reason| NoCredential::Refused { code: "key".into(), reason })?;
+        let renew_at_ms = now_ms + ACCOUNT_TOKEN_RENEW_S * 1000;
+        Ok(Grant::Made(Credential { value: Secret::new(made), renew_at_ms }))
+    }
+
+    fn granted(&self, answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
+        oauth_granted(answer, now_ms)
+    }
+
+    fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
+        let (url, mut body, tokens_at) = if is_v3(push.certificate) {
+            let project = push.certificate.secret("project_id");
+            (format!("{}/v3/{project}/messages:send", self.push_url), body_v3(push), "/target")
+        } else {
+            (format!("{}/v1/{}/messages:send", self.push_url, push.certificate.name), body_v1(push), "/message")
+        };
+        if let Some(target) = body.pointer_mut(tokens_at) {
+            target["token"] = json!(push.tokens);
+        }
+        let call = Call::json(url, &body).with("authorization", format!("Bearer {}", push.access));
+        // 0: a notification with an alert.
+        if is_v3(push.certificate) { call.with("push-type", "0".to_owned()) } else { call }
+    }
+
+    fn read(&self, answer: &Answer<'_>) -> Reading {
+        let said: Said = match answer.json() {
+            Ok(said) => said,
+            Err(reading) => return reading,
+        };
+        // The message is itself JSON and lists the tokens that failed.
+        let partial: Option<Partial> = serde_json::from_str(&said.msg).ok();
+        let code = said.code.as_str();
+        let mut meaning = meaning_of(CODES, &code);
+        // Group and topic management; HTTP's word for flow control wins over an unknown code.
+        if meaning == Meaning::Unknown {
+            meaning = match (code.starts_with("820"), answer.status) {
+                (true, _) => Meaning::Request,
+                (_, 503) => Meaning::LimitedShort,
+                _ => Meaning::Unknown,
+            };
+        }
+        // In v3 "all tokens invalid" may mean that the project lacks a right: only its reasons tell.
+        let reasons = partial.as_ref().map(|p| &p.by_reason).filter(|r| !r.is_empty());
+        if code == "80300007"
+            && let Some(reasons) = reasons
+            && !reasons.keys().any(|r| DEAD_REASONS.contains(&r.as_str()))
+        {
+            meaning = Meaning::Certificate;
+        }
+        let mut reading = Reading::all(meaning, code, said.msg.clone()).id(said.request_id);
+        if let Some(partial) = partial.filter(|_| code == "80100000") {
+            reading = reading.but(partial.illegal_tokens, Meaning::TokenDead, code, "listed among the illegal tokens");
+            for (reason, tokens) in partial.by_reason {
+                let dead = DEAD_REASONS.contains(&reason.as_str());
+                let meaning = if dead { Meaning::TokenDead } else { Meaning::Request };
+                reading = reading.but(tokens, meaning, code, &reason);
+            }
+        }
+        reading
+    }
+}
+
+fn body_v1(push: &Push<'_>) -> Json {
+    let notification = push.notification;
+    let click = match push.setting("huawei_click_action", "action") {
         Some(action) => json!({ "type": 1, "action": action }),
         None => json!({ "type": 3 }),
     };
     let mut shown = json!({
-        "title": notification.content.title,
-        "body": notification.content.body,
-        "click_action": click,
-        "notify_id": notification.collapse_id & 0x7fff_ffff,
-        "foreground_show": false,
+        "title": notification.content.title, "body": notification.content.body, "click_action": click,
+        "notify_id": push.notify_id(), "foreground_show": false,
     });
-    if let Some(channel) = text("huawei_channel_id") {
+    if let Some(channel) = push.setting("huawei_channel_id", "channel_id") {
         shown["channel_id"] = json!(channel);
     }
-    let life = notification.time_to_live.min(MAX_LIFE);
-    let mut android = json!({ "ttl": format!("{}s", life.as_secs().max(1)), "notification": shown });
-    if let Some(category) = text("huawei_category").or_else(|| certificate.field("category")) {
+    if let (Some(badge), Some(class)) = (notification.badge, push.certificate.field("activity")) {
+        shown["badge"] = json!({ "set_num": badge.min(99), "class": class });
+    }
+    if let Some(sound) = &notification.sound {
+        shown["sound"] = json!(sound);
+    }
+    let mut android = json!({
+        "ttl": format!("{}s", push.life_s(1, MAX_LIFE_S)), "bi_tag": notification.receipt_param, "notification": shown,
+    });
+    if let Some(category) = push.setting("huawei_category", "category") {
         android["category"] = json!(category);
     }
-    if let Some(kind) = ext["huawei_target_user_type"].as_u64() {
+    if let Some(receipt) = push.setting("huawei_receipt_id", "receipt_id") {
+        android["receipt_id"] = json!(receipt);
+    }
+    if let Some(kind) = notification.vendor_ext["huawei_target_user_type"].as_u64() {
         android["target_user_type"] = json!(kind);
     }
-    let mut message = json!({ "validate_only": false, "message": { "data": notification.content.payload.to_string(), "android": android } });
-    shrink(&mut message);
-    message["message"]["token"] = json!([token]);
-    message.to_string()
+    let mut body = json!({
+        "validate_only": false, "message": { "data": notification.content.payload.to_string(), "android": android },
+    });
+    shrink(&mut body, "/message/android/notification/body");
+    body
+}
+
+fn body_v3(push: &Push<'_>) -> Json {
+    let notification = push.notification;
+    let category = push.setting("category", "category").unwrap_or_else(|| "MARKETING".to_owned());
+    let mut shown = json!({
+        "category": category, "title": notification.content.title, "body": notification.content.body,
+        "clickAction": { "actionType": 0, "data": notification.content.payload }, "notifyId": push.notify_id(),
+    });
+    if let Some(badge) = notification.badge {
+        shown["badge"] = json!({ "setNum": badge.min(99) });
+    }
+    let mut options = json!({ "ttl": push.life_s(1, MAX_LIFE_S), "biTag": notification.receipt_param });
+    if let Some(receipt) = push.setting("receipt_id", "receipt_id") {
+        options["receiptId"] = json!(receipt);
+    }
+    if notification.vendor_ext["is_test_message"] == true {
+        options["testMessage"] = json!(true);
+    }
+    let mut body = json!({ "payload": { "notification": shown }, "target": {}, "pushOptions": options });
+    shrink(&mut body, "/payload/notification/body");
+    body
 }
 
 /// Shortens the text until the body without the tokens fits; the vendor counts bytes.
-fn shrink(message: &mut Json) {
+fn shrink(message: &mut Json, text_at: &str) {
     loop {
         let over = message.to_string().len().saturating_sub(MAX_BODY);
-        let Some(text) = message.pointer_mut("/message/android/notification/body") else { return };
+        let Some(text) = message.pointer_mut(text_at) else { return };
         let current = text.as_str().unwrap_or_default().to_owned();
         if over == 0 || current.chars().count() <= 1 {
             return;
         }
-        let keep = current.len().saturating_sub(over + '…'.len_utf8());
-        let end = (0..=keep).rev().find(|at| current.is_char_boundary(*at)).unwrap_or(0);
-        *text = json!(format!("{}…", &current[..end]));
+        *text = json!(cut(&current, current.len().saturating_sub(over), Count::Bytes));
     }
-}
-
-fn read(status: u16, body: &[u8], token: &str) -> (Meaning, String, String, Option<String>) {
-    let Ok(answer) = serde_json::from_slice::<Answer>(body) else {
-        let meaning = match status {
-            401 => Meaning::Auth,
-            400 | 404 => Meaning::Request,
-            503 => Meaning::LimitedShort,
-            _ => Meaning::Retry,
-        };
-        return (meaning, status.to_string(), short(body), None);
-    };
-    if answer.code == "80100000" {
-        // The message is itself JSON and lists the tokens that failed.
-        let partial = serde_json::from_str::<Partial>(&answer.msg);
-        if partial.is_ok_and(|p| p.illegal_tokens.iter().any(|t| t == token)) {
-            return (Meaning::TokenDead, answer.code, "listed among the illegal tokens".into(), None);
-        }
-    }
-    let meaning = CODES.iter().find(|(code, _)| *code == answer.code).map(|(_, meaning)| *meaning);
-    let group = answer.code.starts_with("820");
-    let meaning = meaning.unwrap_or(if group { Meaning::Request } else { Meaning::Retry });
-    (meaning, answer.code, answer.msg, answer.request_id)
-}
-
-fn short(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::sender::protocol::tests::answered;
 
-    fn meaning(status: u16, body: &Json) -> Meaning {
-        read(status, body.to_string().as_bytes(), "tok").0
+    fn read(status: u16, body: Json) -> Reading {
+        answered(&Huawei::new("https://o", "https://p"), status, &body)
     }
 
     #[test]
     fn answers_are_read_by_the_vendors_codes() {
-        assert_eq!(meaning(200, &json!({"code": "80000000", "msg": "Success"})), Meaning::Ok);
-        assert_eq!(meaning(200, &json!({"code": "80300007", "msg": "All tokens invalid"})), Meaning::TokenDead);
-        assert_eq!(meaning(200, &json!({"code": "80200003", "msg": "expired"})), Meaning::Auth);
-        assert_eq!(meaning(200, &json!({"code": "12345678"})), Meaning::Retry, "an unknown code");
-        assert_eq!(read(401, b"<html>", "tok").0, Meaning::Auth);
-        assert_eq!(read(503, b"", "tok").0, Meaning::LimitedShort);
+        for (status, code, meaning) in [
+            (200, "80000000", Meaning::Ok),
+            (200, "80300007", Meaning::TokenDead),
+            (200, "80200003", Meaning::Auth),
+            (200, "82000003", Meaning::Request),
+            (503, "99", Meaning::LimitedShort),
+            (200, "12345678", Meaning::Unknown),
+        ] {
+            assert_eq!(read(status, json!({"code": code, "msg": ""})).rest.meaning, meaning, "{code}");
+        }
     }
 
     #[test]
     fn a_partial_success_is_split_by_token() {
-        let body = json!({"code": "80100000", "msg": "{\"success\":1,\"failure\":1,\"illegal_tokens\":[\"tok\"]}"});
-        assert_eq!(meaning(200, &body), Meaning::TokenDead);
-        assert_eq!(read(200, body.to_string().as_bytes(), "other").0, Meaning::Ok);
+        let msg = json!({"success": 1, "failure": 1, "illegal_tokens": ["tok"]}).to_string();
+        let reading = read(200, json!({"code": "80100000", "msg": msg}));
+        assert_eq!((reading.of("tok").meaning, reading.of("x").meaning), (Meaning::TokenDead, Meaning::Ok));
+    }
+
+    #[test]
+    fn a_reason_of_v3_that_is_the_projects_fault_kills_no_token() {
+        let msg = json!({"success": 0, "failure": 1, "illegalTokens": {"noPushTypeRight": ["tok"]}}).to_string();
+        let all = read(200, json!({"code": "80300007", "msg": msg}));
+        assert_eq!(all.of("tok").meaning, Meaning::Certificate);
+        let msg = json!({"illegalTokens": {"tokenFormatError": ["a"], "countryNotSupport": ["b"]}}).to_string();
+        let part = read(200, json!({"code": "80100000", "msg": msg}));
+        assert_eq!((part.of("a").meaning, part.of("b").meaning), (Meaning::TokenDead, Meaning::Request));
     }
 
     #[test]
     fn a_text_too_long_for_the_vendor_is_cut_at_a_character() {
-        let mut message = json!({"message": {"android": {"notification": {"body": "消".repeat(3000)}}}});
-        shrink(&mut message);
+        let mut message = json!({"message": {"android": {"notification": {"body": "\"消\"".repeat(3000)}}}});
+        shrink(&mut message, "/message/android/notification/body");
         assert!(message.to_string().len() <= MAX_BODY);
         let text = message["message"]["android"]["notification"]["body"].as_str().expect("text").to_owned();
-        assert!(text.ends_with('…') && text.chars().count() > 1000);
+        assert!(text.ends_with('…') && text.chars().count() > 500);
     }
 }

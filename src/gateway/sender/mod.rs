@@ -1,21 +1,40 @@
 //! Delivery through the vendors' clouds: one file per vendor, and what they share.
 //!
-//! Every answer becomes one [`Outcome`]. Credential trouble stays inside a sender: it refreshes once
-//! and then reports the certificate, never the token.
+//! ```text
+//! Senders --> Route<vendor>: circuit, credential, batches, one refresh
+//!                 |  plain values: Protocol of the vendor
+//!                 +--> Http
+//! ```
+//!
+//! Every answer becomes one [`Outcome`] per token. Credential trouble stays inside a route: it refreshes
+//! once and then reports the certificate, never the token.
 
+mod apns;
+mod circuit;
 mod credential;
+mod honor;
 mod huawei;
+mod jwt;
+mod meizu;
+mod oppo;
+mod protocol;
+mod route;
+mod text;
+mod vivo;
 mod xiaomi;
+
+pub use circuit::Open;
 
 use crate::gateway::config::Vendors;
 use crate::gateway::content::Content;
 use crate::gateway::store::Certificate;
-use crate::http::{Http, HttpError};
+use crate::http::Http;
 use crate::vendor::Vendor;
-use huawei::Huawei;
+use credential::Credential;
+use protocol::{Reading, Verdict};
+use route::Route;
 use serde_json::Value as Json;
 use std::time::Duration;
-use xiaomi::Xiaomi;
 
 /// What a vendor's answer means for one token. `code` is the vendor's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +42,11 @@ pub enum Outcome {
     Delivered {
         vendor_id: Option<String>,
     },
-    /// This token will never work again.
+    /// This token will never work again, if it was bound before `since_ms` (the Unix epoch's milliseconds).
     TokenDead {
         code: String,
         reason: String,
+        since_ms: u64,
     },
     /// It does not work now and may later: switched off, not reachable.
     TokenSoftDead {
@@ -42,6 +62,11 @@ pub enum Outcome {
     /// Transient; the vendor may have named a pause.
     RetryAfter {
         after_ms: Option<u64>,
+        code: String,
+        reason: String,
+    },
+    /// A code no table knows: tried again a few times.
+    Unknown {
         code: String,
         reason: String,
     },
@@ -62,7 +87,21 @@ impl Outcome {
             Self::TokenSoftDead { .. } => "token_soft_dead",
             Self::LimitedUntil { .. } => "limited",
             Self::RetryAfter { .. } => "retry",
+            Self::Unknown { .. } => "unknown",
             Self::Refused { .. } => "refused",
+        }
+    }
+
+    /// The vendor's code; `0` for success.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Delivered { .. } => "0",
+            Self::TokenDead { code, .. }
+            | Self::TokenSoftDead { code, .. }
+            | Self::LimitedUntil { code, .. }
+            | Self::RetryAfter { code, .. }
+            | Self::Unknown { code, .. }
+            | Self::Refused { code, .. } => code,
         }
     }
 
@@ -70,10 +109,11 @@ impl Outcome {
     pub fn detail(&self) -> String {
         match self {
             Self::Delivered { vendor_id } => vendor_id.clone().unwrap_or_default(),
-            Self::TokenDead { code, reason }
+            Self::TokenDead { code, reason, .. }
             | Self::TokenSoftDead { code, reason }
             | Self::LimitedUntil { code, reason, .. }
             | Self::RetryAfter { code, reason, .. }
+            | Self::Unknown { code, reason }
             | Self::Refused { code, reason, .. } => format!("{code} {reason}"),
         }
     }
@@ -84,81 +124,136 @@ impl Outcome {
 pub(super) enum Meaning {
     Ok,
     TokenDead,
+    /// The token is dead, or the certificate is for the vendor's other environment.
+    TokenDeadOrEnvironment,
     TokenSoftDead,
     Auth,
     LimitedShort,
     LimitedToday,
+    /// Held over the night.
+    LimitedMorning,
     Retry,
+    Unknown,
     Request,
     Certificate,
 }
 
-/// One notification for one device.
-#[derive(Debug, Clone)]
+/// One notification, the same for every device it goes to.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Notification {
     pub content: Content,
     /// Replaces an earlier one with the same id on the device, so that a repeat is not a second one.
     pub collapse_id: u32,
     pub time_to_live: Duration,
-    /// The sender's `em_android_push_ext`.
+    /// The sender's `em_android_push_ext`, or `em_apns_ext` for Apple.
     pub vendor_ext: Json,
+    /// Comes back in the vendor's receipts; at most 50 bytes, OPPO's limit.
+    pub receipt_param: String,
+    /// Where the vendor should send them.
+    pub receipt_url: Option<String>,
+    /// Messages that wait for the receiver, shown at the app's icon.
+    pub badge: Option<u32>,
+    /// A sound of the app's own.
+    pub sound: Option<String>,
 }
 
 /// The senders, with their connections and credentials.
 #[derive(Debug)]
 pub struct Senders {
-    xiaomi: Xiaomi,
-    huawei: Huawei,
+    xiaomi: Route<xiaomi::Xiaomi>,
+    huawei: Route<huawei::Huawei>,
+    meizu: Route<meizu::Meizu>,
+    oppo: Route<oppo::Oppo>,
+    vivo: Route<vivo::Vivo>,
+    honor: Route<honor::Honor>,
+    apns: Route<apns::Apns>,
 }
 
 impl Senders {
-    pub fn new(http: &Http, vendors: &Vendors) -> Self {
+    pub fn new(http: &Http, at: &Vendors) -> Self {
         Self {
-            xiaomi: Xiaomi::new(http.clone(), &vendors.xiaomi_url),
-            huawei: Huawei::new(http.clone(), &vendors.huawei_oauth_url, &vendors.huawei_push_url),
+            xiaomi: Route::new(http, xiaomi::Xiaomi::new(&at.xiaomi_url)),
+            huawei: Route::new(http, huawei::Huawei::new(&at.huawei_oauth_url, &at.huawei_push_url)),
+            meizu: Route::new(http, meizu::Meizu::new(&at.meizu_url)),
+            oppo: Route::new(http, oppo::Oppo::new(&at.oppo_url)),
+            vivo: Route::new(http, vivo::Vivo::new(&at.vivo_url)),
+            honor: Route::new(http, honor::Honor::new(&at.honor_oauth_url, &at.honor_push_url)),
+            apns: Route::new(http, apns::Apns::new(&at.apns_url, &at.apns_sandbox_url)),
         }
     }
 
-    /// Whether this build can send through the vendor.
-    pub const fn can_send(vendor: Vendor) -> bool {
-        matches!(vendor, Vendor::Xiaomi | Vendor::Huawei)
-    }
-
-    /// Sends to one token. Never fails: whatever happens is an outcome.
+    /// Sends to each token, in the vendor's batches; the outcomes are in the tokens' order. Never
+    /// fails: whatever happens is an outcome.
     pub async fn send(
         &self,
         certificate: &Certificate,
-        token: &str,
+        tokens: &[&str],
         notification: &Notification,
         now_ms: u64,
-    ) -> Outcome {
+    ) -> Vec<Outcome> {
         match certificate.vendor {
-            Vendor::Xiaomi => self.xiaomi.send(certificate, token, notification, now_ms).await,
-            Vendor::Huawei => self.huawei.send(certificate, token, notification, now_ms).await,
-            other => Outcome::Refused {
-                code: "unsupported".to_owned(),
-                reason: format!("this gateway has no {other} sender"),
-                certificate: true,
-            },
+            Vendor::Xiaomi => self.xiaomi.send(certificate, tokens, notification, now_ms).await,
+            Vendor::Huawei => self.huawei.send(certificate, tokens, notification, now_ms).await,
+            Vendor::Meizu => self.meizu.send(certificate, tokens, notification, now_ms).await,
+            Vendor::Oppo => self.oppo.send(certificate, tokens, notification, now_ms).await,
+            Vendor::Vivo => self.vivo.send(certificate, tokens, notification, now_ms).await,
+            Vendor::Honor => self.honor.send(certificate, tokens, notification, now_ms).await,
+            Vendor::Apns => self.apns.send(certificate, tokens, notification, now_ms).await,
+        }
+    }
+
+    /// Why a certificate is not used now, and until when.
+    pub fn open(&self, certificate: &Certificate) -> Option<Open> {
+        match certificate.vendor {
+            Vendor::Xiaomi => self.xiaomi.open(certificate),
+            Vendor::Huawei => self.huawei.open(certificate),
+            Vendor::Meizu => self.meizu.open(certificate),
+            Vendor::Oppo => self.oppo.open(certificate),
+            Vendor::Vivo => self.vivo.open(certificate),
+            Vendor::Honor => self.honor.open(certificate),
+            Vendor::Apns => self.apns.open(certificate),
         }
     }
 }
 
-/// Turns a code's meaning into an outcome; `Auth` is the caller's to handle first.
-pub(super) fn outcome(
-    meaning: Meaning,
-    code: String,
-    reason: String,
-    now_ms: u64,
-    vendor_id: Option<String>,
-) -> Outcome {
+/// Whether a certificate's private key, where it has one, can sign what its vendor asks for.
+///
+/// # Errors
+/// A sentence that names the field; never the key.
+pub fn check_keys(certificate: &Certificate) -> Result<(), String> {
+    let (field, algorithm) = match certificate.vendor {
+        Vendor::Apns => ("key", jwt::Algorithm::Es256),
+        Vendor::Huawei if certificate.field("private_key").is_some() => ("private_key", jwt::Algorithm::Ps256),
+        _ => return Ok(()),
+    };
+    jwt::sign(algorithm, certificate.secret(field), certificate.secret("key_id"), &Json::Null)
+        .map(drop)
+        .map_err(|why| format!("the field `{field}`: {why}"))
+}
+
+/// Finds a code in a vendor's table; one that is not there is unknown.
+fn meaning_of<C: PartialEq>(codes: &[(C, Meaning)], code: &C) -> Meaning {
+    codes.iter().find(|(known, _)| known == code).map_or(Meaning::Unknown, |(_, meaning)| *meaning)
+}
+
+/// Turns a verdict into an outcome. `proven`: the certificate has carried a notification before, so
+/// that it cannot be for the wrong environment.
+fn outcome(reading: &Reading, verdict: &Verdict, proven: bool, now_ms: u64) -> Outcome {
+    let Verdict { meaning, code, reason } = verdict.clone();
     match meaning {
-        Meaning::Ok => Outcome::Delivered { vendor_id },
-        Meaning::TokenDead => Outcome::TokenDead { code, reason },
+        Meaning::Ok => Outcome::Delivered { vendor_id: reading.vendor_id.clone() },
+        Meaning::TokenDeadOrEnvironment if !proven => Outcome::TokenSoftDead { code, reason },
+        Meaning::TokenDead | Meaning::TokenDeadOrEnvironment => {
+            Outcome::TokenDead { code, reason, since_ms: reading.dead_since_ms.unwrap_or(now_ms) }
+        }
         Meaning::TokenSoftDead => Outcome::TokenSoftDead { code, reason },
-        Meaning::LimitedShort => Outcome::LimitedUntil { until_ms: now_ms + SHORT_LIMIT_MS, code, reason },
-        Meaning::LimitedToday => Outcome::LimitedUntil { until_ms: next_china_midnight(now_ms), code, reason },
-        Meaning::Retry => Outcome::RetryAfter { after_ms: None, code, reason },
+        Meaning::LimitedShort => {
+            Outcome::LimitedUntil { until_ms: now_ms + reading.after_ms.unwrap_or(SHORT_LIMIT_MS), code, reason }
+        }
+        Meaning::LimitedToday => Outcome::LimitedUntil { until_ms: next_in_china(0, now_ms), code, reason },
+        Meaning::LimitedMorning => Outcome::LimitedUntil { until_ms: next_in_china(7, now_ms), code, reason },
+        Meaning::Retry => Outcome::RetryAfter { after_ms: reading.after_ms, code, reason },
+        Meaning::Unknown => Outcome::Unknown { code, reason },
         Meaning::Request => Outcome::Refused { code, reason, certificate: false },
         Meaning::Auth | Meaning::Certificate => Outcome::Refused { code, reason, certificate: true },
     }
@@ -167,15 +262,16 @@ pub(super) fn outcome(
 /// A rate limit per second or so: long enough to leave its window.
 const SHORT_LIMIT_MS: u64 = 5000;
 
-/// The vendors' days end at midnight in China (UTC+8, no daylight saving).
-pub(super) fn next_china_midnight(now_ms: u64) -> u64 {
-    const DAY: u64 = 86_400_000;
-    const OFFSET: u64 = 8 * 3_600_000;
-    ((now_ms + OFFSET) / DAY + 1) * DAY - OFFSET
-}
-
-pub(super) fn http_outcome(error: &HttpError) -> Outcome {
-    Outcome::RetryAfter { after_ms: None, code: error.as_str().to_owned(), reason: error.to_string() }
+/// The next time it is this hour in China (UTC+8, no daylight saving), where the vendors' days begin
+/// and end.
+fn next_in_china(hour: u64, now_ms: u64) -> u64 {
+    const HOUR: u64 = 3_600_000;
+    const DAY: u64 = 24 * HOUR;
+    let shift = 8 * HOUR;
+    let since_midnight = (now_ms + shift) % DAY;
+    let midnight = now_ms - since_midnight;
+    let today = midnight + hour * HOUR;
+    if today > now_ms { today } else { today + DAY }
 }
 
 #[cfg(test)]
@@ -183,9 +279,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_ends_at_midnight_in_china() {
+    fn a_day_ends_at_midnight_in_china_and_a_night_at_seven() {
         // 2026-11-22 15:59:59 UTC is 23:59:59 in China.
-        assert_eq!(next_china_midnight(1_795_363_199_000), 1_795_363_200_000);
-        assert_eq!(next_china_midnight(1_795_363_200_000), 1_795_363_200_000 + 86_400_000);
+        assert_eq!(next_in_china(0, 1_795_363_199_000), 1_795_363_200_000);
+        assert_eq!(next_in_china(0, 1_795_363_200_000), 1_795_363_200_000 + 86_400_000);
+        assert_eq!(next_in_china(7, 1_795_363_200_000), 1_795_363_200_000 + 7 * 3_600_000);
+    }
+
+    #[test]
+    fn a_bad_token_is_dead_only_under_a_certificate_that_has_worked() {
+        let reading = Reading::all(Meaning::TokenDeadOrEnvironment, "BadDeviceToken", "");
+        assert!(matches!(outcome(&reading, &reading.rest, false, 5), Outcome::TokenSoftDead { .. }));
+        assert!(matches!(outcome(&reading, &reading.rest, true, 5), Outcome::TokenDead { since_ms: 5, .. }));
     }
 }

@@ -1,18 +1,20 @@
 //! Xiaomi MiPush: a static secret in a header, a url-encoded form, one JSON answer.
 //! Source: dev.mi.com/xiaomihyperos/documentation, pages 1559 (server API) and 1560 (error codes).
 
-use super::{Http, Meaning, Notification, Outcome, http_outcome, outcome};
-use crate::gateway::content::cut;
-use crate::gateway::store::Certificate;
+use super::protocol::{Answer, Call, Protocol, Push, Reading};
+use super::text::{Count, cut};
+use super::{Meaning, meaning_of};
 use serde::Deserialize;
-use std::time::Duration;
 
 /// Titles are under 50 characters, descriptions under 128 (page 1559).
 const MAX_TITLE: usize = 49;
 const MAX_DESCRIPTION: usize = 127;
-/// Offline life: the public class keeps a day, a private one ten.
-const MAX_LIFE_PUBLIC: Duration = Duration::from_secs(86_400);
-const MAX_LIFE_PRIVATE: Duration = Duration::from_secs(10 * 86_400);
+/// Offline life in seconds: the public class keeps a day, a private one ten.
+const MAX_LIFE_PUBLIC: u64 = 86_400;
+const MAX_LIFE_PRIVATE: u64 = 10 * 86_400;
+/// Which receipts are asked for: arrived 1, clicked 2, target gone 16, switched off 32, filtered 64,
+/// quota 128, out of time 1024 (page 1558).
+const RECEIPTS: &str = "1267";
 
 /// Page 1560, and 1656 for 200001. 200002 was observed in public clients.
 const CODES: &[(i64, Meaning)] = &[
@@ -61,120 +63,114 @@ const CODES: &[(i64, Meaning)] = &[
 ];
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct Said {
     code: i64,
     #[serde(default)]
     reason: Option<String>,
     #[serde(default)]
     description: Option<String>,
     #[serde(default)]
-    data: Option<Data>,
+    data: Data,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Data {
-    #[serde(default)]
     id: Option<String>,
     /// Ids the vendor would not take, joined by commas.
-    #[serde(default)]
     bad_regids: Option<String>,
 }
 
 #[derive(Debug)]
 pub(super) struct Xiaomi {
-    http: Http,
     url: String,
 }
 
 impl Xiaomi {
-    pub fn new(http: Http, url: &str) -> Self {
-        Self { http, url: format!("{}/v3/message/regid", url.trim_end_matches('/')) }
+    pub fn new(url: &str) -> Self {
+        Self { url: format!("{}/v3/message/regid", url.trim_end_matches('/')) }
     }
+}
 
-    pub async fn send(
-        &self,
-        certificate: &Certificate,
-        token: &str,
-        notification: &Notification,
-        now_ms: u64,
-    ) -> Outcome {
-        let form = match serde_urlencoded::to_string(fields(certificate, token, notification)) {
-            Ok(form) => form,
-            Err(e) => return Outcome::Refused { code: "form".into(), reason: e.to_string(), certificate: false },
-        };
-        let key = format!("key={}", certificate.secret("app_secret"));
-        let headers =
-            [("authorization", key.as_str()), ("content-type", "application/x-www-form-urlencoded;charset=UTF-8")];
-        match self.http.call("POST", &self.url, &headers, form.into_bytes()).await {
-            Ok((status, body)) => match serde_json::from_slice::<Answer>(&body) {
-                Ok(answer) => read(answer, token, now_ms),
-                Err(e) => Outcome::RetryAfter {
-                    after_ms: None,
-                    code: status.as_str().to_owned(),
-                    reason: format!("not the vendor's JSON: {e}"),
-                },
-            },
-            Err(error) => http_outcome(&error),
+impl Protocol for Xiaomi {
+    const BATCH: usize = 1000;
+
+    fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
+        let content = &push.notification.content;
+        let channel = push.setting("xiaomi_channel_id", "channel_id");
+        let most = if channel.is_some() { MAX_LIFE_PRIVATE } else { MAX_LIFE_PUBLIC };
+        let mut fields: Vec<(&str, String)> = vec![
+            ("registration_id", push.tokens.join(",")),
+            ("restricted_package_name", push.certificate.field("package").unwrap_or_default()),
+            ("pass_through", "0".to_owned()),
+            ("title", cut(&content.title, MAX_TITLE, Count::Characters)),
+            ("description", cut(&content.body, MAX_DESCRIPTION, Count::Characters)),
+            ("payload", content.payload.to_string()),
+            ("notify_type", "-1".to_owned()),
+            ("notify_id", push.notify_id().to_string()),
+            ("time_to_live", (push.life_s(1, most) * 1000).to_string()),
+        ];
+        match push.setting("xiaomi_click_action", "action") {
+            Some(intent) => fields.extend([("extra.notify_effect", "2".to_owned()), ("extra.intent_uri", intent)]),
+            None => fields.push(("extra.notify_effect", "1".to_owned())),
         }
+        if let Some(channel) = channel {
+            fields.push(("extra.channel_id", channel));
+        }
+        if let Some(url) = &push.notification.receipt_url {
+            fields.extend([
+                ("extra.callback", url.clone()),
+                ("extra.callback.param", push.notification.receipt_param.clone()),
+                ("extra.callback.type", RECEIPTS.to_owned()),
+            ]);
+        }
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Call::form(self.url.clone(), &fields)
+            .with("authorization", format!("key={}", push.certificate.secret("app_secret")))
     }
-}
 
-fn fields(certificate: &Certificate, token: &str, notification: &Notification) -> Vec<(&'static str, String)> {
-    let text = |key: &str| notification.vendor_ext[key].as_str().map(str::to_owned);
-    let channel = text("xiaomi_channel_id").or_else(|| certificate.field("channel_id"));
-    let life = notification.time_to_live.min(if channel.is_some() { MAX_LIFE_PRIVATE } else { MAX_LIFE_PUBLIC });
-    let mut fields = vec![
-        ("registration_id", token.to_owned()),
-        ("restricted_package_name", certificate.field("package").unwrap_or_default()),
-        ("pass_through", "0".to_owned()),
-        ("title", cut(&notification.content.title, MAX_TITLE)),
-        ("description", cut(&notification.content.body, MAX_DESCRIPTION)),
-        ("payload", notification.content.payload.to_string()),
-        ("notify_type", "-1".to_owned()),
-        // 0 to 2147483647; the same value replaces the shown notification.
-        ("notify_id", (notification.collapse_id & 0x7fff_ffff).to_string()),
-        ("time_to_live", life.as_millis().to_string()),
-    ];
-    match text("xiaomi_click_action").or_else(|| certificate.field("action")) {
-        Some(intent) => fields.extend([("extra.notify_effect", "2".to_owned()), ("extra.intent_uri", intent)]),
-        None => fields.push(("extra.notify_effect", "1".to_owned())),
+    fn read(&self, answer: &Answer<'_>) -> Reading {
+        let said: Said = match answer.json() {
+            Ok(said) => said,
+            Err(reading) => return reading,
+        };
+        let reason = said.reason.or(said.description).unwrap_or_default();
+        let bad = said.data.bad_regids.unwrap_or_default();
+        let bad = bad.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let code = said.code.to_string();
+        Reading::all(meaning_of(CODES, &said.code), code.as_str(), reason).id(said.data.id).but(
+            bad,
+            Meaning::TokenDead,
+            &code,
+            "the vendor lists the id as bad",
+        )
     }
-    if let Some(channel) = channel {
-        fields.push(("extra.channel_id", channel));
-    }
-    fields
-}
-
-fn read(answer: Answer, token: &str, now_ms: u64) -> Outcome {
-    let data = answer.data;
-    if data.as_ref().and_then(|d| d.bad_regids.as_deref()).is_some_and(|bad| bad.split(',').any(|id| id == token)) {
-        return Outcome::TokenDead { code: answer.code.to_string(), reason: "the vendor lists the id as bad".into() };
-    }
-    let meaning = CODES.iter().find(|(code, _)| *code == answer.code).map_or(Meaning::Retry, |(_, meaning)| *meaning);
-    let reason = answer.reason.or(answer.description).unwrap_or_default();
-    outcome(meaning, answer.code.to_string(), reason, now_ms, data.and_then(|d| d.id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::sender::protocol::tests::answered;
     use serde_json::json;
 
-    fn answered(value: serde_json::Value) -> Outcome {
-        read(serde_json::from_value(value).expect("an answer"), "tok", 0)
+    fn read(body: serde_json::Value) -> Reading {
+        answered(&Xiaomi::new("https://x"), 200, &body)
     }
 
     #[test]
     fn answers_are_read_by_the_vendors_codes() {
-        assert_eq!(
-            answered(json!({"result": "ok", "code": 0, "data": {"id": "x1"}})),
-            Outcome::Delivered { vendor_id: Some("x1".into()) }
-        );
-        assert!(matches!(answered(json!({"code": 21301})), Outcome::Refused { certificate: true, .. }));
-        assert!(matches!(answered(json!({"code": 200001})), Outcome::LimitedUntil { .. }));
-        assert!(matches!(answered(json!({"code": 65003})), Outcome::TokenSoftDead { .. }));
-        assert!(matches!(answered(json!({"code": 0, "data": {"bad_regids": "a,tok"}})), Outcome::TokenDead { .. }));
-        assert!(matches!(answered(json!({"code": 424_242})), Outcome::RetryAfter { .. }), "an unknown code");
+        let good = read(json!({"result": "ok", "code": 0, "data": {"id": "x1"}}));
+        assert_eq!((good.rest.meaning, good.vendor_id.as_deref()), (Meaning::Ok, Some("x1")));
+        for (code, meaning) in [
+            (21301, Meaning::Certificate),
+            (200_001, Meaning::LimitedToday),
+            (65003, Meaning::TokenSoftDead),
+            (424_242, Meaning::Unknown),
+        ] {
+            assert_eq!(read(json!({ "code": code })).rest.meaning, meaning, "{code}");
+        }
+        let partly = read(json!({"code": 0, "data": {"bad_regids": "a,tok"}}));
+        assert_eq!((partly.of("tok").meaning, partly.of("b").meaning), (Meaning::TokenDead, Meaning::Ok));
     }
 
     #[test]

@@ -1,16 +1,12 @@
-//! Messages on their way: accepting, publishing, deadlines, vendor work, acknowledgements, traces.
+//! Messages on their way: accepting, publishing, acknowledgements, and what waits for a device.
 
 use super::traces::note;
-use super::{Certificate, Store, StoreError, as_i64, as_u64, certificates, devices};
-use crate::gateway::delivery::{AfterVendor, Hop, State};
-use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop};
+use super::{Store, StoreError, as_i64, devices};
+use crate::gateway::delivery::{Hop, State};
+use crate::gateway::policy::{MultiDevice, Stop};
 use crate::protocol::{Address, Hello, Message};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-/// A vendor send that was claimed by a gateway that then died is taken over after this.
-const LEASE_MS: u64 = 60_000;
-/// Vendor sends claimed at once.
-const CLAIM: u32 = 256;
 /// Messages a device is sent after one hello; it asks again when it has taken them.
 const DRAIN: u32 = 500;
 
@@ -31,26 +27,6 @@ pub struct Accepted {
     pub live: Vec<Address>,
 }
 
-/// A claimed vendor send.
-#[derive(Debug, Clone)]
-pub struct VendorJob {
-    pub address: Address,
-    pub message: Message,
-    pub certificate: Certificate,
-    pub token: String,
-    /// Counts this one.
-    pub attempts: u32,
-    pub expires_ms: u64,
-}
-
-/// What came of a vendor send.
-#[derive(Debug, Clone)]
-pub struct VendorResult {
-    pub after: AfterVendor,
-    pub hop: Hop,
-    pub detail: String,
-}
-
 /// Settings the decisions need.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -59,17 +35,7 @@ pub struct Rules {
     pub policy: MultiDevice,
 }
 
-/// A vendor send that is due, as stored.
-struct Due {
-    id: String,
-    address: Address,
-    attempts: u32,
-    body: String,
-    accepted_ms: u64,
-    expires_ms: u64,
-}
-
-fn set_state(
+pub(super) fn set_state(
     t: &Transaction<'_>,
     message: &str,
     device: &str,
@@ -250,115 +216,6 @@ impl Store {
         })
         .await
     }
-
-    /// Moves what is overdue, then claims the vendor sends that are due. A claim is a lease: if this
-    /// gateway dies the work comes due again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
-        self.run(move |t| {
-            let late: Vec<(String, String)> = t
-                .prepare_cached("SELECT message, device FROM deliveries WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2")?
-                .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
-                .collect::<Result<_, _>>()?;
-            for (id, device) in late {
-                let detail = format!("no acknowledgement within {} ms", rules.ack_deadline_ms);
-                note(t, &id, &device, now_ms, Hop::NoAck, &detail)?;
-                set_state(t, &id, &device, State::Vendor, "", Some(now_ms))?;
-            }
-            let due: Vec<Due> = t
-                .prepare_cached(
-                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
-                     FROM deliveries d JOIN messages m ON m.id = d.message
-                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
-                )?
-                .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
-                    Ok(Due {
-                        address: Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? },
-                        attempts: r.get(3)?,
-                        body: r.get(4)?,
-                        accepted_ms: as_u64(r.get(5)?),
-                        expires_ms: as_u64(r.get(6)?),
-                        id: r.get(7)?,
-                    })
-                })?
-                .collect::<Result<_, _>>()?;
-            let mut jobs = Vec::new();
-            for Due { id, address, attempts, body, accepted_ms, expires_ms } in due {
-                // One row that cannot be read must not stop all others.
-                let Ok(message) = serde_json::from_str::<Message>(&body) else {
-                    set_state(t, &id, &address.device, State::Waiting, "", None)?;
-                    note(t, &id, &address.device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
-                    continue;
-                };
-                match ready(t, &address, &message, rules, now_ms.saturating_sub(accepted_ms) / 1000)? {
-                    Ok((certificate, token)) => {
-                        t.prepare_cached(
-                            "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
-                        )?
-                        .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
-                        jobs.push(VendorJob { address, message, certificate, token, attempts: attempts + 1, expires_ms });
-                    }
-                    Err(stop) => {
-                        set_state(t, &id, &address.device, State::Waiting, "", None)?;
-                        note(t, &id, &address.device, now_ms, Hop::Stopped, stop.text())?;
-                    }
-                }
-            }
-            Ok(jobs)
-        })
-        .await
-    }
-
-    /// Notes what the vendor said. A message acknowledged meanwhile stays done.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn vendor_result(&self, job: &VendorJob, result: VendorResult, now_ms: u64) -> Result<(), StoreError> {
-        let (id, device) = (job.message.id.clone(), job.address.device.clone());
-        let attempts = job.attempts;
-        let dead = matches!(result.after, AfterVendor::GiveUp { drop_binding: true });
-        let (app, notifier, token) = (job.certificate.app.clone(), job.certificate.name.clone(), job.token.clone());
-        self.run(move |t| {
-            note(t, &id, &device, now_ms, result.hop, &result.detail)?;
-            let (state, due) = match result.after {
-                AfterVendor::Pushed => (State::Pushed, None),
-                AfterVendor::Again { in_ms } => (State::Vendor, Some(now_ms + in_ms)),
-                AfterVendor::GiveUp { .. } => (State::Waiting, None),
-            };
-            t.execute(
-                // A hello may have come in between: what the vendor has, it has. Anything else counts
-                // only for the claim it belongs to.
-                "UPDATE deliveries SET state = ?3, due_ms = ?4 WHERE message = ?1 AND device = ?2
-                 AND ((?3 = 'pushed' AND state = 'live') OR (state = 'vendor' AND attempts = ?5))",
-                params![id, device, state.as_str(), due.map(as_i64), attempts],
-            )?;
-            if dead {
-                // Only if it is still that token: a fresh one may have been bound meanwhile.
-                t.execute(
-                    "DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3",
-                    [&app, &notifier, &token],
-                )?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// When [`Self::claim`] has work next.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn next_due(&self) -> Result<Option<u64>, StoreError> {
-        self.run(|t| {
-            let due: Option<i64> = t
-                .prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?
-                .query_row([], |r| r.get(0))?;
-            Ok(due.map(as_u64))
-        })
-        .await
-    }
 }
 
 /// What waits for a device, oldest first, marked as published to this connection.
@@ -394,43 +251,4 @@ fn drain(
         messages.push(message);
     }
     Ok(messages)
-}
-
-type Ready = Result<(Certificate, String), Stop>;
-
-fn ready(
-    t: &Transaction<'_>,
-    address: &Address,
-    message: &Message,
-    rules: Rules,
-    age_s: u64,
-) -> Result<Ready, StoreError> {
-    let binding = devices::newest_binding(t, address)?;
-    let certificate = match &binding {
-        Some((notifier, _)) => certificates::find(t, &address.app, notifier)?,
-        None => None,
-    };
-    let others_online: bool = t
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1)",
-        )?
-        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
-    let stop = policy::stop(&policy::Facts {
-        ext: &message.ext,
-        age_s,
-        push_life_s: rules.push_life_s,
-        policy: rules.policy,
-        others_online,
-        bound: binding.is_some(),
-        certificate: match &certificate {
-            None => CertificateState::Missing,
-            Some(certificate) if !certificate.enabled => CertificateState::Disabled,
-            Some(_) => CertificateState::Ready,
-        },
-    });
-    Ok(match (stop, certificate, binding) {
-        (Some(stop), ..) => Err(stop),
-        (None, Some(certificate), Some((_, token))) => Ok((certificate, token)),
-        (None, ..) => Err(Stop::NoBinding),
-    })
 }

@@ -2,6 +2,7 @@
 
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::protocol::Address;
+use crate::vendor::Vendor;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
@@ -165,11 +166,14 @@ fn set(
     let Address { app, user, device } = address;
     match bind {
         Bind::Set { notifier, token } => {
-            let known = super::certificates::find(t, app, notifier)?;
-            let Some(certificate) = known else {
+            let known: Option<String> = t
+                .prepare_cached("SELECT vendor FROM certificates WHERE app = ?1 AND name = ?2")?
+                .query_row([app, notifier], |r| r.get(0))
+                .optional()?;
+            let Some(vendor) = known.and_then(|vendor| vendor.parse::<Vendor>().ok()) else {
                 return Ok(BindReply::Refused(format!("no certificate is named `{notifier}` at this gateway")));
             };
-            if let Err(error) = certificate.vendor.check_token(token) {
+            if let Err(error) = vendor.check_token(token) {
                 return Ok(BindReply::Refused(error.to_string()));
             }
             // A token belongs to one user on one device: the newest login takes it.
@@ -179,7 +183,7 @@ fn set(
             )?;
             t.execute(
                 "INSERT INTO bindings (app, user, device, notifier, token, sequence, bound_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms",
+                 ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms, off_until_ms = 0",
                 params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)],
             )?;
             t.execute(
@@ -203,11 +207,17 @@ fn set(
     Ok(BindReply::Ok)
 }
 
-/// The token and certificate name a push to this device would use: the one bound last.
-pub(super) fn newest_binding(t: &Transaction<'_>, address: &Address) -> Result<Option<(String, String)>, StoreError> {
+/// The certificate name and token a push to this device would use, and until when its user has switched
+/// notifications off: the one bound last.
+pub(super) fn newest_binding(
+    t: &Transaction<'_>,
+    address: &Address,
+) -> Result<Option<(String, String, u64)>, StoreError> {
     Ok(t.prepare_cached(
-        "SELECT notifier, token FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 ORDER BY bound_ms DESC, notifier LIMIT 1",
+        "SELECT notifier, token, off_until_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 ORDER BY bound_ms DESC, notifier LIMIT 1",
     )?
-    .query_row([&address.app, &address.user, &address.device], |r| Ok((r.get(0)?, r.get(1)?)))
+    .query_row([&address.app, &address.user, &address.device], |r| {
+        Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?)))
+    })
     .optional()?)
 }

@@ -5,17 +5,23 @@
 //! only after the commit that holds its work.
 
 mod certificates;
+mod claims;
 mod deliveries;
 mod devices;
+mod receipts;
 mod traces;
 mod users;
+mod vault;
 
 pub use certificates::Certificate;
-pub use deliveries::{NewMessage, Rules, VendorJob, VendorResult};
+pub use claims::{VendorJob, VendorResult};
+pub use deliveries::{NewMessage, Rules};
 pub use devices::{Bind, BindReply};
+pub use vault::Vault;
 
 use rusqlite::{Connection, Transaction};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that wait for the thread; callers beyond that wait themselves.
@@ -41,27 +47,32 @@ type Finish = Box<dyn FnOnce(bool) + Send>;
 #[derive(Debug, Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    vault: Arc<Vault>,
 }
+
+/// What each version of the file added; the file remembers how many it has had.
+const STEPS: &[&str] =
+    &[include_str!("schema.sql"), "ALTER TABLE bindings ADD COLUMN off_until_ms INTEGER NOT NULL DEFAULT 0;"];
 
 impl Store {
     /// Opens or makes the file. Blocks on the disk; call it before the runtime starts its work.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path)?;
+    pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path)?;
         // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
         // operator's sqlite3) do not stop it.
         connection.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA cache_size=-8192;",
         )?;
-        connection.execute_batch(include_str!("schema.sql"))?;
+        grow(&mut connection)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || work(connection, queue))
             .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, vault: Arc::new(vault) })
     }
 
     /// Runs `job` in a transaction and returns its result after the commit. A job that fails changes
@@ -82,6 +93,24 @@ impl Store {
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }
+}
+
+fn grow(connection: &mut Connection) -> Result<(), StoreError> {
+    let known: u32 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    let known = known as usize;
+    if known > STEPS.len() {
+        return Err(StoreError::Corrupt(format!(
+            "the file is of version {known}, this gateway knows {}; use the newer gateway",
+            STEPS.len()
+        )));
+    }
+    for (at, step) in STEPS.iter().enumerate().skip(known) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", as_i64(at as u64 + 1))?;
+        transaction.commit()?;
+    }
+    Ok(())
 }
 
 fn in_savepoint<T>(

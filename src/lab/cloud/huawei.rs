@@ -1,8 +1,12 @@
-//! The emulated HMS Push Kit: OAuth client credentials, then JSON messages, codes as texts.
-//! Sources: developer.huawei.com, `https-send-api-0001050986197`; HMS-Core/hms-push-serverdemo-java.
+//! The emulated Push Kit: OAuth client credentials (v1) or a service account's token (v3), JSON messages,
+//! codes as texts.
+//! Sources: developer.huawei.com, `https-send-api-0001050986197`, `push-scenariozed-api-request-param`;
+//! HMS-Core/hms-push-serverdemo-java.
 
 use super::World;
-use super::world::{Delivery, Fault, Notice};
+use super::receipt::Reply;
+use super::trouble::trouble;
+use super::world::{App, Delivery, Fault, Notice, now_ms};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::body::Bytes;
@@ -11,9 +15,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Form, Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{RSA_PSS_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Seconds an access token lives.
 const ACCESS_LIFE_S: u64 = 3600;
@@ -23,17 +31,14 @@ const MAX_BODY: usize = 4096;
 pub(super) fn router(world: World) -> Router {
     Router::new()
         .route("/oauth2/v3/token", post(grant))
-        .route("/v1/{client}/messages:send", post(send))
+        .route("/v1/{client}/messages:send", post(send_v1))
+        .route("/v3/{project}/messages:send", post(send_v3))
         .with_state(world)
 }
 
 /// About 130 characters of `[A-Za-z0-9_-]`.
 pub(super) fn new_token() -> String {
     format!("IQAAAA{}-{}", random_hex::<32>(), random_hex::<29>())
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 async fn grant(State(world): State<World>, Form(form): Form<HashMap<String, String>>) -> Response {
@@ -57,78 +62,161 @@ async fn grant(State(world): State<World>, Form(form): Form<HashMap<String, Stri
     ([("content-type", "application/json")], body).into_response()
 }
 
-async fn send(State(world): State<World>, Path(client): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
-    match world.take_fault(Vendor::Huawei) {
-        Some(Fault::ServerError) => {
-            return (StatusCode::INTERNAL_SERVER_ERROR, answer("81000001", "System inner error.")).into_response();
-        }
-        Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::BadJson) => return "<html>".into_response(),
-        Some(Fault::RateLimit) => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        Some(Fault::Quota) => {
-            return answer("80100017", "The number of topic messages exceeds the limit").into_response();
-        }
-        Some(Fault::AuthExpired) => return answer("80200003", "OAuth token expired.").into_response(),
-        None => {}
+fn said(fault: Fault) -> Response {
+    match fault {
+        Fault::RateLimit => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Fault::Quota => answer("80100017", "The number of topic messages exceeds the limit").into_response(),
+        Fault::Unknown => answer("89999999", "something new").into_response(),
+        _ => answer("80200003", "OAuth token expired.").into_response(),
     }
-    let bearer = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    match bearer.and_then(|access| world.granted(access)) {
-        Some((_, until)) if until <= now_ms() => return answer("80200003", "OAuth token expired.").into_response(),
-        Some((owner, _)) if owner == client => {}
-        _ => return (StatusCode::UNAUTHORIZED, answer("80200001", "OAuth authentication error.")).into_response(),
+}
+
+fn bearer(headers: &HeaderMap) -> &str {
+    let value = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.strip_prefix("Bearer ").unwrap_or_default()
+}
+
+async fn send_v1(State(world): State<World>, Path(client): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    if let Some(answer) = trouble(&world, Vendor::Huawei, said).await {
+        return answer;
+    }
+    if world.granted(bearer(&headers)) != Some(client.clone()) {
+        return (StatusCode::UNAUTHORIZED, answer("80200001", "OAuth authentication error.")).into_response();
     }
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return (StatusCode::BAD_REQUEST, answer("80100003", "Incorrect message structure.")).into_response();
     };
-    deliver(&world, &client, &request).into_response()
+    let android = &request["message"]["android"];
+    let shown = &android["notification"];
+    let click = shown["click_action"]["type"].as_i64();
+    if !click.is_some_and(|kind| (1..=4).contains(&kind)) {
+        return answer("80100003", "click_action.type is mandatory").into_response();
+    }
+    let life = android["ttl"].as_str().map_or(Some(86_400), |ttl| ttl.trim_end_matches('s').parse::<u64>().ok());
+    let ask = Ask {
+        tokens_at: "/message",
+        title: &shown["title"],
+        body: &shown["body"],
+        life,
+        notify_id: &shown["notify_id"],
+        tag: &android["bi_tag"],
+        payload: request["message"]["data"].as_str().unwrap_or_default().to_owned(),
+        v3: false,
+    };
+    deliver(&world, &client, &request, &ask).into_response()
 }
 
-fn deliver(world: &World, client: &str, request: &Value) -> Json<Value> {
-    let message = &request["message"];
+async fn send_v3(State(world): State<World>, Path(project): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    if let Some(answer) = trouble(&world, Vendor::Huawei, said).await {
+        return answer;
+    }
+    let Some((id, app)) = world.app_where(Vendor::Huawei, |app| app.key("project_id") == project) else {
+        return answer("80300002", "The app does not have permission").into_response();
+    };
+    if let Err(code) = check_account(&app, bearer(&headers)) {
+        return (StatusCode::UNAUTHORIZED, answer(code, "JWT authentication error.")).into_response();
+    }
+    if headers.get("push-type").is_none_or(|kind| kind != "0") {
+        return answer("80100001", "push-type").into_response();
+    }
+    let Ok(request) = serde_json::from_slice::<Value>(&body) else {
+        return (StatusCode::BAD_REQUEST, answer("80100003", "Incorrect message structure.")).into_response();
+    };
+    let shown = &request["payload"]["notification"];
+    if shown["category"].as_str().is_none() || !shown["clickAction"]["actionType"].is_u64() {
+        return answer("80100003", "category and clickAction are mandatory").into_response();
+    }
+    let ask = Ask {
+        tokens_at: "/target",
+        title: &shown["title"],
+        body: &shown["body"],
+        life: request["pushOptions"]["ttl"].as_u64(),
+        notify_id: &shown["notifyId"],
+        tag: &request["pushOptions"]["biTag"],
+        payload: shown["clickAction"]["data"].to_string(),
+        v3: true,
+    };
+    deliver(&world, &id, &request, &ask).into_response()
+}
+
+/// A service account's JWT: PS256, its key id, its account, not older than an hour.
+fn check_account(app: &App, token: &str) -> Result<(), &'static str> {
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signature] = parts.as_slice() else { return Err("80200001") };
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+    let json = |part: &str| decode(part).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let (Some(head), Some(said), Some(signature)) = (json(header), json(claims), decode(signature)) else {
+        return Err("80200001");
+    };
+    let key = PrivatePkcs8KeyDer::from_pem_slice(app.secret.as_bytes()).map_err(|_| "80200001")?;
+    let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).map_err(|_| "80200001")?;
+    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key.public())
+        .verify(format!("{header}.{claims}").as_bytes(), &signature)
+        .map_err(|_| "80200001")?;
+    if head["alg"] != "PS256" || head["kid"] != app.key("key_id") || said["iss"] != app.key("sub_account") {
+        return Err("80200001");
+    }
+    let (now, until) = (now_ms() / 1000, said["exp"].as_u64().unwrap_or(0));
+    if until <= now || until > now + ACCESS_LIFE_S + 60 { Err("80200005") } else { Ok(()) }
+}
+
+/// One message of either version.
+struct Ask<'a> {
+    /// Where the tokens stand.
+    tokens_at: &'a str,
+    title: &'a Value,
+    body: &'a Value,
+    /// Seconds; `None` is no number.
+    life: Option<u64>,
+    notify_id: &'a Value,
+    tag: &'a Value,
+    payload: String,
+    v3: bool,
+}
+
+fn deliver(world: &World, app: &str, request: &Value, ask: &Ask<'_>) -> Json<Value> {
+    let target = request.pointer(ask.tokens_at).unwrap_or(&Value::Null);
     let tokens: Vec<&str> =
-        message["token"].as_array().map(|t| t.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        target["token"].as_array().map(|t| t.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
     if tokens.is_empty() || tokens.len() > MAX_TOKENS {
         return answer("80300010", "The number of tokens in the message body exceeds the default value.");
     }
     let mut without_tokens = request.clone();
-    if let Some(map) = without_tokens["message"].as_object_mut() {
+    if let Some(map) = without_tokens.pointer_mut(ask.tokens_at).and_then(Value::as_object_mut) {
         map.remove("token");
     }
     if without_tokens.to_string().len() > MAX_BODY {
         return answer("80300008", "The message body size exceeds the default value (4096 bytes).");
     }
-    let android = &message["android"];
-    let shown = &android["notification"];
-    let (title, text) = (shown["title"].as_str().unwrap_or_default(), shown["body"].as_str().unwrap_or_default());
+    let (title, text) = (ask.title.as_str().unwrap_or_default(), ask.body.as_str().unwrap_or_default());
     if title.is_empty() || text.is_empty() {
         return answer("80100003", "title and body are mandatory in a notification message");
     }
-    let click = shown["click_action"]["type"].as_i64();
-    if !click.is_some_and(|kind| (1..=4).contains(&kind)) {
-        return answer("80100003", "click_action.type is mandatory");
-    }
-    let seconds = android["ttl"].as_str().map_or(Some(86_400), |ttl| ttl.trim_end_matches('s').parse::<u64>().ok());
-    if !seconds.is_some_and(|s| (1..=1_296_000).contains(&s)) {
+    if !ask.life.is_some_and(|s| (1..=1_296_000).contains(&s)) {
         return answer("80100004", "Incorrect TTL.");
     }
-    let notice = Notice {
-        notify_id: shown["notify_id"].as_i64().unwrap_or(-1),
-        title,
-        body: text,
-        payload: message["data"].as_str().unwrap_or_default(),
-    };
+    let known = world.app(Vendor::Huawei, app).unwrap_or_default();
+    let reply = known.receipts_url.as_ref().map(|url| Reply {
+        url: url.clone(),
+        param: ask.tag.as_str().unwrap_or_default().to_owned(),
+        message: random_hex::<12>(),
+        secret: known.key("callback_secret").to_owned(),
+        user: known.key("callback_user").to_owned(),
+    });
+    let notice = Notice { notify_id: ask.notify_id.to_string(), title, body: text, payload: &ask.payload, reply };
     let count = tokens.len();
-    let bad: Vec<&str> = tokens
-        .into_iter()
-        .filter(|token| world.show(Vendor::Huawei, client, token, &notice) == Delivery::Dead)
-        .collect();
-    if bad.is_empty() {
-        answer("80000000", "Success")
-    } else if bad.len() == count {
-        answer("80300007", "All the tokens are invalid.")
+    let dead = |token: &&str| matches!(world.show(Vendor::Huawei, app, token, &notice), Delivery::Dead(_));
+    let bad: Vec<&str> = tokens.into_iter().filter(dead).collect();
+    let partial = if ask.v3 {
+        json!({ "success": count - bad.len(), "failure": bad.len(), "illegalTokens": { "tokenFormatError": bad } })
     } else {
-        let partial = json!({ "success": count - bad.len(), "failure": bad.len(), "illegal_tokens": bad });
-        answer("80100000", &partial.to_string())
+        json!({ "success": count - bad.len(), "failure": bad.len(), "illegal_tokens": bad })
+    };
+    match bad.len() {
+        0 => answer("80000000", "Success"),
+        all if all == count && ask.v3 => answer("80300007", &partial.to_string()),
+        all if all == count => answer("80300007", "All the tokens are invalid."),
+        _ => answer("80100000", &partial.to_string()),
     }
 }
 

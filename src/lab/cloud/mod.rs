@@ -5,45 +5,57 @@
 //!
 //! | method and path | does |
 //! | --- | --- |
-//! | `POST /_lab/apps` `{vendor, id, secret, package, daily_quota}` | registers an app at the vendor |
-//! | `POST /_lab/installs` `{vendor, id, device}` | installs it on a device: answers a token |
+//! | `POST /_lab/apps` `{vendor, id, secret, package, daily_quota, keys, receipts_url}` | registers an app at the vendor |
+//! | `POST /_lab/installs` `{vendor, id, device}` | installs it on a device: answers a token; an older one is dead |
 //! | `GET /_lab/tray?vendor&token&after&wait_ms` | notifications shown on that device |
+//! | `POST /_lab/clicks` `{vendor, token, number}` | the user taps one |
 //! | `POST /_lab/tokens` `{vendor, token, state}` | `active`, `dead`, `off` |
-//! | `POST /_lab/faults` `{vendor, fault, times}` | the next calls go wrong |
+//! | `POST /_lab/faults` `{vendor, fault, times}` | the next calls go wrong: `server_error`, `rate_limit`, `quota`, `auth_expired`, `bad_json`, `hang`, `broken_answer`, `unknown` |
+//! | `POST /_lab/goaway` | every open connection is told to end (HTTP/2: GOAWAY) |
+//! | `GET /_lab/counts?vendor` | calls of that vendor, and connections of all |
 
+mod apns;
+mod honor;
 mod huawei;
+mod meizu;
+mod oppo;
+mod receipt;
+mod server;
+mod trouble;
+mod vivo;
 mod world;
 mod xiaomi;
 
+use crate::http::Http;
 use crate::vendor::Vendor;
 use axum::Json;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum_server::tls_rustls::RustlsConfig;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::net::TcpListener;
 pub(super) use world::World;
 use world::{App, Fault, TokenState};
 
 /// Longest wait of one tray request.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// A server that takes receipts answers within this.
+const RECEIPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 struct NewApp {
     vendor: Vendor,
     id: String,
-    secret: String,
-    package: String,
-    /// Notifications a day.
-    #[serde(default = "plenty")]
-    daily_quota: u64,
+    #[serde(flatten)]
+    app: App,
 }
 
 #[derive(Deserialize)]
@@ -78,30 +90,48 @@ struct NewFault {
     times: u32,
 }
 
-/// What Xiaomi grants an app with few installs (page 1656).
-fn plenty() -> u64 {
-    10_000
+#[derive(Deserialize)]
+struct Click {
+    vendor: Vendor,
+    token: String,
+    number: u64,
+}
+
+#[derive(Deserialize)]
+struct OfVendor {
+    vendor: Vendor,
 }
 
 fn once() -> u32 {
     1
 }
 
-fn router(world: World) -> Router {
+fn router(world: World, connections: Arc<AtomicU64>) -> Router {
+    let of_world = world.clone();
+    let counts = async move |Query(of): Query<OfVendor>| {
+        Json(json!({ "calls": of_world.calls(of.vendor), "connections": connections.load(Ordering::Relaxed) }))
+    };
     Router::new()
         .route("/_lab/apps", post(add_app))
         .route("/_lab/installs", post(install))
         .route("/_lab/tray", get(tray))
+        .route("/_lab/clicks", post(click))
         .route("/_lab/tokens", post(set_token))
         .route("/_lab/faults", post(set_fault))
+        .route("/_lab/goaway", post(goaway))
+        .route("/_lab/counts", get(counts))
         .with_state(world.clone())
         .merge(xiaomi::router(world.clone()))
-        .merge(huawei::router(world))
+        .merge(huawei::router(world.clone()))
+        .merge(meizu::router(world.clone()))
+        .merge(oppo::router(world.clone()))
+        .merge(vivo::router(world.clone()))
+        .merge(honor::router(world.clone()))
+        .merge(apns::router(world))
 }
 
-async fn add_app(State(world): State<World>, Json(app): Json<NewApp>) -> StatusCode {
-    let NewApp { vendor, id, secret, package, daily_quota } = app;
-    world.add_app(vendor, id, App { secret, package, daily_quota });
+async fn add_app(State(world): State<World>, Json(new): Json<NewApp>) -> StatusCode {
+    world.add_app(new.vendor, new.id, new.app);
     StatusCode::NO_CONTENT
 }
 
@@ -109,13 +139,26 @@ async fn install(State(world): State<World>, Json(new): Json<NewInstall>) -> Res
     let token = match new.vendor {
         Vendor::Xiaomi => xiaomi::new_token(),
         Vendor::Huawei => huawei::new_token(),
-        _ => return Err(StatusCode::NOT_IMPLEMENTED),
+        Vendor::Meizu => meizu::new_token(),
+        Vendor::Oppo => oppo::new_token(),
+        Vendor::Vivo => vivo::new_token(),
+        Vendor::Honor => honor::new_token(),
+        Vendor::Apns => apns::new_token(),
     };
     if world.install(new.vendor, &new.id, &token, &new.device) {
         Ok(Json(json!({ "token": token })))
     } else {
         Err(StatusCode::NOT_FOUND)
     }
+}
+
+async fn click(State(world): State<World>, Json(Click { vendor, token, number }): Json<Click>) -> StatusCode {
+    if world.click(vendor, &token, number) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}
+
+async fn goaway(State(world): State<World>) -> StatusCode {
+    world.goaway.send_modify(|n| *n += 1);
+    StatusCode::NO_CONTENT
 }
 
 async fn tray(State(world): State<World>, Query(query): Query<TrayQuery>) -> Json<Json_> {
@@ -138,23 +181,14 @@ async fn set_fault(State(world): State<World>, Json(new): Json<NewFault>) -> Sta
 /// # Errors
 /// When the address or the file cannot be used.
 pub(super) async fn serve(listen: SocketAddr, ca_file: &Path, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).map_err(io::Error::other)?;
-    std::fs::write(ca_file, cert.pem())?;
-    let tls = RustlsConfig::from_pem(cert.pem().into_bytes(), signing_key.serialize_pem().into_bytes()).await?;
-    let listener = std::net::TcpListener::bind(listen)?;
-    listener.set_nonblocking(true)?;
+    let tls = server::acceptor(ca_file)?;
+    let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
-    let handle = axum_server::Handle::new();
-    let server = axum_server::from_tcp_rustls(listener, tls)?
-        .handle(handle.clone())
-        .serve(router(World::default()).into_make_service());
+    let http = Http::new(Some(ca_file), RECEIPT_TIMEOUT).map_err(io::Error::other)?;
+    let world = World::new(receipt::Sender::start(http));
+    let (goaway, connections) = (world.goaway.subscribe(), Arc::new(AtomicU64::new(0)));
+    let router = router(world, connections.clone());
     super::show::line(&json!({ "clouds": format!("https://localhost:{}", address.port()), "ca_file": ca_file }))?;
-    tokio::select! {
-        result = server => result,
-        () = shutdown => {
-            handle.shutdown();
-            Ok(())
-        }
-    }
+    server::serve(listener, tls, router, connections, goaway, shutdown).await;
+    Ok(())
 }

@@ -1,23 +1,27 @@
 //! What all emulated clouds know: apps, installed tokens, trays, and the faults asked for.
 
+use super::receipt::{Kind, Reply, Sender};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::sync::Notify;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, watch};
 
 /// A notification as a device shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Shown {
     /// Counts what this device was shown.
     pub number: u64,
-    pub notify_id: i64,
+    /// What replaces what: the same id is the same place in the tray.
+    pub notify_id: String,
     pub title: String,
     pub body: String,
     pub payload: String,
     /// It took the place of an earlier one with the same id.
     pub replaced: bool,
+    #[serde(skip)]
+    reply: Option<Reply>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -40,14 +44,38 @@ pub enum Fault {
     AuthExpired,
     BadJson,
     Hang,
+    /// The connection ends in the middle of the answer.
+    BrokenAnswer,
+    /// A code no table has.
+    Unknown,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct App {
+    /// What signs: a secret, or a private key as PEM.
     pub secret: String,
+    #[serde(default)]
     pub package: String,
     /// Notifications the vendor delivers for this app in one day.
+    #[serde(default = "plenty")]
     pub daily_quota: u64,
+    /// What else the vendor knows an app by: `app_key`, `client_id`, `key_id`, `team_id`...
+    #[serde(default)]
+    pub keys: HashMap<String, String>,
+    /// Where receipts go, for vendors whose console has it: `receipts_url`, with user and secret.
+    #[serde(default)]
+    pub receipts_url: Option<String>,
+}
+
+/// What Xiaomi grants an app with few installs (page 1656).
+fn plenty() -> u64 {
+    10_000
+}
+
+impl App {
+    pub fn key(&self, name: &str) -> &str {
+        self.keys.get(name).map_or("", String::as_str)
+    }
 }
 
 #[derive(Debug)]
@@ -55,6 +83,8 @@ struct Install {
     app: String,
     device: String,
     state: TokenState,
+    /// Since when it is not active, in milliseconds.
+    since_ms: u64,
     shown: Vec<Shown>,
 }
 
@@ -65,33 +95,51 @@ struct Inner {
     faults: HashMap<Vendor, Vec<Fault>>,
     /// Access tokens given out: whose, and until when (milliseconds since the Unix epoch).
     access: HashMap<String, (String, u64)>,
+    /// Messages stored to be sent to a list later: vivo's tasks.
+    stored: HashMap<String, serde_json::Value>,
+    /// Requests by vendor.
+    calls: HashMap<Vendor, u64>,
 }
 
 /// A handle; clones share the world.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct World {
     inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
+    receipts: Sender,
+    /// Rung to make every open connection go away.
+    pub goaway: Arc<watch::Sender<u64>>,
 }
 
 /// What a vendor was asked to show.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Notice<'a> {
-    pub notify_id: i64,
+    pub notify_id: String,
     pub title: &'a str,
     pub body: &'a str,
     pub payload: &'a str,
+    /// Where and how this notification's receipts go.
+    pub reply: Option<Reply>,
 }
 
 /// What became of one token of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     Shown,
-    Dead,
+    /// Since when.
+    Dead(u64),
     Off,
 }
 
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
 impl World {
+    pub fn new(receipts: Sender) -> Self {
+        Self { inner: Arc::default(), changed: Arc::default(), receipts, goaway: Arc::new(watch::channel(0).0) }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // The data is plain; a panic elsewhere cannot have left it half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,14 +164,11 @@ impl World {
         self.inner().apps.get(&(vendor, id.to_owned())).cloned()
     }
 
-    /// The app that owns this secret, with its id.
-    pub fn app_by_secret(&self, vendor: Vendor, secret: &str) -> Option<(String, App)> {
+    /// The first app of which this holds, with its id.
+    pub fn app_where(&self, vendor: Vendor, holds: impl Fn(&App) -> bool) -> Option<(String, App)> {
         let inner = self.inner();
-        inner
-            .apps
-            .iter()
-            .find(|((v, _), app)| *v == vendor && app.secret == secret)
-            .map(|((_, id), app)| (id.clone(), app.clone()))
+        let found = inner.apps.iter().find(|((v, _), app)| *v == vendor && holds(app));
+        found.map(|((_, id), app)| (id.clone(), app.clone()))
     }
 
     /// Installs an app on a device. A device that had it before gets a new token; the old one is dead.
@@ -133,12 +178,12 @@ impl World {
             return false;
         }
         for ((v, _), old) in &mut inner.installs {
-            if *v == vendor && old.app == app && old.device == device {
-                old.state = TokenState::Dead;
+            if *v == vendor && old.app == app && old.device == device && old.state != TokenState::Dead {
+                (old.state, old.since_ms) = (TokenState::Dead, now_ms());
             }
         }
-        let install =
-            Install { app: app.to_owned(), device: device.to_owned(), state: TokenState::Active, shown: Vec::new() };
+        let state = TokenState::Active;
+        let install = Install { app: app.to_owned(), device: device.to_owned(), state, since_ms: 0, shown: Vec::new() };
         inner.installs.insert((vendor, token.to_owned()), install);
         true
     }
@@ -146,7 +191,7 @@ impl World {
     pub fn set_state(&self, vendor: Vendor, token: &str, state: TokenState) -> bool {
         match self.inner().installs.get_mut(&(vendor, token.to_owned())) {
             Some(install) => {
-                install.state = state;
+                (install.state, install.since_ms) = (state, now_ms());
                 true
             }
             None => false,
@@ -157,44 +202,82 @@ impl World {
         self.inner().faults.entry(vendor).or_default().extend((0..times).map(|_| fault));
     }
 
-    /// The fault the next call must show, used up by asking.
+    /// The fault the next call must show, used up by asking. Counts the call.
     pub fn take_fault(&self, vendor: Vendor) -> Option<Fault> {
         let mut inner = self.inner();
+        *inner.calls.entry(vendor).or_default() += 1;
         let waiting = inner.faults.get_mut(&vendor)?;
         if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+    }
+
+    pub fn calls(&self, vendor: Vendor) -> u64 {
+        self.inner().calls.get(&vendor).copied().unwrap_or_default()
     }
 
     pub fn grant(&self, access: String, app: String, until_ms: u64) {
         self.inner().access.insert(access, (app, until_ms));
     }
 
-    /// Whose access token this is, and until when.
-    pub fn granted(&self, access: &str) -> Option<(String, u64)> {
-        self.inner().access.get(access).cloned()
+    /// Whose access token this is, if it is still good.
+    pub fn granted(&self, access: &str) -> Option<String> {
+        self.inner().access.get(access).filter(|(_, until_ms)| *until_ms > now_ms()).map(|(app, _)| app.clone())
+    }
+
+    /// Ends every access token given out for the apps of a vendor.
+    pub fn end_access(&self, vendor: Vendor) {
+        let mut inner = self.inner();
+        let Inner { apps, access, .. } = &mut *inner;
+        access.retain(|_, (app, _)| !apps.contains_key(&(vendor, app.clone())));
+    }
+
+    pub fn store(&self, id: String, message: serde_json::Value) {
+        self.inner().stored.insert(id, message);
+    }
+
+    pub fn stored(&self, id: &str) -> Option<serde_json::Value> {
+        self.inner().stored.get(id).cloned()
     }
 
     pub fn show(&self, vendor: Vendor, app: &str, token: &str, notice: &Notice<'_>) -> Delivery {
         let mut inner = self.inner();
         let installs = &mut inner.installs;
-        let Some(install) = installs.get_mut(&(vendor, token.to_owned())).filter(|i| i.app == app) else {
-            return Delivery::Dead;
+        let found = installs.get_mut(&(vendor, token.to_owned())).filter(|install| install.app == app);
+        let (delivery, kind) = match found {
+            None => (Delivery::Dead(now_ms()), Kind::Dead),
+            Some(install) => match install.state {
+                TokenState::Dead => (Delivery::Dead(install.since_ms), Kind::Dead),
+                TokenState::Off => (Delivery::Off, Kind::Off),
+                TokenState::Active => {
+                    install.shown.push(Shown {
+                        number: install.shown.len() as u64 + 1,
+                        notify_id: notice.notify_id.clone(),
+                        title: notice.title.to_owned(),
+                        body: notice.body.to_owned(),
+                        payload: notice.payload.to_owned(),
+                        replaced: install.shown.iter().any(|shown| shown.notify_id == notice.notify_id),
+                        reply: notice.reply.clone(),
+                    });
+                    (Delivery::Shown, Kind::Arrived)
+                }
+            },
         };
-        match install.state {
-            TokenState::Dead => return Delivery::Dead,
-            TokenState::Off => return Delivery::Off,
-            TokenState::Active => {}
-        }
-        install.shown.push(Shown {
-            number: install.shown.len() as u64 + 1,
-            notify_id: notice.notify_id,
-            title: notice.title.to_owned(),
-            body: notice.body.to_owned(),
-            payload: notice.payload.to_owned(),
-            replaced: install.shown.iter().any(|shown| shown.notify_id == notice.notify_id),
-        });
         drop(inner);
+        if let Some(reply) = &notice.reply {
+            self.receipts.send(vendor, kind, token, reply);
+        }
         self.changed.notify_waiters();
-        Delivery::Shown
+        delivery
+    }
+
+    /// The user taps what was shown.
+    pub fn click(&self, vendor: Vendor, token: &str, number: u64) -> bool {
+        let inner = self.inner();
+        let shown = inner.installs.get(&(vendor, token.to_owned())).map(|install| install.shown.as_slice());
+        let Some(shown) = shown.unwrap_or_default().iter().find(|shown| shown.number == number) else { return false };
+        if let Some(reply) = &shown.reply {
+            self.receipts.send(vendor, Kind::Clicked, token, reply);
+        }
+        true
     }
 
     /// What the device was shown after `after`, waiting up to `wait` for the first.

@@ -2,11 +2,13 @@
 //! Source: dev.mi.com/xiaomihyperos/documentation, pages 1559, 1560 and 1656.
 
 use super::World;
+use super::receipt::Reply;
+use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Form, Json, Router};
@@ -28,17 +30,17 @@ pub(super) fn new_token() -> String {
 }
 
 async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<HashMap<String, String>>) -> Response {
-    match world.take_fault(Vendor::Xiaomi) {
-        Some(Fault::ServerError) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::BadJson) => return "{\"code\": 0, ".into_response(),
-        Some(Fault::RateLimit) => return error(200_002, "qps limit exceeded"),
-        Some(Fault::Quota) => return error(200_001, "channel quota exceeded"),
-        Some(Fault::AuthExpired) => return error(21301, "auth failed"),
-        None => {}
+    let said = |fault| match fault {
+        Fault::RateLimit => error(200_002, "qps limit exceeded"),
+        Fault::Quota => error(200_001, "channel quota exceeded"),
+        Fault::Unknown => error(987_654, "something new"),
+        _ => error(21301, "auth failed"),
+    };
+    if let Some(answer) = trouble(&world, Vendor::Xiaomi, said).await {
+        return answer;
     }
     let secret = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("key="));
-    let Some((id, app)) = secret.and_then(|secret| world.app_by_secret(Vendor::Xiaomi, secret)) else {
+    let Some((id, app)) = secret.and_then(|secret| world.app_where(Vendor::Xiaomi, |app| app.secret == secret)) else {
         return error(21301, "auth failed");
     };
     let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
@@ -63,7 +65,7 @@ async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<H
     if !(0..=2_147_483_647).contains(&notify_id) || life < 0 || !["0", "1"].contains(&field("pass_through")) {
         return error(10017, "a parameter is out of range");
     }
-    if form.keys().filter(|key| key.starts_with("extra.")).count() > 10 {
+    if own_pairs(&form) > 10 {
         return error(65014, "too many extra pairs");
     }
     let ids: Vec<&str> = field("registration_id").split(',').collect();
@@ -73,15 +75,45 @@ async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<H
     if !world.spend_quota(Vendor::Xiaomi, &id, ids.len() as u64) {
         return error(200_001, "channel quota exceeded");
     }
-    let notice = Notice { notify_id, title, body: description, payload: field("payload") };
-    let bad: Vec<&str> =
-        ids.into_iter().filter(|token| world.show(Vendor::Xiaomi, &id, token, &notice) == Delivery::Dead).collect();
-    let mut data = json!({ "id": format!("slm{}", random_hex::<8>()) });
+    let message = format!("slm{}", random_hex::<8>());
+    let reply = form.get("extra.callback").map(|url| Reply {
+        url: url.clone(),
+        param: field("extra.callback.param").to_owned(),
+        message: message.clone(),
+        secret: String::new(),
+        user: String::new(),
+    });
+    if reply.as_ref().is_some_and(|reply| reply.param.len() > 64) {
+        return error(65038, "callback parameter too long");
+    }
+    let notice =
+        Notice { notify_id: notify_id.to_string(), title, body: description, payload: field("payload"), reply };
+    let dead = |token: &&str| matches!(world.show(Vendor::Xiaomi, &id, token, &notice), Delivery::Dead(_));
+    let bad: Vec<&str> = ids.into_iter().filter(dead).collect();
+    let mut data = json!({ "id": message });
     if !bad.is_empty() {
         data["bad_regids"] = json!(bad.join(","));
     }
     Json(json!({ "result": "ok", "code": 0, "description": "success", "info": "Received push messages", "trace_id": random_hex::<8>(), "data": data }))
         .into_response()
+}
+
+/// The pairs that are the app's own; the vendor's have names of their own.
+fn own_pairs(form: &HashMap<String, String>) -> usize {
+    let vendors = [
+        "notify_effect",
+        "intent_uri",
+        "web_uri",
+        "channel_id",
+        "callback",
+        "notify_foreground",
+        "jobkey",
+        "sound_uri",
+    ];
+    let own = |key: &&String| {
+        key.strip_prefix("extra.").is_some_and(|key| !vendors.contains(&key.split('.').next().unwrap_or_default()))
+    };
+    form.keys().filter(own).count()
 }
 
 fn error(code: i64, reason: &str) -> Response {

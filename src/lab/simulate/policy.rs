@@ -315,6 +315,6 @@ impl Policy for Mars {
     }
 
     fn settled(&self) -> bool {
-        self.records.values().all(|record| record.stable)
+        !self.records.is_empty() && self.records.values().all(|record| record.stable)
     }
 }

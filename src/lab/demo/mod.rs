@@ -1,19 +1,19 @@
 //! The story of the product on one machine, as separate processes over real sockets and TLS.
 
-use super::device::{call, call_as, write_tree};
-use super::process::{Process, output, sibling};
+mod stage;
+
+use super::account::Account;
+use super::device::call_as;
+use super::process::{Process, output};
 use super::show::Steps;
 use crate::http::Http;
 use crate::vendor::Vendor;
 use serde_json::{Value, json};
+use stage::{start, status, text, until, write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 const APP: &str = "acme/demo";
-const APP_ID: &str = "2882303761517000001";
-const SECRET: &str = "lab-app-secret";
-const PACKAGE: &str = "com.acme.demo";
 const PHONE_USER: &str = "安";
 const BOARD_USER: &str = "kiosk/7";
 /// The gateway waits this long for an acknowledgement; short, so that the story is.
@@ -27,6 +27,8 @@ const FOUND: Duration = Duration::from_secs(45);
 
 /// Everything that runs. Dropping it kills what is left.
 struct Stage {
+    /// The phone's maker, and the app's account there.
+    account: Account,
     home: PathBuf,
     http: Http,
     api: String,
@@ -42,11 +44,22 @@ struct Stage {
     board_watch: Process,
 }
 
-/// Plays the story. `true` only if every step held.
-pub(super) async fn run(json: bool) -> Result<bool, String> {
+/// Plays the story with a phone of each of these makers. `true` only if every step of all held.
+pub(super) async fn run(json: bool, vendors: &[Vendor]) -> Result<bool, String> {
+    let mut all = true;
+    for vendor in vendors {
+        if vendors.len() > 1 && !json {
+            println!("\n{vendor}");
+        }
+        all &= play(json, *vendor).await?;
+    }
+    Ok(all)
+}
+
+async fn play(json: bool, vendor: Vendor) -> Result<bool, String> {
     let steps = Steps::new(json);
     let home = tempfile::Builder::new().prefix("impush-demo-").tempdir().map_err(|e| e.to_string())?;
-    let result = story(&steps, home.path()).await;
+    let result = story(&steps, home.path(), Account::new(vendor)?).await;
     match result {
         Ok(()) => {
             if !json {
@@ -80,163 +93,19 @@ macro_rules! step {
     }};
 }
 
-async fn story(steps: &Steps, home: &Path) -> Result<(), String> {
-    let mut stage = step!(steps, "start", "vendor cloud, gateway, a phone and a board start", start(home));
-    step!(steps, "login", "the phone with a Xiaomi tree and the board with no maker log in", stage.login());
+async fn story(steps: &Steps, home: &Path, account: Account) -> Result<(), String> {
+    let mut stage = step!(steps, "start", "vendor clouds, gateway, a phone and a board start", start(home, account));
+    step!(steps, "login", "the phone with its maker's tree and the board with no maker log in", stage.login());
     step!(steps, "bind", "the phone binds its token, the board holds the connection", stage.bind());
     step!(steps, "live", "a message reaches both over the connection", stage.live());
     step!(steps, "kill", "the phone's agent is killed (SIGKILL)", stage.kill());
-    step!(steps, "push", "the next message reaches the phone's tray through the Xiaomi cloud", stage.push());
+    step!(steps, "push", "the next message reaches the phone's tray through its maker's cloud", stage.push());
     step!(steps, "resync", "the phone's agent restarts, rebinds from disk and syncs what it missed", stage.resync());
     let id = step!(steps, "hole", "the board's network is cut silently; a message goes into the hole", stage.hole());
     step!(steps, "back", "the network is back and the message arrives", stage.back(&id));
     step!(steps, "logout", "logout unbinds, and the next message stops with a reason", stage.logout());
     step!(steps, "stop", "all processes stop cleanly", stage.stop());
     Ok(())
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap_or_default()
-}
-
-fn write(path: &Path, content: &str) -> Result<(), String> {
-    std::fs::write(path, content).map_err(|e| format!("{}: {e}", path.display()))
-}
-
-async fn start(home: &Path) -> Result<(Stage, String), String> {
-    let (agent, gateway, lab) = (sibling("impush")?, sibling("impush-gateway")?, sibling("impush-lab")?);
-    let cloud_ca = home.join("clouds-ca.pem");
-    let mut clouds =
-        Process::start("clouds", &lab, &["clouds", "--listen", "127.0.0.1:0", "--ca-file", text(&cloud_ca)], home)?;
-    let cloud_url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
-
-    let gateway_config = home.join("gateway.toml");
-    write(
-        &gateway_config,
-        &format!(
-            "[api]\nlisten = '127.0.0.1:0'\n[broker]\nlisten = '127.0.0.1:0'\n[delivery]\nack_deadline_ms = {ACK_DEADLINE_MS}\n\
-             [vendors]\nxiaomi_url = '{cloud_url}'\nhuawei_oauth_url = '{cloud_url}'\nhuawei_push_url = '{cloud_url}'\nca_file = '{}'\n\
-             [paths]\nstate = '{}'\n",
-            text(&cloud_ca),
-            text(&home.join("gateway"))
-        ),
-    )?;
-    let mut gateway =
-        Process::start("gateway", &gateway, &["--config", text(&gateway_config), "serve", "--announce"], home)?;
-    let reach = gateway.next(START).await?;
-    let api = reach["api"].as_str().unwrap_or_default().to_owned();
-    let broker = reach["broker"].as_str().unwrap_or_default().to_owned();
-    let ca_file = reach["ca_file"].as_str().unwrap_or_default().to_owned();
-    let secret_file = reach["admin_secret_file"].as_str().unwrap_or_default().to_owned();
-
-    let mut network = Process::start("network", &lab, &["network", "--listen", "127.0.0.1:0", "--to", &broker], home)?;
-    let relay = network.next(START).await?["network"].as_str().unwrap_or_default().to_owned();
-
-    // The API speaks plain HTTP on loopback; the clouds speak HTTPS.
-    let http = Http::new(Some(&cloud_ca), SOON)?;
-    let app = json!({ "vendor": "xiaomi", "id": APP_ID, "secret": SECRET, "package": PACKAGE });
-    call(&http, "POST", &format!("{cloud_url}/_lab/apps"), Some(app)).await?;
-    let secret = std::fs::read_to_string(&secret_file).map_err(|e| format!("{secret_file}: {e}"))?;
-    let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret.trim() });
-    let answer = call(&http, "POST", &format!("{api}/{APP}/token"), Some(grant)).await?;
-    let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
-
-    let phone_tree = home.join("phone-tree");
-    write_tree(Vendor::Xiaomi, &phone_tree).map_err(|e| e.to_string())?;
-    let board_tree = home.join("board-tree");
-    std::fs::create_dir_all(board_tree.join("proc/device-tree")).map_err(|e| e.to_string())?;
-    write(&board_tree.join("proc/device-tree/model"), "Lab Board 1\0")?;
-    for (name, port, tree, extra) in [
-        ("phone", broker.rsplit(':').next(), &phone_tree, format!("[certificates]\nMICertificateName = '{APP_ID}'\n")),
-        ("board", relay.rsplit(':').next(), &board_tree, "[keep_alive]\nstart_s = 5\nfloor_s = 5\n".to_owned()),
-    ] {
-        write(
-            &home.join(format!("{name}.toml")),
-            &format!(
-                "[server]\nurl = 'mqtts://localhost:{}'\napp = 'acme#demo'\nca_file = '{ca_file}'\n[device]\nroot = '{}'\n\
-                 [paths]\nstate = '{}'\nsocket = '{}'\n{extra}",
-                port.unwrap_or_default(),
-                text(tree),
-                text(&home.join(format!("{name}-state"))),
-                text(&home.join(format!("{name}.sock")))
-            ),
-        )?;
-    }
-    let run = |name, config: &str| Process::start(name, &agent, &["--config", text(&home.join(config)), "run"], home);
-    let phone_agent = run("phone-agent", "phone.toml")?;
-    let board_agent = run("board-agent", "board.toml")?;
-    for name in ["phone", "board"] {
-        until(START, || status(&agent, home, name), |status| status["state"] == "logged_out").await?;
-    }
-    let watch = |name, config: &str| {
-        Process::start(name, &agent, &["--config", text(&home.join(config)), "watch", "--json"], home)
-    };
-    let phone_watch = watch("phone-watch", "phone.toml")?;
-    let board_watch = watch("board-watch", "board.toml")?;
-    let phone = Process::start(
-        "phone",
-        &lab,
-        &[
-            "device",
-            "--vendor",
-            "xiaomi",
-            "--name",
-            "phone-1",
-            "--app-id",
-            APP_ID,
-            "--clouds",
-            &cloud_url,
-            "--ca-file",
-            text(&cloud_ca),
-            "--socket",
-            text(&home.join("phone.sock")),
-        ],
-        home,
-    )?;
-    let note = format!("gateway {api}, broker {broker} (TLS 1.3), clouds {cloud_url}");
-    let home = home.to_owned();
-    Ok((
-        Stage {
-            home,
-            http,
-            api,
-            token,
-            agent,
-            clouds,
-            gateway,
-            network,
-            phone,
-            phone_agent,
-            board_agent,
-            phone_watch,
-            board_watch,
-        },
-        note,
-    ))
-}
-
-async fn status(agent: &Path, home: &Path, name: &str) -> Result<Value, String> {
-    let config = home.join(format!("{name}.toml"));
-    let printed = output(agent, &["--config", text(&config), "status", "--json"], SOON).await?;
-    serde_json::from_str(&printed).map_err(|e| e.to_string())
-}
-
-/// Asks until the answer is the wanted one, or the time is up.
-async fn until<F: Future<Output = Result<Value, String>>>(
-    limit: Duration,
-    mut ask: impl FnMut() -> F,
-    wanted: impl Fn(&Value) -> bool,
-) -> Result<Value, String> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let answer = ask().await;
-        match &answer {
-            Ok(value) if wanted(value) => return answer,
-            _ if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
-            Ok(value) => return Err(format!("still {value} after {} s", limit.as_secs())),
-            Err(_) => return answer,
-        }
-    }
 }
 
 type Told = Result<((), String), String>;
@@ -292,8 +161,8 @@ impl Stage {
         let users: Vec<Value> =
             [PHONE_USER, BOARD_USER].iter().map(|u| json!({ "username": u, "password": "a demo password" })).collect();
         self.api("POST", "users", Some(json!(users))).await?;
-        let certificate =
-            json!({ "vendor": "xiaomi", "name": APP_ID, "fields": { "app_secret": SECRET, "package": PACKAGE } });
+        let Account { vendor, certificate, fields, .. } = &self.account;
+        let certificate = json!({ "vendor": vendor, "name": certificate, "fields": fields });
         self.api("POST", "certificates", Some(certificate)).await?;
         for (name, user) in [("phone", PHONE_USER), ("board", BOARD_USER)] {
             let grant = json!({ "grant_type": "password", "username": user, "password": "a demo password" });
@@ -315,7 +184,8 @@ impl Stage {
         }
         let phone = until(SOON, || self.status("phone"), |status| status["binding"]["state"] == "bound").await?;
         let board = self.status("board").await?;
-        if phone["channel"] != "xiaomi" || board["channel"] != "none" || board["state"] != "online" {
+        if phone["channel"] != self.account.vendor.as_str() || board["channel"] != "none" || board["state"] != "online"
+        {
             return Err(format!("phone {phone}, board {board}"));
         }
         let path = format!(
@@ -330,8 +200,10 @@ impl Stage {
         Ok((
             (),
             format!(
-                "token {} bound to certificate {APP_ID}; the board: {}",
-                phone["token"], board["why_not"]["xiaomi"]
+                "token {} bound to certificate {}; the board: {}",
+                phone["token"],
+                self.account.certificate,
+                board["why_not"][self.account.vendor.as_str()]
             ),
         ))
     }

@@ -1,0 +1,124 @@
+//! From claimed vendor work to what came of it: the notification, the call, the next step.
+
+use super::clock::now_ms;
+use super::content::{badge, compose, sound};
+use super::delivery::{AfterVendor, Hop, after_vendor};
+use super::metrics::Metrics;
+use super::receipts::Proof;
+use super::sender::{Notification, Open, Outcome, Senders};
+use super::store::{Certificate, VendorJob, VendorResult};
+use crate::protocol::Message;
+use crate::secret::fingerprint;
+use crate::vendor::Vendor;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// What a push needs; clones share it.
+#[derive(Debug, Clone)]
+pub struct Push {
+    pub senders: Arc<Senders>,
+    pub metrics: Metrics,
+    pub proof: Proof,
+    /// Where vendors reach this gateway with their receipts.
+    pub receipts_url: Option<String>,
+    /// Seconds after which a notification is too old.
+    pub life_s: u64,
+}
+
+/// Jobs that one call can carry: the same message under the same certificate.
+pub fn together(jobs: Vec<VendorJob>) -> Vec<Vec<VendorJob>> {
+    let mut groups: Vec<Vec<VendorJob>> = Vec::new();
+    let mut at: HashMap<(String, String, String), usize> = HashMap::new();
+    for job in jobs {
+        let key = (job.certificate.app.clone(), job.certificate.name.clone(), job.message.id.clone());
+        match at.get(&key) {
+            Some(index) => groups[*index].push(job),
+            None => {
+                at.insert(key, groups.len());
+                groups.push(vec![job]);
+            }
+        }
+    }
+    groups
+}
+
+impl Push {
+    /// Sends jobs that [`together`] put in one group.
+    pub async fn push(&self, jobs: Vec<VendorJob>) -> Vec<(VendorJob, VendorResult)> {
+        let Some(first) = jobs.first() else { return Vec::new() };
+        let life = Duration::from_millis(first.expires_ms.saturating_sub(now_ms()));
+        let notification = self.notification(&first.certificate, &first.message, life);
+        let tokens: Vec<&str> = jobs.iter().map(|job| job.token.as_str()).collect();
+        let outcomes = self.call(&first.certificate, &tokens, &notification).await;
+        let results: Vec<VendorResult> =
+            jobs.iter().zip(&outcomes).map(|(job, outcome)| result(job, outcome)).collect();
+        jobs.into_iter().zip(results).collect()
+    }
+
+    /// Sends a notification to a raw token: no binding, no message, no second try.
+    pub async fn test(&self, certificate: &Certificate, token: &str, message: &Message) -> Outcome {
+        let notification = self.notification(certificate, message, Duration::from_secs(3600));
+        let none = || Outcome::Unknown { code: String::new(), reason: "no answer".to_owned() };
+        self.call(certificate, &[token], &notification).await.pop().unwrap_or_else(none)
+    }
+
+    /// Why this certificate is not used now.
+    pub fn open(&self, certificate: &Certificate) -> Option<Open> {
+        self.senders.open(certificate)
+    }
+
+    /// Where the certificate's vendor should send its receipts.
+    pub fn receipt_url(&self, certificate: &Certificate) -> Option<String> {
+        let path = self.proof.path(&certificate.app, &certificate.name);
+        let base = self.receipts_url.as_ref()?.trim_end_matches('/');
+        Some(format!("{base}/receipts/{}/{path}", certificate.vendor))
+    }
+
+    async fn call(&self, certificate: &Certificate, tokens: &[&str], notification: &Notification) -> Vec<Outcome> {
+        let started = Instant::now();
+        let outcomes = self.senders.send(certificate, tokens, notification, now_ms()).await;
+        self.metrics.called(started.elapsed());
+        for outcome in &outcomes {
+            self.metrics.answered(certificate.vendor.as_str(), outcome.as_str(), outcome.code());
+        }
+        outcomes
+    }
+
+    fn notification(&self, certificate: &Certificate, message: &Message, life: Duration) -> Notification {
+        let ext = if certificate.vendor == Vendor::Apns { "em_apns_ext" } else { "em_android_push_ext" };
+        Notification {
+            content: compose(message),
+            collapse_id: collapse_id(&message.id),
+            time_to_live: life.min(Duration::from_secs(self.life_s)),
+            vendor_ext: message.ext[ext].clone(),
+            receipt_param: self.proof.param(&message.id),
+            receipt_url: self.receipt_url(certificate),
+            badge: badge(message),
+            sound: sound(message),
+        }
+    }
+}
+
+fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
+    let after = after_vendor(outcome, job.attempts, now_ms());
+    let (vendor, detail) = (job.certificate.vendor.as_str(), outcome.detail());
+    let hop = match (outcome, &after) {
+        (Outcome::Delivered { .. }, _) => Hop::VendorSent,
+        (_, AfterVendor::Again { .. }) => Hop::VendorRetry,
+        _ => Hop::VendorRefused,
+    };
+    let (token, name) = (fingerprint(&job.token), &job.certificate.name);
+    if let Outcome::Refused { certificate: true, .. } = outcome {
+        warn!(event = "certificate.refused", vendor, certificate = %name, detail, "the vendor refuses this certificate; no binding is touched");
+    } else {
+        info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
+    }
+    VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()) }
+}
+
+/// The same id for every try of one message, so that a repeat replaces and does not add (FNV-1a).
+fn collapse_id(message: &str) -> u32 {
+    message.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}

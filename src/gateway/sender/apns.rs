@@ -1,0 +1,174 @@
+//! Apple's APNs: HTTP/2, a token made from a key and used for most of an hour, one device a call.
+//! Sources: developer.apple.com, "Establishing a token-based connection to APNs" and "Handling
+//! notification responses from APNs".
+
+use super::jwt::{Algorithm, sign};
+use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
+use super::text::{Count, cut};
+use super::{Credential, Meaning, meaning_of};
+use crate::gateway::store::Certificate;
+use crate::secret::Secret;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+/// Bytes of a payload.
+const MAX_PAYLOAD: usize = 4096;
+/// Days a notification is kept at most; Apple names no number.
+const MAX_LIFE_S: u64 = 30 * 86_400;
+/// One token is used for most of its hour; renewing more often than every 20 minutes is refused.
+const RENEW_AFTER_MS: u64 = 50 * 60_000;
+
+const REASONS: &[(&str, Meaning)] = &[
+    ("BadDeviceToken", Meaning::TokenDeadOrEnvironment),
+    ("Unregistered", Meaning::TokenDead),
+    ("ExpiredToken", Meaning::TokenDead),
+    ("DeviceTokenNotForTopic", Meaning::Request),
+    ("ExpiredProviderToken", Meaning::Auth),
+    ("InvalidProviderToken", Meaning::Auth),
+    ("MissingProviderToken", Meaning::Auth),
+    ("TooManyRequests", Meaning::LimitedShort),
+    ("TooManyProviderTokenUpdates", Meaning::LimitedShort),
+    ("BadCollapseId", Meaning::Request),
+    ("BadExpirationDate", Meaning::Request),
+    ("BadMessageId", Meaning::Request),
+    ("BadPriority", Meaning::Request),
+    ("BadTopic", Meaning::Certificate),
+    ("BadPath", Meaning::Request),
+    ("BadCertificate", Meaning::Certificate),
+    ("BadCertificateEnvironment", Meaning::Certificate),
+    ("DuplicateHeaders", Meaning::Request),
+    ("Forbidden", Meaning::Certificate),
+    ("IdleTimeout", Meaning::Retry),
+    ("InternalServerError", Meaning::Retry),
+    ("InvalidPushType", Meaning::Request),
+    ("MethodNotAllowed", Meaning::Request),
+    ("MissingDeviceToken", Meaning::Request),
+    ("MissingTopic", Meaning::Certificate),
+    ("PayloadEmpty", Meaning::Request),
+    ("PayloadTooLarge", Meaning::Request),
+    ("ServiceUnavailable", Meaning::Retry),
+    ("Shutdown", Meaning::Retry),
+    ("TopicDisallowed", Meaning::Certificate),
+];
+
+#[derive(Debug, Deserialize)]
+struct Said {
+    reason: String,
+    /// When the token stopped being valid, in milliseconds.
+    #[serde(default)]
+    timestamp: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Apns {
+    production: String,
+    development: String,
+}
+
+impl Apns {
+    pub fn new(production: &str, development: &str) -> Self {
+        let url = |url: &str| format!("{}/3/device/", url.trim_end_matches('/'));
+        Self { production: url(production), development: url(development) }
+    }
+}
+
+impl Protocol for Apns {
+    const BATCH: usize = 1;
+
+    fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
+        let claims = json!({ "iss": certificate.secret("team_id"), "iat": now_ms / 1000 });
+        let made = sign(Algorithm::Es256, certificate.secret("key"), certificate.secret("key_id"), &claims)
+            .map_err(|reason| NoCredential::Refused { code: "key".into(), reason })?;
+        Ok(Grant::Made(Credential { value: Secret::new(made), renew_at_ms: now_ms + RENEW_AFTER_MS }))
+    }
+
+    fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
+        let host = match push.certificate.field("environment").as_deref() {
+            Some("development") => &self.development,
+            _ => &self.production,
+        };
+        let topic = push.certificate.secret("bundle_id").to_owned();
+        let voip = topic.ends_with(".voip");
+        Call::json(format!("{host}{}", push.tokens.first().copied().unwrap_or_default()), &payload(push))
+            .with("authorization", format!("bearer {}", push.access))
+            .with("apns-topic", topic)
+            .with("apns-push-type", if voip { "voip" } else { "alert" }.to_owned())
+            .with("apns-priority", "10".to_owned())
+            .with("apns-expiration", (push.now_ms / 1000 + push.life_s(0, MAX_LIFE_S)).to_string())
+            .with("apns-collapse-id", format!("{:08x}", push.notification.collapse_id))
+    }
+
+    fn read(&self, answer: &Answer<'_>) -> Reading {
+        if answer.status == 200 {
+            return Reading::all(Meaning::Ok, "200", "").id(answer.id_header.map(str::to_owned));
+        }
+        let said: Said = match answer.json() {
+            Ok(said) => said,
+            Err(reading) => return reading,
+        };
+        let mut reading =
+            Reading::all(meaning_of(REASONS, &said.reason.as_str()), said.reason, answer.status.to_string());
+        reading.dead_since_ms = said.timestamp;
+        reading
+    }
+}
+
+fn payload(push: &Push<'_>) -> Json {
+    let notification = push.notification;
+    let ext = &notification.vendor_ext;
+    let mut alert = json!({ "title": notification.content.title, "body": notification.content.body });
+    if let Some(subtitle) = ext["em_alert_subTitle"].as_str() {
+        alert["subtitle"] = json!(subtitle);
+    }
+    let sound = notification.sound.clone().or_else(|| push.certificate.field("sound"));
+    let mut aps = json!({ "alert": alert, "sound": sound.unwrap_or_else(|| "default".to_owned()) });
+    if let Some(badge) = notification.badge {
+        aps["badge"] = json!(badge);
+    }
+    for (from, to) in [("em_push_category", "category"), ("thread_id", "thread-id")] {
+        if let Some(text) = ext[from].as_str() {
+            aps[to] = json!(text);
+        }
+    }
+    for (from, to) in
+        [("em_push_mutable_content", "mutable-content"), ("em_push_content_available", "content-available")]
+    {
+        if ext[from] == true || ext[from] == 1 {
+            aps[to] = json!(1);
+        }
+    }
+    let mut payload = notification.content.payload.clone();
+    payload["aps"] = aps;
+    // Apple counts the bytes of all of it; the text gives way.
+    let over = payload.to_string().len().saturating_sub(MAX_PAYLOAD);
+    if over > 0 {
+        let body = &notification.content.body;
+        payload["aps"]["alert"]["body"] = json!(cut(body, body.len().saturating_sub(over), Count::Bytes));
+    }
+    payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::sender::protocol::tests::{answered, pushing};
+
+    #[test]
+    fn a_dead_token_carries_the_moment_it_died() {
+        let read = |status, body| answered(&Apns::new("https://a", "https://s"), status, &body);
+        let gone = read(410, json!({"reason": "Unregistered", "timestamp": 7}));
+        assert_eq!((gone.rest.meaning, gone.dead_since_ms), (Meaning::TokenDead, Some(7)));
+        assert_eq!(read(403, json!({"reason": "ExpiredProviderToken"})).rest.meaning, Meaning::Auth);
+        assert_eq!(read(503, json!({"reason": "Shutdown"})).rest.meaning, Meaning::Retry);
+        assert_eq!(read(400, json!({"reason": "Whatever"})).rest.meaning, Meaning::Unknown);
+    }
+
+    #[test]
+    fn a_long_text_gives_way_until_the_payload_fits() {
+        pushing(&"消".repeat(3000), &["t"], |push| {
+            let payload = payload(push);
+            assert!(payload.to_string().len() <= MAX_PAYLOAD);
+            assert!(payload["aps"]["alert"]["body"].as_str().expect("a text").ends_with('…'));
+        });
+    }
+}

@@ -1,0 +1,160 @@
+//! Whether a certificate's vendor is called at all: after trouble that more calls cannot mend, not for a while.
+//!
+//! ```text
+//! closed --the vendor refuses the certificate, or five calls in a row fail--> open
+//!    ^                                                                          | its time is over
+//!    +--- one call succeeds --- half open: one call is let through <------------+
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Calls in a row without an answer that open a circuit.
+const FAILURES_TO_OPEN: u32 = 5;
+/// How long a vendor that does not answer is left alone at first; doubles with each failed try.
+const UNREACHABLE_MS: u64 = 5_000;
+const UNREACHABLE_MOST_MS: u64 = 300_000;
+/// How long a certificate the vendor refuses is not tried again: a person must mend it.
+const REFUSED_MS: u64 = 300_000;
+/// How long the one call that tries a half-open circuit may take.
+const TRIAL_MS: u64 = 30_000;
+
+/// What a call said about the certificate and the way to its vendor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// The vendor answered, and not about the certificate.
+    Good { delivered: bool },
+    /// The vendor refuses the certificate.
+    Refused(String),
+    /// No usable answer.
+    Unreachable(String),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Circuit {
+    failures: u32,
+    open: Option<Open>,
+    /// It has carried a notification since this process started.
+    proven: bool,
+}
+
+/// Why a circuit is open, and until when (milliseconds since the Unix epoch).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    pub until_ms: u64,
+    pub reason: String,
+    pause_ms: u64,
+}
+
+/// A change somebody should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened(Open),
+    Closed,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Circuits {
+    all: Mutex<HashMap<String, Circuit>>,
+}
+
+impl Circuits {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Circuit>> {
+        // Plain data; a panic elsewhere cannot have left it half changed.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call may be made now.
+    ///
+    /// # Errors
+    /// [`Open`] with the moment to come back.
+    pub fn admit(&self, key: &str, now_ms: u64) -> Result<(), Open> {
+        let mut all = self.all();
+        let circuit = all.entry(key.to_owned()).or_default();
+        match &mut circuit.open {
+            Some(open) if open.until_ms > now_ms => Err(open.clone()),
+            // Half open: this call is the trial, the others wait for what it finds.
+            Some(open) => {
+                open.until_ms = now_ms + TRIAL_MS;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub fn proven(&self, key: &str) -> bool {
+        self.all().get(key).is_some_and(|circuit| circuit.proven)
+    }
+
+    /// Why this certificate is not used now.
+    pub fn open(&self, key: &str) -> Option<Open> {
+        self.all().get(key).and_then(|circuit| circuit.open.clone())
+    }
+
+    /// Notes what a call said.
+    pub fn note(&self, key: &str, sign: Sign, now_ms: u64) -> Option<Change> {
+        let mut all = self.all();
+        let circuit = all.entry(key.to_owned()).or_default();
+        let was_open = circuit.open.clone();
+        let (reason, pause_ms) = match sign {
+            Sign::Good { delivered } => {
+                circuit.proven |= delivered;
+                circuit.failures = 0;
+                circuit.open = None;
+                return was_open.map(|_| Change::Closed);
+            }
+            Sign::Refused(reason) => (reason, REFUSED_MS),
+            Sign::Unreachable(reason) => {
+                circuit.failures += 1;
+                let doubled = was_open.as_ref().map_or(UNREACHABLE_MS, |open| open.pause_ms.saturating_mul(2));
+                if circuit.failures < FAILURES_TO_OPEN {
+                    return None;
+                }
+                (reason, doubled.min(UNREACHABLE_MOST_MS))
+            }
+        };
+        // Calls that were under way when it opened say nothing new.
+        if was_open.as_ref().is_some_and(|open| open.until_ms > now_ms + TRIAL_MS) {
+            return None;
+        }
+        let open = Open { until_ms: now_ms + pause_ms, reason, pause_ms };
+        circuit.open = Some(open.clone());
+        was_open.is_none().then_some(Change::Opened(open))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreachable() -> Sign {
+        Sign::Unreachable("timeout".into())
+    }
+
+    #[test]
+    fn a_refused_certificate_is_not_used_again_until_one_call_has_tried_it() {
+        let circuits = Circuits::default();
+        assert!(circuits.admit("c", 0).is_ok());
+        assert!(matches!(circuits.note("c", Sign::Refused("no".into()), 0), Some(Change::Opened(_))));
+        assert_eq!(circuits.admit("c", 1000).expect_err("open").until_ms, REFUSED_MS);
+        assert!(circuits.admit("c", REFUSED_MS).is_ok(), "the trial");
+        assert!(circuits.admit("c", REFUSED_MS).is_err(), "only one");
+        assert_eq!(circuits.note("c", Sign::Good { delivered: true }, REFUSED_MS), Some(Change::Closed));
+        assert!(circuits.admit("c", REFUSED_MS).is_ok() && circuits.proven("c"));
+        assert!(circuits.admit("other", 0).is_ok());
+    }
+
+    #[test]
+    fn a_vendor_that_does_not_answer_is_left_alone_ever_longer() {
+        let circuits = Circuits::default();
+        for _ in 1..FAILURES_TO_OPEN {
+            assert_eq!(circuits.note("c", unreachable(), 0), None);
+        }
+        assert!(circuits.admit("c", 0).is_ok());
+        assert!(circuits.note("c", unreachable(), 0).is_some());
+        let first = circuits.admit("c", 0).expect_err("open").until_ms;
+        assert!(circuits.admit("c", first).is_ok());
+        assert_eq!(circuits.note("c", unreachable(), first), None, "said once");
+        assert_eq!(circuits.admit("c", first).expect_err("open").until_ms, first + 2 * UNREACHABLE_MS);
+    }
+}

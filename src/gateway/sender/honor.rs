@@ -1,0 +1,143 @@
+//! Honor Push: an OAuth token, one flat JSON message, one JSON answer.
+//! Source: developer.honor.com/cn/docs/11002/reference/downlink-message, as public clients follow it (its
+//! table of codes could not be read; the codes here are those several clients agree on).
+
+use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, oauth_granted};
+use super::text::{Count, cut};
+use super::{Credential, Meaning};
+use crate::gateway::store::Certificate;
+use serde::Deserialize;
+use serde_json::json;
+
+/// Fifteen days, in seconds.
+const MAX_LIFE_S: u64 = 1_296_000;
+/// Not published; what Huawei, whose service this was, takes with room for the rest, in characters.
+const MAX_TITLE: usize = 100;
+const MAX_BODY: usize = 500;
+
+#[derive(Debug, Deserialize)]
+struct Said {
+    code: i64,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    data: Data,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Data {
+    send_result: Option<bool>,
+    request_id: Option<String>,
+    fail_tokens: Option<Vec<String>>,
+    expire_tokens: Option<Vec<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Honor {
+    oauth_url: String,
+    push_url: String,
+}
+
+impl Honor {
+    pub fn new(oauth_url: &str, push_url: &str) -> Self {
+        Self {
+            oauth_url: format!("{}/auth/token", oauth_url.trim_end_matches('/')),
+            push_url: push_url.trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+impl Protocol for Honor {
+    const BATCH: usize = 1000;
+
+    fn grant(&self, certificate: &Certificate, _now_ms: u64) -> Result<Grant, NoCredential> {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", certificate.secret("client_id")),
+            ("client_secret", certificate.secret("client_secret")),
+        ];
+        Ok(Grant::Ask(Call::form(self.oauth_url.clone(), &form)))
+    }
+
+    fn granted(&self, answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
+        oauth_granted(answer, now_ms)
+    }
+
+    fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
+        let notification = push.notification;
+        let click = match push.setting("honor_click_action", "action") {
+            Some(action) => json!({ "type": 1, "action": action }),
+            None => json!({ "type": 3 }),
+        };
+        let importance = push.setting("honor_importance", "importance").unwrap_or_else(|| "NORMAL".to_owned());
+        let mut shown = json!({
+            "title": cut(&notification.content.title, MAX_TITLE, Count::Characters),
+            "body": cut(&notification.content.body, MAX_BODY, Count::Characters),
+            "clickAction": click, "importance": importance, "notifyId": push.notify_id(),
+        });
+        if let (Some(badge), Some(class)) = (notification.badge, push.certificate.field("badge_class")) {
+            shown["badge"] = json!({ "setNum": badge.min(99), "badgeClass": class });
+        }
+        let mut android = json!({
+            "ttl": format!("{}s", push.life_s(1, MAX_LIFE_S)), "biTag": notification.receipt_param, "notification": shown,
+        });
+        if let Some(kind) = notification.vendor_ext["honor_target_user_type"].as_u64() {
+            android["targetUserType"] = json!(kind);
+        }
+        let body = json!({
+            "data": notification.content.payload.to_string(), "android": android, "token": push.tokens,
+        });
+        Call::json(format!("{}/api/v1/{}/sendMessage", self.push_url, push.certificate.name), &body)
+            .with("authorization", format!("Bearer {}", push.access))
+            // Milliseconds; a client that sends seconds is refused.
+            .with("timestamp", push.now_ms.to_string())
+    }
+
+    fn read(&self, answer: &Answer<'_>) -> Reading {
+        let said: Said = match answer.json() {
+            Ok(said) => said,
+            Err(reading) => return reading,
+        };
+        let code = said.code.to_string();
+        let sent = said.data.send_result == Some(true);
+        let meaning = match said.code {
+            200 | 80_000_000 | 80_100_000 => Meaning::Ok,
+            _ if sent => Meaning::Ok,
+            401 | 403 | 80_200_000..=80_299_999 => Meaning::Auth,
+            80_300_007 => Meaning::TokenDead,
+            80_300_000..=80_399_999 | 400 | 404 => Meaning::Request,
+            429 | 503 => Meaning::LimitedShort,
+            500 | 502 | 81_000_000..=81_099_999 => Meaning::Retry,
+            _ => Meaning::Unknown,
+        };
+        Reading::all(meaning, code.as_str(), said.message)
+            .id(said.data.request_id)
+            .but(said.data.expire_tokens.unwrap_or_default(), Meaning::TokenDead, &code, "listed among expireTokens")
+            .but(said.data.fail_tokens.unwrap_or_default(), Meaning::Retry, &code, "listed among failTokens")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::sender::protocol::tests::answered;
+
+    #[test]
+    fn an_answer_is_split_by_expired_and_failed_tokens() {
+        let data = json!({"sendResult": true, "requestId": "r", "expireTokens": ["a"], "failTokens": ["b"]});
+        let reading =
+            answered(&Honor::new("https://o", "https://p"), 200, &json!({"code": 200, "message": "", "data": data}));
+        assert_eq!(reading.vendor_id.as_deref(), Some("r"));
+        let meanings: Vec<_> = ["a", "b", "c"].into_iter().map(|token| reading.of(token).meaning).collect();
+        assert_eq!(meanings, [Meaning::TokenDead, Meaning::Retry, Meaning::Ok]);
+    }
+
+    #[test]
+    fn every_word_for_success_is_taken_and_an_unknown_code_is_unknown() {
+        let read = |body| answered(&Honor::new("https://o", "https://p"), 200, &body).rest.meaning;
+        assert_eq!(read(json!({"code": 80_000_000, "message": "Success"})), Meaning::Ok);
+        assert_eq!(read(json!({"code": 80_200_003})), Meaning::Auth);
+        assert_eq!(read(json!({"code": 7})), Meaning::Unknown);
+    }
+}

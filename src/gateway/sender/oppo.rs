@@ -1,0 +1,204 @@
+//! OPPO Push (HeyTap: OPPO, OnePlus, realme): a signed request for a token of a day, forms that hold JSON.
+//! Sources: OPPO's page "call address, common parameters, return codes" and its server SDK, in public copies.
+
+use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
+use super::text::{Count, cut};
+use super::{Credential, Meaning, meaning_of};
+use crate::gateway::store::Certificate;
+use crate::secret::{Secret, hex};
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+const MAX_TITLE: usize = 50;
+/// 50 in the newer text, 200 in the older: the stricter one.
+const MAX_CONTENT: usize = 50;
+/// Three days in the older text, ten in the newer, in seconds; larger values are cut there.
+const MAX_LIFE_S: u64 = 10 * 86_400;
+/// A token lives 24 hours from its `create_time`; it is renewed after twenty.
+const RENEW_AFTER_MS: u64 = 20 * 3_600_000;
+
+const CODES: &[(i64, Meaning)] = &[
+    (0, Meaning::Ok),
+    (-2, Meaning::LimitedShort),
+    (-1, Meaning::Retry),
+    (11, Meaning::Auth),
+    (12, Meaning::Request),
+    (13, Meaning::LimitedShort),
+    (14, Meaning::Certificate),
+    (15, Meaning::Auth),
+    (16, Meaning::Auth),
+    (17, Meaning::Auth),
+    (18, Meaning::Auth),
+    (19, Meaning::Auth),
+    (25, Meaning::Request),
+    (26, Meaning::Certificate),
+    (27, Meaning::Certificate),
+    (28, Meaning::Certificate),
+    (29, Meaning::Request),
+    (30, Meaning::Certificate),
+    // The same content or id again: it was sent.
+    (31, Meaning::Ok),
+    (32, Meaning::Ok),
+    (33, Meaning::LimitedToday),
+    (40, Meaning::Request),
+    (41, Meaning::Request),
+    (51, Meaning::Request),
+    (55, Meaning::LimitedShort),
+    (59, Meaning::Request),
+    (67, Meaning::Certificate),
+    (10000, Meaning::TokenDead),
+    (10001, Meaning::TokenSoftDead),
+    (10004, Meaning::Request),
+    (10005, Meaning::Request),
+];
+
+#[derive(Debug, Deserialize)]
+struct Said {
+    code: i64,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    data: Json,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    #[serde(default)]
+    registration_id: String,
+    #[serde(default)]
+    error_code: Option<i64>,
+    #[serde(default)]
+    error_message: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Oppo {
+    url: String,
+}
+
+impl Oppo {
+    pub fn new(url: &str) -> Self {
+        Self { url: format!("{}/server/v1", url.trim_end_matches('/')) }
+    }
+}
+
+impl Protocol for Oppo {
+    const BATCH: usize = 1000;
+
+    fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
+        let timestamp = now_ms.to_string();
+        let signed = format!("{}{timestamp}{}", certificate.name, certificate.secret("master_secret"));
+        let sign = hex(digest(&SHA256, signed.as_bytes()).as_ref());
+        let form = [("app_key", certificate.name.as_str()), ("timestamp", &timestamp), ("sign", &sign)];
+        Ok(Grant::Ask(Call::form(format!("{}/auth", self.url), &form)))
+    }
+
+    fn granted(&self, answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
+        let later = |verdict: super::Verdict| NoCredential::Later { code: verdict.code, reason: verdict.reason };
+        let said: Said = answer.json().map_err(|reading| later(reading.rest))?;
+        match (said.code, said.data["auth_token"].as_str()) {
+            (0, Some(token)) => {
+                let made_ms = said.data["create_time"].as_u64().unwrap_or(now_ms).min(now_ms);
+                Ok(Credential { value: Secret::new(token), renew_at_ms: made_ms + RENEW_AFTER_MS })
+            }
+            _ => {
+                let (code, reason) = (said.code.to_string(), said.message);
+                match meaning_of(CODES, &said.code) {
+                    Meaning::Auth | Meaning::Certificate | Meaning::Request => {
+                        Err(NoCredential::Refused { code, reason })
+                    }
+                    _ => Err(NoCredential::Later { code, reason }),
+                }
+            }
+        }
+    }
+
+    fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
+        let shown = shown(push);
+        let message = |token: &str| json!({ "target_type": 2, "target_value": token, "verify_registration_id": true, "notification": shown });
+        let (path, name, value) = match push.tokens {
+            [token] => ("unicast", "message", message(token).to_string()),
+            many => {
+                let all: Vec<Json> = many.iter().map(|token| message(token)).collect();
+                ("unicast_batch", "messages", json!(all).to_string())
+            }
+        };
+        let form = [(name, value.as_str()), ("auth_token", push.access)];
+        Call::form(format!("{}/message/notification/{path}", self.url), &form)
+    }
+
+    fn read(&self, answer: &Answer<'_>) -> Reading {
+        let said: Said = match answer.json() {
+            Ok(said) => said,
+            Err(reading) => return reading,
+        };
+        let id = said.data["messageId"].as_str().map(str::to_owned);
+        let mut reading = Reading::all(meaning_of(CODES, &said.code), said.code.to_string(), said.message).id(id);
+        let items: Vec<Item> = serde_json::from_value(said.data).unwrap_or_default();
+        for item in items {
+            if let Some(code) = item.error_code.filter(|code| *code != 0) {
+                let reason = item.error_message.unwrap_or_default();
+                reading = reading.but([item.registration_id], meaning_of(CODES, &code), &code.to_string(), &reason);
+            }
+        }
+        reading
+    }
+}
+
+fn shown(push: &Push<'_>) -> Json {
+    let notification = push.notification;
+    let mut shown = json!({
+        // The same id is pushed once per target, so that a retry is no second notification.
+        "app_message_id": format!("{:08x}-{}", notification.collapse_id, notification.receipt_param),
+        "style": 1,
+        "title": cut(&notification.content.title, MAX_TITLE, Count::Characters),
+        "content": cut(&notification.content.body, MAX_CONTENT, Count::Characters),
+        "click_action_type": 0,
+        "action_parameters": notification.content.payload.to_string(),
+        "off_line": true,
+        "off_line_ttl": push.life_s(1, MAX_LIFE_S),
+        "notify_id": push.notify_id(),
+    });
+    if let Some(activity) = push.setting("oppo_click_activity", "activity") {
+        shown["click_action_type"] = json!(4);
+        shown["click_action_activity"] = json!(activity);
+    }
+    if let Some(channel) = push.setting("oppo_channel_id", "channel_id") {
+        shown["channel_id"] = json!(channel);
+    }
+    if let Some(category) = push.setting("oppo_category", "category") {
+        shown["category"] = json!(category);
+        // It needs a category.
+        if let Some(level) = push.setting("oppo_notify_level", "notify_level").and_then(|l| l.parse::<u64>().ok()) {
+            shown["notify_level"] = json!(level);
+        }
+    }
+    if let Some(url) = &notification.receipt_url {
+        shown["call_back_url"] = json!(url);
+        shown["call_back_parameter"] = json!(notification.receipt_param);
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::sender::protocol::tests::answered;
+
+    #[test]
+    fn a_batch_is_split_by_its_items() {
+        let read = |body| answered(&Oppo::new("https://o"), 200, &body);
+        let data = json!([
+            {"messageId": "1", "registrationId": "a"},
+            {"registrationId": "b", "errorCode": 10000, "errorMessage": "invalid"},
+            {"registrationId": "c", "errorCode": 10001},
+        ]);
+        let reading = read(json!({"code": 0, "message": "Success", "data": data}));
+        let meanings: Vec<_> = ["a", "b", "c"].into_iter().map(|token| reading.of(token).meaning).collect();
+        assert_eq!(meanings, [Meaning::Ok, Meaning::TokenDead, Meaning::TokenSoftDead]);
+        assert_eq!(read(json!({"code": 33, "message": "", "data": {}})).rest.meaning, Meaning::LimitedToday);
+        assert_eq!(read(json!({"code": 32, "message": "duplicate"})).rest.meaning, Meaning::Ok);
+    }
+}

@@ -1,0 +1,270 @@
+//! What differs between the vendors, as plain values: how a credential is had, what is asked, what an answer means.
+
+use super::{Credential, Meaning, Notification};
+use crate::gateway::store::Certificate;
+use crate::secret::Secret;
+use serde::Deserialize;
+
+/// One HTTP call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Call {
+    pub url: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Call {
+    pub fn form(url: String, fields: &[(&str, &str)]) -> Self {
+        // Texts in a list of pairs can always be written.
+        let body = serde_urlencoded::to_string(fields).unwrap_or_default().into_bytes();
+        let headers = vec![("content-type", "application/x-www-form-urlencoded;charset=UTF-8".to_owned())];
+        Self { url, headers, body }
+    }
+
+    pub fn json(url: String, body: &serde_json::Value) -> Self {
+        let headers = vec![("content-type", "application/json; charset=UTF-8".to_owned())];
+        Self { url, headers, body: body.to_string().into_bytes() }
+    }
+
+    pub fn with(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+/// How a credential for the calls is had.
+pub(super) enum Grant {
+    /// The calls prove themselves.
+    None,
+    /// Made here.
+    Made(Credential),
+    /// The vendor is asked for it.
+    Ask(Call),
+}
+
+/// Why there is no credential.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoCredential {
+    /// The vendor refuses the certificate, or it is unusable.
+    Refused { code: String, reason: String },
+    /// It may be had later.
+    Later { code: String, reason: String },
+}
+
+/// One push: the same notification to some tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Push<'a> {
+    pub certificate: &'a Certificate,
+    /// The credential, where the vendor has one.
+    pub access: &'a str,
+    pub tokens: &'a [&'a str],
+    pub notification: &'a Notification,
+    pub now_ms: u64,
+}
+
+impl Push<'_> {
+    /// The message's own value wins over the certificate's.
+    pub fn setting(&self, of_message: &str, of_certificate: &str) -> Option<String> {
+        let own = match &self.notification.vendor_ext[of_message] {
+            serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
+            serde_json::Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        own.or_else(|| self.certificate.field(of_certificate))
+    }
+
+    /// The notification id the vendors take: positive, 31 bits.
+    pub fn notify_id(&self) -> u32 {
+        (self.notification.collapse_id & 0x7fff_ffff).max(1)
+    }
+
+    /// Seconds the vendor should keep it, within `least` and `most`.
+    pub fn life_s(&self, least: u64, most: u64) -> u64 {
+        self.notification.time_to_live.as_secs().clamp(least, most)
+    }
+}
+
+/// A vendor's answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer<'a> {
+    pub status: u16,
+    pub body: &'a [u8],
+    /// Headers the vendors answer in: APNs' id, and how long to wait.
+    pub id_header: Option<&'a str>,
+    pub retry_after_s: Option<u64>,
+}
+
+impl Answer<'_> {
+    /// # Errors
+    /// A reading by the status alone, when the body is not this vendor's JSON.
+    pub fn json<'b, T: Deserialize<'b>>(&'b self) -> Result<T, Reading> {
+        serde_json::from_slice(self.body).map_err(|_| self.by_status())
+    }
+
+    /// What an answer without the vendor's JSON means: a proxy's page, a broken server.
+    pub fn by_status(&self) -> Reading {
+        let meaning = match self.status {
+            401 | 403 => Meaning::Auth,
+            400 | 404 | 405 | 413 => Meaning::Request,
+            429 | 503 => Meaning::LimitedShort,
+            _ => Meaning::Retry,
+        };
+        let start = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]).into_owned();
+        Reading::all(meaning, self.status.to_string(), format!("not the vendor's JSON: {start}"))
+    }
+}
+
+/// What an answer means for one token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub meaning: Meaning,
+    pub code: String,
+    pub reason: String,
+}
+
+/// What an answer means: for all tokens of the call, except those named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub rest: Verdict,
+    pub except: Vec<(String, Verdict)>,
+    /// The vendor's id of the accepted message.
+    pub vendor_id: Option<String>,
+    /// When the token died, where the vendor says it (milliseconds since the Unix epoch).
+    pub dead_since_ms: Option<u64>,
+    /// How long to wait, where the vendor says it.
+    pub after_ms: Option<u64>,
+}
+
+impl Reading {
+    pub fn all(meaning: Meaning, code: impl Into<String>, reason: impl Into<String>) -> Self {
+        let rest = Verdict { meaning, code: code.into(), reason: reason.into() };
+        Self { rest, except: Vec::new(), vendor_id: None, dead_since_ms: None, after_ms: None }
+    }
+
+    pub fn id(mut self, vendor_id: Option<String>) -> Self {
+        self.vendor_id = vendor_id;
+        self
+    }
+
+    /// These tokens fared otherwise.
+    pub fn but(mut self, tokens: impl IntoIterator<Item = String>, meaning: Meaning, code: &str, reason: &str) -> Self {
+        let verdict = Verdict { meaning, code: code.to_owned(), reason: reason.to_owned() };
+        self.except.extend(tokens.into_iter().map(|token| (token, verdict.clone())));
+        self
+    }
+
+    pub fn of(&self, token: &str) -> &Verdict {
+        self.except.iter().find(|(t, _)| t == token).map_or(&self.rest, |(_, verdict)| verdict)
+    }
+}
+
+/// One vendor's protocol.
+pub(super) trait Protocol: Send + Sync {
+    /// Tokens one call takes at most.
+    const BATCH: usize;
+
+    /// # Errors
+    /// When the certificate's key cannot be used.
+    fn grant(&self, _certificate: &Certificate, _now_ms: u64) -> Result<Grant, NoCredential> {
+        Ok(Grant::None)
+    }
+
+    /// Reads the answer to [`Grant::Ask`].
+    ///
+    /// # Errors
+    /// [`NoCredential`] with the vendor's words.
+    fn granted(&self, answer: &Answer<'_>, _now_ms: u64) -> Result<Credential, NoCredential> {
+        let verdict = answer.by_status().rest;
+        Err(NoCredential::Later { code: verdict.code, reason: verdict.reason })
+    }
+
+    /// A call that must come before this push, whose answer's handle the push refers to.
+    fn before(&self, _push: &Push<'_>) -> Option<Call> {
+        None
+    }
+
+    /// Reads that handle.
+    ///
+    /// # Errors
+    /// What the answer means instead.
+    fn handle(&self, answer: &Answer<'_>) -> Result<String, Reading> {
+        Err(answer.by_status())
+    }
+
+    fn request(&self, push: &Push<'_>, handle: Option<&str>) -> Call;
+
+    fn read(&self, answer: &Answer<'_>) -> Reading;
+}
+
+/// An OAuth 2 answer (RFC 6749, section 5.1), as Huawei and Honor give it.
+#[derive(Deserialize)]
+struct Granted {
+    access_token: Secret,
+    #[serde(default = "an_hour")]
+    expires_in: u64,
+}
+
+fn an_hour() -> u64 {
+    3600
+}
+
+/// An access token is replaced this long before its end.
+const RENEW_EARLY_MS: u64 = 300_000;
+
+/// Reads an OAuth 2 answer.
+///
+/// # Errors
+/// [`NoCredential::Refused`] for a client error: the id or secret is wrong.
+pub(super) fn oauth_granted(answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
+    let words =
+        || format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]));
+    if matches!(answer.status, 400 | 401 | 403) {
+        return Err(NoCredential::Refused { code: "oauth".into(), reason: words() });
+    }
+    let granted: Granted = serde_json::from_slice(answer.body)
+        .map_err(|_| NoCredential::Later { code: "oauth".into(), reason: words() })?;
+    let life_ms = granted.expires_in.saturating_mul(1000);
+    // A token of a few minutes must not be fetched for every send.
+    Ok(Credential { value: granted.access_token, renew_at_ms: now_ms + life_ms - RENEW_EARLY_MS.min(life_ms / 2) })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::gateway::content::Content;
+    use crate::vendor::Vendor;
+    use serde_json::{Value as Json, json};
+    use std::time::Duration;
+
+    /// What a vendor's answer means.
+    pub fn answered(protocol: &impl Protocol, status: u16, body: &Json) -> Reading {
+        let body = body.to_string();
+        protocol.read(&Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None })
+    }
+
+    /// A push of this text to these tokens.
+    pub fn pushing(text: &str, tokens: &[&str], look: impl FnOnce(&Push<'_>)) {
+        let certificate = Certificate::new("o#a".into(), "1#k".into(), Vendor::Apns, json!({}));
+        let notification = Notification {
+            content: Content { title: "t".into(), body: text.into(), payload: json!({"m": "1"}) },
+            collapse_id: 1,
+            time_to_live: Duration::from_secs(60),
+            vendor_ext: Json::Null,
+            receipt_param: "p".into(),
+            receipt_url: None,
+            badge: None,
+            sound: None,
+        };
+        look(&Push { certificate: &certificate, access: "", tokens, notification: &notification, now_ms: 0 });
+    }
+
+    #[test]
+    fn an_answer_that_is_no_json_is_judged_by_its_status() {
+        for (status, meaning) in
+            [(200, Meaning::Retry), (401, Meaning::Auth), (404, Meaning::Request), (429, Meaning::LimitedShort)]
+        {
+            let answer = Answer { status, body: b"<html>", id_header: None, retry_after_s: None };
+            assert_eq!(answer.json::<Json>().expect_err("no JSON").rest.meaning, meaning);
+        }
+    }
+}

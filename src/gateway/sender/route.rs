@@ -1,0 +1,181 @@
+//! What all vendors' calls share: credential, circuit, batches, one refresh, and answers turned into outcomes.
+
+use super::circuit::{Change, Circuits, Open, Sign};
+use super::credential::Credentials;
+use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
+use super::{Meaning, Notification, Outcome, outcome};
+use crate::gateway::store::Certificate;
+use crate::http::{Http, HttpError};
+use crate::secret::{Secret, fingerprint};
+use futures_util::future::join_all;
+use tracing::{error, info};
+
+/// The way to one vendor.
+#[derive(Debug)]
+pub(super) struct Route<P> {
+    protocol: P,
+    http: Http,
+    credentials: Credentials,
+    circuits: Circuits,
+}
+
+impl<P: Protocol> Route<P> {
+    pub fn new(http: &Http, protocol: P) -> Self {
+        Self { protocol, http: http.clone(), credentials: Credentials::default(), circuits: Circuits::default() }
+    }
+
+    /// Sends to each token; the outcomes are in the tokens' order.
+    pub async fn send(
+        &self,
+        certificate: &Certificate,
+        tokens: &[&str],
+        notification: &Notification,
+        now_ms: u64,
+    ) -> Vec<Outcome> {
+        let batches = tokens.chunks(P::BATCH).map(|batch| self.batch(certificate, batch, notification, now_ms));
+        join_all(batches).await.into_iter().flatten().collect()
+    }
+
+    /// Why this certificate is not used now.
+    pub fn open(&self, certificate: &Certificate) -> Option<Open> {
+        self.circuits.open(&key(certificate))
+    }
+
+    async fn batch(
+        &self,
+        certificate: &Certificate,
+        tokens: &[&str],
+        notification: &Notification,
+        now_ms: u64,
+    ) -> Vec<Outcome> {
+        let key = key(certificate);
+        if let Err(Open { until_ms, reason, .. }) = self.circuits.admit(&key, now_ms) {
+            let waits = Outcome::LimitedUntil { until_ms, code: "circuit_open".into(), reason };
+            return vec![waits; tokens.len()];
+        }
+        let result = self.ask(certificate, &key, tokens, notification, now_ms).await;
+        self.judge(certificate, &key, &result, now_ms);
+        match result {
+            Ok(reading) => {
+                let proven = self.circuits.proven(&key);
+                tokens.iter().map(|token| outcome(&reading, reading.of(token), proven, now_ms)).collect()
+            }
+            Err(failed) => vec![failed; tokens.len()],
+        }
+    }
+
+    async fn ask(
+        &self,
+        certificate: &Certificate,
+        key: &str,
+        tokens: &[&str],
+        notification: &Notification,
+        now_ms: u64,
+    ) -> Result<Reading, Outcome> {
+        let mut stale: Option<Secret> = None;
+        loop {
+            let access = self.access(certificate, key, now_ms, stale.as_ref()).await?;
+            let bearer = access.as_ref().map(Secret::expose).unwrap_or_default();
+            let push = Push { certificate, access: bearer, tokens, notification, now_ms };
+            let reading = self.exchange(&push).await?;
+            // Once with what is cached, once with a fresh one: after that the certificate is at fault.
+            if reading.rest.meaning != Meaning::Auth || stale.is_some() || access.is_none() {
+                return Ok(reading);
+            }
+            stale = access;
+        }
+    }
+
+    async fn exchange(&self, push: &Push<'_>) -> Result<Reading, Outcome> {
+        let handle = match self.protocol.before(push) {
+            Some(call) => match self.call(&call, |answer| self.protocol.handle(answer)).await? {
+                Ok(handle) => Some(handle),
+                Err(reading) => return Ok(reading),
+            },
+            None => None,
+        };
+        let call = self.protocol.request(push, handle.as_deref());
+        let read = |answer: &Answer<'_>| {
+            let mut reading = self.protocol.read(answer);
+            reading.after_ms = answer.retry_after_s.map(|seconds| seconds.saturating_mul(1000));
+            reading
+        };
+        self.call(&call, read).await
+    }
+
+    async fn call<T>(&self, call: &Call, read: impl FnOnce(&Answer<'_>) -> T) -> Result<T, Outcome> {
+        let headers: Vec<(&str, &str)> = call.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let answer =
+            self.http.exchange("POST", &call.url, &headers, call.body.clone()).await.map_err(|e| no_answer(&e))?;
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(read(&Answer {
+            status: answer.status.as_u16(),
+            body: &answer.body,
+            id_header: header("apns-id"),
+            retry_after_s: header("retry-after").and_then(|seconds| seconds.parse().ok()),
+        }))
+    }
+
+    async fn access(
+        &self,
+        certificate: &Certificate,
+        key: &str,
+        now_ms: u64,
+        stale: Option<&Secret>,
+    ) -> Result<Option<Secret>, Outcome> {
+        let fetch = || async {
+            match self.protocol.grant(certificate, now_ms).map_err(no_credential)? {
+                Grant::None => Ok(None),
+                Grant::Made(credential) => Ok(Some(credential)),
+                Grant::Ask(call) => {
+                    let granted = self.call(&call, |answer| self.protocol.granted(answer, now_ms)).await?;
+                    granted.map(Some).map_err(no_credential)
+                }
+            }
+        };
+        self.credentials.get(key, now_ms, stale, fetch).await
+    }
+
+    /// Tells the circuit what came of a call, and operators when it opens or closes.
+    fn judge(&self, certificate: &Certificate, key: &str, result: &Result<Reading, Outcome>, now_ms: u64) {
+        let sign = match result {
+            Ok(reading) => match reading.rest.meaning {
+                Meaning::Auth | Meaning::Certificate => {
+                    Sign::Refused(format!("{} {}", reading.rest.code, reading.rest.reason))
+                }
+                Meaning::Retry => Sign::Unreachable(format!("{} {}", reading.rest.code, reading.rest.reason)),
+                meaning => Sign::Good { delivered: meaning == Meaning::Ok },
+            },
+            Err(Outcome::Refused { code, reason, .. }) => Sign::Refused(format!("{code} {reason}")),
+            Err(failed) => Sign::Unreachable(failed.detail()),
+        };
+        let (vendor, name) = (certificate.vendor.as_str(), &certificate.name);
+        match self.circuits.note(key, sign, now_ms) {
+            Some(Change::Opened(open)) => error!(
+                event = "certificate.circuit_opened", vendor, certificate = %name, reason = open.reason,
+                again_in_s = open.until_ms.saturating_sub(now_ms) / 1000,
+                "this certificate cannot be used; its notifications wait, and no binding is touched"
+            ),
+            Some(Change::Closed) => {
+                info!(event = "certificate.circuit_closed", vendor, certificate = %name, "the certificate works again");
+            }
+            None => {}
+        }
+    }
+}
+
+/// A certificate that was replaced is another one: it starts with a closed circuit and no credential.
+fn key(certificate: &Certificate) -> String {
+    format!("{}/{}/{}", certificate.app, certificate.name, fingerprint(&certificate.fields_text()))
+}
+
+fn no_answer(error: &HttpError) -> Outcome {
+    Outcome::RetryAfter { after_ms: None, code: error.as_str().to_owned(), reason: error.to_string() }
+}
+
+fn no_credential(why: NoCredential) -> Outcome {
+    match why {
+        NoCredential::Refused { code, reason } => Outcome::Refused { code, reason, certificate: true },
+        NoCredential::Later { code, reason } => Outcome::RetryAfter { after_ms: None, code, reason },
+    }
+}

@@ -1,0 +1,64 @@
+//! Texts cut to a vendor's limit by the vendor's own counting, never inside what a reader sees as one character.
+
+use unicode_segmentation::UnicodeSegmentation as _;
+
+/// How a vendor counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    /// Unicode characters.
+    Characters,
+    /// Two for Chinese and everything else beyond Latin, one for Latin.
+    Width,
+    /// Bytes of UTF-8.
+    Bytes,
+}
+
+impl Count {
+    fn of(self, text: &str) -> usize {
+        match self {
+            Self::Characters => text.chars().count(),
+            Self::Width => text.chars().map(|c| if u32::from(c) < 0x100 { 1 } else { 2 }).sum(),
+            Self::Bytes => text.len(),
+        }
+    }
+}
+
+/// The longest start of `text` within `limit`, an ellipsis included when it was cut.
+pub(super) fn cut(text: &str, limit: usize, count: Count) -> String {
+    if count.of(text) <= limit {
+        return text.to_owned();
+    }
+    let room = limit.saturating_sub(count.of("…"));
+    let mut used = 0;
+    let kept: String = text
+        .graphemes(true)
+        .take_while(|grapheme| {
+            used += count.of(grapheme);
+            used <= room
+        })
+        .collect();
+    format!("{}…", kept.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vendor_counts_in_its_own_way() {
+        assert_eq!(cut("消息内容", 4, Count::Characters), "消息内容");
+        assert_eq!(cut("消息内容长", 4, Count::Characters), "消息内…");
+        assert_eq!(cut("消息abcd", 8, Count::Width), "消息abcd");
+        assert_eq!(cut("消息abcde", 8, Count::Width), "消息ab…");
+        assert_eq!(cut("消息内容", 9, Count::Bytes), "消息…");
+    }
+
+    #[test]
+    fn a_family_is_not_torn_apart() {
+        let family = "👨‍👩‍👧‍👦";
+        let text = format!("ab{family}{family}");
+        let short = cut(&text, 2 + family.chars().count() + 1, Count::Characters);
+        assert_eq!(short, format!("ab{family}…"));
+        assert_eq!(cut(&text, 5, Count::Characters), "ab…");
+    }
+}

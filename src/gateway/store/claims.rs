@@ -1,0 +1,201 @@
+//! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
+
+use super::deliveries::{Rules, set_state};
+use super::traces::note;
+use super::{Certificate, Store, StoreError, Vault, as_i64, as_u64, certificates, devices};
+use crate::gateway::delivery::{AfterVendor, Hop, State};
+use crate::gateway::policy::{self, CertificateState, Stop};
+use crate::protocol::{Address, Message};
+use rusqlite::{Transaction, params};
+
+/// A vendor send that was claimed by a gateway that then died is taken over after this.
+const LEASE_MS: u64 = 60_000;
+/// Vendor sends claimed at once.
+const CLAIM: u32 = 256;
+
+/// A claimed vendor send.
+#[derive(Debug, Clone)]
+pub struct VendorJob {
+    pub address: Address,
+    pub message: Message,
+    pub certificate: Certificate,
+    pub token: String,
+    /// Counts this one.
+    pub attempts: u32,
+    pub expires_ms: u64,
+}
+
+/// What came of a vendor send.
+#[derive(Debug, Clone)]
+pub struct VendorResult {
+    pub after: AfterVendor,
+    pub hop: Hop,
+    pub detail: String,
+}
+
+/// A vendor send that is due, as stored.
+struct Due {
+    id: String,
+    address: Address,
+    attempts: u32,
+    body: String,
+    accepted_ms: u64,
+    expires_ms: u64,
+}
+
+impl Store {
+    /// Moves what is overdue, then claims the vendor sends that are due. A claim is a lease: if this
+    /// gateway dies the work comes due again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
+        let vault = self.vault.clone();
+        self.run(move |t| {
+            let late: Vec<(String, String)> = t
+                .prepare_cached("SELECT message, device FROM deliveries WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2")?
+                .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            for (id, device) in late {
+                let detail = format!("no acknowledgement within {} ms", rules.ack_deadline_ms);
+                note(t, &id, &device, now_ms, Hop::NoAck, &detail)?;
+                set_state(t, &id, &device, State::Vendor, "", Some(now_ms))?;
+            }
+            let due: Vec<Due> = t
+                .prepare_cached(
+                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
+                     FROM deliveries d JOIN messages m ON m.id = d.message
+                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
+                )?
+                .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
+                    Ok(Due {
+                        address: Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? },
+                        attempts: r.get(3)?,
+                        body: r.get(4)?,
+                        accepted_ms: as_u64(r.get(5)?),
+                        expires_ms: as_u64(r.get(6)?),
+                        id: r.get(7)?,
+                    })
+                })?
+                .collect::<Result<_, _>>()?;
+            let mut jobs = Vec::new();
+            for Due { id, address, attempts, body, accepted_ms, expires_ms } in due {
+                // One row that cannot be read must not stop all others.
+                let Ok(message) = serde_json::from_str::<Message>(&body) else {
+                    set_state(t, &id, &address.device, State::Waiting, "", None)?;
+                    note(t, &id, &address.device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
+                    continue;
+                };
+                match ready(t, &vault, &address, &message, rules, accepted_ms, now_ms)? {
+                    Ok((certificate, token)) => {
+                        t.prepare_cached(
+                            "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
+                        )?
+                        .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
+                        jobs.push(VendorJob { address, message, certificate, token, attempts: attempts + 1, expires_ms });
+                    }
+                    Err(stop) => {
+                        set_state(t, &id, &address.device, State::Waiting, "", None)?;
+                        note(t, &id, &address.device, now_ms, Hop::Stopped, stop.text())?;
+                    }
+                }
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    /// Notes what the vendor said. A message acknowledged meanwhile stays done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn vendor_results(&self, results: Vec<(VendorJob, VendorResult)>, now_ms: u64) -> Result<(), StoreError> {
+        self.run(move |t| results.iter().try_for_each(|(job, result)| settle(t, job, result, now_ms))).await
+    }
+
+    /// When [`Self::claim`] has work next.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn next_due(&self) -> Result<Option<u64>, StoreError> {
+        self.run(|t| {
+            let due: Option<i64> = t
+                .prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?
+                .query_row([], |r| r.get(0))?;
+            Ok(due.map(as_u64))
+        })
+        .await
+    }
+}
+
+fn settle(t: &Transaction<'_>, job: &VendorJob, result: &VendorResult, now_ms: u64) -> Result<(), StoreError> {
+    let (id, device) = (&job.message.id, &job.address.device);
+    note(t, id, device, now_ms, result.hop, &result.detail)?;
+    let (state, due) = match result.after {
+        AfterVendor::Pushed => (State::Pushed, None),
+        AfterVendor::Again { in_ms } => (State::Vendor, Some(now_ms + in_ms)),
+        AfterVendor::GiveUp { .. } => (State::Waiting, None),
+    };
+    // A hello may have come in between: what the vendor has, it has. Anything else counts only for the
+    // claim it belongs to.
+    t.prepare_cached(
+        "UPDATE deliveries SET state = ?3, due_ms = ?4 WHERE message = ?1 AND device = ?2
+         AND ((?3 = 'pushed' AND state = 'live') OR (state = 'vendor' AND attempts = ?5))",
+    )?
+    .execute(params![id, device, state.as_str(), due.map(as_i64), job.attempts])?;
+    if let AfterVendor::GiveUp { dead_since_ms: Some(since_ms) } = result.after {
+        // Only if it is still that token, bound before it died: a fresh one may be there meanwhile.
+        t.prepare_cached("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND bound_ms <= ?4")?
+            .execute(params![job.certificate.app, job.certificate.name, job.token, as_i64(since_ms)])?;
+    }
+    Ok(())
+}
+
+type Ready = Result<(Certificate, String), Stop>;
+
+fn ready(
+    t: &Transaction<'_>,
+    vault: &Vault,
+    address: &Address,
+    message: &Message,
+    rules: Rules,
+    accepted_ms: u64,
+    now_ms: u64,
+) -> Result<Ready, StoreError> {
+    let binding = devices::newest_binding(t, address)?;
+    let certificate = match &binding {
+        // One whose secrets cannot be opened stops its own notifications and nobody else's.
+        Some((notifier, ..)) => match certificates::find(t, vault, &address.app, notifier) {
+            Err(StoreError::Corrupt(why)) => {
+                tracing::error!(event = "certificate.unreadable", certificate = %notifier, why, "put the certificate in again");
+                return Ok(Err(Stop::CertificateUnreadable));
+            }
+            found => found?,
+        },
+        None => None,
+    };
+    let others_online: bool = t
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1)",
+        )?
+        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
+    let stop = policy::stop(&policy::Facts {
+        ext: &message.ext,
+        age_s: now_ms.saturating_sub(accepted_ms) / 1000,
+        push_life_s: rules.push_life_s,
+        policy: rules.policy,
+        others_online,
+        bound: binding.is_some(),
+        switched_off: binding.as_ref().is_some_and(|(.., off_until_ms)| *off_until_ms > now_ms),
+        certificate: match &certificate {
+            None => CertificateState::Missing,
+            Some(certificate) if !certificate.enabled => CertificateState::Disabled,
+            Some(_) => CertificateState::Ready,
+        },
+    });
+    Ok(match (stop, certificate, binding) {
+        (Some(stop), ..) => Err(stop),
+        (None, Some(certificate), Some((_, token, _))) => Ok((certificate, token)),
+        (None, ..) => Err(Stop::NoBinding),
+    })
+}

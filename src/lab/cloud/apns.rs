@@ -1,0 +1,130 @@
+//! The emulated APNs: HTTP/2 only, provider tokens checked by signature and age, one device a call.
+//! Sources: developer.apple.com, "Establishing a token-based connection to APNs" and "Handling
+//! notification responses from APNs".
+
+use super::World;
+use super::trouble::trouble;
+use super::world::{App, Delivery, Fault, Notice, now_ms};
+use crate::secret::random_hex;
+use crate::vendor::Vendor;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Version};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
+};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+/// A provider token older than this is refused, in seconds.
+const MAX_AGE_S: u64 = 3600;
+const MAX_PAYLOAD: usize = 4096;
+
+pub(super) fn router(world: World) -> Router {
+    Router::new().route("/3/device/{token}", post(send)).with_state(world)
+}
+
+pub(super) fn new_token() -> String {
+    random_hex::<32>()
+}
+
+async fn send(
+    State(world): State<World>,
+    version: Version,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let said = |fault| match fault {
+        Fault::RateLimit => refused(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+        Fault::Quota => refused(StatusCode::TOO_MANY_REQUESTS, "TooManyProviderTokenUpdates"),
+        Fault::Unknown => refused(StatusCode::BAD_REQUEST, "SomethingNew"),
+        _ => refused(StatusCode::FORBIDDEN, "ExpiredProviderToken"),
+    };
+    if let Some(answer) = trouble(&world, Vendor::Apns, said).await {
+        return answer;
+    }
+    if version != Version::HTTP_2 {
+        return StatusCode::HTTP_VERSION_NOT_SUPPORTED.into_response();
+    }
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let topic = header("apns-topic");
+    if topic.is_empty() {
+        return refused(StatusCode::BAD_REQUEST, "MissingTopic");
+    }
+    let Some(app) = world.app(Vendor::Apns, topic) else { return refused(StatusCode::BAD_REQUEST, "TopicDisallowed") };
+    let Some(bearer) = header("authorization").strip_prefix("bearer ") else {
+        return refused(StatusCode::FORBIDDEN, "MissingProviderToken");
+    };
+    if let Err(reason) = check_provider(&app, bearer) {
+        return refused(StatusCode::FORBIDDEN, reason);
+    }
+    if header("apns-collapse-id").len() > 64 {
+        return refused(StatusCode::BAD_REQUEST, "BadCollapseId");
+    }
+    if !["10", "5", "1", ""].contains(&header("apns-priority")) {
+        return refused(StatusCode::BAD_REQUEST, "BadPriority");
+    }
+    if header("apns-expiration").parse::<u64>().is_err() {
+        return refused(StatusCode::BAD_REQUEST, "BadExpirationDate");
+    }
+    if body.len() > MAX_PAYLOAD {
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge");
+    }
+    let payload: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let alert = &payload["aps"]["alert"];
+    if !payload["aps"].is_object() {
+        return refused(StatusCode::BAD_REQUEST, "PayloadEmpty");
+    }
+    if token.len() < 64 || !token.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return refused(StatusCode::BAD_REQUEST, "BadDeviceToken");
+    }
+    let own = payload.to_string();
+    let notice = Notice {
+        notify_id: header("apns-collapse-id").to_owned(),
+        title: alert["title"].as_str().unwrap_or_default(),
+        body: alert["body"].as_str().unwrap_or_default(),
+        payload: &own,
+        reply: None,
+    };
+    match world.show(Vendor::Apns, topic, &token, &notice) {
+        // A device with notifications off takes them silently.
+        Delivery::Shown | Delivery::Off => [("apns-id", random_hex::<16>())].into_response(),
+        Delivery::Dead(since_ms) => {
+            let body = json!({ "reason": "Unregistered", "timestamp": since_ms });
+            (StatusCode::GONE, Json(body)).into_response()
+        }
+    }
+}
+
+/// ES256, the key's id, the team, and an age of at most an hour.
+fn check_provider(app: &App, token: &str) -> Result<(), &'static str> {
+    const INVALID: &str = "InvalidProviderToken";
+    let (message, signature) = token.rsplit_once('.').ok_or(INVALID)?;
+    let (header, claims) = message.split_once('.').ok_or(INVALID)?;
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| INVALID);
+    let json = |part: &str| serde_json::from_slice::<Value>(&decode(part)?).map_err(|_| INVALID);
+    let (header, claims) = (json(header)?, json(claims)?);
+    let pem = PrivatePkcs8KeyDer::from_pem_slice(app.secret.as_bytes()).map_err(|_| INVALID)?;
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pem.secret_pkcs8_der(), &SystemRandom::new())
+        .map_err(|_| INVALID)?;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key().as_ref())
+        .verify(message.as_bytes(), &decode(signature)?)
+        .map_err(|_| INVALID)?;
+    if header["alg"] != "ES256" || header["kid"] != app.key("key_id") || claims["iss"] != app.key("team_id") {
+        return Err(INVALID);
+    }
+    let (now, made) = (now_ms() / 1000, claims["iat"].as_u64().unwrap_or(0));
+    if made > now + 60 || now.saturating_sub(made) > MAX_AGE_S { Err("ExpiredProviderToken") } else { Ok(()) }
+}
+
+fn refused(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "reason": reason }))).into_response()
+}

@@ -1,0 +1,120 @@
+//! The emulated Honor Push: OAuth client credentials, one flat JSON message, numbers as codes.
+//! Source: the Honor developer guide of 2023-11 and the clients that follow its message page.
+
+use super::World;
+use super::receipt::Reply;
+use super::trouble::trouble;
+use super::world::{Delivery, Fault, Notice, now_ms};
+use crate::secret::random_hex;
+use crate::vendor::Vendor;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Form, Json, Router};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+const ACCESS_LIFE_S: u64 = 3600;
+/// How far the `timestamp` header may be from the cloud's clock, in milliseconds.
+const SKEW_MS: u64 = 600_000;
+
+pub(super) fn router(world: World) -> Router {
+    Router::new().route("/auth/token", post(grant)).route("/api/v1/{app}/sendMessage", post(send)).with_state(world)
+}
+
+pub(super) fn new_token() -> String {
+    format!("BAEAAAAA{}", random_hex::<50>())
+}
+
+async fn grant(State(world): State<World>, Form(form): Form<HashMap<String, String>>) -> Response {
+    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    let found = world.app_where(Vendor::Honor, |app| {
+        app.key("client_id") == field("client_id") && app.secret == field("client_secret")
+    });
+    match found.filter(|_| field("grant_type") == "client_credentials") {
+        Some((id, _)) => {
+            let access = random_hex::<24>();
+            world.grant(access.clone(), id, now_ms() + ACCESS_LIFE_S * 1000);
+            Json(json!({ "access_token": access, "expires_in": ACCESS_LIFE_S, "token_type": "Bearer" })).into_response()
+        }
+        None => {
+            let body = json!({ "error": "unauthorized_client", "error_description": "Invalid client" });
+            (StatusCode::UNAUTHORIZED, Json(body)).into_response()
+        }
+    }
+}
+
+async fn send(State(world): State<World>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    let said = |fault| match fault {
+        Fault::RateLimit => (StatusCode::TOO_MANY_REQUESTS, error(429, "too many requests")).into_response(),
+        Fault::Quota => (StatusCode::SERVICE_UNAVAILABLE, error(503, "flow control")).into_response(),
+        Fault::Unknown => error(777, "something new").into_response(),
+        _ => error(80_200_003, "access token expired").into_response(),
+    };
+    if let Some(answer) = trouble(&world, Vendor::Honor, said).await {
+        return answer;
+    }
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let bearer = header("authorization").strip_prefix("Bearer ").unwrap_or_default();
+    if world.granted(bearer).as_deref() != Some(id.as_str()) {
+        return (StatusCode::UNAUTHORIZED, error(80_200_001, "authentication failed")).into_response();
+    }
+    if header("timestamp").parse::<u64>().ok().is_none_or(|at| at.abs_diff(now_ms()) > SKEW_MS) {
+        return error(80_100_003, "timestamp is milliseconds since the epoch").into_response();
+    }
+    let Ok(request) = serde_json::from_slice::<Value>(&body) else {
+        return (StatusCode::BAD_REQUEST, error(80_100_003, "message structure")).into_response();
+    };
+    deliver(&world, &id, &request).into_response()
+}
+
+fn deliver(world: &World, id: &str, request: &Value) -> Json<Value> {
+    let tokens: Vec<&str> =
+        request["token"].as_array().map(|t| t.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+    if tokens.is_empty() || tokens.len() > 1000 {
+        return error(80_300_010, "number of tokens");
+    }
+    let android = &request["android"];
+    let shown = &android["notification"];
+    let (title, text) = (shown["title"].as_str().unwrap_or_default(), shown["body"].as_str().unwrap_or_default());
+    if title.is_empty() || text.is_empty() || !shown["clickAction"]["type"].is_u64() {
+        return error(80_100_003, "title, body and clickAction are mandatory");
+    }
+    let life = android["ttl"].as_str().and_then(|ttl| ttl.trim_end_matches('s').parse::<u64>().ok());
+    if !life.is_some_and(|s| (1..=1_296_000).contains(&s)) {
+        return error(80_100_004, "ttl");
+    }
+    if !["LOW", "NORMAL"].contains(&shown["importance"].as_str().unwrap_or("NORMAL")) {
+        return error(80_100_003, "importance");
+    }
+    let known = world.app(Vendor::Honor, id).unwrap_or_default();
+    let reply = known.receipts_url.map(|url| Reply {
+        url,
+        param: android["biTag"].as_str().unwrap_or_default().to_owned(),
+        message: random_hex::<12>(),
+        secret: String::new(),
+        user: String::new(),
+    });
+    let payload = request["data"].as_str().unwrap_or_default();
+    let notice = Notice { notify_id: shown["notifyId"].to_string(), title, body: text, payload, reply };
+    let (mut expired, mut failed) = (Vec::new(), Vec::new());
+    let count = tokens.len();
+    for token in tokens {
+        match world.show(Vendor::Honor, id, token, &notice) {
+            Delivery::Shown => {}
+            Delivery::Dead(_) => expired.push(token),
+            Delivery::Off => failed.push(token),
+        }
+    }
+    let code = if expired.len() == count { 80_300_007 } else { 200 };
+    let data = json!({
+        "sendResult": expired.len() + failed.len() < count, "requestId": random_hex::<12>(), "failTokens": failed, "expireTokens": expired,
+    });
+    Json(json!({ "code": code, "message": "success", "data": data }))
+}
+
+fn error(code: i64, message: &str) -> Json<Value> {
+    Json(json!({ "code": code, "message": message }))
+}

@@ -85,6 +85,9 @@ enum Command {
     Check,
 }
 
+/// The longest an answer may take: a test of many notifications is one call.
+const ANSWER: Duration = Duration::from_secs(300);
+
 /// Which gateway and app a question is for.
 #[derive(Debug, Args)]
 struct Target {
@@ -119,6 +122,38 @@ enum CertificateCommand {
         #[command(flatten)]
         to: Target,
         name: String,
+    },
+    /// Use a certificate again
+    Enable {
+        #[command(flatten)]
+        to: Target,
+        name: String,
+    },
+    /// Stop using a certificate; its bindings stay
+    Disable {
+        #[command(flatten)]
+        to: Target,
+        name: String,
+    },
+    /// Send a notification to a raw device token and print what the vendor said
+    #[command(after_help = "Exit 0 only if the vendor took it (all of them, with --count).")]
+    Test {
+        #[command(flatten)]
+        to: Target,
+        name: String,
+        token: String,
+        #[arg(long)]
+        title: Option<String>,
+        #[arg(long)]
+        content: Option<String>,
+        /// How many; more than one measures the way to the vendor
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// How many at once
+        #[arg(long, default_value_t = 1)]
+        concurrency: u32,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -274,7 +309,31 @@ async fn certificate(config: &Config, command: CertificateCommand) -> Result<(),
             Operator::new(config, &to).await?.call("DELETE", &format!("certificates/{}", encode(&name)), None).await?;
             print(&format!("certificate {name} removed"))
         }
+        CertificateCommand::Enable { to, name } => switch(config, &to, &name, true).await,
+        CertificateCommand::Disable { to, name } => switch(config, &to, &name, false).await,
+        CertificateCommand::Test { to, name, token, title, content, count, concurrency, json } => {
+            let operator = Operator::new(config, &to).await?;
+            let body = json!({ "token": token, "title": title, "content": content, "count": count, "concurrency": concurrency });
+            let answer = operator.call("POST", &format!("certificates/{}/test", encode(&name)), Some(body)).await?;
+            let data = &answer["data"];
+            let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
+            if json {
+                print(&data.to_string())?;
+            } else {
+                print(&format!("{}: {}", text("outcome"), text("detail")))?;
+            }
+            match data["outcomes"]["delivered"].as_u64() == Some(u64::from(count)) {
+                true => Ok(()),
+                false => Err(CommandError::Refused(format!("not delivered: {}", data["outcomes"]))),
+            }
+        }
     }
+}
+
+async fn switch(config: &Config, to: &Target, name: &str, enabled: bool) -> Result<(), CommandError> {
+    let path = format!("certificates/{}", encode(name));
+    Operator::new(config, to).await?.call("PATCH", &path, Some(json!({ "enabled": enabled }))).await?;
+    print(&format!("certificate {name} is {}", if enabled { "in use" } else { "out of use" }))
 }
 
 /// An operator with the gateway's own secret, which lies in its state directory.
@@ -290,7 +349,7 @@ impl Operator {
         let api = target.api.clone().unwrap_or_else(|| format!("http://{}", config.api.listen));
         let secret = read(&config.state_directory().join("admin.secret"))?;
         let unreachable = |why| CommandError::Unreachable { url: api.clone(), why };
-        let http = Http::new(None, Duration::from_secs(10)).map_err(unreachable)?;
+        let http = Http::new(None, ANSWER).map_err(unreachable)?;
         let base = format!("{}/{}/{}", api.trim_end_matches('/'), encode(org), encode(app));
         let mut operator = Self { http, base, token: String::new() };
         let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });

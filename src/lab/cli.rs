@@ -2,7 +2,7 @@
 
 use super::device::{self, Phone};
 use super::wire::{self, Weather};
-use super::{bench, cloud, demo, network, simulate};
+use super::{bench, cloud, demo, network, senders, simulate};
 use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
@@ -93,7 +93,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive"])]
+        #[arg(value_parser = ["keepalive", "senders"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -105,6 +105,11 @@ enum Command {
         /// leaves it out
         #[arg(long, default_value_t = 0)]
         comebacks: u32,
+        /// Notifications through each vendor, and how many at once
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        count: u32,
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        concurrency: u32,
     },
     /// Carry frames between two Ethernet interfaces, late and not all of them; for kernels without netem
     Wire {
@@ -229,6 +234,9 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Simulate { policy, nat, days, seed, trace, json, svg } => {
                 Simulation { policy, nat, days, seed, trace, json, svg }.run()?;
                 Ok(true)
+            }
+            Command::Bench { what, json, count, concurrency, .. } if what == "senders" => {
+                senders::measure(json, count, concurrency).await.map(|()| true)
             }
             Command::Bench { json, reconnects, comebacks, .. } => {
                 bench::keepalive(json, &LIMITS, reconnects, comebacks).await

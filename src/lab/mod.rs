@@ -11,6 +11,7 @@ mod device;
 mod growth;
 mod network;
 mod process;
+mod senders;
 mod show;
 mod simulate;
 mod socket;

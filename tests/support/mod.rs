@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -271,4 +271,147 @@ pub fn impush(home: &Path) -> Command {
         .env_remove("INVOCATION_ID")
         .env_remove("JOURNAL_STREAM");
     command
+}
+
+const PASSWORD: &str = "a password";
+
+/// A gateway with its embedded broker.
+pub struct Gateway {
+    pub process: Process,
+    pub home: PathBuf,
+    pub reach: Value,
+}
+
+impl Gateway {
+    pub fn start(home: &Path, extra: &str) -> Self {
+        Self::start_at(home, free_port(), extra)
+    }
+
+    /// With the REST API at this port.
+    pub fn start_at(home: &Path, api_port: u16, extra: &str) -> Self {
+        std::fs::create_dir_all(home).expect("made");
+        let config = home.join("gateway.toml");
+        let text = format!(
+            "[api]\nlisten = '127.0.0.1:{}'\n[broker]\nlisten = '127.0.0.1:0'\n[paths]\nstate = '{}'\n{extra}",
+            api_port,
+            home.join("state").display()
+        );
+        std::fs::write(&config, text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        let mut process = Process::start(command.arg("--config").arg(&config).args(["serve", "--announce"]), false);
+        let reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
+        Self { process, home: home.to_owned(), reach }
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        command.arg("--config").arg(self.home.join("gateway.toml")).args(arguments).output().expect("ran")
+    }
+
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Creates the user and returns a device password.
+    pub fn user(&self, user: &str) -> String {
+        let file = self.home.join("password");
+        std::fs::write(&file, PASSWORD).expect("written");
+        let file = file.to_str().expect("a path");
+        self.ok(&["user", "--app", "org/app", "--password-file", file, "--", user]);
+        self.ok(&["token", "--app", "org/app", "--password-file", file, "--", user])
+    }
+
+    pub fn ca(&self) -> &str {
+        self.reach["ca_file"].as_str().expect("a file")
+    }
+
+    pub fn port(&self) -> String {
+        self.reach["broker"].as_str().expect("an address").rsplit(':').next().expect("a port").to_owned()
+    }
+
+    pub fn mosquitto(&self, program: &str, client: &str, user: &str, token: &str) -> Command {
+        let mut command = Command::new(program);
+        let port = self.port();
+        command.args([
+            "-V",
+            "mqttv5",
+            "-h",
+            "localhost",
+            "-p",
+            &port,
+            "--cafile",
+            self.ca(),
+            "-q",
+            "1",
+            "-i",
+            client,
+            "-u",
+            user,
+            "-P",
+            token,
+        ]);
+        command
+    }
+}
+
+/// An operator's REST calls to one app of a gateway, and plain calls to the clouds.
+pub struct Rest {
+    http: impush::http::Http,
+    runtime: tokio::runtime::Runtime,
+    pub base: String,
+    token: String,
+}
+
+impl Rest {
+    /// `reach` is what the gateway announced, `ca` what the clouds prove themselves with.
+    pub fn new(reach: &Value, ca: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let http = impush::http::Http::new(Some(ca), LIMIT).expect("a client");
+        let api = reach["api"].as_str().expect("an address").to_owned();
+        let secret = std::fs::read_to_string(reach["admin_secret_file"].as_str().expect("a file")).expect("read");
+        let mut rest = Self { http, runtime, base: format!("{api}/org/app"), token: String::new() };
+        let grant = json!({"grant_type": "client_credentials", "client_id": "admin", "client_secret": secret});
+        let (_, answer) = rest.ask("POST", &format!("{}/token", rest.base), Some(&grant));
+        rest.token = answer["access_token"].as_str().expect("a token").to_owned();
+        rest
+    }
+
+    /// Any URL; the body of the answer is null where it is no JSON.
+    pub fn ask(&self, method: &str, url: &str, body: Option<&Value>) -> (u16, Value) {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
+        let call = self.http.call(method, url, &headers, body);
+        let (status, answer) = self.runtime.block_on(call).unwrap_or_else(|e| panic!("{method} {url}: {e}"));
+        (status.as_u16(), serde_json::from_slice(&answer).unwrap_or_default())
+    }
+
+    /// A path of the app that must succeed.
+    pub fn ok(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let (status, answer) = self.ask(method, &format!("{}/{path}", self.base), body);
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+        answer
+    }
+
+    /// The trace of a message as `hop: detail` lines, once it has a line with each of these.
+    pub fn traced(&self, id: &str, wanted: &[&str]) -> Vec<String> {
+        let deadline = std::time::Instant::now() + LIMIT;
+        loop {
+            let answer = self.ok("GET", &format!("messages/{id}/trace"), None);
+            let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            let lines: Vec<String> = answer["entities"]
+                .as_array()
+                .expect("lines")
+                .iter()
+                .map(|l| format!("{}: {}", text(l, "hop"), text(l, "detail")))
+                .collect();
+            if wanted.iter().all(|w| lines.iter().any(|line| line.contains(w))) {
+                return lines;
+            }
+            assert!(std::time::Instant::now() < deadline, "no {wanted:?} in {lines:#?}");
+            std::thread::yield_now();
+        }
+    }
 }

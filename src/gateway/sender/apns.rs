@@ -4,7 +4,7 @@
 
 use super::jwt::{Algorithm, sign};
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::text::{Count, cut};
+use super::text::shrink;
 use super::{Credential, Meaning, meaning_of};
 use crate::gateway::store::Certificate;
 use crate::secret::Secret;
@@ -140,11 +140,7 @@ fn payload(push: &Push<'_>) -> Json {
     let mut payload = notification.content.payload.clone();
     payload["aps"] = aps;
     // Apple counts the bytes of all of it; the text gives way.
-    let over = payload.to_string().len().saturating_sub(MAX_PAYLOAD);
-    if over > 0 {
-        let body = &notification.content.body;
-        payload["aps"]["alert"]["body"] = json!(cut(body, body.len().saturating_sub(over), Count::Bytes));
-    }
+    shrink(&mut payload, "/aps/alert/body", MAX_PAYLOAD);
     payload
 }
 

@@ -6,7 +6,7 @@
 
 use super::jwt::{Algorithm, sign};
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, oauth_granted};
-use super::text::{Count, cut};
+use super::text::shrink;
 use super::{Credential, Meaning, meaning_of};
 use crate::gateway::store::Certificate;
 use crate::secret::Secret;
@@ -200,7 +200,7 @@ fn body_v1(push: &Push<'_>) -> Json {
     let mut body = json!({
         "validate_only": false, "message": { "data": notification.content.payload.to_string(), "android": android },
     });
-    shrink(&mut body, "/message/android/notification/body");
+    shrink(&mut body, "/message/android/notification/body", MAX_BODY);
     body
 }
 
@@ -222,21 +222,8 @@ fn body_v3(push: &Push<'_>) -> Json {
         options["testMessage"] = json!(true);
     }
     let mut body = json!({ "payload": { "notification": shown }, "target": {}, "pushOptions": options });
-    shrink(&mut body, "/payload/notification/body");
+    shrink(&mut body, "/payload/notification/body", MAX_BODY);
     body
-}
-
-/// Shortens the text until the body without the tokens fits; the vendor counts bytes.
-fn shrink(message: &mut Json, text_at: &str) {
-    loop {
-        let over = message.to_string().len().saturating_sub(MAX_BODY);
-        let Some(text) = message.pointer_mut(text_at) else { return };
-        let current = text.as_str().unwrap_or_default().to_owned();
-        if over == 0 || current.chars().count() <= 1 {
-            return;
-        }
-        *text = json!(cut(&current, current.len().saturating_sub(over), Count::Bytes));
-    }
 }
 
 #[cfg(test)]
@@ -277,14 +264,5 @@ mod tests {
         let msg = json!({"illegalTokens": {"tokenFormatError": ["a"], "countryNotSupport": ["b"]}}).to_string();
         let part = read(200, json!({"code": "80100000", "msg": msg}));
         assert_eq!((part.of("a").meaning, part.of("b").meaning), (Meaning::TokenDead, Meaning::Request));
-    }
-
-    #[test]
-    fn a_text_too_long_for_the_vendor_is_cut_at_a_character() {
-        let mut message = json!({"message": {"android": {"notification": {"body": "\"消\"".repeat(3000)}}}});
-        shrink(&mut message, "/message/android/notification/body");
-        assert!(message.to_string().len() <= MAX_BODY);
-        let text = message["message"]["android"]["notification"]["body"].as_str().expect("text").to_owned();
-        assert!(text.ends_with('…') && text.chars().count() > 500);
     }
 }

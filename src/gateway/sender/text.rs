@@ -1,5 +1,6 @@
 //! Texts cut to a vendor's limit by the vendor's own counting, never inside what a reader sees as one character.
 
+use serde_json::{Value as Json, json};
 use unicode_segmentation::UnicodeSegmentation as _;
 
 /// How a vendor counts.
@@ -40,9 +41,36 @@ pub(super) fn cut(text: &str, limit: usize, count: Count) -> String {
     format!("{}…", kept.trim_end())
 }
 
+/// Shortens the text at `pointer` until the whole document has at most `most` bytes, or nothing is left
+/// of the text.
+pub(super) fn shrink(document: &mut Json, pointer: &str, most: usize) {
+    loop {
+        let over = document.to_string().len().saturating_sub(most);
+        let Some(text) = document.pointer_mut(pointer) else { return };
+        let current = text.as_str().unwrap_or_default().to_owned();
+        if over == 0 || current.chars().count() <= 1 {
+            return;
+        }
+        // Quotes and control characters take more bytes in the document than in the text.
+        let written = text.to_string().len();
+        let keep = current.len() * written.saturating_sub(over) / written;
+        *text = json!(cut(&current, keep.min(current.len() - 1), Count::Bytes));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_too_long_for_the_vendor_loses_text_and_no_more_than_it_must() {
+        for text in ["\"消\"", "a", "消", "\u{1}"] {
+            let mut document = json!({"a": {"b": text.repeat(9000)}});
+            shrink(&mut document, "/a/b", 4096);
+            let size = document.to_string().len();
+            assert!((3000..=4096).contains(&size), "{text:?}: {size}");
+        }
+    }
 
     #[test]
     fn each_vendor_counts_in_its_own_way() {

@@ -1,0 +1,466 @@
+//! Every vendor against its emulated cloud, through a whole gateway: what goes well, and each way in
+//! which it goes wrong, seen in the trace, the binding and the tray.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::{Gateway, Process, Rest, free_port};
+
+const VENDORS: [&str; 7] = ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns"];
+const PACKAGE: &str = "com.example.app";
+
+struct Clouds {
+    _process: Process,
+    url: String,
+    ca: PathBuf,
+}
+
+impl Clouds {
+    fn start(dir: &Path) -> Self {
+        let ca = dir.join("clouds.pem");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+        command.args(["clouds", "--listen", "127.0.0.1:0", "--ca-file"]).arg(&ca);
+        let mut process = Process::start(&mut command, false);
+        let said: Value = process.wait_for("the address", |line| serde_json::from_str(line).ok());
+        Self { _process: process, url: said["clouds"].as_str().expect("an address").to_owned(), ca }
+    }
+}
+
+/// A gateway whose vendors are all at the clouds.
+fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
+    let hosts = [
+        "xiaomi_url",
+        "huawei_oauth_url",
+        "huawei_push_url",
+        "meizu_url",
+        "oppo_url",
+        "vivo_url",
+        "honor_oauth_url",
+        "honor_push_url",
+        "apns_url",
+        "apns_sandbox_url",
+    ];
+    let urls: String = hosts.iter().map(|key| format!("{key} = '{}'\n", clouds.url)).collect();
+    let (port, ca) = (free_port(), clouds.ca.display());
+    let extra = format!(
+        "[vendors]\n{urls}ca_file = '{ca}'\ntimeout_ms = 700\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn,mqtt5=error'\n"
+    );
+    Gateway::start_at(dir, port, &extra)
+}
+
+/// Where gateway and clouds are.
+struct At {
+    reach: Value,
+    clouds: String,
+    ca: PathBuf,
+}
+
+impl At {
+    fn new(gateway: &Gateway, clouds: &Clouds) -> Self {
+        Self { reach: gateway.reach.clone(), clouds: clouds.url.clone(), ca: clouds.ca.clone() }
+    }
+}
+
+/// One vendor's account, a user, and what they can be asked.
+struct Case {
+    vendor: &'static str,
+    certificate: String,
+    cloud_id: String,
+    fields: Value,
+    rest: Rest,
+    clouds: String,
+    devices: u32,
+}
+
+impl Case {
+    fn new(vendor: &'static str, at: &At) -> Self {
+        let rest = Rest::new(&at.reach, &at.ca);
+        let (name, cloud_id, fields, keys) = match vendor {
+            "xiaomi" | "meizu" => {
+                ("288001", "288001", json!({"app_secret": "s", "package": PACKAGE}), json!({"callback_token": "ct"}))
+            }
+            "huawei" => (
+                "104001",
+                "104001",
+                json!({"client_secret": "s", "callback_user": "u", "callback_secret": "cs"}),
+                json!({"callback_user": "u", "callback_secret": "cs"}),
+            ),
+            "oppo" => ("oppokey", "oppokey", json!({"master_secret": "s"}), json!({})),
+            "vivo" => ("10001#key", "10001#key", json!({"app_secret": "s"}), json!({})),
+            "honor" => ("90001", "90001", json!({"client_id": "c", "client_secret": "s"}), json!({"client_id": "c"})),
+            _ => {
+                let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+                let fields = json!({"key": key, "key_id": "KEY1234567", "team_id": "TEAM123456", "bundle_id": PACKAGE});
+                ("apple", PACKAGE, fields, json!({"key_id": "KEY1234567", "team_id": "TEAM123456"}))
+            }
+        };
+        // One name belongs to one certificate of an app.
+        let name = if vendor == "meizu" { "110001" } else { name };
+        let cloud_id = if vendor == "meizu" { "110001" } else { cloud_id };
+        let mut fields = fields;
+        if vendor == "meizu" {
+            fields["callback_token"] = json!("ct");
+        }
+        let secret = fields["key"].as_str().unwrap_or("s").to_owned();
+        let case = Self {
+            vendor,
+            certificate: name.to_owned(),
+            cloud_id: cloud_id.to_owned(),
+            fields,
+            rest,
+            clouds: at.clouds.clone(),
+            devices: 0,
+        };
+        let stored = case.store_certificate(0);
+        // Huawei's and Honor's consoles are told where receipts go; the others read it in each message.
+        let receipts = stored["entities"][0]["receipts_url"].clone();
+        case.lab("apps", &json!({
+            "vendor": vendor, "id": cloud_id, "secret": secret, "package": PACKAGE, "keys": keys, "receipts_url": receipts,
+        }));
+        case.rest.ok("POST", "users", Some(&json!({"username": case.user(), "password": "a password"})));
+        case
+    }
+
+    fn user(&self) -> String {
+        format!("user-{}", self.vendor)
+    }
+
+    /// Another `label` makes it another certificate: a closed circuit, no credential.
+    fn store_certificate(&self, label: u32) -> Value {
+        let mut fields = self.fields.clone();
+        fields["label"] = json!(label.to_string());
+        let body = json!({"vendor": self.vendor, "name": self.certificate, "fields": fields});
+        self.rest.ok("POST", "certificates", Some(&body))
+    }
+
+    fn lab(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.rest.ask("POST", &format!("{}/_lab/{path}", self.clouds), Some(body));
+        assert!((200..300).contains(&status), "{path} {body}: {status}");
+        answer
+    }
+
+    fn fault(&self, fault: &str, times: u32) {
+        self.lab("faults", &json!({"vendor": self.vendor, "fault": fault, "times": times}));
+    }
+
+    /// Installs the app on a new device and binds its token.
+    fn device(&mut self) -> String {
+        self.devices += 1;
+        let device = format!("device-{}", self.devices);
+        let token = self.lab("installs", &json!({"vendor": self.vendor, "id": self.cloud_id, "device": device}));
+        let token = token["token"].as_str().expect("a token").to_owned();
+        let body = json!({"device_id": device, "device_token": token, "notifier_name": self.certificate});
+        self.rest.ok("PUT", &format!("users/{}/push/binding", self.user()), Some(&body));
+        token
+    }
+
+    /// Takes every device away again.
+    fn no_devices(&self) {
+        for token in self.bound() {
+            let (device, name) = (token["device_id"].clone(), &self.certificate);
+            let body = json!({"device_id": device, "device_token": "", "notifier_name": name});
+            self.rest.ok("PUT", &format!("users/{}/push/binding", self.user()), Some(&body));
+        }
+        assert!(self.bound().is_empty());
+    }
+
+    fn bound(&self) -> Vec<Value> {
+        let answer = self.rest.ok("GET", &format!("users/{}/push/binding", self.user()), None);
+        answer["entities"].as_array().expect("a list").clone()
+    }
+
+    fn is_bound(&self, token: &str) -> bool {
+        self.bound().iter().any(|binding| binding["device_token"] == token)
+    }
+
+    fn send(&self, title: &str, text: &str) -> String {
+        let ext = json!({"em_push_ext": {"title": title, "content": text}});
+        let body = json!({"to": [self.user()], "type": "txt", "body": {"msg": text}, "ext": ext});
+        self.rest.ok("POST", "messages/users", Some(&body))["data"][self.user()].as_str().expect("an id").to_owned()
+    }
+
+    fn tray(&self, token: &str) -> Vec<Value> {
+        let query = format!("vendor={}&token={}&wait_ms=1", self.vendor, token.replace('+', "%2B").replace('/', "%2F"));
+        let (_, shown) = self.rest.ask("GET", &format!("{}/_lab/tray?{query}", self.clouds), None);
+        shown.as_array().expect("a list").clone()
+    }
+}
+
+const TITLE: &str = "新消息";
+const TEXT: &str = "你好，会议改到下午三点。";
+
+/// Runs the same story for all vendors at once: faults are each vendor's own.
+fn for_each_vendor(story: impl Fn(Case) + Sync) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let at = At::new(&gateway, &clouds);
+    std::thread::scope(|scope| {
+        let stories: Vec<_> = VENDORS
+            .iter()
+            .map(|vendor| {
+                let (story, at) = (&story, &at);
+                (vendor, scope.spawn(move || story(Case::new(vendor, at))))
+            })
+            .collect();
+        for (vendor, story) in stories {
+            assert!(story.join().is_ok(), "{vendor}: see above");
+        }
+    });
+}
+
+#[test]
+fn a_notification_reaches_the_tray_and_its_receipts_the_trace() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &[&format!("vendor_sent: {}: delivered", case.vendor)]);
+        let shown = case.tray(&token);
+        assert_eq!((shown.len(), &shown[0]["title"], &shown[0]["body"]), (1, &json!(TITLE), &json!(TEXT)));
+        assert!(shown[0]["payload"].as_str().expect("a payload").contains(&id), "{shown:?}");
+        if case.vendor != "apns" {
+            case.rest.traced(&id, &["receipt: arrived"]);
+        }
+        if ["xiaomi", "meizu", "honor"].contains(&case.vendor) {
+            case.lab("clicks", &json!({"vendor": case.vendor, "token": token, "number": 1}));
+            case.rest.traced(&id, &["receipt: clicked"]);
+        }
+    });
+}
+
+#[test]
+fn a_batch_that_is_partly_dead_is_split_by_token() {
+    for_each_vendor(|mut case| {
+        let first = case.device();
+        // Apple's word for a bad token is believed once the certificate has carried one.
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["vendor_sent"]);
+        let (second, dead) = (case.device(), case.device());
+        case.lab("tokens", &json!({"vendor": case.vendor, "token": dead, "state": "dead"}));
+        let id = case.send(TITLE, TEXT);
+        let trace = case.rest.traced(&id, &["vendor_refused"]);
+        assert_eq!(trace.iter().filter(|line| line.starts_with("vendor_sent")).count(), 2, "{trace:?}");
+        assert!(trace.iter().any(|line| line.contains("token_dead")), "{trace:?}");
+        assert!(case.is_bound(&first) && case.is_bound(&second) && !case.is_bound(&dead));
+        assert_eq!((case.tray(&first).len(), case.tray(&second).len()), (2, 1));
+    });
+}
+
+#[test]
+fn a_dead_token_ends_its_binding_and_a_switched_off_one_does_not() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["vendor_sent"]);
+        case.lab("tokens", &json!({"vendor": case.vendor, "token": token, "state": "off"}));
+        let id = case.send(TITLE, TEXT);
+        match case.vendor {
+            // They say it at once, in the receipt, or (Apple) not at all.
+            "apns" => drop(case.rest.traced(&id, &["vendor_sent"])),
+            "oppo" | "meizu" => drop(case.rest.traced(&id, &["token_soft_dead"])),
+            "vivo" => drop(case.rest.traced(&id, &["vendor_refused"])),
+            _ => {
+                case.rest.traced(&id, &["receipt: switched_off"]);
+                let next = case.send(TITLE, TEXT);
+                case.rest.traced(&next, &["stopped: notifications switched off"]);
+            }
+        }
+        assert!(case.is_bound(&token));
+        case.no_devices();
+        let token = case.device();
+        case.lab("tokens", &json!({"vendor": case.vendor, "token": token, "state": "dead"}));
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["token_dead"]);
+        assert!(!case.is_bound(&token));
+    });
+}
+
+#[test]
+fn an_expired_credential_is_renewed_once_and_a_refused_one_touches_no_binding() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        case.fault("auth_expired", 1);
+        let id = case.send(TITLE, TEXT);
+        if ["xiaomi", "meizu"].contains(&case.vendor) {
+            // Their secret is static: there is nothing to renew.
+            case.rest.traced(&id, &["vendor_retry"]);
+        } else {
+            let trace = case.rest.traced(&id, &["vendor_sent"]);
+            assert!(!trace.iter().any(|line| line.starts_with("vendor_retry")), "{trace:?}");
+            case.fault("auth_expired", 2);
+            let id = case.send(TITLE, TEXT);
+            case.rest.traced(&id, &["vendor_retry"]);
+        }
+        assert!(case.is_bound(&token));
+        // The circuit is open: the next one does not even ask.
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["circuit_open"]);
+        let listed = case.rest.ok("GET", "certificates", None);
+        let own =
+            listed["entities"].as_array().expect("a list").iter().find(|c| c["name"] == case.certificate.as_str());
+        assert!(own.expect("listed")["out_of_use"]["reason"].is_string(), "{listed}");
+        // A certificate put in anew works at once.
+        case.store_certificate(1);
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["vendor_sent"]);
+    });
+}
+
+#[test]
+fn a_quota_and_a_rate_limit_wait_for_their_end() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        for fault in ["quota", "rate_limit"] {
+            case.fault(fault, 1);
+            let id = case.send(TITLE, TEXT);
+            case.rest.traced(&id, &[&format!("vendor_retry: {}: limited", case.vendor)]);
+        }
+        assert!(case.is_bound(&token));
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["vendor_sent"]);
+    });
+}
+
+#[test]
+fn what_passes_by_itself_is_tried_again_and_arrives_once() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        for (count, fault) in ["server_error", "hang", "bad_json", "broken_answer"].iter().enumerate() {
+            case.fault(fault, 1);
+            let id = case.send(TITLE, TEXT);
+            let trace = case.rest.traced(&id, &["vendor_retry", "vendor_sent"]);
+            assert!(trace.iter().any(|line| line.starts_with("vendor_retry") && line.contains(": retry")), "{trace:?}");
+            assert_eq!(case.tray(&token).len(), count + 1, "{fault}");
+        }
+        assert!(case.is_bound(&token));
+    });
+}
+
+#[test]
+fn an_unknown_code_is_tried_a_few_times_counted_and_given_up() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        case.fault("unknown", 3);
+        let id = case.send(TITLE, TEXT);
+        let trace = case.rest.traced(&id, &["vendor_refused"]);
+        assert_eq!(trace.iter().filter(|line| line.contains("unknown")).count(), 3, "{trace:?}");
+        assert!(case.is_bound(&token) && case.tray(&token).is_empty());
+    });
+}
+
+#[test]
+fn a_text_too_long_is_cut_by_the_vendors_own_counting() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        let long = format!("{}👨‍👩‍👧", "会议改到下午三点，".repeat(400));
+        let id = case.send(&long[..300], &long);
+        case.rest.traced(&id, &["vendor_sent"]);
+        let shown = case.tray(&token);
+        let body = shown[0]["body"].as_str().expect("a text");
+        assert!(body.ends_with('…') && body.starts_with("会议改到"), "{body}");
+    });
+}
+
+#[test]
+fn apple_may_end_its_connections_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let mut case = Case::new("apns", &At::new(&gateway, &clouds));
+    let token = case.device();
+    let ids: Vec<String> = (0..40)
+        .map(|n| {
+            if n % 10 == 5 {
+                case.lab("goaway", &json!({}));
+            }
+            case.send(TITLE, &format!("{TEXT}{n}"))
+        })
+        .collect();
+    for id in ids {
+        case.rest.traced(&id, &["vendor_sent"]);
+    }
+    assert_eq!(case.tray(&token).iter().filter(|shown| shown["replaced"] == false).count(), 40);
+}
+
+#[test]
+fn a_certificate_is_checked_on_entry_sealed_at_rest_and_tested_on_a_raw_token() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let mut case = Case::new("apns", &At::new(&gateway, &clouds));
+    let url = format!("{}/certificates", case.rest.base);
+    for (fields, named) in [
+        (json!({"key": "no key", "key_id": "k", "team_id": "t", "bundle_id": "b"}), "PKCS #8"),
+        (json!({"key_id": "k", "team_id": "t", "bundle_id": "b"}), "`key`"),
+        (
+            json!({"key": case.fields["key"], "key_id": "k", "team_id": "t", "bundle_id": "b", "environment": "x"}),
+            "production or development",
+        ),
+    ] {
+        let (status, answer) =
+            case.rest.ask("POST", &url, Some(&json!({"vendor": "apns", "name": "n", "fields": fields})));
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer["error_description"].as_str().expect("a reason").contains(named), "{answer}");
+    }
+    let listed = case.rest.ok("GET", "certificates", None).to_string();
+    assert!(listed.contains("KEY1234567") && !listed.contains("PRIVATE"), "{listed}");
+    let stored = std::fs::read(dir.path().join("state/gateway.sqlite")).expect("read");
+    let wal = std::fs::read(dir.path().join("state/gateway.sqlite-wal")).unwrap_or_default();
+    for bytes in [stored, wal] {
+        assert!(!String::from_utf8_lossy(&bytes).contains("PRIVATE KEY"));
+    }
+    let token = case.device();
+    let said = gateway.ok(&["certificate", "test", "--app", "org/app", "apple", &token]);
+    assert!(said.contains("delivered"), "{said}");
+    assert_eq!(case.tray(&token).len(), 1);
+    gateway.ok(&["certificate", "disable", "--app", "org/app", "apple"]);
+    let id = case.send(TITLE, TEXT);
+    case.rest.traced(&id, &["stopped: notifier disabled"]);
+    gateway.ok(&["certificate", "enable", "--app", "org/app", "apple"]);
+    let id = case.send(TITLE, TEXT);
+    case.rest.traced(&id, &["vendor_sent"]);
+}
+
+#[test]
+fn a_receipt_nobody_could_have_sent_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let case = Case::new("huawei", &At::new(&gateway, &clouds));
+    let api = gateway.reach["api"].as_str().expect("an address");
+    let listed = case.rest.ok("GET", "certificates", None);
+    let url = listed["entities"][0]["receipts_url"].as_str().expect("a URL").to_owned();
+    let forged = json!({"statuses": [{"token": "t", "status": 2, "biTag": "x"}]});
+    assert_eq!(case.rest.ask("POST", &format!("{api}/receipts/huawei/000000000000000000000000"), Some(&forged)).0, 404);
+    let (status, answer) = case.rest.ask("POST", &url, Some(&forged));
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer["error_description"].as_str().expect("a reason").contains("not signed"), "{answer}");
+}
+
+#[test]
+fn harmony_os_next_is_reached_with_a_service_account() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let made =
+        Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
+    let Ok(made) = made else {
+        return support::skipped("harmony_os_next_is_reached_with_a_service_account", "openssl is not installed");
+    };
+    let key = String::from_utf8(made.stdout).expect("PEM");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let mut case = Case::new("huawei", &At::new(&gateway, &clouds));
+    case.fields =
+        json!({"private_key": key, "project_id": "p1", "key_id": "k1", "sub_account": "a1", "category": "IM"});
+    case.store_certificate(1);
+    let keys = json!({"project_id": "p1", "key_id": "k1", "sub_account": "a1"});
+    case.lab("apps", &json!({"vendor": "huawei", "id": case.cloud_id, "secret": key, "keys": keys}));
+    let token = case.device();
+    let id = case.send(TITLE, TEXT);
+    case.rest.traced(&id, &["vendor_sent"]);
+    assert_eq!(case.tray(&token)[0]["body"], TEXT);
+    case.lab("tokens", &json!({"vendor": "huawei", "token": token, "state": "dead"}));
+    let id = case.send(TITLE, TEXT);
+    case.rest.traced(&id, &["token_dead"]);
+}

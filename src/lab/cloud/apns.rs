@@ -87,6 +87,8 @@ async fn send(
         return refused(StatusCode::BAD_REQUEST, "BadDeviceToken");
     }
     let own = payload.to_string();
+    // The sender's own id is given back, and one is made where there is none.
+    let id = Some(header("apns-id").to_owned()).filter(|id| !id.is_empty()).unwrap_or_else(|| random_hex::<16>());
     let notice = Notice {
         notify_id: header("apns-collapse-id").to_owned(),
         title: alert["title"].as_str().unwrap_or_default(),
@@ -96,7 +98,7 @@ async fn send(
     };
     match world.show(Vendor::Apns, topic, &token, &notice) {
         // A device with notifications off takes them silently.
-        Delivery::Shown | Delivery::Off => [("apns-id", random_hex::<16>())].into_response(),
+        Delivery::Shown | Delivery::Off => [("apns-id", id)].into_response(),
         Delivery::Dead(since_ms) => {
             let body = json!({ "reason": "Unregistered", "timestamp": since_ms });
             (StatusCode::GONE, Json(body)).into_response()

@@ -9,7 +9,7 @@ use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -35,7 +35,22 @@ pub(super) fn new_token() -> String {
     random_hex::<32>()
 }
 
+/// Every answer bears the sender's own id, or one that is made here, also a refusal.
 async fn send(
+    state: State<World>,
+    version: Version,
+    path: Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let id = headers.get("apns-id").cloned();
+    let mut response = answer(state, version, path, headers, body).await;
+    let id = id.or_else(|| random_hex::<16>().parse().ok());
+    response.headers_mut().extend(id.map(|id| (HeaderName::from_static("apns-id"), id)));
+    response
+}
+
+async fn answer(
     State(world): State<World>,
     version: Version,
     Path(token): Path<String>,
@@ -87,8 +102,6 @@ async fn send(
         return refused(StatusCode::BAD_REQUEST, "BadDeviceToken");
     }
     let own = payload.to_string();
-    // The sender's own id is given back, and one is made where there is none.
-    let id = Some(header("apns-id").to_owned()).filter(|id| !id.is_empty()).unwrap_or_else(|| random_hex::<16>());
     let notice = Notice {
         notify_id: header("apns-collapse-id").to_owned(),
         title: alert["title"].as_str().unwrap_or_default(),
@@ -98,7 +111,7 @@ async fn send(
     };
     match world.show(Vendor::Apns, topic, &token, &notice) {
         // A device with notifications off takes them silently.
-        Delivery::Shown | Delivery::Off => [("apns-id", id)].into_response(),
+        Delivery::Shown | Delivery::Off => StatusCode::OK.into_response(),
         Delivery::Dead(since_ms) => {
             let body = json!({ "reason": "Unregistered", "timestamp": since_ms });
             (StatusCode::GONE, Json(body)).into_response()

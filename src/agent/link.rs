@@ -13,7 +13,10 @@ use crate::store::InboxError;
 use std::time::Duration;
 use tracing::{debug, info};
 
-/// When the gateway is greeted again after it may not have heard, or the disk failed.
+/// First and longest pause before the gateway is greeted again.
+pub(super) const HELLO_PAUSE: Duration = Duration::from_secs(15);
+const HELLO_PAUSE_MOST: Duration = Duration::from_secs(600);
+/// When the gateway is greeted again after it refused, or the disk failed.
 const HELLO_AGAIN: Duration = Duration::from_secs(30);
 /// How soon resting is thought of again while the binding is not confirmed.
 const UNBOUND_LINGER: Duration = Duration::from_secs(5);
@@ -116,6 +119,7 @@ impl Daemon {
         match purpose {
             Purpose::Login => {
                 self.wire(async |c| c.publish(&state, announced, true, None).await).await;
+                self.hello_pause = HELLO_PAUSE;
                 self.say_hello().await;
                 self.linger();
                 self.bind_event(Event::Connected).await
@@ -124,7 +128,8 @@ impl Daemon {
         }
     }
 
-    /// Asks the gateway for what was missed.
+    /// Asks the gateway for what was missed; again, ever more rarely, until it has answered: the first may
+    /// have come while no gateway listened.
     pub async fn say_hello(&mut self) {
         let Some(online) = &self.online else { return };
         let hello = Up::Hello(Hello {
@@ -133,7 +138,10 @@ impl Daemon {
             channel: self.choice.active.map_or("none", |v| v.as_str()).to_owned(),
             platform: self.profile.platform.clone(),
             model: self.profile.model.clone(),
+            login: self.disk.store.login().map(|login| login.id.clone()).filter(|id| !id.is_empty()),
         });
+        self.hello_at = Some(clock::now() + self.hello_pause);
+        self.hello_pause = (self.hello_pause * 2).min(HELLO_PAUSE_MOST);
         self.send(&hello).await;
     }
 
@@ -193,6 +201,7 @@ impl Daemon {
                 None => self.on_kick(code, replaced_by).await,
             },
             Ok(Down::Settings { heartbeat_ceiling_s }) => {
+                self.hello_at = None;
                 if let (Some(seconds), Some(online)) = (heartbeat_ceiling_s.filter(|s| *s >= 5), self.online.as_mut()) {
                     let ceiling = Duration::from_secs(u64::from(seconds));
                     online.server_limit = Some(online.server_limit.map_or(ceiling, |limit| limit.min(ceiling)));

@@ -8,7 +8,7 @@ use crate::binding::{Event, Tombstone, Wanted};
 use crate::keepalive::Cause;
 use crate::mqtt::MqttError;
 use crate::protocol::{Address, KickCode};
-use crate::secret::Secret;
+use crate::secret::{Secret, random_hex};
 use crate::store::Login;
 use crate::vendor::Vendor;
 use serde_json::json;
@@ -39,8 +39,11 @@ impl Daemon {
         // Logging in again is the opposite of the logout still owed in this name.
         self.binding.settle(&user);
         self.save_ledger().await?;
-        let login = Login { user, password };
-        if self.disk.store.login() != Some(&login) || self.state == State::Stopped {
+        let known = self.disk.store.login().filter(|login| login.password == password && self.state != State::Stopped);
+        let renewed = known.is_none();
+        let id = known.map_or_else(random_hex::<8>, |login| login.id.clone());
+        let login = Login { user, password, id };
+        if renewed {
             let stored = login.clone();
             self.disk.run(move |disk| disk.store.set_login(Some(stored))).await?;
             info!(event = "login.stored", "login stored");

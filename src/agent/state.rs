@@ -154,6 +154,8 @@ pub(super) struct Daemon {
     pub owed_until: Option<Moment>,
     /// When the gateway is greeted again, because the last greeting may not have been heard.
     pub hello_at: Option<Moment>,
+    /// ... and how long after that again.
+    pub hello_pause: Duration,
     /// The inbox was full; the gateway is asked again when there is room.
     pub starved: bool,
     pub refused: BTreeMap<String, u64>,
@@ -205,6 +207,7 @@ impl Daemon {
             subscribed: None,
             owed_until: None,
             hello_at: None,
+            hello_pause: super::link::HELLO_PAUSE,
             starved: false,
             refused: BTreeMap::new(),
             config,

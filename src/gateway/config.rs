@@ -31,11 +31,20 @@ pub struct Api {
     pub listen: SocketAddr,
     /// Seconds a user token lives. 60 to 31536000.
     pub user_token_s: u64,
+    /// Requests a second an app may make to its users, bindings and settings. 1 to 100000.
+    pub requests_per_s: u32,
+    /// The same for messages; 0 is no limit.
+    pub messages_per_s: u32,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8680)), user_token_s: 60 * 86_400 }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8680)),
+            user_token_s: 60 * 86_400,
+            requests_per_s: 100,
+            messages_per_s: 0,
+        }
     }
 }
 
@@ -195,6 +204,7 @@ impl Config {
         }
         let ranges = [
             ("api.user_token_s", self.api.user_token_s, 60, 31_536_000),
+            ("api.requests_per_s", u64::from(self.api.requests_per_s), 1, 100_000),
             ("broker.max_devices", self.broker.max_devices as u64, 1, 1_000_000),
             ("delivery.ack_deadline_ms", self.delivery.ack_deadline_ms, 100, 300_000),
             ("delivery.keep_s", self.delivery.keep_s, 60, 2_592_000),

@@ -3,7 +3,7 @@
 use super::clock::now_ms;
 use super::outgoing::Wire;
 use super::push::{Push, together};
-use super::store::{Bind, BindReply, NewMessage, Rules, Store, StoreError};
+use super::store::{Bind, BindReply, Kick, NewMessage, Rules, Store, StoreError, Welcome};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use std::sync::Arc;
@@ -78,12 +78,31 @@ impl Dispatch {
         Ok(accepted.id)
     }
 
-    pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Message>, StoreError> {
+    /// Returns what the device is told: its welcome and what it missed, or that its login has ended.
+    pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Down>, StoreError> {
         let channel = hello.channel.clone();
-        let missed = self.store.hello(address.clone(), hello, self.rules, now_ms()).await?;
-        info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
-        self.work.notify_one();
-        Ok(missed)
+        match self.store.hello(address.clone(), hello, self.rules, now_ms()).await? {
+            Welcome::In { missed, kicked } => {
+                info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
+                self.work.notify_one();
+                self.tell_kicked(kicked);
+                let welcome = Down::Settings { heartbeat_ceiling_s: None };
+                Ok(std::iter::once(welcome).chain(missed.into_iter().map(Down::Message)).collect())
+            }
+            Welcome::Out(Kick { code, by, .. }) => {
+                info!(event = "device.refused", device = %address, code = u16::from(code), "a login that has ended came back");
+                Ok(vec![Down::Kick { code, replaced_by: by }])
+            }
+        }
+    }
+
+    /// Tells devices that their login has ended. One that is not connected is told when it comes back.
+    pub fn tell_kicked(&self, kicked: Vec<Kick>) {
+        for Kick { address, code, by } in kicked {
+            info!(event = "device.kicked", device = %address, code = u16::from(code), by, "a login was ended");
+            let this = self.clone();
+            self.tasks.spawn(async move { this.wire.publish(address, Down::Kick { code, replaced_by: by }).await });
+        }
     }
 
     pub async fn on_offline(&self, address: Address, nonce: String) -> Result<(), StoreError> {

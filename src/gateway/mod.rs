@@ -27,8 +27,10 @@ mod push;
 mod receipts;
 mod sender;
 mod serve;
+mod silence;
 mod store;
 mod tokens;
+mod webhook;
 mod wire;
 
 pub use config::Config;

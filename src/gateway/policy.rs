@@ -28,6 +28,9 @@ pub enum Stop {
     CertificateDisabled,
     CertificateUnreadable,
     SwitchedOff,
+    Silenced,
+    Filtered,
+    Command,
     InvalidMessage,
 }
 
@@ -44,19 +47,93 @@ impl Stop {
             Self::CertificateDisabled => "notifier disabled",
             Self::CertificateUnreadable => "notifier unreadable",
             Self::SwitchedOff => "notifications switched off on the device",
+            Self::Silenced => "user ignore push",
+            Self::Filtered => "ignore push device id",
+            Self::Command => "command message",
             Self::InvalidMessage => "invalid message",
         }
     }
 }
 
+/// An app's own rules, set over REST.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppRules {
+    /// Which devices are pushed to; unset: the gateway's `delivery.policy`.
+    pub multi_device: Option<MultiDevice>,
+    /// Whether a web or desktop session counts as a device that is online.
+    pub count_web: bool,
+    /// Devices of one platform a user may be logged in on. 1 to 100.
+    pub device_limit: u32,
+    /// Who yields when there is one too many.
+    pub login: Login,
+    /// Where a do-not-disturb interval that names no time zone is meant.
+    pub time_zone: String,
+    /// Where each vendor send is reported.
+    pub webhook: Option<Webhook>,
+}
+
+impl Default for AppRules {
+    fn default() -> Self {
+        Self {
+            multi_device: None,
+            count_web: false,
+            // The original system's default.
+            device_limit: 4,
+            login: Login::NewestWins,
+            time_zone: "Asia/Shanghai".to_owned(),
+            webhook: None,
+        }
+    }
+}
+
+/// Who yields when a user logs in on one device too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Login {
+    /// The earliest login is kicked.
+    NewestWins,
+    /// The newcomer is refused.
+    FirstWins,
+}
+
+/// Where and how vendor sends are reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    pub url: String,
+    pub secret: crate::secret::Secret,
+    #[serde(default)]
+    pub signature: Signature,
+}
+
+/// How a report is signed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signature {
+    /// HMAC-SHA256 over the body, in the header `x-impush-signature`.
+    #[default]
+    Hmac,
+    /// The original system's `security` field: MD5 of callId, secret and timestamp.
+    Md5,
+}
+
+/// Platforms that do not hold a phone's notifications back, unless an app says so.
+pub const WEB: [&str; 5] = ["web", "windows", "macos", "desktop", "pc"];
+
 /// The facts about one (message, device) pair at the moment of the vendor leg.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub ext: &'a Json,
+    /// A control message, which shows nothing.
+    pub command: bool,
+    pub device: &'a str,
+    pub notifier: &'a str,
     pub age_s: u64,
     pub push_life_s: u64,
     pub policy: MultiDevice,
     pub others_online: bool,
+    pub silenced: bool,
     pub bound: bool,
     /// The vendor reported that the device's user switched notifications off.
     pub switched_off: bool,
@@ -70,20 +147,48 @@ pub enum CertificateState {
     Ready,
 }
 
-/// The first reason not to push, in the documented order of checks.
+/// The first reason not to push, in the documented order of checks. A forced message passes a user's
+/// silence and nothing else; a message that is both forced and ignored is ignored.
 pub fn stop(facts: &Facts<'_>) -> Option<Stop> {
     let flag = |name: &str| facts.ext[name].as_bool().unwrap_or(false);
+    let forced = flag("em_force_notification");
     let checks = [
         (facts.age_s > facts.push_life_s, Stop::Expired),
-        (flag("em_deliver_online_only"), Stop::OnlineOnly),
+        (flag(ONLINE_ONLY), Stop::OnlineOnly),
         (flag("em_ignore_notification"), Stop::IgnoreFlag),
+        (facts.command && !forced, Stop::Command),
+        (facts.silenced && !forced, Stop::Silenced),
         (facts.policy == MultiDevice::AllOffline && facts.others_online, Stop::AnotherDeviceOnline),
         (!facts.bound, Stop::NoBinding),
+        (filtered(&facts.ext["em_push_filter"], facts.device, facts.notifier), Stop::Filtered),
         (facts.switched_off, Stop::SwitchedOff),
         (facts.certificate == CertificateState::Missing, Stop::NoCertificate),
         (facts.certificate == CertificateState::Disabled, Stop::CertificateDisabled),
     ];
     checks.into_iter().find(|(stops, _)| *stops).map(|(_, stop)| stop)
+}
+
+/// The message is for connected devices only, and kept for nobody.
+pub const ONLINE_ONLY: &str = "em_deliver_online_only";
+
+/// Whether the sender's lists leave this device or certificate out.
+fn filtered(filter: &Json, device: &str, notifier: &str) -> bool {
+    let lists = |key: &str| filter[key].as_array().filter(|list| !list.is_empty());
+    let accepts = |key: &str, value: &str| lists(key).is_none_or(|list| list.iter().any(|item| item == value));
+    let ignores = |key: &str, value: &str| lists(key).is_some_and(|list| list.iter().any(|item| item == value));
+    !accepts("accept_device_id", device)
+        || !accepts("accept_notifier_name", notifier)
+        || ignores("ignore_device_id", device)
+        || ignores("ignore_notifier_name", notifier)
+}
+
+/// Whether the message names this user: a list of ids, or `all`.
+pub fn mentions(ext: &Json, user: &str) -> bool {
+    match &ext["em_at_list"] {
+        Json::Array(list) => list.iter().any(|item| item == user),
+        Json::String(word) => word.eq_ignore_ascii_case("all"),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +201,10 @@ mod tests {
     fn facts(ext: &Json) -> Facts<'_> {
         Facts {
             ext,
+            command: false,
+            device: "d1",
+            notifier: "n1",
+            silenced: false,
             age_s: 10,
             push_life_s: 86_400,
             policy: MultiDevice::AnyOffline,
@@ -133,5 +242,39 @@ mod tests {
         let all = Facts { policy: MultiDevice::AllOffline, ..facts(&NO_EXT) };
         assert_eq!(stop(&all), Some(Stop::AnotherDeviceOnline));
         assert_eq!(stop(&Facts { others_online: false, ..all }), None);
+    }
+
+    #[test]
+    fn a_forced_message_passes_silence_and_nothing_else() {
+        let force = json!({"em_force_notification": true});
+        assert_eq!(stop(&Facts { silenced: true, ..facts(&NO_EXT) }), Some(Stop::Silenced));
+        assert_eq!(stop(&Facts { silenced: true, ..facts(&force) }), None);
+        assert_eq!(stop(&Facts { command: true, ..facts(&NO_EXT) }), Some(Stop::Command));
+        assert_eq!(stop(&Facts { command: true, ..facts(&force) }), None);
+        let both = json!({"em_force_notification": true, "em_ignore_notification": true});
+        assert_eq!(stop(&facts(&both)), Some(Stop::IgnoreFlag));
+    }
+
+    #[test]
+    fn the_senders_lists_choose_devices_and_certificates() {
+        for (filter, stops) in [
+            (json!({}), false),
+            (json!({"accept_device_id": ["d1"]}), false),
+            (json!({"accept_device_id": ["d2"]}), true),
+            (json!({"ignore_device_id": ["d1"]}), true),
+            (json!({"accept_notifier_name": ["n1"], "ignore_device_id": ["d2"]}), false),
+            (json!({"ignore_notifier_name": ["n1"]}), true),
+            (json!({"accept_device_id": "d2"}), false),
+        ] {
+            let ext = json!({ "em_push_filter": filter });
+            assert_eq!(stop(&facts(&ext)), stops.then_some(Stop::Filtered), "{ext}");
+        }
+    }
+
+    #[test]
+    fn a_mention_is_a_list_or_everybody() {
+        assert!(mentions(&json!({"em_at_list": ["ann", "bob"]}), "ann"));
+        assert!(mentions(&json!({"em_at_list": "all"}), "ann"));
+        assert!(!mentions(&json!({"em_at_list": ["bob"]}), "ann") && !mentions(&NO_EXT, "ann"));
     }
 }

@@ -1,15 +1,17 @@
 //! From claimed vendor work to what came of it: the notification, the call, the next step.
 
 use super::clock::now_ms;
-use super::content::{badge, compose, sound};
+use super::content::{Setting, badge, compose, sound};
 use super::delivery::{AfterVendor, Hop, after_vendor};
 use super::metrics::Metrics;
 use super::receipts::Proof;
 use super::sender::{Notification, Open, Outcome, Senders};
 use super::store::{Certificate, VendorJob, VendorResult};
+use super::webhook::{Report, Reports};
 use crate::protocol::Message;
 use crate::secret::fingerprint;
 use crate::vendor::Vendor;
+use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,14 +27,16 @@ pub struct Push {
     pub receipts_url: Option<String>,
     /// Seconds after which a notification is too old.
     pub life_s: u64,
+    pub reports: Reports,
 }
 
-/// Jobs that one call can carry: the same message under the same certificate.
+/// Jobs that one call can carry: the same message under the same certificate, shown in the same way.
 pub fn together(jobs: Vec<VendorJob>) -> Vec<Vec<VendorJob>> {
     let mut groups: Vec<Vec<VendorJob>> = Vec::new();
-    let mut at: HashMap<(String, String, String), usize> = HashMap::new();
+    let mut at: HashMap<(String, String, String, u32), usize> = HashMap::new();
     for job in jobs {
-        let key = (job.certificate.app.clone(), job.certificate.name.clone(), job.message.id.clone());
+        let (app, name) = (job.certificate.app.clone(), job.certificate.name.clone());
+        let key = (app, name, job.message.id.clone(), job.setting.waiting);
         match at.get(&key) {
             Some(index) => groups[*index].push(job),
             None => {
@@ -49,17 +53,22 @@ impl Push {
     pub async fn push(&self, jobs: Vec<VendorJob>) -> Vec<(VendorJob, VendorResult)> {
         let Some(first) = jobs.first() else { return Vec::new() };
         let life = Duration::from_millis(first.expires_ms.saturating_sub(now_ms()));
-        let notification = self.notification(&first.certificate, &first.message, life);
+        let notification = self.notification(&first.certificate, &first.message, &first.setting, life);
         let tokens: Vec<&str> = jobs.iter().map(|job| job.token.as_str()).collect();
         let outcomes = self.call(&first.certificate, &tokens, &notification).await;
-        let results: Vec<VendorResult> =
-            jobs.iter().zip(&outcomes).map(|(job, outcome)| result(job, outcome)).collect();
+        let mut results = Vec::new();
+        for (job, outcome) in jobs.iter().zip(&outcomes) {
+            if let Some(to) = &job.webhook {
+                self.reports.send(Report { app: job.address.app.clone(), to: to.clone(), body: report(job, outcome) });
+            }
+            results.push(result(job, outcome));
+        }
         jobs.into_iter().zip(results).collect()
     }
 
     /// Sends a notification to a raw token: no binding, no message, no second try.
     pub async fn test(&self, certificate: &Certificate, token: &str, message: &Message) -> Outcome {
-        let notification = self.notification(certificate, message, Duration::from_secs(3600));
+        let notification = self.notification(certificate, message, &Setting::default(), Duration::from_secs(3600));
         let none = || Outcome::Unknown { code: String::new(), reason: "no answer".to_owned() };
         self.call(certificate, &[token], &notification).await.pop().unwrap_or_else(none)
     }
@@ -86,16 +95,22 @@ impl Push {
         outcomes
     }
 
-    fn notification(&self, certificate: &Certificate, message: &Message, life: Duration) -> Notification {
+    fn notification(
+        &self,
+        certificate: &Certificate,
+        message: &Message,
+        setting: &Setting,
+        life: Duration,
+    ) -> Notification {
         let ext = if certificate.vendor == Vendor::Apns { "em_apns_ext" } else { "em_android_push_ext" };
         Notification {
-            content: compose(message),
+            content: compose(message, setting),
             collapse_id: collapse_id(&message.id),
             time_to_live: life.min(Duration::from_secs(self.life_s)),
             vendor_ext: message.ext[ext].clone(),
             receipt_param: self.proof.param(&message.id),
             receipt_url: self.receipt_url(certificate),
-            badge: badge(message),
+            badge: badge(message, setting),
             sound: sound(message),
         }
     }
@@ -116,6 +131,23 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
         info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     }
     VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()) }
+}
+
+/// The original system's report of one vendor send.
+fn report(job: &VendorJob, outcome: &Outcome) -> Json {
+    let (status, detail) = match outcome {
+        Outcome::Delivered { .. } => ("success", String::new()),
+        Outcome::Refused { certificate: true, .. } => ("fail", "get push token fail".to_owned()),
+        Outcome::RetryAfter { .. } | Outcome::LimitedUntil { .. } => ("error", outcome.detail()),
+        _ => ("fail", "push yet but fail".to_owned()),
+    };
+    let message = &job.message;
+    json!({
+        "callId": format!("{}_{}", job.address.app, message.id), "appkey": job.address.app, "channel": job.certificate.vendor,
+        "chat_type": message.chat_type, "device_id": job.address.device, "device_token": job.token, "msg_id": message.id,
+        "notifier_name": job.certificate.name, "from": message.from, "target": message.to, "group_id": message.group,
+        "step": "push", "status": status, "detail": detail, "data": outcome.detail(),
+    })
 }
 
 /// The same id for every try of one message, so that a repeat replaces and does not add (FNV-1a).

@@ -13,6 +13,7 @@ use super::receipts::Proof;
 use super::sender::Senders;
 use super::store::{Rules, Store, Vault};
 use super::tokens::Tokens;
+use super::webhook::Reports;
 use super::wire::Driver;
 use crate::http::Http;
 use crate::store::StateDirectory;
@@ -67,13 +68,16 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
         proof: Proof::new(&store.own_secret("receipt_key").await?),
         receipts_url: config.vendors.receipts_url.clone(),
         life_s: config.delivery.push_life_s,
+        reports: Reports::start(http.clone()),
     };
     let dispatch =
         Dispatch::new(store.clone(), wire, push.clone(), rules, config.delivery.keep_s, config.delivery.concurrency);
+    let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), stop.child_token()));
     let timer_task = tokio::spawn(dispatch.clone().run(stop.child_token()));
-    let state_of_api = api::State { store, tokens, dispatch, push, admin, user_token_s: config.api.user_token_s };
+    let state_of_api =
+        api::State { store, tokens, dispatch, push, limits, admin, user_token_s: config.api.user_token_s };
     let api_stop = stop.clone();
     let api_task = tokio::spawn(async move {
         let served = axum::serve(listener, api::router(state_of_api))

@@ -216,10 +216,7 @@ impl Driver {
 
 async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
     let reply = match up {
-        Up::Hello(hello) => {
-            let missed = dispatch.on_hello(address.clone(), hello).await?;
-            missed.into_iter().map(Down::Message).collect()
-        }
+        Up::Hello(hello) => dispatch.on_hello(address.clone(), hello).await?,
         Up::Bind { sequence, notifier, token } => {
             let bind = Bind::Set { notifier, token: token.expose().to_owned() };
             vec![bound(sequence, dispatch.on_bind(address.clone(), sequence, bind).await?)]

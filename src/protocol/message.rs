@@ -34,7 +34,7 @@ pub enum Down {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaced_by: Option<String>,
     },
-    /// Values the gateway wants the device to use until it says otherwise.
+    /// The answer to `hello`, and values the gateway wants the device to use until it says otherwise.
     Settings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         heartbeat_ceiling_s: Option<u32>,
@@ -88,6 +88,10 @@ pub struct Hello {
     pub platform: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Which login this is: the same over reconnections and restarts, another after each login. A device
+    /// that was kicked and comes back with the same one is told again; another one may kick in its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
 }
 
 /// A message for the user.

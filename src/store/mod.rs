@@ -31,6 +31,9 @@ pub struct Identity {
 pub struct Login {
     pub user: String,
     pub password: Secret,
+    /// Made at the login; empty in a file of an older version.
+    #[serde(default)]
+    pub id: String,
 }
 
 /// Everything small, read at start and written when it changes.
@@ -131,7 +134,9 @@ mod tests {
         let path = dir.path().join("state");
         let mut store = Store::open(&path).expect("opened");
         let device = store.device_id().to_owned();
-        store.set_login(Some(Login { user: "ann".into(), password: Secret::new("p") })).expect("saved");
+        store
+            .set_login(Some(Login { user: "ann".into(), password: Secret::new("p"), id: "l1".into() }))
+            .expect("saved");
         store.set_token(Vendor::Xiaomi, Some(Secret::new("t"))).expect("saved");
         store.set_ledger(Ledger { sequence: 9, ..Ledger::default() }).expect("saved");
         drop(store);

@@ -3,7 +3,7 @@
 use super::super::store::StoreError;
 use axum::Json;
 use axum::http::StatusCode;
-use axum::http::header::{HeaderValue, WWW_AUTHENTICATE};
+use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -13,11 +13,13 @@ pub struct ApiError {
     status: StatusCode,
     error: &'static str,
     description: String,
+    /// Seconds until the same request may be made again.
+    retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     pub fn bad(error: &'static str, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into() }
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), retry_after_s: None }
     }
 
     pub fn illegal(description: impl Into<String>) -> Self {
@@ -25,15 +27,36 @@ impl ApiError {
     }
 
     pub fn unauthorized(description: impl Into<String>) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, error: "unauthorized", description: description.into() }
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            error: "unauthorized",
+            description: description.into(),
+            retry_after_s: None,
+        }
     }
 
     pub fn forbidden(description: impl Into<String>) -> Self {
-        Self { status: StatusCode::FORBIDDEN, error: "forbidden_op", description: description.into() }
+        Self {
+            status: StatusCode::FORBIDDEN,
+            error: "forbidden_op",
+            description: description.into(),
+            retry_after_s: None,
+        }
+    }
+
+    pub fn too_many(wait_s: u64) -> Self {
+        let description = format!("too many requests of this app; again in {wait_s} s");
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self { status, error: "reach_limit", description, retry_after_s: Some(wait_s) }
     }
 
     pub fn not_found(description: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, error: "resource_not_found", description: description.into() }
+        Self {
+            status: StatusCode::NOT_FOUND,
+            error: "resource_not_found",
+            description: description.into(),
+            retry_after_s: None,
+        }
     }
 }
 
@@ -44,6 +67,7 @@ impl From<StoreError> for ApiError {
             status: StatusCode::SERVICE_UNAVAILABLE,
             error: "service_unavailable",
             description: "the store failed; nothing was accepted, try again".to_owned(),
+            retry_after_s: Some(1),
         }
     }
 }
@@ -56,6 +80,9 @@ impl IntoResponse for ApiError {
             "timestamp": super::super::clock::now_ms(),
         }));
         let mut response = (self.status, body).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -14,8 +14,10 @@
 
 mod certificates;
 mod error;
+mod limits;
 mod messages;
 mod receipts;
+mod settings;
 mod users;
 
 use super::clock::now_ms;
@@ -28,8 +30,9 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 pub(super) use error::ApiError;
+pub use limits::Limits;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 
@@ -40,6 +43,7 @@ pub struct State {
     pub tokens: Tokens,
     pub dispatch: Dispatch,
     pub push: Push,
+    pub limits: Limits,
     /// The operator's secret, for app tokens.
     pub admin: Secret,
     pub user_token_s: u64,
@@ -52,7 +56,16 @@ pub fn router(state: State) -> Router {
     Router::new()
         .route("/{org}/{app}/token", post(users::token))
         .route("/{org}/{app}/users", post(users::create))
+        .route("/{org}/{app}/users/{user}", put(settings::set_profile))
         .route("/{org}/{app}/users/{user}/devices", get(users::devices))
+        .route("/{org}/{app}/users/{user}/disconnect", delete(users::kick_all))
+        .route("/{org}/{app}/users/{user}/disconnect/{device}", delete(users::kick_one))
+        .route("/{org}/{app}/users/{user}/notification/language", get(settings::language).put(settings::set_language))
+        .route("/{org}/{app}/users/{user}/notification/template", get(settings::choice).put(settings::set_choice))
+        .route("/{org}/{app}/users/{user}/notification/{kind}/{key}", get(settings::silence).put(settings::set_silence))
+        .route("/{org}/{app}/rules", get(settings::rules).put(settings::set_rules))
+        .route("/{org}/{app}/notification/template", post(settings::set_template))
+        .route("/{org}/{app}/notification/template/{name}", get(settings::template).delete(settings::remove_template))
         .route("/{org}/{app}/users/{user}/push/binding", get(users::bindings).put(users::bind))
         .route("/{org}/{app}/certificates", get(certificates::list).post(certificates::add))
         .route("/{org}/{app}/certificates/{name}", delete(certificates::remove).patch(certificates::change))
@@ -95,17 +108,45 @@ impl FromRequestParts<State> for AppRequest {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
-        let started_ms = now_ms();
-        let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
-            .await
-            .map_err(|e| ApiError::bad("IllegalArgumentException", e.to_string()))?;
-        let app = app_of(&path);
-        let claims = bearer(parts, &state.tokens)?;
-        if claims.scope != Scope::App || claims.app != app {
-            return Err(ApiError::forbidden("this token is not an app token of this app"));
+        let (request, claims) = authenticated(parts, state).await?;
+        if claims.scope != Scope::App {
+            return Err(ApiError::forbidden("this token is not an app token"));
         }
-        Ok(Self { app, path, started_ms })
+        Ok(request)
     }
+}
+
+/// A request that bears an app token, or a user token of the very user in its path.
+pub(super) struct UserRequest(pub AppRequest);
+
+impl FromRequestParts<State> for UserRequest {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
+        let (request, claims) = authenticated(parts, state).await?;
+        let own = claims.scope == Scope::User && claims.sub == request.variable("user");
+        if claims.scope == Scope::App || own {
+            return Ok(Self(request));
+        }
+        Err(ApiError::forbidden("this token is neither this user's nor an app token"))
+    }
+}
+
+/// The request and what its token claims; the token is of the app in the path.
+async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, Claims), ApiError> {
+    let started_ms = now_ms();
+    let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
+        .await
+        .map_err(|e| ApiError::bad("IllegalArgumentException", e.to_string()))?;
+    let app = app_of(&path);
+    let claims = bearer(parts, &state.tokens)?;
+    if claims.app != app {
+        return Err(ApiError::forbidden("this token is of another app"));
+    }
+    if let Err(wait_s) = state.limits.admit(&app, parts.uri.path()) {
+        return Err(ApiError::too_many(wait_s));
+    }
+    Ok((AppRequest { app, path, started_ms }, claims))
 }
 
 fn app_of(path: &HashMap<String, String>) -> String {

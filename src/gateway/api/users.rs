@@ -3,7 +3,7 @@
 use super::super::clock::now_ms;
 use super::super::store::{Bind, BindReply};
 use super::{ApiError, AppRequest, State, app_of};
-use crate::protocol::Address;
+use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -146,7 +146,27 @@ pub(super) async fn ready(Shared(state): Shared<State>) -> Result<&'static str, 
     Ok("ready\n")
 }
 
-async fn known_user(request: &AppRequest, state: &State) -> Result<String, ApiError> {
+/// Ends a user's logins on all devices.
+pub(super) async fn kick_all(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+    kick(request, &state, None).await
+}
+
+/// Ends a user's login on one device.
+pub(super) async fn kick_one(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+    let device = request.variable("device");
+    kick(request, &state, Some(device)).await
+}
+
+async fn kick(request: AppRequest, state: &State, device: Option<String>) -> Result<Json<Value>, ApiError> {
+    let user = known_user(&request, state).await?;
+    let kicked = state.store.kick(request.app.clone(), user, device, KickCode::Kicked).await?;
+    let devices: Vec<&str> = kicked.iter().map(|kick| kick.address.device.as_str()).collect();
+    let data = json!({ "result": !kicked.is_empty(), "devices": devices });
+    state.dispatch.tell_kicked(kicked);
+    Ok(request.envelope("delete", "data", data))
+}
+
+pub(super) async fn known_user(request: &AppRequest, state: &State) -> Result<String, ApiError> {
     let user = request.variable("user");
     if state.store.user_exists(request.app.clone(), user.clone()).await? {
         Ok(user)

@@ -1,10 +1,13 @@
 //! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
 
 use super::deliveries::{Rules, set_state};
+use super::settings::{self, Key};
 use super::traces::note;
 use super::{Certificate, Store, StoreError, Vault, as_i64, as_u64, certificates, devices};
+use crate::gateway::content::Setting;
 use crate::gateway::delivery::{AfterVendor, Hop, State};
-use crate::gateway::policy::{self, CertificateState, Stop};
+use crate::gateway::policy::{self, AppRules, CertificateState, Stop, WEB, Webhook};
+use crate::gateway::silence;
 use crate::protocol::{Address, Message};
 use rusqlite::{Transaction, params};
 
@@ -20,6 +23,10 @@ pub struct VendorJob {
     pub message: Message,
     pub certificate: Certificate,
     pub token: String,
+    /// What decides, beside the message, what is shown.
+    pub setting: Setting,
+    /// Where the app wants to hear of this.
+    pub webhook: Option<Webhook>,
     /// Counts this one.
     pub attempts: u32,
     pub expires_ms: u64,
@@ -87,12 +94,12 @@ impl Store {
                     continue;
                 };
                 match ready(t, &vault, &address, &message, rules, accepted_ms, now_ms)? {
-                    Ok((certificate, token)) => {
+                    Ok((certificate, token, setting, webhook)) => {
                         t.prepare_cached(
                             "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
                         )?
                         .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
-                        jobs.push(VendorJob { address, message, certificate, token, attempts: attempts + 1, expires_ms });
+                        jobs.push(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms });
                     }
                     Err(stop) => {
                         set_state(t, &id, &address.device, State::Waiting, "", None)?;
@@ -151,7 +158,7 @@ fn settle(t: &Transaction<'_>, job: &VendorJob, result: &VendorResult, now_ms: u
     Ok(())
 }
 
-type Ready = Result<(Certificate, String), Stop>;
+type Ready = Result<(Certificate, String, Setting, Option<Webhook>), Stop>;
 
 fn ready(
     t: &Transaction<'_>,
@@ -174,17 +181,25 @@ fn ready(
         },
         None => None,
     };
-    let others_online: bool = t
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1)",
-        )?
-        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
+    let app_rules: AppRules = settings::get(t, &address.app, "", &Key::Rules)?;
+    let online: Vec<String> = t
+        .prepare_cached("SELECT platform FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1")?
+        .query_map([&address.app, &address.user, &address.device], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    let (app_wide, conversation) = settings::silences(t, address, message)?;
+    // Checked on entry; one from another version falls back.
+    let home = silence::zone(&app_rules.time_zone).unwrap_or(jiff::tz::TimeZone::UTC);
+    let mentioned = policy::mentions(&message.ext, &address.user);
     let stop = policy::stop(&policy::Facts {
         ext: &message.ext,
+        command: message.body["type"] == "cmd",
+        device: &address.device,
+        notifier: binding.as_ref().map_or("", |(notifier, ..)| notifier),
         age_s: now_ms.saturating_sub(accepted_ms) / 1000,
         push_life_s: rules.push_life_s,
-        policy: rules.policy,
-        others_online,
+        policy: app_rules.multi_device.unwrap_or(rules.policy),
+        others_online: online.iter().any(|platform| app_rules.count_web || !WEB.contains(&platform.as_str())),
+        silenced: silence::silenced(&app_wide, &conversation, mentioned, now_ms, &home),
         bound: binding.is_some(),
         switched_off: binding.as_ref().is_some_and(|(.., off_until_ms)| *off_until_ms > now_ms),
         certificate: match &certificate {
@@ -195,7 +210,9 @@ fn ready(
     });
     Ok(match (stop, certificate, binding) {
         (Some(stop), ..) => Err(stop),
-        (None, Some(certificate), Some((_, token, _))) => Ok((certificate, token)),
+        (None, Some(certificate), Some((_, token, _))) => {
+            Ok((certificate, token, settings::shown(t, address, message)?, app_rules.webhook))
+        }
         (None, ..) => Err(Stop::NoBinding),
     })
 }

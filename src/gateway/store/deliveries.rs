@@ -1,9 +1,9 @@
 //! Messages on their way: accepting, publishing, acknowledgements, and what waits for a device.
 
 use super::traces::note;
-use super::{Store, StoreError, as_i64, devices};
+use super::{Store, StoreError, Welcome, as_i64, devices, kicks};
 use crate::gateway::delivery::{Hop, State};
-use crate::gateway::policy::{MultiDevice, Stop};
+use crate::gateway::policy::{MultiDevice, ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Hello, Message};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
@@ -83,7 +83,12 @@ impl Store {
                 note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoBinding.text())?;
             }
             let mut live = Vec::new();
+            let online_only = message.ext[ONLINE_ONLY] == true;
             for (device, online, nonce) in found {
+                if online_only && !online {
+                    note(t, &message.id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
+                    continue;
+                }
                 let (state, due) = if online { (State::Live, now_ms + rules.ack_deadline_ms) } else { (State::Vendor, now_ms) };
                 t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
                     .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
@@ -107,9 +112,13 @@ impl Store {
         hello: Hello,
         rules: Rules,
         now_ms: u64,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Welcome, StoreError> {
         self.run(move |t| {
             devices::ensure(t, &address)?;
+            let kicked = match kicks::admit(t, &address, &hello, now_ms)? {
+                Ok(kicked) => kicked,
+                Err(out) => return Ok(Welcome::Out(out)),
+            };
             let Address { app, user, device } = &address;
             t.execute(
                 "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, connection = connection + (nonce <> ?4), channel = ?5,
@@ -123,7 +132,8 @@ impl Store {
                  AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id)",
                 params![app, user, device, as_i64(now_ms)],
             )?;
-            drain(t, &address, &hello.nonce, rules, now_ms)
+            let missed = drain(t, &address, &hello.nonce, rules, now_ms)?;
+            Ok(Welcome::In { missed, kicked })
         })
         .await
     }

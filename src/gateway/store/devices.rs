@@ -71,6 +71,9 @@ impl Store {
     ) -> Result<BindReply, StoreError> {
         self.run(move |t| {
             ensure(t, &address)?;
+            if super::kicks::is_kicked(t, &address)? {
+                return Ok(BindReply::Refused("this device's login was ended; log in again".to_owned()));
+            }
             let Address { app, user, device } = &address;
             let newer = t.execute(
                 "UPDATE devices SET sequence = ?4, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND sequence < ?4",

@@ -8,7 +8,9 @@ mod certificates;
 mod claims;
 mod deliveries;
 mod devices;
+mod kicks;
 mod receipts;
+mod settings;
 mod traces;
 mod users;
 mod vault;
@@ -17,6 +19,8 @@ pub use certificates::Certificate;
 pub use claims::{VendorJob, VendorResult};
 pub use deliveries::{NewMessage, Rules};
 pub use devices::{Bind, BindReply};
+pub use kicks::{Kick, Welcome};
+pub use settings::Key;
 pub use vault::Vault;
 
 use rusqlite::{Connection, Transaction};
@@ -51,8 +55,7 @@ pub struct Store {
 }
 
 /// What each version of the file added; the file remembers how many it has had.
-const STEPS: &[&str] =
-    &[include_str!("schema.sql"), "ALTER TABLE bindings ADD COLUMN off_until_ms INTEGER NOT NULL DEFAULT 0;"];
+const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 
 impl Store {
     /// Opens or makes the file. Blocks on the disk; call it before the runtime starts its work.

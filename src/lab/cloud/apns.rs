@@ -36,13 +36,7 @@ pub(super) fn new_token() -> String {
 }
 
 /// Every answer bears the sender's own id, or one that is made here, also a refusal.
-async fn send(
-    state: State<World>,
-    version: Version,
-    path: Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn send(state: State<World>, version: Version, path: Path<String>, headers: HeaderMap, body: Bytes) -> Response {
     let id = headers.get("apns-id").cloned();
     let mut response = answer(state, version, path, headers, body).await;
     let id = id.or_else(|| random_hex::<16>().parse().ok());

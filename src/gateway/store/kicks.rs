@@ -1,0 +1,122 @@
+//! Logins that end because of others: how many devices a user may have, and who yields.
+
+use super::settings::{self, Key};
+use super::{Store, StoreError, as_i64};
+use crate::gateway::policy::{AppRules, Login};
+use crate::protocol::{Address, Hello, KickCode, Message};
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+/// A device whose login ended, and what it is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kick {
+    pub address: Address,
+    pub code: KickCode,
+    /// The device that replaced it.
+    pub by: Option<String>,
+}
+
+/// What a hello led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Welcome {
+    /// It is in; what it missed, and the devices that yield to it.
+    In { missed: Vec<Message>, kicked: Vec<Kick> },
+    /// Its login has ended.
+    Out(Kick),
+}
+
+/// Decides whether this login stands.
+pub(super) fn admit(
+    t: &Transaction<'_>,
+    address: &Address,
+    hello: &Hello,
+    now_ms: u64,
+) -> Result<Result<Vec<Kick>, Kick>, StoreError> {
+    let Address { app, user, device } = address;
+    let login = hello.login.clone().unwrap_or_default();
+    let (logged_in, known, code, by): (bool, String, Option<u16>, Option<String>) = t
+        .prepare_cached(
+            "SELECT logged_in, login, kicked_code, kicked_by FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
+        )?
+        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?;
+    if let Some(code) = code.filter(|_| !login.is_empty() && login == known) {
+        // The same login came back: it may not have been told.
+        return Ok(Err(Kick { address: address.clone(), code: KickCode::from(code), by }));
+    }
+    if logged_in && known == login {
+        return Ok(Ok(Vec::new()));
+    }
+    let rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
+    let others: Vec<String> = t
+        .prepare_cached(
+            "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND platform = ?4 AND logged_in = 1
+             ORDER BY login_ms, device",
+        )?
+        .query_map([app, user, device, &hello.platform], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    let too_many = (others.len() + 1).saturating_sub(rules.device_limit.max(1) as usize);
+    t.execute(
+        "UPDATE devices SET login = ?4, login_ms = ?5, kicked_code = NULL, kicked_by = NULL WHERE app = ?1 AND user = ?2 AND device = ?3",
+        params![app, user, device, login, as_i64(now_ms)],
+    )?;
+    if too_many > 0 && rules.login == Login::FirstWins {
+        let code = if rules.device_limit == 1 { KickCode::BoundElsewhere } else { KickCode::TooManyDevices };
+        return Ok(Err(end(t, address, code, None)?));
+    }
+    let mut kicked = Vec::new();
+    for other in others.into_iter().take(too_many) {
+        let other = Address { device: other, ..address.clone() };
+        let name = hello.model.clone().unwrap_or_else(|| device.clone());
+        kicked.push(end(t, &other, KickCode::Replaced, Some(name))?);
+    }
+    Ok(Ok(kicked))
+}
+
+/// Ends a login: the device, its bindings and what was on its way to a vendor, together.
+fn end(t: &Transaction<'_>, address: &Address, code: KickCode, by: Option<String>) -> Result<Kick, StoreError> {
+    let Address { app, user, device } = address;
+    t.execute(
+        "UPDATE devices SET logged_in = 0, online = 0, kicked_code = ?4, kicked_by = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3",
+        params![app, user, device, u16::from(code), by],
+    )?;
+    t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, device])?;
+    t.execute(
+        "UPDATE deliveries SET state = 'waiting', due_ms = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'vendor')",
+        [app, user, device],
+    )?;
+    Ok(Kick { address: address.clone(), code, by })
+}
+
+/// Whether this device's login was ended by others and it has not logged in since.
+pub(super) fn is_kicked(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
+    let code: Option<Option<u16>> = t
+        .prepare_cached("SELECT kicked_code FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))
+        .optional()?;
+    Ok(code.flatten().is_some())
+}
+
+impl Store {
+    /// Ends the logins of one device of a user, or of all. Returns them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn kick(
+        &self,
+        app: String,
+        user: String,
+        device: Option<String>,
+        code: KickCode,
+    ) -> Result<Vec<Kick>, StoreError> {
+        self.run(move |t| {
+            let devices: Vec<String> = t
+                .prepare_cached(
+                    "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND (?3 IS NULL OR device = ?3) AND logged_in = 1",
+                )?
+                .query_map(params![app, user, device], |r| r.get(0))?
+                .collect::<Result<_, _>>()?;
+            let address = |device| Address { app: app.clone(), user: user.clone(), device };
+            devices.into_iter().map(|device| end(t, &address(device), code, None)).collect()
+        })
+        .await
+    }
+}

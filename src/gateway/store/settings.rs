@@ -1,0 +1,134 @@
+//! What apps and users have set: one JSON value under each key.
+
+use super::{Store, StoreError};
+use crate::gateway::content::{Profile, Setting, Template, template_names};
+use crate::gateway::policy::AppRules;
+use crate::gateway::silence::Silence;
+use crate::protocol::{Address, Message};
+use rusqlite::{OptionalExtension as _, Transaction, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What a value is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// The app's rules; of no user.
+    Rules,
+    /// An app's template, by name; of no user.
+    Template(String),
+    /// A user's nickname, style, language and template.
+    Profile,
+    /// A user's silence for everything.
+    Silence,
+    /// A user's silence for one conversation: with a user, or in a group.
+    SilenceWith(String),
+    SilenceIn(String),
+}
+
+impl Key {
+    fn text(&self) -> String {
+        match self {
+            Self::Rules => "rules".to_owned(),
+            Self::Template(name) => format!("template:{name}"),
+            Self::Profile => "profile".to_owned(),
+            Self::Silence => "silence".to_owned(),
+            Self::SilenceWith(user) => format!("silence:user:{user}"),
+            Self::SilenceIn(group) => format!("silence:group:{group}"),
+        }
+    }
+}
+
+/// A value nobody set is the default; one that cannot be read is too, and is said.
+pub(super) fn get<T: DeserializeOwned + Default>(
+    t: &Transaction<'_>,
+    app: &str,
+    user: &str,
+    key: &Key,
+) -> Result<T, StoreError> {
+    let text: Option<String> = t
+        .prepare_cached("SELECT value FROM settings WHERE app = ?1 AND user = ?2 AND key = ?3")?
+        .query_row([app, user, &key.text()], |r| r.get(0))
+        .optional()?;
+    let Some(text) = text else { return Ok(T::default()) };
+    Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
+        tracing::error!(event = "setting.unreadable", app, user, key = key.text(), %error, "a setting cannot be read; its default is used");
+        T::default()
+    }))
+}
+
+/// What a notification for this device says beside the message.
+pub(super) fn shown(t: &Transaction<'_>, address: &Address, message: &Message) -> Result<Setting, StoreError> {
+    let receiver: Profile = get(t, &address.app, &address.user, &Key::Profile)?;
+    let sender: Profile = get(t, &address.app, &message.from, &Key::Profile)?;
+    let mut setting = Setting { sender_nickname: sender.nickname, ..Setting::default() };
+    for name in template_names(message, &receiver) {
+        let template: Option<Template> = get(t, &address.app, "", &Key::Template(name.clone()))?;
+        setting.templates.extend(template.map(|template| (name, template)));
+    }
+    setting.receiver = receiver;
+    setting.waiting = t
+        .prepare_cached(
+            "SELECT count(*) FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state <> 'done'",
+        )?
+        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
+    Ok(setting)
+}
+
+/// The user's silence for everything, and for the conversation this message is of.
+pub(super) fn silences(
+    t: &Transaction<'_>,
+    address: &Address,
+    message: &Message,
+) -> Result<(Silence, Silence), StoreError> {
+    let key = match &message.group {
+        Some(group) => Key::SilenceIn(group.clone()),
+        None => Key::SilenceWith(message.from.clone()),
+    };
+    Ok((get(t, &address.app, &address.user, &Key::Silence)?, get(t, &address.app, &address.user, &key)?))
+}
+
+impl Store {
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn setting<T: DeserializeOwned + Default + Send + 'static>(
+        &self,
+        app: String,
+        user: String,
+        key: Key,
+    ) -> Result<T, StoreError> {
+        self.run(move |t| get(t, &app, &user, &key)).await
+    }
+
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rules(&self, app: String) -> Result<AppRules, StoreError> {
+        self.setting(app, String::new(), Key::Rules).await
+    }
+
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set<T: Serialize>(&self, app: String, user: String, key: Key, value: &T) -> Result<(), StoreError> {
+        let value = serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        self.run(move |t| {
+            t.execute(
+                "INSERT INTO settings (app, user, key, value) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (app, user, key) DO UPDATE SET value = excluded.value",
+                params![app, user, key.text(), value],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unset(&self, app: String, user: String, key: Key) -> Result<bool, StoreError> {
+        self.run(move |t| {
+            let sql = "DELETE FROM settings WHERE app = ?1 AND user = ?2 AND key = ?3";
+            Ok(t.execute(sql, [&app, &user, &key.text()])? > 0)
+        })
+        .await
+    }
+}

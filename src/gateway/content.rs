@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn texts_come_in_the_receivers_language_where_the_message_has_it() {
-        let mut setting = Setting::default();
-        setting.receiver = Profile { display_style: 1, language: Some("zh-Hans".into()), ..Profile::default() };
+        let receiver = Profile { display_style: 1, language: Some("zh-Hans".into()), ..Profile::default() };
+        let setting = Setting { receiver, ..Setting::default() };
         let mut message = message(json!({}));
         message.body = json!({"msg": "good morning", "translations": {"zh-Hans": "早上好"}});
         let content = compose(&message, &setting);

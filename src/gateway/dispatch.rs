@@ -87,7 +87,7 @@ impl Dispatch {
                 self.work.notify_one();
                 self.tell_kicked(kicked);
                 let welcome = Down::Settings { heartbeat_ceiling_s: None };
-                Ok(std::iter::once(welcome).chain(missed.into_iter().map(Down::Message)).collect())
+                Ok(missed.into_iter().map(Down::Message).chain([welcome]).collect())
             }
             Welcome::Out(Kick { code, by, .. }) => {
                 info!(event = "device.refused", device = %address, code = u16::from(code), "a login that has ended came back");

@@ -32,6 +32,7 @@ mod store;
 mod tokens;
 mod webhook;
 mod wire;
+mod workers;
 
 pub use config::Config;
 pub use error::ServeError;

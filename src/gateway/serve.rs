@@ -56,7 +56,7 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let api_address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
 
     let (wire, queue) = outgoing();
-    let driver = Driver::new(queue, broker.access(), topics);
+    let driver = Driver::new(wire.clone(), queue, broker.access(), topics);
     let rules = Rules {
         ack_deadline_ms: config.delivery.ack_deadline_ms,
         push_life_s: config.delivery.push_life_s,
@@ -74,7 +74,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
         Dispatch::new(store.clone(), wire, push.clone(), rules, config.delivery.keep_s, config.delivery.concurrency);
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
-    let wire_task = tokio::spawn(driver.run(dispatch.clone(), stop.child_token()));
+    let wire_stop = CancellationToken::new();
+    let wire_task = tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone()));
     let timer_task = tokio::spawn(dispatch.clone().run(stop.child_token()));
     let state_of_api =
         api::State { store, tokens, dispatch, push, limits, admin, user_token_s: config.api.user_token_s };
@@ -107,6 +108,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     stop.cancel();
     drop(tokio::time::timeout(Duration::from_secs(5), api_task).await);
     drop(tokio::time::timeout(Duration::from_secs(12), timer_task).await);
+    // Devices are heard to the end; the embedded broker goes right after.
+    wire_stop.cancel();
     drop(tokio::time::timeout(Duration::from_secs(2), wire_task).await);
     broker.stop().await;
     info!(event = "gateway.stopped", "gateway stopped");

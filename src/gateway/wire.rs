@@ -2,20 +2,17 @@
 
 use super::broker::Access;
 use super::dispatch::Dispatch;
-use super::outgoing::Outgoing;
-use super::store::{Bind, BindReply, StoreError};
+use super::outgoing::{Outgoing, Wire};
+use super::workers::{Heard, Workers, refuse};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
-use crate::protocol::{Address, BindResult, Down, Leg, Topics, Up, decode_state, decode_up};
+use crate::protocol::{Leg, Topics};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How often, and after which pause, the store is asked again with what a device said.
-const STORE_TRIES: u32 = 30;
-const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// The gateway sits beside its broker: a dead link is noticed quickly and cheaply.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
@@ -25,11 +22,13 @@ pub struct Driver {
     access: Access,
     topics: Topics,
     started: Instant,
+    /// For what the workers answer.
+    wire: Wire,
 }
 
 impl Driver {
-    pub fn new(queue: mpsc::Receiver<Outgoing>, access: Access, topics: Topics) -> Self {
-        Self { queue, access, topics, started: Instant::now() }
+    pub fn new(wire: Wire, queue: mpsc::Receiver<Outgoing>, access: Access, topics: Topics) -> Self {
+        Self { queue, access, topics, started: Instant::now(), wire }
     }
 
     /// Connects and serves until `stop`.
@@ -79,6 +78,7 @@ impl Driver {
         reconnect.on_up(self.started.elapsed());
         info!(event = "broker.up", broker = %self.access.endpoint, "connected to the broker");
         let mut link = Link::new(self.started.elapsed(), HEARTBEAT, Duration::ZERO);
+        let (workers, mut finished) = Workers::start(dispatch, &self.wire);
         loop {
             let pause = link.next_deadline().saturating_sub(self.started.elapsed());
             let result = tokio::select! {
@@ -88,8 +88,13 @@ impl Driver {
                     return None;
                 }
                 incoming = connection.next() => match incoming {
-                    Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, dispatch).await,
+                    Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, &workers).await,
                     Err(error) => Err(error),
+                },
+                Some(done) = finished.recv() => match done {
+                    Ok(packet_id) => acknowledge(&mut connection, packet_id).await,
+                    // Not acknowledged: the broker sends it again on the next connection.
+                    Err(error) => Err(MqttError::new(Cause::Io, format!("the store does not work: {error}"))),
                 },
                 Some(outgoing) = self.queue.recv() => {
                     let topic = self.topics.topic(&outgoing.address, Leg::Down);
@@ -138,34 +143,21 @@ impl Driver {
         incoming: Incoming,
         connection: &mut Connection<Stream>,
         link: &mut Link,
-        dispatch: &Dispatch,
+        workers: &Workers,
     ) -> Result<(), MqttError> {
         match incoming {
             Incoming::Publish { topic, payload, packet_id } => {
-                let mut tries = 0;
-                let replied = loop {
-                    match self.on_publish(&topic, &payload, dispatch).await {
-                        Ok(replied) => break replied,
-                        // The broker sends it to nobody again: it is kept here until the store works.
-                        Err(error) if tries < STORE_TRIES => {
-                            tracing::error!(event = "store.failed", %error, "what a device said could not be stored; trying again");
-                            tries += 1;
-                            tokio::time::sleep(STORE_PAUSE).await;
-                        }
-                        Err(error) => {
-                            return Err(MqttError::new(Cause::Io, format!("the store does not work: {error}")));
-                        }
+                let heard = match self.topics.parse(&topic) {
+                    Ok((address, leg)) if leg != Leg::Down => Heard { address, leg, payload, packet_id },
+                    Ok(_) => return acknowledge(connection, packet_id).await,
+                    Err(error) => {
+                        refuse("topic", &error);
+                        return acknowledge(connection, packet_id).await;
                     }
                 };
-                if let Some((address, reply)) = replied {
-                    let topic = self.topics.topic(&address, Leg::Down);
-                    for down in reply {
-                        connection.publish(&topic, down.encode(), false, None).await?;
-                        link.on_written(self.started.elapsed());
-                    }
-                }
-                if let Some(packet_id) = packet_id {
-                    connection.ack(packet_id).await?;
+                if !workers.take(heard) {
+                    // The broker sent more than it was told it may.
+                    return Err(MqttError::new(Cause::ProtocolError, "more unacknowledged publishes than agreed"));
                 }
             }
             Incoming::Subscribed { refused: Some(why) } => {
@@ -184,66 +176,11 @@ impl Driver {
         }
         Ok(())
     }
+}
 
-    async fn on_publish(
-        &self,
-        topic: &str,
-        payload: &[u8],
-        dispatch: &Dispatch,
-    ) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
-        let (address, leg) = match self.topics.parse(topic) {
-            Ok(parsed) => parsed,
-            Err(error) => return refuse("topic", &error),
-        };
-        match leg {
-            Leg::State => match decode_state(payload) {
-                Ok(state) if !state.online => {
-                    dispatch.on_offline(address, state.nonce).await?;
-                    Ok(None)
-                }
-                // Online is said by `hello`, which also asks for what was missed.
-                Ok(_) => Ok(None),
-                Err(error) => refuse(error.as_str(), &error),
-            },
-            Leg::Up => match decode_up(payload) {
-                Ok(up) => on_up(address, up, dispatch).await,
-                Err(error) => refuse(error.as_str(), &error),
-            },
-            Leg::Down => Ok(None),
-        }
+async fn acknowledge(connection: &mut Connection<Stream>, packet_id: Option<u16>) -> Result<(), MqttError> {
+    match packet_id {
+        Some(packet_id) => connection.ack(packet_id).await,
+        None => Ok(()),
     }
-}
-
-async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Option<(Address, Vec<Down>)>, StoreError> {
-    let reply = match up {
-        Up::Hello(hello) => dispatch.on_hello(address.clone(), hello).await?,
-        Up::Bind { sequence, notifier, token } => {
-            let bind = Bind::Set { notifier, token: token.expose().to_owned() };
-            vec![bound(sequence, dispatch.on_bind(address.clone(), sequence, bind).await?)]
-        }
-        Up::Unbind { sequence, notifier, logout } => {
-            let bind = Bind::Remove { notifier, logout };
-            vec![bound(sequence, dispatch.on_bind(address.clone(), sequence, bind).await?)]
-        }
-        Up::Ack { ids } => {
-            let more = dispatch.on_ack(address.clone(), ids).await?;
-            more.into_iter().map(Down::Message).collect()
-        }
-        Up::Receipt { .. } | Up::Presence { .. } => Vec::new(),
-    };
-    Ok(Some((address, reply)))
-}
-
-fn bound(sequence: u64, reply: BindReply) -> Down {
-    let (result, reason) = match reply {
-        // A stale request was overtaken by a newer one of the same device: the device ignores this.
-        BindReply::Ok | BindReply::Stale => (BindResult::Ok, None),
-        BindReply::Refused(reason) => (BindResult::Refused, Some(reason)),
-    };
-    Down::Bound { sequence, result, reason }
-}
-
-fn refuse<T>(kind: &str, why: &dyn std::fmt::Display) -> Result<Option<T>, StoreError> {
-    warn!(event = "input.refused", kind, %why, "what a device sent was refused");
-    Ok(None)
 }

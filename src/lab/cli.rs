@@ -1,6 +1,7 @@
 //! The `impush-lab` command line.
 
 use super::device::{self, Phone};
+use super::kills::{self, Kills};
 use super::wire::{self, Weather};
 use super::{bench, cloud, demo, network, senders, simulate};
 use crate::logs;
@@ -93,7 +94,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -108,6 +109,9 @@ enum Command {
         /// Notifications through each vendor, and how many at once
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
+        /// How often the gateway is killed under load
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
         concurrency: u32,
     },
@@ -237,6 +241,16 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, count, concurrency, .. } if what == "senders" => {
                 senders::measure(json, count, concurrency).await.map(|()| true)
+            }
+            Command::Bench { what, json, kills, .. } if what == "kills" => {
+                let Kills { accepted, lost, twice, replaced } = kills::measure(kills, 1).await?;
+                if json {
+                    let line = serde_json::json!({ "kills": kills, "accepted": accepted, "lost": lost, "shown_twice": twice, "replaced": replaced });
+                    super::show::line(&line).map_err(|e| e.to_string())?;
+                } else {
+                    println!("{kills} kills, {accepted} messages accepted: {lost} lost, {twice} shown twice, {replaced} repeats that replaced");
+                }
+                Ok(lost == 0 && twice == 0)
             }
             Command::Bench { json, reconnects, comebacks, .. } => {
                 bench::keepalive(json, &LIMITS, reconnects, comebacks).await

@@ -9,6 +9,7 @@ mod comeback;
 mod demo;
 mod device;
 mod growth;
+mod kills;
 mod network;
 mod process;
 mod senders;

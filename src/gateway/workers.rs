@@ -1,0 +1,138 @@
+//! What devices say, carried out side by side: one device's words in their order, different devices' at
+//! once, so that their commits go to the disk together.
+
+use super::dispatch::Dispatch;
+use super::outgoing::Wire;
+use super::store::{Bind, BindReply, StoreError};
+use crate::protocol::{Address, BindResult, Down, Leg, Up, decode_state, decode_up};
+use bytes::Bytes;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// Devices whose words are carried out at once; it is also most of one commit.
+const WORKERS: usize = 64;
+/// Words that wait for one worker: more than the broker may send before the first is acknowledged.
+const DEPTH: usize = 256;
+/// How often, and after which pause, the store is asked again with what a device said.
+const STORE_TRIES: u32 = 30;
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A publish of a device.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub address: Address,
+    pub leg: Leg,
+    pub payload: Bytes,
+    pub packet_id: Option<u16>,
+}
+
+/// A publish that can be acknowledged, or why the store would not take it.
+pub(super) type Finished = Result<Option<u16>, StoreError>;
+
+/// The workers of one connection; they end with it.
+pub(super) struct Workers {
+    queues: Vec<mpsc::Sender<Heard>>,
+}
+
+impl Workers {
+    /// Starts them; what they finish comes out of the receiver.
+    pub fn start(dispatch: &Dispatch, wire: &Wire) -> (Self, mpsc::Receiver<Finished>) {
+        let (done, finished) = mpsc::channel(DEPTH);
+        let queues = (0..WORKERS).map(|_| {
+            let (sender, mut queue) = mpsc::channel::<Heard>(DEPTH);
+            let (dispatch, wire, done) = (dispatch.clone(), wire.clone(), done.clone());
+            tokio::spawn(async move {
+                while let Some(heard) = queue.recv().await {
+                    let packet_id = heard.packet_id;
+                    let finished = carry_out(heard, &dispatch, &wire).await.map(|()| packet_id);
+                    if done.send(finished).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            sender
+        });
+        (Self { queues: queues.collect() }, finished)
+    }
+
+    /// `false` when a worker has more to do than the broker may have sent.
+    pub fn take(&self, heard: Heard) -> bool {
+        let mut hasher = DefaultHasher::new();
+        heard.address.hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % WORKERS as u64).unwrap_or(0);
+        self.queues[at].try_send(heard).is_ok()
+    }
+}
+
+async fn carry_out(heard: Heard, dispatch: &Dispatch, wire: &Wire) -> Result<(), StoreError> {
+    let mut tries = 0;
+    let replies = loop {
+        match understood(&heard, dispatch).await {
+            Ok(replies) => break replies,
+            // The broker sends it to nobody again: it is kept here until the store works.
+            Err(error) if tries < STORE_TRIES => {
+                tracing::error!(event = "store.failed", %error, "what a device said could not be stored; trying again");
+                tries += 1;
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    for down in replies {
+        // Without a connection the device asks again when there is one.
+        wire.publish(heard.address.clone(), down).await;
+    }
+    Ok(())
+}
+
+async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
+    let address = heard.address.clone();
+    match heard.leg {
+        Leg::State => match decode_state(&heard.payload) {
+            Ok(state) if !state.online => dispatch.on_offline(address, state.nonce).await?,
+            // Online is said by `hello`, which also asks for what was missed.
+            Ok(_) => {}
+            Err(error) => refuse(error.as_str(), &error),
+        },
+        Leg::Up => match decode_up(&heard.payload) {
+            Ok(up) => return on_up(address, up, dispatch).await,
+            Err(error) => refuse(error.as_str(), &error),
+        },
+        Leg::Down => {}
+    }
+    Ok(Vec::new())
+}
+
+pub(super) fn refuse(kind: &str, why: &dyn std::fmt::Display) {
+    warn!(event = "input.refused", kind, %why, "what a device sent was refused");
+}
+
+async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
+    Ok(match up {
+        Up::Hello(hello) => dispatch.on_hello(address, hello).await?,
+        Up::Bind { sequence, notifier, token } => {
+            let bind = Bind::Set { notifier, token: token.expose().to_owned() };
+            vec![bound(sequence, dispatch.on_bind(address, sequence, bind).await?)]
+        }
+        Up::Unbind { sequence, notifier, logout } => {
+            let bind = Bind::Remove { notifier, logout };
+            vec![bound(sequence, dispatch.on_bind(address, sequence, bind).await?)]
+        }
+        Up::Ack { ids } => {
+            let more = dispatch.on_ack(address, ids).await?;
+            more.into_iter().map(Down::Message).collect()
+        }
+        Up::Receipt { .. } | Up::Presence { .. } => Vec::new(),
+    })
+}
+
+fn bound(sequence: u64, reply: BindReply) -> Down {
+    let (result, reason) = match reply {
+        // A stale request was overtaken by a newer one of the same device: the device ignores this.
+        BindReply::Ok | BindReply::Stale => (BindResult::Ok, None),
+        BindReply::Refused(reason) => (BindResult::Refused, Some(reason)),
+    };
+    Down::Bound { sequence, result, reason }
+}

@@ -19,6 +19,7 @@ pub struct Config {
     pub api: Api,
     pub broker: Broker,
     pub delivery: Delivery,
+    pub store: Store,
     pub vendors: Vendors,
     pub paths: Paths,
     pub log: Log,
@@ -119,6 +120,18 @@ impl Default for Delivery {
     }
 }
 
+/// What the gateway knows for good, and where it is kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Store {
+    /// `postgres://user:password@host[:port]/database[?sslmode=disable|prefer|require]`, which several
+    /// gateways may share; without it a SQLite file in the state directory. Gateways that share it need
+    /// the same `paths.secrets_key`, and a broker of their own beside them all.
+    pub url: Option<Secret>,
+    /// PEM file of the authorities to trust for PostgreSQL, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// Where the vendors' servers are. The defaults are their production hosts in mainland China.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
@@ -198,6 +211,12 @@ impl Config {
         let url = url.map_err(|e| bad(format!("broker.url: {e}")))?;
         if url.as_ref().is_some_and(|url| !url.tls && !url.is_loopback()) {
             return Err(bad("broker.url: mqtt:// without TLS is taken for a loopback address only".into()));
+        }
+        if let Some(url) = &self.store.url {
+            url.expose().parse::<postgres::Config>().map_err(|e| bad(format!("store.url: {e}")))?;
+            if self.broker.url.is_none() {
+                return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
+            }
         }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {
             return Err(bad("broker.certificate and broker.key go together".into()));

@@ -19,6 +19,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 const ALL_BUSY: Duration = Duration::from_millis(100);
 /// The longest sleep: a clock that jumps is caught up with after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// ... and where others put work into the same store, and may die before they do it.
+const SHARED_SLEEP: Duration = Duration::from_secs(1);
 
 /// Shared by the API, the wire and the timer.
 #[derive(Clone)]
@@ -152,8 +154,8 @@ impl Dispatch {
                 while let Ok(1..) = self.store.sweep(self.keep_s, now_ms()).await {}
             }
             let due = self.store.next_due().await.ok().flatten();
-            let pause =
-                due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(LONGEST_SLEEP);
+            let longest = if self.store.is_shared() { SHARED_SLEEP } else { LONGEST_SLEEP };
+            let pause = due.map_or(longest, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(longest);
             // With every call in use, what is due waits for one to end, which rings `work`.
             let pause = if self.calls.available_permits() == 0 { pause.max(ALL_BUSY) } else { pause };
             tokio::select! {

@@ -16,6 +16,7 @@ use super::tokens::Tokens;
 use super::webhook::Reports;
 use super::wire::Driver;
 use crate::http::Http;
+use crate::mqtt::client_config;
 use crate::store::StateDirectory;
 use serde_json::json;
 use std::future::Future;
@@ -35,7 +36,14 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let state = directory.path().to_owned();
     let (path, may_make) = config.secrets_key();
     let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
-    let store = Store::open(&state.join("gateway.sqlite"), vault)?;
+    let store = match &config.store.url {
+        Some(url) => {
+            let settings = url.expose().parse::<postgres::Config>().map_err(|e| ServeError::Vendors(e.to_string()))?;
+            Store::connect(settings, client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone(), vault)
+                .await?
+        }
+        None => Store::open(&state.join("gateway.sqlite"), vault)?,
+    };
     let tokens = Tokens::new(&store.own_secret("token_key").await?, topics.clone());
     let admin = store.own_secret("admin_secret").await?;
     let admin_file = state.join("admin.secret");
@@ -60,6 +68,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let rules = Rules {
         ack_deadline_ms: config.delivery.ack_deadline_ms,
         push_life_s: config.delivery.push_life_s,
+        // A send is four calls at most: a credential and what comes before a batch, each once more.
+        lease_ms: config.vendors.timeout_ms * 5 + 1000,
         policy: config.delivery.policy,
     };
     let push = Push {

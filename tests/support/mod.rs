@@ -210,6 +210,46 @@ impl Mosquitto {
     }
 }
 
+/// A real PostgreSQL on a port of its own, with an empty database.
+pub struct Postgres {
+    _process: Process,
+    pub url: String,
+}
+
+impl Postgres {
+    /// `None` where it is not installed.
+    pub fn start(dir: &Path) -> Option<Self> {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+        let bin = versions.map(|v| v.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max()?;
+        let data = dir.join("postgres");
+        std::fs::create_dir_all(&data).expect("made");
+        let port = free_port();
+        // It refuses to run as root.
+        let root = rustix::process::geteuid().is_root();
+        let run = |program: &str| {
+            let mut command = Command::new(if root { "runuser" } else { "env" });
+            if root {
+                command.args(["-u", "nobody", "--"]);
+            }
+            command.arg(bin.join(program)).env("PATH", all_paths());
+            command
+        };
+        if root {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("permitted");
+            let owned = Command::new("chown").arg("nobody").arg(&data).status().expect("ran");
+            assert!(owned.success());
+        }
+        let made = run("initdb").args(["-A", "trust", "-U", "impush", "-D"]).arg(&data).output().expect("ran");
+        assert!(made.status.success(), "{made:?}");
+        let mut server = run("postgres");
+        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
+        let mut process = Process::start(&mut server, true);
+        process.wait_for("ready", |line| line.contains("ready to accept connections").then_some(()));
+        Some(Self { _process: process, url: format!("postgres://impush@127.0.0.1:{port}/postgres?sslmode=disable") })
+    }
+}
+
 pub fn all_paths() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }

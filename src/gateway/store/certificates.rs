@@ -1,8 +1,8 @@
 //! Push certificates: a vendor's credentials under the name devices bind to.
 
+use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{Store, StoreError, Vault, as_i64};
 use crate::vendor::Vendor;
-use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde_json::Value as Json;
 use std::fmt;
 
@@ -91,7 +91,7 @@ impl fmt::Debug for Certificate {
 
 const COLUMNS: &str = "app, name, vendor, fields, enabled";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<(String, String, String, String, bool)> {
+fn read(row: &Row) -> Result<(String, String, String, String, bool), StoreError> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
 }
 

@@ -2,6 +2,7 @@
 
 use super::deliveries::{Rules, set_state};
 use super::settings::{self, Key};
+use super::sql::{Transaction, params};
 use super::traces::note;
 use super::{Certificate, Store, StoreError, Vault, as_i64, as_u64, certificates, devices};
 use crate::gateway::content::Setting;
@@ -9,10 +10,7 @@ use crate::gateway::delivery::{AfterVendor, Hop, State};
 use crate::gateway::policy::{self, AppRules, CertificateState, Stop, WEB, Webhook};
 use crate::gateway::silence;
 use crate::protocol::{Address, Message};
-use rusqlite::{Transaction, params};
 
-/// A vendor send that was claimed by a gateway that then died is taken over after this.
-const LEASE_MS: u64 = 60_000;
 /// Vendor sends claimed at once.
 const CLAIM: u32 = 256;
 
@@ -60,7 +58,7 @@ impl Store {
         let vault = self.vault.clone();
         self.run(move |t| {
             let late: Vec<(String, String)> = t
-                .prepare_cached("SELECT message, device FROM deliveries WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2")?
+                .prepare_cached("SELECT message, device FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2 /* claim */")?
                 .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             for (id, device) in late {
@@ -72,7 +70,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
                      FROM deliveries d JOIN messages m ON m.id = d.message
-                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2",
+                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2 /* claim */",
                 )?
                 .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
                     Ok(Due {
@@ -98,7 +96,7 @@ impl Store {
                         t.prepare_cached(
                             "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
                         )?
-                        .execute(params![id, address.device, as_i64(now_ms + LEASE_MS)])?;
+                        .execute(params![id, address.device, as_i64(now_ms + rules.lease_ms)])?;
                         jobs.push(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms });
                     }
                     Err(stop) => {
@@ -128,7 +126,7 @@ impl Store {
         self.run(|t| {
             let due: Option<i64> = t
                 .prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?
-                .query_row([], |r| r.get(0))?;
+                .query_row(params![], |r| r.get(0))?;
             Ok(due.map(as_u64))
         })
         .await

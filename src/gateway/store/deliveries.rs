@@ -1,11 +1,11 @@
 //! Messages on their way: accepting, publishing, acknowledgements, and what waits for a device.
 
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Store, StoreError, Welcome, as_i64, devices, kicks};
 use crate::gateway::delivery::{Hop, State};
 use crate::gateway::policy::{MultiDevice, ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Hello, Message};
-use rusqlite::{OptionalExtension as _, Transaction, params};
 
 /// Messages a device is sent after one hello; it asks again when it has taken them.
 const DRAIN: u32 = 500;
@@ -32,6 +32,9 @@ pub struct Accepted {
 pub struct Rules {
     pub ack_deadline_ms: u64,
     pub push_life_s: u64,
+    /// A vendor send claimed by a gateway that then died is taken over after this: longer than any send
+    /// can take.
+    pub lease_ms: u64,
     pub policy: MultiDevice,
 }
 
@@ -76,7 +79,7 @@ impl Store {
                 return Ok(Accepted { id: message.id, live: Vec::new() });
             }
             let found: Vec<(String, bool, String)> = t
-                .prepare_cached("SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1")?
+                .prepare_cached("SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */")?
                 .query_map([&app, &user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
                 .collect::<Result<_, _>>()?;
             if found.is_empty() {
@@ -121,7 +124,7 @@ impl Store {
             };
             let Address { app, user, device } = &address;
             t.execute(
-                "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, connection = connection + (nonce <> ?4), channel = ?5,
+                "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, connection = connection + CASE WHEN nonce <> ?4 THEN 1 ELSE 0 END, channel = ?5,
                  platform = ?6, model = ?7, agent = ?8, seen_ms = ?9 WHERE app = ?1 AND user = ?2 AND device = ?3",
                 params![app, user, device, hello.nonce, hello.channel, hello.platform, hello.model, hello.agent, as_i64(now_ms)],
             )?;

@@ -1,9 +1,9 @@
 //! Devices, their connections and their bindings.
 
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::protocol::Address;
 use crate::vendor::Vendor;
-use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 /// A binding as the REST API shows it.
@@ -110,7 +110,7 @@ impl Store {
         self.run(move |t| {
             let rows = t
                 .prepare_cached(
-                    "SELECT device, token, notifier FROM bindings WHERE app = ?1 AND user = ?2 AND (?3 IS NULL OR device = ?3) ORDER BY device, notifier",
+                    "SELECT device, token, notifier FROM bindings WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) ORDER BY device, notifier",
                 )?
                 .query_map(params![app, user, device], |r| {
                     Ok(Binding { device_id: r.get(0)?, device_token: r.get(1)?, notifier_name: r.get(2)? })
@@ -152,7 +152,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn all_offline(&self) -> Result<(), StoreError> {
         self.run(|t| {
-            t.execute("UPDATE devices SET online = 0 WHERE online = 1", [])?;
+            t.execute("UPDATE devices SET online = 0 WHERE online = 1", params![])?;
             Ok(())
         })
         .await
@@ -196,7 +196,7 @@ fn set(
         }
         Bind::Remove { notifier, logout } => {
             t.execute(
-                "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND (?4 IS NULL OR notifier = ?4)",
+                "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND (CAST(?4 AS TEXT) IS NULL OR notifier = ?4)",
                 params![app, user, device, notifier],
             )?;
             if *logout {
@@ -216,11 +216,11 @@ pub(super) fn newest_binding(
     t: &Transaction<'_>,
     address: &Address,
 ) -> Result<Option<(String, String, u64)>, StoreError> {
-    Ok(t.prepare_cached(
+    t.prepare_cached(
         "SELECT notifier, token, off_until_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 ORDER BY bound_ms DESC, notifier LIMIT 1",
     )?
     .query_row([&address.app, &address.user, &address.device], |r| {
         Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?)))
     })
-    .optional()?)
+    .optional()
 }

@@ -1,10 +1,10 @@
 //! Logins that end because of others: how many devices a user may have, and who yields.
 
 use super::settings::{self, Key};
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64};
 use crate::gateway::policy::{AppRules, Login};
 use crate::protocol::{Address, Hello, KickCode, Message};
-use rusqlite::{OptionalExtension as _, Transaction, params};
 
 /// A device whose login ended, and what it is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Store {
         self.run(move |t| {
             let devices: Vec<String> = t
                 .prepare_cached(
-                    "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND (?3 IS NULL OR device = ?3) AND logged_in = 1",
+                    "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) AND logged_in = 1",
                 )?
                 .query_map(params![app, user, device], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;

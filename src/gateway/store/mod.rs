@@ -1,6 +1,6 @@
 //! What the gateway knows for good: users, devices, bindings, certificates, messages, deliveries.
 //!
-//! One thread owns the SQLite file. Work that arrives while it commits is carried out together in the
+//! One thread owns the SQLite file, or the connection to PostgreSQL. Work that arrives while it commits is carried out together in the
 //! next transaction, so that a burst costs a few fsyncs and not one each; every caller is answered
 //! only after the commit that holds its work.
 
@@ -11,6 +11,8 @@ mod devices;
 mod kicks;
 mod receipts;
 mod settings;
+mod sql;
+mod thread;
 mod traces;
 mod users;
 mod vault;
@@ -23,20 +25,21 @@ pub use kicks::{Kick, Welcome};
 pub use settings::Key;
 pub use vault::Vault;
 
-use rusqlite::{Connection, Transaction};
+use sql::Transaction;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that wait for the thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
-/// Most jobs of one transaction.
-const BATCH: usize = 256;
-
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the store failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    #[error("PostgreSQL failed: {}", in_words(.0))]
+    Postgres(#[from] postgres::Error),
+    #[error("there is no such row")]
+    NoRow,
     #[error("the store holds something it cannot read: {0}")]
     Corrupt(String),
     #[error("the store is closed")]
@@ -52,10 +55,9 @@ type Finish = Box<dyn FnOnce(bool) + Send>;
 pub struct Store {
     jobs: mpsc::Sender<Job>,
     vault: Arc<Vault>,
+    /// Other gateways use it too.
+    shared: bool,
 }
-
-/// What each version of the file added; the file remembers how many it has had.
-const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 
 impl Store {
     /// Opens or makes the file. Blocks on the disk; call it before the runtime starts its work.
@@ -63,24 +65,33 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
-        let mut connection = Connection::open(path)?;
-        // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
-        // operator's sqlite3) do not stop it.
-        connection.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA cache_size=-8192;",
-        )?;
-        grow(&mut connection)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || work(connection, queue))
-            .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        Ok(Self { jobs, vault: Arc::new(vault) })
+        thread::sqlite(path, queue)?;
+        Ok(Self { jobs, vault: Arc::new(vault), shared: false })
+    }
+
+    /// Connects to a PostgreSQL that other gateways may use too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connect(
+        config: postgres::Config,
+        tls: rustls::ClientConfig,
+        vault: Vault,
+    ) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        thread::postgres(config, tls, queue).await?;
+        Ok(Self { jobs, vault: Arc::new(vault), shared: true })
+    }
+
+    /// Whether other gateways put work into it too.
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Runs `job` in a transaction and returns its result after the commit. A job that fails changes
     /// nothing.
-    pub(super) async fn run<T: Send + 'static>(
+    async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -98,22 +109,9 @@ impl Store {
     }
 }
 
-fn grow(connection: &mut Connection) -> Result<(), StoreError> {
-    let known: u32 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    let known = known as usize;
-    if known > STEPS.len() {
-        return Err(StoreError::Corrupt(format!(
-            "the file is of version {known}, this gateway knows {}; use the newer gateway",
-            STEPS.len()
-        )));
-    }
-    for (at, step) in STEPS.iter().enumerate().skip(known) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", as_i64(at as u64 + 1))?;
-        transaction.commit()?;
-    }
-    Ok(())
+/// The server's own words, which the error's first line leaves out.
+fn in_words(error: &postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| format!("{error}"), |db| format!("{} {}", db.code().code(), db.message()))
 }
 
 fn in_savepoint<T>(
@@ -123,33 +121,13 @@ fn in_savepoint<T>(
     transaction.execute_batch("SAVEPOINT job")?;
     match job(transaction) {
         Ok(value) => {
-            transaction.execute_batch("RELEASE job")?;
+            transaction.execute_batch("RELEASE SAVEPOINT job")?;
             Ok(value)
         }
         Err(error) => {
-            transaction.execute_batch("ROLLBACK TO job; RELEASE job")?;
+            transaction.execute_batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job")?;
             Err(error)
         }
-    }
-}
-
-fn work(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
-    let mut jobs = Vec::with_capacity(BATCH);
-    while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
-        let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
-            Ok(transaction) => transaction,
-            Err(error) => {
-                tracing::error!(event = "store.failed", %error, "no transaction can be begun");
-                jobs.clear();
-                continue;
-            }
-        };
-        let finishes: Vec<Finish> = jobs.drain(..).map(|job| job(&transaction)).collect();
-        let committed = transaction.commit();
-        if let Err(error) = &committed {
-            tracing::error!(event = "store.failed", %error, "a commit failed; its callers are told");
-        }
-        finishes.into_iter().for_each(|finish| finish(committed.is_ok()));
     }
 }
 

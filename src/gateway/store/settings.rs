@@ -1,11 +1,11 @@
 //! What apps and users have set: one JSON value under each key.
 
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError};
 use crate::gateway::content::{Profile, Setting, Template, template_names};
 use crate::gateway::policy::AppRules;
 use crate::gateway::silence::Silence;
 use crate::protocol::{Address, Message};
-use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

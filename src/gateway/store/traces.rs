@@ -1,8 +1,8 @@
 //! What happened to each message, hop by hop, and the end of both when their time is over.
 
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::gateway::delivery::Hop;
-use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 /// One line of a message's trace.

@@ -1,9 +1,9 @@
 //! Users, their passwords, and the gateway's own secrets.
 
+use super::sql::{OptionalExtension as _, params};
 use super::{Store, StoreError, as_i64};
 use crate::secret::{Secret, hex, random_hex};
 use ring::pbkdf2;
-use rusqlite::{OptionalExtension as _, params};
 use std::num::NonZeroU32;
 
 /// OWASP's 2023 figure for PBKDF2-HMAC-SHA256 is 600000; a login happens once a device, but a REST
@@ -18,7 +18,7 @@ impl Store {
     pub async fn own_secret(&self, name: &'static str) -> Result<Secret, StoreError> {
         self.run(move |t| {
             t.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?1, ?2)", params![name, random_hex::<32>()])?;
-            Ok(Secret::new(t.query_row("SELECT value FROM meta WHERE key = ?1", [name], |r| r.get::<_, String>(0))?))
+            Ok(Secret::new(t.query_row("SELECT value FROM meta WHERE key = ?1", [name], |r| r.get::<String>(0))?))
         })
         .await
     }
@@ -62,8 +62,8 @@ impl Store {
     pub async fn check_password(&self, app: String, user: String, password: Secret) -> Result<bool, StoreError> {
         let stored: Option<String> = self
             .run(move |t| {
-                Ok(t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", [&app, &user], |r| r.get(0))
-                    .optional()?)
+                t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", [&app, &user], |r| r.get(0))
+                    .optional()
             })
             .await?;
         tokio::task::spawn_blocking(move || match stored {
@@ -84,7 +84,7 @@ impl Store {
     }
 }
 
-pub(super) fn exists(t: &rusqlite::Transaction<'_>, app: &str, user: &str) -> Result<bool, StoreError> {
+pub(super) fn exists(t: &super::sql::Transaction<'_>, app: &str, user: &str) -> Result<bool, StoreError> {
     Ok(t.query_row("SELECT 1 FROM users WHERE app = ?1 AND user = ?2", [app, user], |_| Ok(())).optional()?.is_some())
 }
 

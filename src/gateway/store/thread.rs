@@ -1,0 +1,157 @@
+//! The one thread that owns the database, and how it grows from version to version.
+
+use super::sql::{Statements, Transaction, in_postgres};
+use super::{Finish, Job, StoreError};
+use postgres::{Client, Config};
+use rusqlite::Connection;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Most jobs of one transaction.
+const BATCH: usize = 256;
+/// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// What each version of the database added; it remembers how many it has had.
+const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
+
+/// Opens or makes a SQLite file and starts its thread.
+pub(super) fn sqlite(path: &Path, queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
+    let mut connection = Connection::open(path)?;
+    // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
+    // operator's sqlite3) do not stop it.
+    connection.execute_batch(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA cache_size=-8192;",
+    )?;
+    let known: u32 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    for (at, step) in steps_after(known as usize)? {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", i64::try_from(at + 1).unwrap_or(i64::MAX))?;
+        transaction.commit()?;
+    }
+    spawn(move || work_sqlite(connection, queue))
+}
+
+/// Connects to PostgreSQL, grows the schema and starts the thread.
+pub(super) async fn postgres(
+    config: Config,
+    tls: rustls::ClientConfig,
+    queue: mpsc::Receiver<Job>,
+) -> Result<(), StoreError> {
+    let (opened, answer) = oneshot::channel();
+    // The client has a runtime of its own, which cannot be started inside another.
+    spawn(move || {
+        let tls = MakeRustlsConnect::new(tls);
+        let connected = config.connect(tls.clone()).map_err(StoreError::from).and_then(|mut client| {
+            grow_postgres(&mut client)?;
+            Ok(client)
+        });
+        match connected {
+            Ok(client) => {
+                drop(opened.send(Ok(())));
+                work_postgres(client, &config, &tls, queue);
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        }
+    })?;
+    answer.await.map_err(|_| StoreError::Closed)?
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let thread = std::thread::Builder::new().name("store".to_owned());
+    thread.spawn(work).map(drop).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+fn steps_after(known: usize) -> Result<impl Iterator<Item = (usize, &'static str)>, StoreError> {
+    if known > STEPS.len() {
+        return Err(StoreError::Corrupt(format!(
+            "the database is of version {known}, this gateway knows {}; use the newer gateway",
+            STEPS.len()
+        )));
+    }
+    Ok(STEPS.iter().copied().enumerate().skip(known))
+}
+
+fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
+    let mut t = client.transaction()?;
+    // Several gateways may start at once; the number is this schema's own.
+    t.batch_execute(
+        "SELECT pg_advisory_xact_lock(7466001); CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)",
+    )?;
+    let known = t.query_opt("SELECT max(version) FROM schema_version", &[])?;
+    let known = known.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or(0);
+    for (at, step) in steps_after(usize::try_from(known).unwrap_or(0))? {
+        t.batch_execute(&in_postgres(step))?;
+        t.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&i64::try_from(at + 1).unwrap_or(i64::MAX)])?;
+    }
+    Ok(t.commit()?)
+}
+
+fn work_sqlite(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::with_capacity(BATCH);
+    while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+        let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                tracing::error!(event = "store.failed", %error, "no transaction can be begun");
+                jobs.clear();
+                continue;
+            }
+        };
+        let finishes: Vec<Finish> = {
+            let t = Transaction::sqlite(&transaction);
+            jobs.drain(..).map(|job| job(&t)).collect()
+        };
+        finish(finishes, transaction.commit().map_err(StoreError::from));
+    }
+}
+
+fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::with_capacity(BATCH);
+    let mut client = Some(client);
+    let mut statements = Statements::new();
+    while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+        if client.as_ref().is_none_or(Client::is_closed) {
+            statements.clear();
+            client = config.connect(tls.clone()).map_err(|error| {
+                tracing::error!(event = "store.failed", %error, "PostgreSQL cannot be reached; callers are told, and it is tried again");
+            }).ok();
+        }
+        let Some(open) = client.as_mut() else {
+            // Their callers hear that the store is closed, and ask again.
+            jobs.clear();
+            pause();
+            continue;
+        };
+        let transaction = match open.transaction() {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                tracing::error!(event = "store.failed", %error, "no transaction can be begun");
+                jobs.clear();
+                continue;
+            }
+        };
+        let t = Transaction::postgres(transaction, &mut statements);
+        let finishes: Vec<Finish> = jobs.drain(..).map(|job| job(&t)).collect();
+        let committed = t.commit();
+        // A statement prepared in a transaction that was undone is prepared again.
+        if committed.is_err() {
+            statements.clear();
+        }
+        finish(finishes, committed);
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do until the database is back")]
+fn pause() {
+    std::thread::sleep(RECONNECT_PAUSE);
+}
+
+fn finish(finishes: Vec<Finish>, committed: Result<(), StoreError>) {
+    if let Err(error) = &committed {
+        tracing::error!(event = "store.failed", %error, "a commit failed; its callers are told");
+    }
+    finishes.into_iter().for_each(|finish| finish(committed.is_ok()));
+}

@@ -1,0 +1,194 @@
+//! Several gateways on one PostgreSQL and one broker: any of them may die, and nobody is told twice.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::{
+    Agent, Certificates, Flaw, Gateway, Mosquitto, Postgres, Process, Rest, certificates, free_port, has, skipped,
+};
+
+struct Stage {
+    dir: tempfile::TempDir,
+    certificates: Certificates,
+    _postgres: Postgres,
+    broker: Mosquitto,
+    _clouds: Process,
+    clouds: String,
+    clouds_ca: PathBuf,
+    common: String,
+}
+
+impl Stage {
+    fn new(test: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        if !has("mosquitto") {
+            skipped(test, "mosquitto is not installed");
+            return None;
+        }
+        let Some(postgres) = Postgres::start(dir.path()) else {
+            skipped(test, "PostgreSQL is not installed");
+            return None;
+        };
+        let certificates = certificates(dir.path(), Flaw::None);
+        let broker = Mosquitto::start(dir.path(), &certificates);
+        let clouds_ca = dir.path().join("clouds.pem");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+        command.args(["clouds", "--listen", "127.0.0.1:0", "--ca-file"]).arg(&clouds_ca);
+        let mut process = Process::start(&mut command, false);
+        let said: Value = process.wait_for("the address", |line| serde_json::from_str(line).ok());
+        let clouds = said["clouds"].as_str().expect("an address").to_owned();
+        let key = dir.path().join("secrets.key");
+        std::fs::write(&key, "5a".repeat(32)).expect("written");
+        let common = format!(
+            "secrets_key = '{}'\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 1000\n\
+             [vendors]\nxiaomi_url = '{clouds}'\nca_file = '{}'\ntimeout_ms = 500\n[log]\nlevel = 'warn'\n",
+            key.display(),
+            postgres.url,
+            clouds_ca.display()
+        );
+        let (ca, port) = (certificates.ca.display().to_string(), broker.tls);
+        let common = common
+            .replace("[store]", &format!("[broker]\nurl = 'mqtts://localhost:{port}'\nca_file = '{ca}'\n[store]"));
+        Some(Self { dir, certificates, _postgres: postgres, broker, _clouds: process, clouds, clouds_ca, common })
+    }
+
+    fn config(&self, name: &str) -> PathBuf {
+        let home = self.dir.path().join(name);
+        std::fs::create_dir_all(&home).expect("made");
+        let file = home.join("gateway.toml");
+        if !file.exists() {
+            let state = home.join("state");
+            let text = format!(
+                "[api]\nlisten = '127.0.0.1:{}'\n[paths]\nstate = '{}'\n{}",
+                free_port(),
+                state.display(),
+                self.common
+            );
+            std::fs::write(&file, text).expect("written");
+        }
+        file
+    }
+
+    /// Starts, or starts again at the same address.
+    fn gateway(&self, name: &str) -> Gateway {
+        let config = self.config(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        command.arg("--config").arg(&config).args(["serve", "--announce"]);
+        let mut process = Process::start(&mut command, false);
+        let reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
+        Gateway { process, home: config.parent().expect("a home").to_owned(), reach }
+    }
+
+    fn rest(&self, gateway: &Gateway) -> Rest {
+        Rest::new(&gateway.reach, &self.clouds_ca)
+    }
+
+    /// An app, a user, and an offline phone bound to the token that is returned.
+    fn phone(&self, rest: &Rest) -> String {
+        let lab = |path: &str, body: &Value| rest.ask("POST", &format!("{}/_lab/{path}", self.clouds), Some(body)).1;
+        lab("apps", &json!({"vendor": "xiaomi", "id": "288", "secret": "s", "package": "p", "daily_quota": 1_000_000}));
+        let token = lab("installs", &json!({"vendor": "xiaomi", "id": "288", "device": "d"}))["token"].clone();
+        let fields = json!({"app_secret": "s", "package": "p"});
+        rest.ok("POST", "certificates", Some(&json!({"vendor": "xiaomi", "name": "288", "fields": fields})));
+        rest.ok("POST", "users", Some(&json!({"username": "ann", "password": "a password"})));
+        let binding = json!({"device_id": "phone", "device_token": token, "notifier_name": "288"});
+        rest.ok("PUT", "users/ann/push/binding", Some(&binding));
+        token.as_str().expect("a token").to_owned()
+    }
+
+    /// How often each message was shown anew.
+    fn shown(&self, rest: &Rest, token: &str) -> BTreeMap<String, u32> {
+        let query = token.replace('+', "%2B").replace('/', "%2F");
+        let (_, tray) =
+            rest.ask("GET", &format!("{}/_lab/tray?vendor=xiaomi&wait_ms=1&token={query}", self.clouds), None);
+        let mut shown = BTreeMap::new();
+        for notification in tray.as_array().expect("a list").iter().filter(|n| n["replaced"] == false) {
+            let payload: Value = serde_json::from_str(notification["payload"].as_str().expect("text")).expect("JSON");
+            *shown.entry(payload["m"].as_str().expect("an id").to_owned()).or_default() += 1;
+        }
+        shown
+    }
+}
+
+fn send(rest: &Rest, to: &str, n: u32) -> String {
+    let body = json!({"to": [to], "body": {"type": "txt", "msg": format!("{n}")}});
+    rest.ok("POST", "messages/users", Some(&body))["data"][to].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn two_gateways_know_the_same_and_a_device_is_reached_through_either() {
+    let Some(stage) = Stage::new("two_gateways_know_the_same_and_a_device_is_reached_through_either") else { return };
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let (on_a, on_b) = (stage.rest(&a), stage.rest(&b));
+    let token = stage.phone(&on_a);
+    for n in 0..20 {
+        let rest = if n % 2 == 0 { &on_a } else { &on_b };
+        let id = send(rest, "ann", n);
+        // The trace is the same wherever it is asked for.
+        on_b.traced(&id, &["vendor_sent"]);
+        on_a.traced(&id, &["vendor_sent"]);
+    }
+    let shown = stage.shown(&on_a, &token);
+    assert!(shown.len() == 20 && shown.values().all(|times| *times == 1), "{shown:?}");
+
+    on_b.ok("POST", "users", Some(&json!({"username": "bob", "password": "a password"})));
+    let grant = json!({"grant_type": "password", "username": "bob", "password": "a password"});
+    let (_, answer) = on_b.ask("POST", &format!("{}/token", on_b.base), Some(&grant));
+    let home = stage.dir.path().join("agent");
+    Agent::configure(&home, &format!("mqtts://localhost:{}", stage.broker.tls), &stage.certificates.ca, "");
+    let mut agent = Agent::start(&home);
+    agent.login("bob", answer["access_token"].as_str().expect("a token"));
+    agent.process.event("link.up");
+    for (n, rest) in [&on_a, &on_b, &on_a, &on_b].into_iter().enumerate() {
+        let id = send(rest, "bob", u32::try_from(n).expect("small"));
+        assert_eq!(agent.process.event("message.received")["id"], id.as_str());
+        rest.traced(&id, &["acked"]);
+    }
+}
+
+#[test]
+fn gateways_that_die_under_load_lose_nothing_and_show_nothing_twice() {
+    let Some(stage) = Stage::new("gateways_that_die_under_load_lose_nothing_and_show_nothing_twice") else { return };
+    let mut gateways = BTreeMap::from(["a", "b"].map(|name| (name, stage.gateway(name))));
+    let mut rests = BTreeMap::from(["a", "b"].map(|name| (name, stage.rest(&gateways[name]))));
+    let token = stage.phone(&rests["a"]);
+    let mut ids = Vec::new();
+    for round in 0..6 {
+        let (dies, lives) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        for n in 0..25 {
+            let name = if n % 2 == 0 { dies } else { lives };
+            ids.push(send(&rests[name], "ann", round * 100 + n));
+        }
+        // In the middle of its work; the other goes on, and takes over what the dead one had claimed.
+        gateways.get_mut(dies).expect("running").process.kill();
+        ids.extend((0..10).map(|n| send(&rests[lives], "ann", round * 100 + 50 + n)));
+        gateways.insert(dies, stage.gateway(dies));
+        // Connections to the dead one are no more.
+        rests.insert(dies, stage.rest(&gateways[dies]));
+    }
+    for id in &ids {
+        rests["a"].traced(id, &["vendor_sent"]);
+    }
+    let shown = stage.shown(&rests["a"], &token);
+    assert_eq!(shown.len(), ids.len());
+    assert!(shown.values().all(|times| *times == 1), "{shown:?}");
+}
+
+#[test]
+fn a_gateway_that_does_not_know_the_other_ones_key_says_so_and_touches_nothing() {
+    let test = "a_gateway_that_does_not_know_the_other_ones_key_says_so_and_touches_nothing";
+    let Some(stage) = Stage::new(test) else { return };
+    let a = stage.gateway("a");
+    stage.phone(&stage.rest(&a));
+    drop(a);
+    std::fs::write(stage.dir.path().join("secrets.key"), "a5".repeat(32)).expect("written");
+    let b = stage.gateway("b");
+    let rest = stage.rest(&b);
+    let id = send(&rest, "ann", 1);
+    rest.traced(&id, &["stopped: notifier unreadable"]);
+    assert_eq!(rest.ok("GET", "users/ann/push/binding", None)["entities"].as_array().map(Vec::len), Some(1));
+    assert!(Path::new(&stage.dir.path().join("b/state")).exists());
+}

@@ -3,7 +3,7 @@
 use super::device::{self, Phone};
 use super::kills::{self, Kills};
 use super::wire::{self, Weather};
-use super::{bench, cloud, demo, network, senders, simulate};
+use super::{bench, cloud, demo, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
@@ -94,7 +94,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -241,6 +241,9 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, count, concurrency, .. } if what == "senders" => {
                 senders::measure(json, count, concurrency).await.map(|()| true)
+            }
+            Command::Bench { what, json, count, .. } if what == "gateway" => {
+                throughput::measure(json, count).await.map(|()| true)
             }
             Command::Bench { what, json, kills, .. } if what == "kills" => {
                 let Kills { accepted, lost, twice, replaced } = kills::measure(kills, 1).await?;

@@ -102,7 +102,7 @@ async fn online(socket: &Path) -> Result<(), String> {
     }
 }
 
-fn resident_kib(process: u32) -> Result<u64, String> {
+pub(super) fn resident_kib(process: u32) -> Result<u64, String> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).map_err(|e| e.to_string())?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     line.split_whitespace().next().and_then(|n| n.parse().ok()).ok_or_else(|| format!("VmRSS {line}"))

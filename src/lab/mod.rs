@@ -16,4 +16,5 @@ mod senders;
 mod show;
 mod simulate;
 mod socket;
+mod throughput;
 mod wire;

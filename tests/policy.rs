@@ -30,7 +30,7 @@ impl Stage {
         let said: Value = clouds.wait_for("the address", |line| serde_json::from_str(line).ok());
         let url = said["clouds"].as_str().expect("an address").to_owned();
         let vendors = format!(
-            "[vendors]\nxiaomi_url = '{url}'\nca_file = '{}'\n[delivery]\nack_deadline_ms = 500\n",
+            "[vendors]\nxiaomi_url = '{url}'\nca_file = '{}'\n[delivery]\nack_deadline_ms = 500\nkeep_most = 5\n",
             ca.display()
         );
         let gateway = Gateway::start(&dir.path().join("g"), &format!("{vendors}{extra}"));
@@ -74,6 +74,16 @@ impl Stage {
         let mut agent = Agent::start(&home);
         agent.login(user, &self.gateway.user(user));
         agent.process.event("link.up");
+        // The gateway has taken its greeting when it lists the device, or has answered with a kick.
+        let device = agent.status()["device_id"].clone();
+        let deadline = std::time::Instant::now() + support::LIMIT;
+        while std::time::Instant::now() < deadline {
+            let devices = self.rest.ok("GET", &format!("users/{user}/devices"), None);
+            let seen = |d: &Value| d["device_id"] == device && d["seen_ms"] != 0;
+            if devices["entities"].as_array().expect("a list").iter().any(seen) || agent.status()["user"].is_null() {
+                break;
+            }
+        }
         agent
     }
 }
@@ -272,4 +282,18 @@ fn an_app_that_asks_too_much_is_told_when_to_come_back() {
         (0..400).map(|_| stage.rest.ask("GET", &format!("{}/rules", stage.rest.base), None).0).collect();
     assert!(answers.contains(&429) && answers.contains(&200), "{answers:?}");
     assert!(answers.iter().all(|status| [200, 429].contains(status)), "{answers:?}");
+}
+
+#[test]
+fn more_messages_than_are_kept_let_the_oldest_go_with_a_reason() {
+    let stage = Stage::new("");
+    stage.user("ann");
+    let ids: Vec<String> = (0..8).map(|n| stage.send("bob", "ann", text(&n.to_string()), json!({}))).collect();
+    for id in &ids[..3] {
+        stage.rest.traced(id, &["evicted: more than 5 messages waited"]);
+    }
+    for id in &ids[3..] {
+        let trace = stage.rest.traced(id, &["vendor_sent"]);
+        assert!(!trace.iter().any(|line| line.starts_with("evicted")), "{trace:?}");
+    }
 }

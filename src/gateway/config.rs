@@ -100,6 +100,8 @@ pub struct Delivery {
     pub ack_deadline_ms: u64,
     /// Seconds an undelivered message is kept for the device to fetch. 60 to 2592000.
     pub keep_s: u64,
+    /// Messages kept for one device; more evict the oldest. 1 to 100000.
+    pub keep_most: u32,
     /// Seconds after which a notification is too old to be pushed. 60 to 2592000.
     pub push_life_s: u64,
     /// `any_offline`: push to each device that is offline. `all_offline`: only when every device is.
@@ -113,6 +115,8 @@ impl Default for Delivery {
         Self {
             ack_deadline_ms: 5000,
             keep_s: 7 * 86_400,
+            // The original system's limit for single chats.
+            keep_most: 500,
             push_life_s: 86_400,
             policy: crate::gateway::policy::MultiDevice::AnyOffline,
             concurrency: 64,
@@ -227,6 +231,7 @@ impl Config {
             ("broker.max_devices", self.broker.max_devices as u64, 1, 1_000_000),
             ("delivery.ack_deadline_ms", self.delivery.ack_deadline_ms, 100, 300_000),
             ("delivery.keep_s", self.delivery.keep_s, 60, 2_592_000),
+            ("delivery.keep_most", u64::from(self.delivery.keep_most), 1, 100_000),
             ("delivery.push_life_s", self.delivery.push_life_s, 60, 2_592_000),
             ("delivery.concurrency", self.delivery.concurrency as u64, 1, 4096),
             ("vendors.timeout_ms", self.vendors.timeout_ms, 100, 60_000),

@@ -69,6 +69,8 @@ pub enum Hop {
     Acked,
     /// The receipt of a vendor or app.
     Receipt,
+    /// More waited for the device than are kept; the oldest went.
+    Evicted,
     Expired,
 }
 
@@ -86,6 +88,7 @@ impl Hop {
             Self::Synced => "synced",
             Self::Acked => "acked",
             Self::Receipt => "receipt",
+            Self::Evicted => "evicted",
             Self::Expired => "expired",
         }
     }

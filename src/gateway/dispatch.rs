@@ -64,6 +64,7 @@ impl Dispatch {
         let now = now_ms();
         let new = NewMessage { app, message: message.clone(), expires_ms: now + self.keep_s * 1000, idempotency };
         let accepted = self.store.accept(new, self.rules, now).await?;
+        self.push.metrics.accepted();
         self.work.notify_one();
         for address in accepted.live {
             let (this, message) = (self.clone(), message.clone());

@@ -18,6 +18,11 @@ struct Answered {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Passed {
+    hop: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Received {
     vendor: &'static str,
     event: String,
@@ -33,6 +38,8 @@ pub struct Metrics {
     answers: Family<Answered, Counter>,
     receipts: Family<Received, Counter>,
     vendor_seconds: Histogram,
+    accepted: Counter,
+    hops: Family<Passed, Counter>,
 }
 
 impl Default for Metrics {
@@ -49,7 +56,10 @@ impl Default for Metrics {
             "Time of one vendor call, its credential included",
             vendor_seconds.clone(),
         );
-        Self { registry: Arc::new(registry), answers, receipts, vendor_seconds }
+        let (accepted, hops) = (Counter::default(), Family::default());
+        registry.register("messages_accepted", "Messages stored for delivery", accepted.clone());
+        registry.register("hops", "Steps of messages on their way, by the trace's word", hops.clone());
+        Self { registry: Arc::new(registry), answers, receipts, vendor_seconds, accepted, hops }
     }
 }
 
@@ -57,6 +67,14 @@ impl Metrics {
     pub fn answered(&self, vendor: &'static str, outcome: &'static str, code: &str) {
         let code = code.chars().take(LONGEST_CODE).collect();
         self.answers.get_or_create(&Answered { vendor, outcome, code }).inc();
+    }
+
+    pub fn accepted(&self) {
+        self.accepted.inc();
+    }
+
+    pub fn hop(&self, hop: &'static str) {
+        self.hops.get_or_create(&Passed { hop }).inc();
     }
 
     pub fn called(&self, took: Duration) {

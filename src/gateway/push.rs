@@ -61,7 +61,9 @@ impl Push {
             if let Some(to) = &job.webhook {
                 self.reports.send(Report { app: job.address.app.clone(), to: to.clone(), body: report(job, outcome) });
             }
-            results.push(result(job, outcome));
+            let result = result(job, outcome);
+            self.metrics.hop(result.hop.as_str());
+            results.push(result);
         }
         jobs.into_iter().zip(results).collect()
     }

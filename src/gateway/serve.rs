@@ -68,6 +68,7 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let rules = Rules {
         ack_deadline_ms: config.delivery.ack_deadline_ms,
         push_life_s: config.delivery.push_life_s,
+        keep_most: config.delivery.keep_most,
         // A send is four calls at most: a credential and what comes before a batch, each once more.
         lease_ms: config.vendors.timeout_ms * 5 + 1000,
         policy: config.delivery.policy,

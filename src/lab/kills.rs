@@ -138,8 +138,15 @@ pub(super) async fn measure(kills: u32, seed: u64) -> Result<Kills, String> {
         serde_urlencoded::to_string([("vendor", "xiaomi"), ("token", &device)]).map_err(|e| e.to_string())?
     );
     let deadline = Instant::now() + SETTLE;
+    let mut shown = Vec::new();
     loop {
-        let shown = call(&place.http, "GET", &tray, None).await?;
+        let after = shown.last().and_then(|last: &Value| last["number"].as_u64()).unwrap_or(0);
+        let more = call(&place.http, "GET", &format!("{tray}&after={after}"), None).await?;
+        let more = more.as_array().cloned().unwrap_or_default();
+        if !more.is_empty() {
+            shown.extend(more);
+            continue;
+        }
         let counted = count(&ids, &shown);
         if counted.lost == 0 || Instant::now() > deadline {
             return Ok(counted);
@@ -166,9 +173,9 @@ async fn prepare(place: &Place, clouds: &str, token: &str) -> Result<String, Str
     Ok(device)
 }
 
-fn count(ids: &[String], shown: &Value) -> Kills {
+fn count(ids: &[String], shown: &[Value]) -> Kills {
     let (mut first, mut again): (HashMap<String, u64>, u64) = (HashMap::new(), 0);
-    for notification in shown.as_array().into_iter().flatten() {
+    for notification in shown {
         let payload: Value =
             serde_json::from_str(notification["payload"].as_str().unwrap_or_default()).unwrap_or_default();
         let id = payload["m"].as_str().unwrap_or_default().to_owned();

@@ -32,6 +32,8 @@ pub struct Accepted {
 pub struct Rules {
     pub ack_deadline_ms: u64,
     pub push_life_s: u64,
+    /// Messages kept for one device; more evict the oldest.
+    pub keep_most: u32,
     /// A vendor send claimed by a gateway that then died is taken over after this: longer than any send
     /// can take.
     pub lease_ms: u64,
@@ -95,6 +97,9 @@ impl Store {
                 let (state, due) = if online { (State::Live, now_ms + rules.ack_deadline_ms) } else { (State::Vendor, now_ms) };
                 t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
                     .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
+                if !online {
+                    evict(t, &app, &user, &device, rules.keep_most, now_ms)?;
+                }
                 if online {
                     note(t, &message.id, &device, now_ms, Hop::Published, "to the connection")?;
                     live.push(Address { app: app.clone(), user: user.clone(), device });
@@ -229,6 +234,37 @@ impl Store {
         })
         .await
     }
+}
+
+/// Lets the oldest go where more wait for a device than are kept.
+fn evict(
+    t: &Transaction<'_>,
+    app: &str,
+    user: &str,
+    device: &str,
+    keep_most: u32,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    const WAITING: &str = "FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state IN ('live', 'vendor', 'pushed', 'waiting')";
+    let limited = format!("SELECT count(*) FROM (SELECT 1 {WAITING} LIMIT ?4) AS w");
+    let waiting: u32 =
+        t.prepare_cached(&limited)?.query_row(params![app, user, device, keep_most.saturating_add(1)], |r| r.get(0))?;
+    if waiting <= keep_most {
+        return Ok(());
+    }
+    let oldest: Vec<String> = t
+        .prepare_cached(
+            "SELECT d.message FROM deliveries d JOIN messages m ON m.id = d.message
+             WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state IN ('live', 'vendor', 'pushed', 'waiting')
+             ORDER BY m.accepted_ms DESC, m.id DESC LIMIT 1000 OFFSET ?4",
+        )?
+        .query_map(params![app, user, device, keep_most], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in oldest {
+        set_state(t, &id, device, State::Done, "", None)?;
+        note(t, &id, device, now_ms, Hop::Evicted, &format!("more than {keep_most} messages waited for this device"))?;
+    }
+    Ok(())
 }
 
 /// What waits for a device, oldest first, marked as published to this connection.

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 
+/// Notifications in one answer about a tray; the next are asked for with `after`.
+const TRAY_PAGE: usize = 1000;
+
 /// A notification as a device shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Shown {
@@ -289,7 +292,7 @@ impl World {
                 .get(&(vendor, token.to_owned()))
                 .map(|install| install.shown.as_slice())
                 .unwrap_or_default();
-            shown.iter().filter(|s| s.number > after).cloned().collect::<Vec<_>>()
+            shown.iter().filter(|s| s.number > after).take(TRAY_PAGE).cloned().collect::<Vec<_>>()
         };
         let deadline = tokio::time::Instant::now() + wait;
         loop {

@@ -1,6 +1,6 @@
 //! The agent's side of one connection: how it is made, what comes over it, how it ends.
 
-use super::state::{Daemon, Online, Purpose, RunError};
+use super::state::{Daemon, HELLO_PAUSE, Online, Purpose, RunError};
 use super::status::State;
 use super::{clock, network};
 use crate::binding::{Action, Event};
@@ -13,8 +13,7 @@ use crate::store::InboxError;
 use std::time::Duration;
 use tracing::{debug, info};
 
-/// First and longest pause before the gateway is greeted again.
-pub(super) const HELLO_PAUSE: Duration = Duration::from_secs(15);
+/// The longest pause before the gateway is greeted again.
 const HELLO_PAUSE_MOST: Duration = Duration::from_secs(600);
 /// When the gateway is greeted again after it refused, or the disk failed.
 const HELLO_AGAIN: Duration = Duration::from_secs(30);

@@ -54,6 +54,9 @@ impl RunError {
     }
 }
 
+/// First pause before the gateway is greeted again.
+pub(super) const HELLO_PAUSE: Duration = Duration::from_secs(15);
+
 /// Whose connection this is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -207,7 +210,7 @@ impl Daemon {
             subscribed: None,
             owed_until: None,
             hello_at: None,
-            hello_pause: super::link::HELLO_PAUSE,
+            hello_pause: HELLO_PAUSE,
             starved: false,
             refused: BTreeMap::new(),
             config,

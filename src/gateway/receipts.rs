@@ -118,6 +118,17 @@ fn number(json: &Json) -> Option<i64> {
     json.as_i64().or_else(|| json.as_str()?.parse().ok())
 }
 
+/// The same receipt for each of these tokens.
+fn each<'a>(
+    tokens: impl Iterator<Item = &'a str>,
+    event: Event,
+    code: &str,
+    said: &Json,
+) -> impl Iterator<Item = Receipt> {
+    let (code, param) = (code.to_owned(), text(said, "param").to_owned());
+    tokens.map(move |token| Receipt { token: token.to_owned(), event, code: code.clone(), param: param.clone() })
+}
+
 fn listed(tokens: &str) -> impl Iterator<Item = &str> {
     tokens.split(',').map(str::trim).filter(|token| !token.is_empty())
 }
@@ -136,12 +147,7 @@ fn xiaomi(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
             128 => Event::Limited,
             _ => Event::Dropped,
         };
-        receipts.extend(listed(text(said, "targets")).map(|token| Receipt {
-            token: token.to_owned(),
-            event,
-            code: kind.to_string(),
-            param: text(said, "param").to_owned(),
-        }));
+        receipts.extend(each(listed(text(said, "targets")), event, &kind.to_string(), said));
     }
     Some(receipts)
 }
@@ -195,12 +201,7 @@ fn oppo(body: &Json) -> Option<Vec<Receipt>> {
             "user_daily_limit" | "message_night_control" => Event::Limited,
             _ => Event::Dropped,
         };
-        receipts.extend(listed(text(said, "registrationIds")).map(|token| Receipt {
-            token: token.to_owned(),
-            event,
-            code: kind.to_owned(),
-            param: text(said, "param").to_owned(),
-        }));
+        receipts.extend(each(listed(text(said, "registrationIds")), event, kind, said));
     }
     Some(receipts)
 }
@@ -217,12 +218,7 @@ fn vivo(body: &Json) -> Option<Vec<Receipt>> {
             (100, 11_001 | 12_000) => Event::Limited,
             _ => Event::Dropped,
         };
-        receipts.extend(listed(text(said, "targets")).map(|token| Receipt {
-            token: token.to_owned(),
-            event,
-            code: format!("{kind}/{sub}"),
-            param: text(said, "param").to_owned(),
-        }));
+        receipts.extend(each(listed(text(said, "targets")), event, &format!("{kind}/{sub}"), said));
     }
     Some(receipts)
 }
@@ -239,12 +235,7 @@ fn meizu(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
             _ => Event::Dropped,
         };
         let targets = said["targets"].as_array().into_iter().flatten().filter_map(Json::as_str);
-        receipts.extend(targets.map(|token| Receipt {
-            token: token.to_owned(),
-            event,
-            code: kind.to_string(),
-            param: text(said, "param").to_owned(),
-        }));
+        receipts.extend(each(targets, event, &kind.to_string(), said));
     }
     Some(receipts)
 }

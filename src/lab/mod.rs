@@ -12,6 +12,7 @@ mod growth;
 mod kills;
 mod network;
 mod process;
+mod rig;
 mod senders;
 mod show;
 mod simulate;

@@ -1,14 +1,13 @@
 //! How much one gateway carries: accepted durably, decided, and sent to the emulated APNs; with the cloud's
 //! own ceiling and a public APNs client in the same run.
 
-use super::account::{Account, vendors_section};
-use super::device::{call, call_as};
+use super::account::Account;
 use super::growth::resident_kib;
-use super::process::{Process, output, sibling};
-use crate::http::Http;
+use super::process::output;
+use super::rig::Rig;
 use crate::vendor::Vendor;
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +15,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-const START: Duration = Duration::from_secs(15);
 const CALL: Duration = Duration::from_secs(30);
 /// Requests under way at once.
 const CONCURRENCY: usize = 64;
@@ -25,65 +23,36 @@ const USERS: usize = 64;
 /// One message in so many is followed to the vendor for the latency.
 const SAMPLE: u32 = 20;
 
-struct Place {
-    http: Http,
-    base: String,
-    clouds: String,
-    token: String,
-}
-
 /// Prints the figures.
 ///
 /// # Errors
 /// A sentence when a program cannot be started, or a message was refused.
 pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
-    let home = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let ca = home.path().join("clouds.pem");
-    let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
-    let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home.path())?;
-    let url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
-    let config = home.path().join("gateway.toml");
-    let text = format!(
-        "[api]\nlisten = '127.0.0.1:0'\nrequests_per_s = 100000\n[broker]\nlisten = '127.0.0.1:0'\n{}[paths]\nstate = '{}'\n[log]\nlevel = 'error'\n",
-        vendors_section(&url, &ca),
-        home.path().join("state").display()
-    );
-    std::fs::write(&config, text).map_err(|e| e.to_string())?;
-    let program = sibling("impush-gateway")?;
-    let config = config.to_str().unwrap_or_default();
     // One core for the gateway, as the figure asks; the rest of the machine makes the load.
-    let pinned = ["-c", "0", program.to_str().unwrap_or_default(), "--config", config, "serve", "--announce"];
-    let mut gateway = Process::start("gateway", Path::new("taskset"), &pinned, home.path())?;
-    let reach = gateway.next(START).await?;
-    let said = |key: &str| reach[key].as_str().unwrap_or_default().to_owned();
-    let pid = gateway.id().ok_or("the gateway ended")?;
-    let http = Http::new(Some(&ca), CALL)?;
-    let base = format!("{}/o/a", said("api"));
-    let secret = std::fs::read_to_string(said("admin_secret_file")).map_err(|e| e.to_string())?;
-    let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
-    let token = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
-    let token = token["access_token"].as_str().unwrap_or_default().to_owned();
-    let place = Arc::new(Place { http, base, clouds: url, token });
+    let rig = Arc::new(Rig::start(true, CALL).await?);
+    let pid = rig.gateway.id().ok_or("the gateway ended")?;
     let account = Account::new(Vendor::Apns)?;
-    let device = prepare(&place, &account).await?;
+    rig.register(&account).await?;
+    let users: Vec<String> = (0..USERS).map(user).collect();
+    let device = rig.bound_users(&account, &users).await?;
 
     let before = resident_kib(pid)?;
     let bar = ProgressBar::new(3).with_message("closed loop");
     let started = Instant::now();
-    let first = calls(&place).await?;
-    let sent = flood(&place, count, None).await?;
+    let first = calls(&rig).await?;
+    let sent = flood(&rig, count, None).await?;
     let accepted_s = started.elapsed().as_secs_f64();
-    arrived(&place, first + u64::from(count)).await?;
+    arrived(&rig, first + u64::from(count)).await?;
     let rate = f64::from(count) / started.elapsed().as_secs_f64();
     drop(sent);
     bar.inc(1);
     let half = rate / 2.0;
-    let latencies = flood(&place, (half * 10.0) as u32, Some(half)).await?;
+    let latencies = flood(&rig, (half * 10.0) as u32, Some(half)).await?;
     bar.inc(1);
-    let mut times = followed(&place, latencies).await?;
+    let mut times = followed(&rig, latencies).await?;
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get(((times.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or(f64::NAN);
-    let peer = peer(&place, &account, &device, &ca, home.path()).await;
+    let peer = peer(&rig, &account, &device).await;
     bar.finish_and_clear();
     let figures = json!({
         "accepted_per_s": f64::from(count) / accepted_s, "sent_per_s": rate, "half_rate_p50_ms": at(0.5),
@@ -102,44 +71,19 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// The app at the cloud and the gateway; users with one bound device each. Returns a device token.
-async fn prepare(place: &Place, account: &Account) -> Result<String, String> {
-    let Account { certificate, app_id, fields, registration, .. } = account;
-    let mut registration = registration.clone();
-    registration["daily_quota"] = json!(u64::from(u32::MAX));
-    call(&place.http, "POST", &format!("{}/_lab/apps", place.clouds), Some(registration)).await?;
-    let ask = async |method: &str, path: &str, body: Value| {
-        call_as(&place.http, method, &format!("{}/{path}", place.base), Some(&place.token), Some(body)).await
-    };
-    ask("POST", "certificates", json!({ "vendor": "apns", "name": certificate, "fields": fields })).await?;
-    let users: Vec<Value> = (0..USERS).map(|n| json!({ "username": user(n), "password": "a password" })).collect();
-    for some in users.chunks(50) {
-        ask("POST", "users", json!(some)).await?;
-    }
-    let mut last = String::new();
-    for n in 0..USERS {
-        let install = json!({ "vendor": "apns", "id": app_id, "device": user(n) });
-        let device = call(&place.http, "POST", &format!("{}/_lab/installs", place.clouds), Some(install)).await?;
-        last = device["token"].as_str().unwrap_or_default().to_owned();
-        let binding = json!({ "device_id": "d", "device_token": last, "notifier_name": certificate });
-        ask("PUT", &format!("users/{}/push/binding", user(n)), binding).await?;
-    }
-    Ok(last)
-}
-
 fn user(n: usize) -> String {
     format!("user-{n}")
 }
 
-async fn calls(place: &Place) -> Result<u64, String> {
-    let answer = call(&place.http, "GET", &format!("{}/_lab/counts?vendor=apns", place.clouds), None).await?;
+async fn calls(rig: &Rig) -> Result<u64, String> {
+    let answer = rig.lab("GET", "counts?vendor=apns", None).await?;
     Ok(answer["calls"].as_u64().unwrap_or_default())
 }
 
 /// Waits until the cloud has had so many calls.
-async fn arrived(place: &Place, wanted: u64) -> Result<(), String> {
+async fn arrived(rig: &Rig, wanted: u64) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(120);
-    while calls(place).await? < wanted {
+    while calls(rig).await? < wanted {
         if Instant::now() > deadline {
             return Err("not everything that was accepted reached the cloud".to_owned());
         }
@@ -150,7 +94,7 @@ async fn arrived(place: &Place, wanted: u64) -> Result<(), String> {
 
 /// Sends messages as fast as they are taken, or at a rate whatever the answers. Returns ids with the
 /// moments they were sent (milliseconds since the Unix epoch).
-async fn flood(place: &Arc<Place>, count: u32, per_second: Option<f64>) -> Result<Vec<(String, u64)>, String> {
+async fn flood(rig: &Arc<Rig>, count: u32, per_second: Option<f64>) -> Result<Vec<(String, u64)>, String> {
     let slots = Arc::new(Semaphore::new(if per_second.is_some() { 4096 } else { CONCURRENCY }));
     let started = Instant::now();
     let mut tasks = JoinSet::new();
@@ -159,13 +103,12 @@ async fn flood(place: &Arc<Place>, count: u32, per_second: Option<f64>) -> Resul
             tokio::time::sleep_until(started + Duration::from_secs_f64(f64::from(n) / rate)).await;
         }
         let permit = slots.clone().acquire_owned().await.map_err(|e| e.to_string())?;
-        let place = place.clone();
+        let rig = rig.clone();
         tasks.spawn(async move {
             let to = user(n as usize % USERS);
             let body = json!({ "to": [to], "body": { "type": "txt", "msg": n.to_string() } });
             let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-            let url = format!("{}/messages/users", place.base);
-            let answer = call_as(&place.http, "POST", &url, Some(&place.token), Some(body)).await;
+            let answer = rig.ask("POST", "messages/users", Some(body)).await;
             drop(permit);
             answer.map(|answer| (n, answer["data"][&to].as_str().unwrap_or_default().to_owned(), at))
         });
@@ -181,13 +124,12 @@ async fn flood(place: &Arc<Place>, count: u32, per_second: Option<f64>) -> Resul
 }
 
 /// Milliseconds from the request to the vendor's answer, read in the traces.
-async fn followed(place: &Place, sent: Vec<(String, u64)>) -> Result<Vec<f64>, String> {
+async fn followed(rig: &Rig, sent: Vec<(String, u64)>) -> Result<Vec<f64>, String> {
     let mut times = Vec::new();
     for (id, at) in sent {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let url = format!("{}/messages/{id}/trace", place.base);
-            let trace = call_as(&place.http, "GET", &url, Some(&place.token), None).await?;
+            let trace = rig.ask("GET", &format!("messages/{id}/trace"), None).await?;
             let lines = trace["entities"].as_array().cloned().unwrap_or_default();
             if let Some(line) = lines.iter().find(|line| line["hop"] == "vendor_sent") {
                 times.push(line["at_ms"].as_u64().unwrap_or(0).saturating_sub(at) as f64);
@@ -203,18 +145,19 @@ async fn followed(place: &Place, sent: Vec<(String, u64)>) -> Result<Vec<f64>, S
 }
 
 /// A public client's rate against the same cloud.
-async fn peer(place: &Place, account: &Account, device: &str, ca: &Path, home: &Path) -> Result<f64, String> {
+async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<f64, String> {
+    let home = rig.home.path();
     let key: PathBuf = home.join("key.p8");
     std::fs::write(&key, account.fields["key"].as_str().unwrap_or_default()).map_err(|e| e.to_string())?;
     let script = home.join("peer.py");
     std::fs::write(&script, include_str!("../../benches/aioapns_peer.py")).map_err(|e| e.to_string())?;
-    let port = place.clouds.rsplit(':').next().unwrap_or_default();
+    let port = rig.clouds.rsplit(':').next().unwrap_or_default();
     let text = |path: &Path| path.display().to_string();
     let field = |name: &str| account.fields[name].as_str().unwrap_or_default().to_owned();
     let arguments = [
         text(&script),
         port.to_owned(),
-        text(ca),
+        text(&rig.ca),
         text(&key),
         field("key_id"),
         field("team_id"),

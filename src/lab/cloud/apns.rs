@@ -3,8 +3,9 @@
 //! notification responses from APNs".
 
 use super::World;
+use super::clock::now_ms;
 use super::trouble::trouble;
-use super::world::{App, Delivery, Fault, Notice, now_ms};
+use super::world::{App, Delivery, Fault, Notice};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::body::Bytes;

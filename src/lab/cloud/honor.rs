@@ -2,9 +2,10 @@
 //! Source: the Honor developer guide of 2023-11 and the clients that follow its message page.
 
 use super::World;
+use super::clock::now_ms;
 use super::receipt::Reply;
 use super::trouble::trouble;
-use super::world::{Delivery, Fault, Notice, now_ms};
+use super::world::{Delivery, Fault, Notice};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::body::Bytes;

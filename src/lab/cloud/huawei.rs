@@ -4,9 +4,10 @@
 //! HMS-Core/hms-push-serverdemo-java.
 
 use super::World;
+use super::clock::now_ms;
 use super::receipt::Reply;
 use super::trouble::trouble;
-use super::world::{App, Delivery, Fault, Notice, now_ms};
+use super::world::{App, Delivery, Fault, Notice};
 use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::body::Bytes;

@@ -15,6 +15,7 @@
 //! | `GET /_lab/counts?vendor` | calls of that vendor, and connections of all |
 
 mod apns;
+mod clock;
 mod honor;
 mod huawei;
 mod meizu;

@@ -2,9 +2,10 @@
 //! Source: OPPO's page "call address, common parameters, return codes", in public copies.
 
 use super::World;
+use super::clock::now_ms;
 use super::receipt::Reply;
 use super::trouble::trouble;
-use super::world::{Delivery, Fault, Notice, now_ms};
+use super::world::{Delivery, Fault, Notice};
 use crate::secret::{hex, random_hex};
 use crate::vendor::Vendor;
 use axum::extract::State;

@@ -1,7 +1,7 @@
 //! Receipts as each vendor sends them: what happened to a notification, called back to the app's server.
 //! Shapes: the vendors' receipt pages (Xiaomi 1558, Huawei msg-receipt-guide, OPPO, vivo, PushAPI README).
 
-use super::world::now_ms;
+use super::clock::now_ms;
 use crate::http::Http;
 use crate::secret::random_hex;
 use crate::vendor::Vendor;

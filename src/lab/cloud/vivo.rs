@@ -2,9 +2,10 @@
 //! Source: vivo's server API v2.9.2, in public copies.
 
 use super::World;
+use super::clock::now_ms;
 use super::receipt::Reply;
 use super::trouble::trouble;
-use super::world::{Delivery, Fault, Notice, now_ms};
+use super::world::{Delivery, Fault, Notice};
 use crate::secret::{hex, random_hex};
 use crate::vendor::Vendor;
 use axum::body::Bytes;

@@ -1,11 +1,12 @@
 //! What all emulated clouds know: apps, installed tokens, trays, and the faults asked for.
 
+use super::clock::now_ms;
 use super::receipt::{Kind, Reply, Sender};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Notifications in one answer about a tray; the next are asked for with `after`.
@@ -132,10 +133,6 @@ pub enum Delivery {
     /// Since when.
     Dead(u64),
     Off,
-}
-
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 impl World {

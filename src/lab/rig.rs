@@ -1,0 +1,135 @@
+//! Clouds and a gateway as processes, with an operator's token: what every bench of the gateway stands on.
+
+use super::account::{Account, vendors_section};
+use super::device::{call, call_as};
+use super::process::{Process, sibling};
+use crate::http::Http;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const START: Duration = Duration::from_secs(15);
+
+/// Dropping it kills both.
+pub(super) struct Rig {
+    pub home: tempfile::TempDir,
+    pub http: Http,
+    /// The gateway's REST API of the one app.
+    pub base: String,
+    pub clouds: String,
+    pub ca: PathBuf,
+    pub token: String,
+    pub gateway: Process,
+    _clouds: Process,
+    pinned: bool,
+}
+
+impl Rig {
+    /// Starts both. `pinned`: the gateway has the first core for itself.
+    ///
+    /// # Errors
+    /// A sentence about what did not start.
+    pub async fn start(pinned: bool, timeout: Duration) -> Result<Self, String> {
+        let home = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let ca = home.path().join("clouds.pem");
+        let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
+        let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home.path())?;
+        let url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
+        // The API keeps its address over restarts.
+        let api = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?;
+        let text = format!(
+            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nlisten = '127.0.0.1:0'\n{}[paths]\nstate = '{}'\n[log]\nlevel = 'error'\n",
+            vendors_section(&url, &ca),
+            home.path().join("state").display()
+        );
+        std::fs::write(home.path().join("gateway.toml"), text).map_err(|e| e.to_string())?;
+        let gateway = gateway(home.path(), pinned).await?;
+        let http = Http::new(Some(&ca), timeout)?;
+        let base = format!("http://{api}/o/a");
+        let secret = std::fs::read_to_string(home.path().join("state/admin.secret")).map_err(|e| e.to_string())?;
+        let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
+        let answer = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
+        let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
+        Ok(Self { home, http, base, clouds: url, ca, token, gateway, _clouds: clouds, pinned })
+    }
+
+    /// Kills the gateway and starts it again on the same state.
+    ///
+    /// # Errors
+    /// A sentence when it does not come up.
+    pub async fn kill_and_restart(&mut self) -> Result<(), String> {
+        self.gateway.kill().await?;
+        self.gateway = gateway(self.home.path(), self.pinned).await?;
+        Ok(())
+    }
+
+    /// A call to the gateway's API.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
+        call_as(&self.http, method, &format!("{}/{path}", self.base), Some(&self.token), body).await
+    }
+
+    /// A call to the clouds' own side.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn lab(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
+        call(&self.http, method, &format!("{}/_lab/{path}", self.clouds), body).await
+    }
+
+    /// The app at its vendor, with all the quota there is, and its certificate at the gateway.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn register(&self, account: &Account) -> Result<(), String> {
+        let mut registration = account.registration.clone();
+        registration["daily_quota"] = json!(u64::from(u32::MAX));
+        self.lab("POST", "apps", Some(registration)).await?;
+        let Account { vendor, certificate, fields, .. } = account;
+        let body = json!({ "vendor": vendor, "name": certificate, "fields": fields });
+        self.ask("POST", "certificates", Some(body)).await.map(drop)
+    }
+
+    /// Installs the app on a device; its token.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn install(&self, account: &Account, device: &str) -> Result<String, String> {
+        let body = json!({ "vendor": account.vendor, "id": account.app_id, "device": device });
+        let answer = self.lab("POST", "installs", Some(body)).await?;
+        Ok(answer["token"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Creates users, each with an offline device that is bound; the last one's token.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn bound_users(&self, account: &Account, users: &[String]) -> Result<String, String> {
+        let mut last = String::new();
+        for some in users.chunks(50) {
+            let body: Vec<Value> = some.iter().map(|u| json!({ "username": u, "password": "a password" })).collect();
+            self.ask("POST", "users", Some(json!(body))).await?;
+        }
+        for user in users {
+            last = self.install(account, user).await?;
+            let body = json!({ "device_id": "d", "device_token": last, "notifier_name": account.certificate });
+            self.ask("PUT", &format!("users/{user}/push/binding"), Some(body)).await?;
+        }
+        Ok(last)
+    }
+}
+
+async fn gateway(home: &Path, pinned: bool) -> Result<Process, String> {
+    let (program, config) = (sibling("impush-gateway")?, home.join("gateway.toml"));
+    let own = ["--config", config.to_str().unwrap_or_default(), "serve", "--announce"];
+    let mut gateway = if pinned {
+        let all: Vec<&str> = ["-c", "0", program.to_str().unwrap_or_default()].into_iter().chain(own).collect();
+        Process::start("gateway", Path::new("taskset"), &all, home)?
+    } else {
+        Process::start("gateway", &program, &own, home)?
+    };
+    gateway.next(START).await?;
+    Ok(gateway)
+}

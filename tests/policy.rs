@@ -288,11 +288,18 @@ fn an_app_that_asks_too_much_is_told_when_to_come_back() {
 fn more_messages_than_are_kept_let_the_oldest_go_with_a_reason() {
     let stage = Stage::new("");
     stage.user("ann");
-    let ids: Vec<String> = (0..8).map(|n| stage.send("bob", "ann", text(&n.to_string()), json!({}))).collect();
-    for id in &ids[..3] {
+    let ids: Vec<String> = (0..8)
+        .map(|n| {
+            let id = stage.send("bob", "ann", text(&n.to_string()), json!({}));
+            stage.rest.traced(&id, &["vendor_sent"]);
+            id
+        })
+        .collect();
+    // The eighth found six waiting, and left the newest five of them.
+    for id in &ids[..2] {
         stage.rest.traced(id, &["evicted: more than 5 messages waited"]);
     }
-    for id in &ids[3..] {
+    for id in &ids[2..] {
         let trace = stage.rest.traced(id, &["vendor_sent"]);
         assert!(!trace.iter().any(|line| line.starts_with("evicted")), "{trace:?}");
     }

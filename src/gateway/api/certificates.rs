@@ -1,11 +1,10 @@
 //! Push certificates over REST. Secrets go in and never come out.
 
-use super::super::clock::now_ms;
+use super::super::clock::{message_id, now_ms};
 use super::super::sender::check_keys;
 use super::super::store::Certificate;
 use super::{ApiError, AppRequest, State};
 use crate::protocol::Message;
-use crate::secret::random_hex;
 use crate::vendor::Vendor;
 use axum::Json;
 use axum::extract::State as Shared;
@@ -155,7 +154,7 @@ fn message(test: &Test) -> Message {
         "title": text(&test.title, "推送服务已连接"), "content": text(&test.content, "这台设备可以收到通知。"),
     });
     Message {
-        id: random_hex::<10>(),
+        id: message_id(now_ms()),
         from: "admin".to_owned(),
         to: "test".to_owned(),
         chat_type: "chat".to_owned(),

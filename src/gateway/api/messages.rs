@@ -1,9 +1,8 @@
 //! Sending messages, and asking what became of one.
 
-use super::super::clock::now_ms;
+use super::super::clock::{message_id, now_ms};
 use super::{ApiError, AppRequest, State};
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
-use crate::secret::random_hex;
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::extract::rejection::JsonRejection;
@@ -57,7 +56,7 @@ pub(super) async fn send(
     for to in new.to {
         Address::new(&request.app, &to, "device").map_err(|e| ApiError::illegal(e.to_string()))?;
         let message = Message {
-            id: random_hex::<10>(),
+            id: message_id(now_ms()),
             from: new.from.clone().unwrap_or_else(|| "admin".to_owned()),
             to,
             chat_type: "chat".to_owned(),

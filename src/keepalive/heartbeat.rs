@@ -215,8 +215,11 @@ impl Heartbeat {
     }
 
     /// The main link was lost by idleness alone after so long. The old knowledge is wrong then.
+    ///
+    /// A loss after less than the shortest heartbeat says nothing: no network is asked to cut so soon, and
+    /// something else was the matter.
     pub fn on_lost_after(&mut self, idle: Duration, now_ms: u64) {
-        let Some(at) = self.current else { return };
+        let Some(at) = self.current.filter(|_| idle >= self.bounds.floor) else { return };
         let record = &mut self.records[at];
         let idle = idle.as_secs_f64();
         record.bad_s = Some(idle.min(record.bad_s.unwrap_or(f64::MAX)));
@@ -266,7 +269,7 @@ impl Heartbeat {
 
 /// A little below what was survived: the network's clock is not ours.
 fn below(good_s: f64) -> f64 {
-    good_s - (good_s * 0.04).max(1.0)
+    (good_s - (good_s * 0.04).max(1.0)).max(0.0)
 }
 
 fn learn_good(record: &mut Record, seconds: f64) {
@@ -367,6 +370,28 @@ mod tests {
         assert!(probes <= 6 && (850..1000).contains(&heartbeat.interval().as_secs()), "{heartbeat:?}");
         heartbeat.set_ceiling(Duration::from_secs(240));
         assert_eq!(heartbeat.interval().as_secs(), 240);
+    }
+
+    #[test]
+    fn a_loss_without_idleness_teaches_nothing_and_no_record_gives_a_heartbeat_below_the_floor() {
+        let (mut heartbeat, _) = search(300.0);
+        let before = heartbeat.current().cloned();
+        heartbeat.on_lost_after(Duration::from_millis(3), 0);
+        assert_eq!(heartbeat.current().cloned(), before);
+        for good_s in [0.0, 0.001, 0.5, 1.0] {
+            let record = Record {
+                network: "n".into(),
+                good_s,
+                bad_s: Some(good_s + 0.001),
+                probes: 0,
+                settled_ms: Some(0),
+                retest_days: 7,
+                used_ms: 0,
+            };
+            let mut heartbeat = Heartbeat::new(Bounds::default(), vec![record], 0);
+            heartbeat.on_network("n", 0);
+            assert_eq!(heartbeat.interval(), HEARTBEAT_FLOOR);
+        }
     }
 
     #[test]

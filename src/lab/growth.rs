@@ -1,9 +1,8 @@
 //! How much a real agent's memory grows over many reconnections to a real gateway over TLS.
 
-use super::device::{call, call_as};
 use super::process::{Process, sibling};
+use super::rig::Rig;
 use super::socket;
-use crate::http::Http;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::path::Path;
@@ -20,41 +19,25 @@ const WARM_UP: u32 = 100;
 /// # Errors
 /// A sentence when a program cannot be started or does not answer.
 pub(super) async fn measure(reconnects: u32) -> Result<f64, String> {
-    let home = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let path = |name: &str| home.path().join(name);
-    let write = |name: &str, text: String| std::fs::write(path(name), text).map_err(|e| format!("{name}: {e}"));
-    let quiet = "[log]\nlevel = 'error'\n";
-    let state = path("gateway-state");
-    write(
-        "gateway.toml",
-        format!(
-            "[api]\nlisten = '127.0.0.1:0'\n[broker]\nlisten = '127.0.0.1:0'\n[paths]\nstate = '{}'\n{quiet}",
-            state.display()
-        ),
-    )?;
-    let config = path("gateway.toml");
-    let arguments = ["--config", config.to_str().unwrap_or_default(), "serve", "--announce"];
-    let mut gateway = Process::start("gateway", &sibling("impush-gateway")?, &arguments, home.path())?;
-    let reach = gateway.next(START).await?;
-    let said = |key: &str| reach[key].as_str().unwrap_or_default().to_owned();
-    let password = device_password(&said("api"), &said("ca_file"), &said("admin_secret_file")).await?;
+    let rig = Rig::start(false, START).await?;
+    let path = |name: &str| rig.home.path().join(name);
+    let said = |key: &str| rig.reach[key].as_str().unwrap_or_default().to_owned();
+    let password = device_password(&rig).await?;
 
     let (port, socket) = (said("broker").rsplit(':').next().unwrap_or_default().to_owned(), path("s"));
-    write(
-        "impush.toml",
-        format!(
-            "[server]\nurl = 'mqtts://localhost:{port}'\napp = 'o#a'\nca_file = '{}'\n[paths]\nstate = '{}'\nsocket = '{}'\n{quiet}",
-            said("ca_file"),
-            path("agent-state").display(),
-            socket.display()
-        ),
-    )?;
+    let text = format!(
+        "[server]\nurl = 'mqtts://localhost:{port}'\napp = 'o#a'\nca_file = '{}'\n[paths]\nstate = '{}'\nsocket = '{}'\n[log]\nlevel = 'error'\n",
+        said("ca_file"),
+        path("agent-state").display(),
+        socket.display()
+    );
     let config = path("impush.toml");
+    std::fs::write(&config, text).map_err(|e| format!("{}: {e}", config.display()))?;
     let agent = Process::start(
         "agent",
         &sibling("impush")?,
         &["--config", config.to_str().unwrap_or_default(), "run"],
-        home.path(),
+        rig.home.path(),
     )?;
     let id = agent.id().ok_or("the agent ended")?;
     let deadline = tokio::time::Instant::now() + START;
@@ -78,16 +61,10 @@ pub(super) async fn measure(reconnects: u32) -> Result<f64, String> {
     Ok(resident_kib(id)? as f64 - start as f64)
 }
 
-async fn device_password(api: &str, ca_file: &str, secret_file: &str) -> Result<String, String> {
-    let http = Http::new(Some(Path::new(ca_file)), START)?;
-    let secret = std::fs::read_to_string(secret_file).map_err(|e| format!("{secret_file}: {e}"))?;
-    let base = format!("{api}/o/a");
-    let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
-    let admin = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
-    let user = json!({ "username": "ann", "password": "a password" });
-    call_as(&http, "POST", &format!("{base}/users"), admin["access_token"].as_str(), Some(user)).await?;
+async fn device_password(rig: &Rig) -> Result<String, String> {
+    rig.ask("POST", "users", Some(json!({ "username": "ann", "password": "a password" }))).await?;
     let grant = json!({ "grant_type": "password", "username": "ann", "password": "a password" });
-    let token = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
+    let token = rig.ask("POST", "token", Some(grant)).await?;
     Ok(token["access_token"].as_str().unwrap_or_default().to_owned())
 }
 

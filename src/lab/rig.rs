@@ -20,6 +20,8 @@ pub(super) struct Rig {
     pub ca: PathBuf,
     pub token: String,
     pub gateway: Process,
+    /// What the gateway announced: its broker's address, and the authority devices trust.
+    pub reach: Value,
     _clouds: Process,
     pinned: bool,
 }
@@ -43,14 +45,14 @@ impl Rig {
             home.path().join("state").display()
         );
         std::fs::write(home.path().join("gateway.toml"), text).map_err(|e| e.to_string())?;
-        let gateway = gateway(home.path(), pinned).await?;
+        let (gateway, reach) = gateway(home.path(), pinned).await?;
         let http = Http::new(Some(&ca), timeout)?;
         let base = format!("http://{api}/o/a");
         let secret = std::fs::read_to_string(home.path().join("state/admin.secret")).map_err(|e| e.to_string())?;
         let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
         let answer = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
         let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
-        Ok(Self { home, http, base, clouds: url, ca, token, gateway, _clouds: clouds, pinned })
+        Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, _clouds: clouds, pinned })
     }
 
     /// Kills the gateway and starts it again on the same state.
@@ -59,7 +61,7 @@ impl Rig {
     /// A sentence when it does not come up.
     pub async fn kill_and_restart(&mut self) -> Result<(), String> {
         self.gateway.kill().await?;
-        self.gateway = gateway(self.home.path(), self.pinned).await?;
+        (self.gateway, self.reach) = gateway(self.home.path(), self.pinned).await?;
         Ok(())
     }
 
@@ -121,7 +123,7 @@ impl Rig {
     }
 }
 
-async fn gateway(home: &Path, pinned: bool) -> Result<Process, String> {
+async fn gateway(home: &Path, pinned: bool) -> Result<(Process, Value), String> {
     let (program, config) = (sibling("impush-gateway")?, home.join("gateway.toml"));
     let own = ["--config", config.to_str().unwrap_or_default(), "serve", "--announce"];
     let mut gateway = if pinned {
@@ -130,6 +132,6 @@ async fn gateway(home: &Path, pinned: bool) -> Result<Process, String> {
     } else {
         Process::start("gateway", &program, &own, home)?
     };
-    gateway.next(START).await?;
-    Ok(gateway)
+    let reach = gateway.next(START).await?;
+    Ok((gateway, reach))
 }

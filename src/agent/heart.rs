@@ -195,14 +195,14 @@ impl Daemon {
                     self.network = key;
                 }
             }
-            None => self.on_ground_change(),
+            None => self.on_ground_change(key),
         }
     }
 
     /// A notice came while there is no connection. Only ground that was not tried yet is worth an
     /// attempt: routers ring the bell all day, and a server that is down must not be tried each time.
-    fn on_ground_change(&mut self) {
-        let ground = network::ground();
+    fn on_ground_change(&mut self, key: Option<String>) {
+        let ground = network::ground(key);
         if ground.is_none() {
             self.tried = None;
         }

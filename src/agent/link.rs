@@ -47,7 +47,7 @@ impl Daemon {
         let nonce = random_hex::<8>();
         let options = self.options(&address, password, &purpose, &nonce);
         let (endpoints, proxy, tls) = (self.endpoints(), self.ready.proxy.clone(), self.tls.clone());
-        self.tried = network::ground();
+        self.tried = network::ground(network::key());
         let interval = self.heartbeat.interval();
         self.connecting = Some(Box::pin(async move {
             let started = clock::now();

@@ -63,11 +63,11 @@ pub(super) fn key() -> Option<String> {
 /// What an attempt stands on: the network, and this device's address on it.
 pub(super) type Ground = (String, Option<IpAddr>);
 
-/// `None` without a default route.
-pub(super) fn ground() -> Option<Ground> {
+/// The ground on the network of this [`key`]; `None` without a default route.
+pub(super) fn ground(key: Option<String>) -> Option<Ground> {
     // Addresses nobody has (RFC 5737, RFC 3849): only the default route leads there.
     let nowhere = [SocketAddr::from(([192, 0, 2, 1], 9)), SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9))];
-    key().map(|key| (key, nowhere.into_iter().find_map(source_towards)))
+    key.map(|key| (key, nowhere.into_iter().find_map(source_towards)))
 }
 
 /// Whether the device still has this address. A connection bound to one it has lost is dead.

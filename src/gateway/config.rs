@@ -216,11 +216,8 @@ impl Config {
         if url.as_ref().is_some_and(|url| !url.tls && !url.is_loopback()) {
             return Err(bad("broker.url: mqtt:// without TLS is taken for a loopback address only".into()));
         }
-        if let Some(url) = &self.store.url {
-            url.expose().parse::<postgres::Config>().map_err(|e| bad(format!("store.url: {e}")))?;
-            if self.broker.url.is_none() {
-                return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
-            }
+        if self.postgres()?.is_some() && self.broker.url.is_none() {
+            return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
         }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {
             return Err(bad("broker.certificate and broker.key go together".into()));
@@ -261,6 +258,16 @@ impl Config {
             return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
         }
         Ok((topics, url))
+    }
+
+    /// Where the shared store is, if there is one.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadValue`] when `store.url` cannot be read.
+    pub fn postgres(&self) -> Result<Option<postgres::Config>, SettingsError> {
+        let read = |url: &Secret| url.expose().parse();
+        let bad = |e: postgres::Error| SettingsError::BadValue { message: format!("store.url: {e}") };
+        self.store.url.as_ref().map(read).transpose().map_err(bad)
     }
 
     /// The key's file, and whether it may be made.

@@ -36,9 +36,8 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
     let state = directory.path().to_owned();
     let (path, may_make) = config.secrets_key();
     let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
-    let store = match &config.store.url {
-        Some(url) => {
-            let settings = url.expose().parse::<postgres::Config>().map_err(|e| ServeError::Vendors(e.to_string()))?;
+    let store = match config.postgres()? {
+        Some(settings) => {
             Store::connect(settings, client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone(), vault)
                 .await?
         }

@@ -18,8 +18,12 @@ pub struct ApiError {
 }
 
 impl ApiError {
+    fn new(status: StatusCode, error: &'static str, description: impl Into<String>) -> Self {
+        Self { status, error, description: description.into(), retry_after_s: None }
+    }
+
     pub fn bad(error: &'static str, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), retry_after_s: None }
+        Self::new(StatusCode::BAD_REQUEST, error, description)
     }
 
     pub fn illegal(description: impl Into<String>) -> Self {
@@ -27,36 +31,20 @@ impl ApiError {
     }
 
     pub fn unauthorized(description: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            error: "unauthorized",
-            description: description.into(),
-            retry_after_s: None,
-        }
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", description)
     }
 
     pub fn forbidden(description: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::FORBIDDEN,
-            error: "forbidden_op",
-            description: description.into(),
-            retry_after_s: None,
-        }
+        Self::new(StatusCode::FORBIDDEN, "forbidden_op", description)
     }
 
     pub fn too_many(wait_s: u64) -> Self {
         let description = format!("too many requests of this app; again in {wait_s} s");
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        Self { status, error: "reach_limit", description, retry_after_s: Some(wait_s) }
+        Self { retry_after_s: Some(wait_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "reach_limit", description) }
     }
 
     pub fn not_found(description: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::NOT_FOUND,
-            error: "resource_not_found",
-            description: description.into(),
-            retry_after_s: None,
-        }
+        Self::new(StatusCode::NOT_FOUND, "resource_not_found", description)
     }
 }
 

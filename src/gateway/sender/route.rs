@@ -32,7 +32,8 @@ impl<P: Protocol> Route<P> {
         notification: &Notification,
         now_ms: u64,
     ) -> Vec<Outcome> {
-        let batches = tokens.chunks(P::BATCH).map(|batch| self.batch(certificate, batch, notification, now_ms));
+        let key = key(certificate);
+        let batches = tokens.chunks(P::BATCH).map(|batch| self.batch(certificate, &key, batch, notification, now_ms));
         join_all(batches).await.into_iter().flatten().collect()
     }
 
@@ -44,20 +45,20 @@ impl<P: Protocol> Route<P> {
     async fn batch(
         &self,
         certificate: &Certificate,
+        key: &str,
         tokens: &[&str],
         notification: &Notification,
         now_ms: u64,
     ) -> Vec<Outcome> {
-        let key = key(certificate);
-        if let Err(Open { until_ms, reason, .. }) = self.circuits.admit(&key, now_ms) {
+        if let Err(Open { until_ms, reason, .. }) = self.circuits.admit(key, now_ms) {
             let waits = Outcome::LimitedUntil { until_ms, code: "circuit_open".into(), reason };
             return vec![waits; tokens.len()];
         }
-        let result = self.ask(certificate, &key, tokens, notification, now_ms).await;
-        self.judge(certificate, &key, &result, now_ms);
+        let result = self.ask(certificate, key, tokens, notification, now_ms).await;
+        self.judge(certificate, key, &result, now_ms);
         match result {
             Ok(reading) => {
-                let proven = self.circuits.proven(&key);
+                let proven = self.circuits.proven(key);
                 tokens.iter().map(|token| outcome(&reading, reading.of(token), proven, now_ms)).collect()
             }
             Err(failed) => vec![failed; tokens.len()],

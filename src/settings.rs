@@ -98,6 +98,16 @@ pub fn describe<T: Serialize + Default>() -> Result<Vec<(String, String)>, Setti
     Ok(leaves(&defaults_of::<T>()?).into_iter().map(|(key, value)| (key, value.to_string())).collect())
 }
 
+/// The keys whose values differ.
+pub fn changed<T: Serialize>(old: &T, new: &T) -> Vec<String> {
+    let flat = |settings: &T| leaves(&serde_json::to_value(settings).unwrap_or_default());
+    let (old, new) = (flat(old), flat(new));
+    let differs = |(key, value): &(String, Json)| !old.iter().any(|(k, v)| k == key && v == value);
+    let gone = |(key, _): &&(String, Json)| !new.iter().any(|(k, _)| k == key);
+    let gone: Vec<String> = old.iter().filter(gone).map(|(key, _)| key.clone()).collect();
+    new.iter().filter(|leaf| differs(leaf)).map(|(key, _)| key.clone()).chain(gone).collect()
+}
+
 fn defaults_of<T: Serialize + Default>() -> Result<Json, SettingsError> {
     serde_json::to_value(T::default()).map_err(|e| SettingsError::BadValue { message: e.to_string() })
 }

@@ -64,3 +64,15 @@ pub fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
         }
     })
 }
+
+/// Done, each time it is called, when the process is asked to read its configuration again (SIGHUP). Call
+/// it inside a runtime.
+///
+/// # Errors
+/// The system's error.
+pub fn asked_to_reload() -> io::Result<impl AsyncFnMut()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move || {
+        hangup.recv().await;
+    })
+}

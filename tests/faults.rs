@@ -409,3 +409,27 @@ async fn both_kinds_of_proxy_lead_to_the_server_and_a_refusal_is_named() {
     assert_eq!(error.cause, Cause::ProxyRefused);
     assert!(error.detail.contains("407"), "{error}");
 }
+
+#[test]
+fn a_hangup_changes_the_log_level_names_the_rest_and_refuses_a_broken_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let home = dir.path().join("a");
+    let certificates = certificates(dir.path(), Flaw::None);
+    Agent::configure(&home, "mqtts://localhost:1", &certificates.ca, "");
+    let mut agent = Agent::start(&home);
+    let file = home.join("impush.toml");
+    let old = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, format!("level = [{old}")).expect("written");
+    agent.process.signal(rustix::process::Signal::HUP);
+    agent.process.event("config.refused");
+    let new = old.replace("level = 'debug'", "level = 'warn'");
+    std::fs::write(&file, format!("{new}\n[keep_alive]\nceiling_s = 200\n")).expect("written");
+    agent.process.signal(rustix::process::Signal::HUP);
+    assert_eq!(agent.process.event("config.reloaded")["level"], "warn");
+    assert_eq!(agent.process.event("config.needs_restart")["keys"], "keep_alive.ceiling_s");
+    agent.run(&["logout"]);
+    agent.process.terminate();
+    let quiet = agent.process.rest();
+    let last = quiet.iter().rposition(|line| line.contains("config.needs_restart")).expect("it was said");
+    assert!(quiet[last + 1..].iter().all(|line| !line.contains("\"INFO\"")), "{:#?}", &quiet[last..]);
+}

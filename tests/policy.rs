@@ -304,3 +304,42 @@ fn more_messages_than_are_kept_let_the_oldest_go_with_a_reason() {
         assert!(!trace.iter().any(|line| line.starts_with("evicted")), "{trace:?}");
     }
 }
+
+#[test]
+fn a_token_that_is_not_bound_to_a_device_cannot_name_devices_without_end() {
+    let stage = Stage::new("");
+    let token = stage.user("ann");
+    let bind = |device: &str| {
+        let binding = json!({"device_id": device, "device_token": token, "notifier_name": "288"});
+        stage.rest.ask("PUT", &format!("{}/users/ann/push/binding", stage.rest.base), Some(&binding))
+    };
+    let statuses: Vec<u16> = (0..99).map(|n| bind(&format!("device-{n}")).0).collect();
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let (status, answer) = bind("one too many");
+    assert_eq!(status, 400);
+    assert!(answer["error_description"].as_str().expect("why").contains("100 devices"), "{answer}");
+    // A login that is over makes room.
+    stage.rest.ok("DELETE", "users/ann/disconnect/device-3", None);
+    assert_eq!(bind("one too many").0, 200);
+}
+
+#[test]
+fn a_hangup_changes_the_gateways_limits_and_policy_without_a_restart() {
+    let stage = Stage::new("");
+    stage.user("ann");
+    let file = stage.gateway.home.join("gateway.toml");
+    let old = std::fs::read_to_string(&file).expect("read");
+    let new = old.replace("[api]", "[api]\nrequests_per_s = 1");
+    std::fs::write(&file, new).expect("written");
+    stage.gateway.process.signal(rustix::process::Signal::HUP);
+    let deadline = std::time::Instant::now() + support::LIMIT;
+    let ask = || stage.rest.ask("GET", &format!("{}/users/ann/devices", stage.rest.base), None).0;
+    while ask() != 429 {
+        assert!(std::time::Instant::now() < deadline, "the new limit never came");
+    }
+    std::fs::write(&file, old).expect("written");
+    stage.gateway.process.signal(rustix::process::Signal::HUP);
+    while !(0..5).all(|_| ask() == 200) {
+        assert!(std::time::Instant::now() < deadline, "the old limit never came back");
+    }
+}

@@ -3,6 +3,7 @@
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError};
 use super::daemon;
+use super::reload::reloads;
 use super::state::RunError;
 use super::status::{State, Status};
 use crate::logs;
@@ -175,11 +176,16 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     if let Command::Detect { root, json } = &cli.command {
         return detect(root.as_deref(), *json);
     }
-    let config = load(cli.config.as_deref())?;
+    let file = cli.config.clone();
+    let config = load(file.as_deref())?;
     let socket = cli.socket.clone().unwrap_or_else(|| config.socket());
     match cli.command {
         Command::Run => {
-            run(Config { paths: super::config::Paths { socket: Some(socket), ..config.paths.clone() }, ..config })
+            let with_socket = move |config: Config| {
+                let paths = super::config::Paths { socket: Some(socket.clone()), ..config.paths.clone() };
+                Config { paths, ..config }
+            };
+            run(with_socket(config), move || load(file.as_deref()).map(&with_socket))
         }
         Command::Config { command: ConfigCommand::Check } => {
             config.check()?;
@@ -201,9 +207,8 @@ fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
     settings::load(file, PREFIX, std::env::vars())
 }
 
-fn run(config: Config) -> Result<(), CommandError> {
-    let format = if config.log.format == "json" { logs::Format::Json } else { logs::Format::Text };
-    logs::init(format, &config.log.level);
+fn run(config: Config, source: impl Fn() -> Result<Config, SettingsError>) -> Result<(), CommandError> {
+    let levels = logs::init(&config.log);
     // One thread for the loop; blocking threads end as soon as they are idle. A name server that is a
     // black hole holds one for each attempt, and the disk must still find another.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -212,8 +217,11 @@ fn run(config: Config) -> Result<(), CommandError> {
         .thread_keep_alive(std::time::Duration::from_millis(100))
         .build()?;
     let result = runtime.block_on(async {
-        let shutdown = terminal::asked_to_stop()?;
-        Ok(daemon::run(config, shutdown).await?)
+        let (asked, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
+        tokio::select! {
+            result = daemon::run(config.clone(), shutdown) => Ok(result?),
+            () = reloads(config, levels, source, asked) => Ok(()),
+        }
     });
     // A lookup that hangs must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));

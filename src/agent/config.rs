@@ -25,7 +25,7 @@ pub struct Config {
     pub keep_alive: KeepAlive,
     pub device: Device,
     pub paths: Paths,
-    pub log: Log,
+    pub log: crate::logs::Settings,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -157,21 +157,6 @@ pub struct Paths {
     pub socket: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
-    pub level: String,
-    /// `text` or `json`.
-    pub format: String,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), format: "text".to_owned() }
-    }
-}
-
 /// Settings checked and made ready to use.
 #[derive(Debug, Clone)]
 pub struct Ready {
@@ -233,9 +218,7 @@ impl Config {
         if self.channel.linger_s > 86_400 {
             return Err(bad(format!("channel.linger_s is {}; 0 to 86400 seconds", self.channel.linger_s)));
         }
-        if !["text", "json"].contains(&self.log.format.as_str()) {
-            return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
-        }
+        self.log.check().map_err(bad)?;
         Ok(Ready { endpoints, proxy, app, topics })
     }
 

@@ -24,6 +24,7 @@ mod login;
 mod network;
 mod owed;
 mod power;
+mod reload;
 mod report;
 mod state;
 mod status;

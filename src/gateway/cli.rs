@@ -2,7 +2,7 @@
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::error::ServeError;
-use super::serve::serve;
+use super::serve::{Start, serve};
 use crate::http::Http;
 use crate::logs;
 use crate::settings::{self, SettingsError};
@@ -206,22 +206,23 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<(), CommandError> {
-    let system = Path::new(SYSTEM_FILE);
-    let file = cli.config.as_deref().or_else(|| system.exists().then_some(system));
-    let mut config: Config = settings::load(file, PREFIX, std::env::vars())?;
+    let file = cli.config.clone();
+    let mut config = load(file.as_deref())?;
     // Every TLS user in this process, the embedded broker included, uses the same cryptography.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Command::Serve { broker, announce } => {
-            if broker.is_some() {
-                config.broker.url = broker;
-            }
-            let format = if config.log.format == "json" { logs::Format::Json } else { logs::Format::Text };
-            logs::init(format, &config.log.level);
+            let source = move || {
+                let mut config = load(file.as_deref())?;
+                config.broker.url = broker.clone().or(config.broker.url);
+                Ok(config)
+            };
+            config = source()?;
+            let start = Start { announce, levels: logs::init(&config.log), source: Box::new(source) };
             runtime.block_on(async {
-                let shutdown = terminal::asked_to_stop()?;
-                Ok(serve(config, announce, shutdown).await?)
+                let (reloads, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
+                Ok(serve(config, start, reloads, shutdown).await?)
             })
         }
         Command::Check => {
@@ -230,6 +231,11 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         }
         command => runtime.block_on(ask(&config, command)),
     }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
+    let system = Path::new(SYSTEM_FILE);
+    settings::load(file.or_else(|| system.exists().then_some(system)), PREFIX, std::env::vars())
 }
 
 async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {

@@ -1,5 +1,6 @@
 //! The gateway's settings, their ranges, and where its state lives.
 
+use super::store::Rules;
 use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
@@ -22,7 +23,7 @@ pub struct Config {
     pub store: Store,
     pub vendors: Vendors,
     pub paths: Paths,
-    pub log: Log,
+    pub log: crate::logs::Settings,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -189,20 +190,6 @@ pub struct Paths {
     pub secrets_key: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Log {
-    pub level: String,
-    /// `text` or `json`.
-    pub format: String,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info,mqtt5=warn".to_owned(), format: "text".to_owned() }
-    }
-}
-
 impl Config {
     /// Checks what the types alone cannot.
     ///
@@ -254,10 +241,16 @@ impl Config {
                 return Err(bad(format!("vendors.{key} is `{url}`; every vendor speaks https only")));
             }
         }
-        if !["text", "json"].contains(&self.log.format.as_str()) {
-            return Err(bad(format!("log.format is `{}`; text or json", self.log.format)));
-        }
+        self.log.check().map_err(bad)?;
         Ok((topics, url))
+    }
+
+    /// What decides deliveries.
+    pub fn rules(&self) -> Rules {
+        let Delivery { ack_deadline_ms, keep_s, keep_most, push_life_s, policy, .. } = self.delivery;
+        // A send is four calls at most: a credential and what comes before a batch, each once more.
+        let lease_ms = self.vendors.timeout_ms * 5 + 1000;
+        Rules { ack_deadline_ms, push_life_s, keep_s, keep_most, lease_ms, policy }
     }
 
     /// Where the shared store is, if there is one.

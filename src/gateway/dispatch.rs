@@ -8,7 +8,7 @@ use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
@@ -28,8 +28,8 @@ pub struct Dispatch {
     store: Store,
     wire: Wire,
     push: Push,
-    rules: Rules,
-    keep_s: u64,
+    /// As they are now; the operator may change them.
+    rules: watch::Receiver<Rules>,
     /// Something came due.
     work: Arc<Notify>,
     /// Vendor calls under way.
@@ -38,53 +38,66 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    pub fn new(store: Store, wire: Wire, push: Push, rules: Rules, keep_s: u64, concurrency: usize) -> Self {
+    pub fn new(store: Store, wire: Wire, push: Push, rules: watch::Receiver<Rules>, concurrency: usize) -> Self {
         Self {
             store,
             wire,
             push,
             rules,
-            keep_s,
             work: Arc::new(Notify::new()),
             calls: Arc::new(Semaphore::new(concurrency)),
             tasks: TaskTracker::new(),
         }
     }
 
-    /// Accepts a message: after the answer it will not be lost. Publishing goes on behind it.
+    fn rules(&self) -> Rules {
+        *self.rules.borrow()
+    }
+
+    /// Accepts messages, all or none: after the answer, which has their ids, they will not be lost.
+    /// Publishing goes on behind it.
     ///
     /// # Errors
-    /// [`StoreError`]; the message was not accepted then.
+    /// [`StoreError`]; nothing was accepted then.
     pub async fn accept(
         &self,
-        app: String,
-        message: Message,
-        idempotency: Option<String>,
-    ) -> Result<String, StoreError> {
-        let now = now_ms();
-        let new = NewMessage { app, message: message.clone(), expires_ms: now + self.keep_s * 1000, idempotency };
-        let accepted = self.store.accept(new, self.rules, now).await?;
-        self.push.metrics.accepted();
+        app: &str,
+        messages: Vec<Message>,
+        idempotency: Option<&str>,
+    ) -> Result<Vec<String>, StoreError> {
+        let (now, rules) = (now_ms(), self.rules());
+        let new = |message: &Message| NewMessage {
+            app: app.to_owned(),
+            message: message.clone(),
+            expires_ms: now + rules.keep_s * 1000,
+            idempotency: idempotency.map(str::to_owned),
+        };
+        let all = self.store.accept(messages.iter().map(new).collect(), rules, now).await?;
         self.work.notify_one();
-        for address in accepted.live {
-            let (this, message) = (self.clone(), message.clone());
-            self.tasks.spawn(async move {
-                let id = message.id.clone();
-                if !this.wire.publish(address.clone(), Down::Message(message)).await {
-                    let noted =
-                        this.store.not_published(id, address, "no connection to the broker".to_owned(), now_ms()).await;
-                    report(noted);
-                    this.work.notify_one();
-                }
-            });
+        let mut ids = Vec::new();
+        for (accepted, message) in all.into_iter().zip(messages) {
+            self.push.metrics.accepted();
+            for address in accepted.live {
+                self.tasks.spawn(self.clone().publish(address, message.clone()));
+            }
+            ids.push(accepted.id);
         }
-        Ok(accepted.id)
+        Ok(ids)
+    }
+
+    async fn publish(self, address: Address, message: Message) {
+        let id = message.id.clone();
+        if !self.wire.publish(address.clone(), Down::Message(message)).await {
+            let why = "no connection to the broker".to_owned();
+            report(self.store.not_published(id, address, why, now_ms()).await);
+            self.work.notify_one();
+        }
     }
 
     /// Returns what the device is told: its welcome and what it missed, or that its login has ended.
     pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Down>, StoreError> {
         let channel = hello.channel.clone();
-        match self.store.hello(address.clone(), hello, self.rules, now_ms()).await? {
+        match self.store.hello(address.clone(), hello, self.rules(), now_ms()).await? {
             Welcome::In { missed, kicked } => {
                 info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
                 self.work.notify_one();
@@ -130,11 +143,18 @@ impl Dispatch {
 
     /// Returns what the device is sent next: it is told of what it missed in batches.
     pub async fn on_ack(&self, address: Address, ids: Vec<String>) -> Result<Vec<Message>, StoreError> {
-        let more = self.store.acked(address, ids, self.rules, now_ms()).await?;
+        let more = self.store.acked(address, ids, self.rules(), now_ms()).await?;
         if !more.is_empty() {
             self.work.notify_one();
         }
         Ok(more)
+    }
+
+    /// A device tells that a notification was shown or opened.
+    pub async fn on_receipt(&self, address: Address, id: String, event: String) -> Result<(), StoreError> {
+        let word = if ["arrived", "clicked"].contains(&event.as_str()) { event } else { "other".to_owned() };
+        self.push.metrics.received("device", &word);
+        self.store.seen(address, id, word, now_ms()).await.map(drop)
     }
 
     /// Watches deadlines and calls vendors until `stop`, then lets the calls under way finish.
@@ -152,7 +172,7 @@ impl Dispatch {
             }
             if swept.elapsed() >= SWEEP {
                 swept = tokio::time::Instant::now();
-                while let Ok(1..) = self.store.sweep(self.keep_s, now_ms()).await {}
+                while let Ok(1..) = self.store.sweep(self.rules().keep_s, now_ms()).await {}
             }
             let due = self.store.next_due().await.ok().flatten();
             let longest = if self.store.is_shared() { SHARED_SLEEP } else { LONGEST_SLEEP };
@@ -173,7 +193,7 @@ impl Dispatch {
     /// Claims what is due. `true` when there may be more at once.
     async fn round(&self) -> Result<bool, StoreError> {
         // No more than can be sent now: a lease runs from the claim.
-        let jobs = self.store.claim(self.rules, self.calls.available_permits(), now_ms()).await?;
+        let jobs = self.store.claim(self.rules(), self.calls.available_permits(), now_ms()).await?;
         let any = !jobs.is_empty();
         for group in together(jobs) {
             let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };

@@ -25,6 +25,7 @@ mod outgoing;
 mod policy;
 mod push;
 mod receipts;
+mod reload;
 mod sender;
 mod serve;
 mod silence;

@@ -6,7 +6,7 @@ use super::delivery::{AfterVendor, Hop, after_vendor};
 use super::metrics::Metrics;
 use super::receipts::Proof;
 use super::sender::{Notification, Open, Outcome, Senders};
-use super::store::{Certificate, VendorJob, VendorResult};
+use super::store::{Certificate, Rules, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::protocol::Message;
 use crate::secret::fingerprint;
@@ -15,7 +15,8 @@ use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
 
 /// What a push needs; clones share it.
 #[derive(Debug, Clone)]
@@ -25,8 +26,7 @@ pub struct Push {
     pub proof: Proof,
     /// Where vendors reach this gateway with their receipts.
     pub receipts_url: Option<String>,
-    /// Seconds after which a notification is too old.
-    pub life_s: u64,
+    pub rules: watch::Receiver<Rules>,
     pub reports: Reports,
 }
 
@@ -108,7 +108,7 @@ impl Push {
         Notification {
             content: compose(message, setting),
             collapse_id: collapse_id(&message.id),
-            time_to_live: life.min(Duration::from_secs(self.life_s)),
+            time_to_live: life.min(Duration::from_secs(self.rules.borrow().push_life_s)),
             vendor_ext: message.ext[ext].clone(),
             receipt_param: self.proof.param(&message.id),
             receipt_url: self.receipt_url(certificate),
@@ -129,6 +129,9 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
     let (token, name) = (fingerprint(&job.token), &job.certificate.name);
     if let Outcome::Refused { certificate: true, .. } = outcome {
         warn!(event = "certificate.refused", vendor, certificate = %name, detail, "the vendor refuses this certificate; no binding is touched");
+    } else if let Outcome::Delivered { .. } = outcome {
+        // The trace has it; a line for each would be most of the log.
+        debug!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     } else {
         info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     }

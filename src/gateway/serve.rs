@@ -10,12 +10,14 @@ use super::metrics::Metrics;
 use super::outgoing::outgoing;
 use super::push::Push;
 use super::receipts::Proof;
+use super::reload::{Reload, Source};
 use super::sender::Senders;
-use super::store::{Rules, Store, Vault};
+use super::store::{Store, Vault};
 use super::tokens::Tokens;
 use super::webhook::Reports;
 use super::wire::Driver;
 use crate::http::Http;
+use crate::logs::Levels;
 use crate::mqtt::client_config;
 use crate::store::StateDirectory;
 use serde_json::json;
@@ -23,14 +25,30 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Serves until `shutdown` is done. With `announce` one JSON line on standard output says where.
+/// How the process was started.
+pub struct Start {
+    /// One JSON line on standard output says where it serves.
+    pub announce: bool,
+    /// Where the configuration is read again.
+    pub source: Source,
+    pub levels: Levels,
+}
+
+/// Serves until `shutdown` is done; reads the configuration again whenever `reloads` is done.
 ///
 /// # Errors
 /// [`ServeError`], before anything is served.
-pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(
+    config: Config,
+    start: Start,
+    mut reloads: impl AsyncFnMut(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let Start { announce, source, levels } = start;
     let (topics, url) = config.check()?;
     let directory = StateDirectory::open(&config.state_directory())?;
     let state = directory.path().to_owned();
@@ -64,31 +82,31 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
 
     let (wire, queue) = outgoing();
     let driver = Driver::new(wire.clone(), queue, broker.access(), topics);
-    let rules = Rules {
-        ack_deadline_ms: config.delivery.ack_deadline_ms,
-        push_life_s: config.delivery.push_life_s,
-        keep_most: config.delivery.keep_most,
-        // A send is four calls at most: a credential and what comes before a batch, each once more.
-        lease_ms: config.vendors.timeout_ms * 5 + 1000,
-        policy: config.delivery.policy,
-    };
+    let (changeable, rules) = watch::channel(config.rules());
     let push = Push {
         senders: Arc::new(Senders::new(&http, &config.vendors)),
         metrics: Metrics::default(),
         proof: Proof::new(&store.own_secret("receipt_key").await?),
         receipts_url: config.vendors.receipts_url.clone(),
-        life_s: config.delivery.push_life_s,
+        rules: rules.clone(),
         reports: Reports::start(http.clone()),
     };
-    let dispatch =
-        Dispatch::new(store.clone(), wire, push.clone(), rules, config.delivery.keep_s, config.delivery.concurrency);
+    let dispatch = Dispatch::new(store.clone(), wire, push.clone(), rules, config.delivery.concurrency);
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
     let wire_stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone()));
     let timer_task = tokio::spawn(dispatch.clone().run(stop.child_token()));
-    let state_of_api =
-        api::State { store, tokens, dispatch, push, limits, admin, user_token_s: config.api.user_token_s };
+    let state_of_api = api::State {
+        store,
+        tokens,
+        dispatch,
+        push,
+        limits: limits.clone(),
+        admin,
+        user_token_s: config.api.user_token_s,
+    };
+    let mut reload = Reload { source, levels, rules: changeable, limits, config };
     let api_stop = stop.clone();
     let api_task = tokio::spawn(async move {
         let served = axum::serve(listener, api::router(state_of_api))
@@ -113,7 +131,13 @@ pub async fn serve(config: Config, announce: bool, shutdown: impl Future<Output 
         // Nobody may be listening any more; the log says it too.
         drop(crate::terminal::print(&line.to_string()));
     }
-    shutdown.await;
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            () = reloads() => reload.apply(),
+        }
+    }
     info!(event = "gateway.stopping", "stopping: no new work, what is under way is finished");
     stop.cancel();
     drop(tokio::time::timeout(Duration::from_secs(5), api_task).await);

@@ -124,7 +124,12 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             let more = dispatch.on_ack(address, ids).await?;
             more.into_iter().map(Down::Message).collect()
         }
-        Up::Receipt { .. } | Up::Presence { .. } => Vec::new(),
+        Up::Receipt { id, event } => {
+            dispatch.on_receipt(address, id, event).await?;
+            Vec::new()
+        }
+        // An app at the device's socket says nothing about the connection, which is what decides.
+        Up::Presence { .. } => Vec::new(),
     })
 }
 

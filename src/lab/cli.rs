@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    logs::init(logs::Format::Text, "warn");
+    logs::init(&logs::Settings { level: "warn".to_owned(), ..logs::Settings::default() });
     drop(rustls::crypto::ring::default_provider().install_default());
     match execute(cli.command) {
         Ok(true) => ExitCode::SUCCESS,

@@ -81,9 +81,13 @@ impl Process {
         self.seen.clone()
     }
 
-    pub fn terminate(&mut self) -> std::process::ExitStatus {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signalled");
+        rustix::process::kill_process(id, signal).expect("signalled");
+    }
+
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
         self.child.wait().expect("ended")
     }
 
@@ -329,6 +333,11 @@ impl Gateway {
 
     /// With the REST API at this port.
     pub fn start_at(home: &Path, api_port: u16, extra: &str) -> Self {
+        Self::start_in(home, api_port, extra, &[])
+    }
+
+    /// With more variables in its environment.
+    pub fn start_in(home: &Path, api_port: u16, extra: &str, environment: &[(&str, &str)]) -> Self {
         std::fs::create_dir_all(home).expect("made");
         let config = home.join("gateway.toml");
         let text = format!(
@@ -338,6 +347,7 @@ impl Gateway {
         );
         std::fs::write(&config, text).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        command.envs(environment.iter().copied());
         let mut process = Process::start(command.arg("--config").arg(&config).args(["serve", "--announce"]), false);
         let reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
         Self { process, home: home.to_owned(), reach }

@@ -3,12 +3,11 @@
 use super::super::clock::{message_id, now_ms};
 use super::super::sender::check_keys;
 use super::super::store::Certificate;
-use super::{ApiError, AppRequest, State};
+use super::{ApiError, AppRequest, Body, State};
 use crate::protocol::Message;
 use crate::vendor::Vendor;
 use axum::Json;
 use axum::extract::State as Shared;
-use axum::extract::rejection::JsonRejection;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde::Deserialize;
@@ -56,9 +55,8 @@ fn once() -> usize {
 pub(super) async fn add(
     request: AppRequest,
     Shared(state): Shared<State>,
-    body: Result<Json<NewCertificate>, JsonRejection>,
+    Body(body): Body<NewCertificate>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(body) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     let certificate = Certificate::new(request.app.clone(), body.name, body.vendor, body.fields);
     certificate.check().and_then(|()| check_keys(&certificate)).map_err(ApiError::illegal)?;
     let shown = shown(&state, &certificate);
@@ -76,9 +74,8 @@ pub(super) async fn list(request: AppRequest, Shared(state): Shared<State>) -> R
 pub(super) async fn change(
     request: AppRequest,
     Shared(state): Shared<State>,
-    body: Result<Json<Change>, JsonRejection>,
+    Body(Change { enabled }): Body<Change>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(Change { enabled }) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     let name = request.variable("name");
     if !state.store.enable_certificate(request.app.clone(), name.clone(), enabled).await? {
         return Err(unknown(&name));
@@ -90,9 +87,8 @@ pub(super) async fn change(
 pub(super) async fn test(
     request: AppRequest,
     Shared(state): Shared<State>,
-    body: Result<Json<Test>, JsonRejection>,
+    Body(test): Body<Test>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(test) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     if !(1..=MAX_COUNT).contains(&test.count) || !(1..=MAX_CONCURRENCY).contains(&test.concurrency) {
         return Err(ApiError::illegal(format!("count is 1 to {MAX_COUNT}, concurrency 1 to {MAX_CONCURRENCY}")));
     }

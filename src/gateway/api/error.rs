@@ -43,6 +43,18 @@ impl ApiError {
         Self { retry_after_s: Some(wait_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "reach_limit", description) }
     }
 
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this path takes other methods; see /openapi.json",
+        )
+    }
+
+    pub fn too_large(most: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_entity_too_large", format!("a body has at most {most} bytes"))
+    }
+
     pub fn not_found(description: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "resource_not_found", description)
     }

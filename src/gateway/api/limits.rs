@@ -3,30 +3,44 @@
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Buckets by app; clones share them.
 #[derive(Clone)]
-pub struct Limits {
-    management: Arc<DefaultKeyedRateLimiter<String>>,
-    messages: Option<Arc<DefaultKeyedRateLimiter<String>>>,
+pub struct Limits(Arc<RwLock<Buckets>>);
+
+struct Buckets {
+    management: DefaultKeyedRateLimiter<String>,
+    messages: Option<DefaultKeyedRateLimiter<String>>,
+}
+
+impl Buckets {
+    fn new(management: u32, messages: u32) -> Self {
+        let bucket = |most: NonZeroU32| RateLimiter::keyed(Quota::per_second(most));
+        Self {
+            management: bucket(NonZeroU32::new(management).unwrap_or(NonZeroU32::MIN)),
+            messages: NonZeroU32::new(messages).map(bucket),
+        }
+    }
 }
 
 impl Limits {
     /// Requests a second; `messages` 0 is no limit.
     pub fn new(management: u32, messages: u32) -> Self {
-        let bucket = |most: NonZeroU32| Arc::new(RateLimiter::keyed(Quota::per_second(most)));
-        Self {
-            management: bucket(NonZeroU32::new(management).unwrap_or(NonZeroU32::MIN)),
-            messages: NonZeroU32::new(messages).map(bucket),
-        }
+        Self(Arc::new(RwLock::new(Buckets::new(management, messages))))
+    }
+
+    /// Other limits from now on; every bucket is full again.
+    pub fn change(&self, management: u32, messages: u32) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Buckets::new(management, messages);
     }
 
     /// # Errors
     /// The whole seconds to wait.
     pub fn admit(&self, app: &str, path: &str) -> Result<(), u64> {
         let is_message = path.split('/').nth(3) == Some("messages");
-        let bucket = if is_message { self.messages.as_ref() } else { Some(&self.management) };
+        let buckets = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let bucket = if is_message { buckets.messages.as_ref() } else { Some(&buckets.management) };
         let Some(bucket) = bucket else { return Ok(()) };
         bucket.check_key(&app.to_owned()).map_err(|not_until| {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
@@ -47,5 +61,7 @@ mod tests {
         assert_eq!(ask("a", "/o/a/users"), Err(1));
         assert!(ask("b", "/o/b/users").is_ok());
         assert!((0..100).all(|_| ask("a", "/o/a/messages/users").is_ok()));
+        limits.change(3, 0);
+        assert!(ask("a", "/o/a/users").is_ok());
     }
 }

@@ -1,17 +1,19 @@
 //! Sending messages, and asking what became of one.
 
 use super::super::clock::{message_id, now_ms};
-use super::{ApiError, AppRequest, State};
+use super::{ApiError, AppRequest, Body, State};
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
 use axum::Json;
 use axum::extract::State as Shared;
-use axum::extract::rejection::JsonRejection;
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 /// Receivers of one call, as in the original system.
 const MAX_RECEIVERS: usize = 600;
+/// Longest name of a sender, in bytes, as of a receiver.
+const MAX_FROM: usize = 256;
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -35,9 +37,8 @@ pub(super) async fn send(
     request: AppRequest,
     Shared(state): Shared<State>,
     headers: HeaderMap,
-    body: Result<Json<NewMessage>, JsonRejection>,
+    Body(new): Body<NewMessage>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(new) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     if new.to.is_empty() || new.to.len() > MAX_RECEIVERS {
         return Err(ApiError::illegal(format!("`to` has 1 to {MAX_RECEIVERS} users")));
     }
@@ -48,12 +49,20 @@ pub(super) async fn send(
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
         return Err(ApiError::illegal(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters")));
     }
+    if new.from.as_ref().is_some_and(|from| from.is_empty() || from.len() > MAX_FROM) {
+        return Err(ApiError::illegal(format!("`from` has 1 to {MAX_FROM} bytes")));
+    }
     let mut body = new.body;
     if let (Some(kind), Value::Object(map)) = (new.kind, &mut body) {
         map.entry("type").or_insert(json!(kind));
     }
     let mut messages = Vec::new();
+    let mut named = HashSet::new();
     for to in new.to {
+        // A user named twice gets one message.
+        if !named.insert(to.clone()) {
+            continue;
+        }
         Address::new(&request.app, &to, "device").map_err(|e| ApiError::illegal(e.to_string()))?;
         let message = Message {
             id: message_id(now_ms()),
@@ -72,12 +81,9 @@ pub(super) async fn send(
         }
         messages.push(message);
     }
-    let mut data = Map::new();
-    for message in messages {
-        let to = message.to.clone();
-        let id = state.dispatch.accept(request.app.clone(), message, key.clone()).await?;
-        data.insert(to, json!(id));
-    }
+    let to: Vec<String> = messages.iter().map(|message| message.to.clone()).collect();
+    let ids = state.dispatch.accept(&request.app, messages, key.as_deref()).await?;
+    let data: Map<String, Value> = to.into_iter().zip(ids).map(|(to, id)| (to, json!(id))).collect();
     Ok(request.envelope("post", "data", Value::Object(data)))
 }
 

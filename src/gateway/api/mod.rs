@@ -1,16 +1,6 @@
 //! The REST API: the original system's paths and JSON where it has them, our own beside them.
 //!
-//! | method and path | token | does |
-//! | --- | --- | --- |
-//! | `POST /{org}/{app}/token` | none | user or app token |
-//! | `POST /{org}/{app}/users` | app | creates users |
-//! | `GET /{org}/{app}/users/{user}/devices` | app | devices and what is known of them |
-//! | `PUT,GET /{org}/{app}/users/{user}/push/binding` | app | bindings |
-//! | `POST,GET /{org}/{app}/certificates` | app | push certificates |
-//! | `DELETE /{org}/{app}/certificates/{name}` | app | removes one |
-//! | `POST /{org}/{app}/messages/users` | app | sends a message |
-//! | `GET /{org}/{app}/messages/{id}/trace` | app | every hop of a message |
-//! | `GET /healthz`, `GET /readyz` | none | is it alive, can it work |
+//! `openapi.json` describes every path; it is served at `/openapi.json`, and a test holds the server to it.
 
 mod certificates;
 mod error;
@@ -27,12 +17,14 @@ use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
 use crate::secret::Secret;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
-use axum::http::header::AUTHORIZATION;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
+use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::routing::{delete, get, post, put};
 pub(super) use error::ApiError;
 pub use limits::Limits;
+use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 
@@ -51,6 +43,9 @@ pub struct State {
 
 /// Largest request body, in bytes: a message's limit and room for its wrapping.
 const MAX_BODY: usize = 128 * 1024;
+
+/// What the paths are, for programs.
+const OPENAPI: &str = include_str!("openapi.json");
 
 pub fn router(state: State) -> Router {
     Router::new()
@@ -76,7 +71,9 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/messages/{id}/trace", get(messages::trace))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(users::ready))
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)))
         .fallback(async || ApiError::not_found("no such path"))
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }
@@ -147,6 +144,26 @@ async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, 
         return Err(ApiError::too_many(wait_s));
     }
     Ok((AppRequest { app, path, started_ms }, claims))
+}
+
+/// A JSON object, or a list of them: serde alone would take a list for any object.
+pub(super) struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &State) -> Result<Self, ApiError> {
+        let axum::Json(value) =
+            axum::Json::<Json>::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY),
+                _ => ApiError::illegal(rejection.body_text()),
+            })?;
+        let objects = value.as_array().map_or(value.is_object(), |items| items.iter().all(Json::is_object));
+        if !objects {
+            return Err(ApiError::illegal("the body is a JSON object"));
+        }
+        serde_json::from_value(value).map(Self).map_err(|error| ApiError::illegal(error.to_string()))
+    }
 }
 
 fn app_of(path: &HashMap<String, String>) -> String {

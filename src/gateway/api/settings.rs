@@ -6,11 +6,10 @@ use super::super::policy::AppRules;
 use super::super::silence::{LONGEST_DURATION_MS, Mode, Silence, interval, zone};
 use super::super::store::Key;
 use super::users::known_user;
-use super::{ApiError, AppRequest, State, UserRequest};
+use super::{ApiError, AppRequest, Body, State, UserRequest};
 use crate::secret::Secret;
 use axum::Json;
 use axum::extract::State as Shared;
-use axum::extract::rejection::JsonRejection;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,12 +18,6 @@ const MAX_NICKNAME: usize = 100;
 /// Longest template name, and longest pattern, in characters.
 const MAX_NAME: usize = 64;
 const MAX_PATTERN: usize = 1000;
-
-type Body<T> = Result<Json<T>, JsonRejection>;
-
-fn body<T>(body: Body<T>) -> Result<T, ApiError> {
-    body.map(|Json(value)| value).map_err(|e| ApiError::illegal(e.body_text()))
-}
 
 /// The webhook's secret is not shown.
 fn shown(rules: &AppRules) -> Value {
@@ -43,9 +36,8 @@ pub(super) async fn rules(request: AppRequest, Shared(state): Shared<State>) -> 
 pub(super) async fn set_rules(
     request: AppRequest,
     Shared(state): Shared<State>,
-    rules: Body<AppRules>,
+    Body(rules): Body<AppRules>,
 ) -> Result<Json<Value>, ApiError> {
-    let rules = body(rules)?;
     if !(1..=100).contains(&rules.device_limit) {
         return Err(ApiError::illegal(format!("device_limit is {}; 1 to 100", rules.device_limit)));
     }
@@ -69,9 +61,9 @@ pub(super) struct NewTemplate {
 pub(super) async fn set_template(
     request: AppRequest,
     Shared(state): Shared<State>,
-    template: Body<NewTemplate>,
+    Body(template): Body<NewTemplate>,
 ) -> Result<Json<Value>, ApiError> {
-    let NewTemplate { name, title_pattern, content_pattern } = body(template)?;
+    let NewTemplate { name, title_pattern, content_pattern } = template;
     let good = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
     if !good {
         return Err(ApiError::illegal(format!("a template's name has 1 to {MAX_NAME} of a-z, A-Z and 0-9")));
@@ -149,9 +141,8 @@ pub(super) async fn silence(
 pub(super) async fn set_silence(
     UserRequest(request): UserRequest,
     Shared(state): Shared<State>,
-    new: Body<NewSilence>,
+    Body(new): Body<NewSilence>,
 ) -> Result<Json<Value>, ApiError> {
-    let new = body(new)?;
     let user = known_user(&request, &state).await?;
     let (key, app_wide) = silence_key(&request, &user)?;
     if app_wide && new.mode == Some(Mode::Default) {
@@ -229,10 +220,11 @@ pub(super) async fn language(
 pub(super) async fn set_language(
     UserRequest(request): UserRequest,
     Shared(state): Shared<State>,
-    new: Body<NewLanguage>,
+    Body(new): Body<NewLanguage>,
 ) -> Result<Json<Value>, ApiError> {
-    let NewLanguage { translation_language } = body(new)?;
-    if translation_language.len() > 35 {
+    let NewLanguage { translation_language } = new;
+    let tag = translation_language.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if translation_language.len() > 35 || !tag {
         return Err(ApiError::illegal("translationLanguage is a language tag of at most 35 characters (RFC 5646)"));
     }
     let (user, mut profile) = profile(&request, &state).await?;
@@ -252,9 +244,9 @@ pub(super) async fn choice(
 pub(super) async fn set_choice(
     UserRequest(request): UserRequest,
     Shared(state): Shared<State>,
-    new: Body<NewChoice>,
+    Body(new): Body<NewChoice>,
 ) -> Result<Json<Value>, ApiError> {
-    let NewChoice { template_name } = body(new)?;
+    let NewChoice { template_name } = new;
     let (user, mut profile) = profile(&request, &state).await?;
     if !template_name.is_empty() {
         let key = Key::Template(template_name.clone());
@@ -272,9 +264,9 @@ pub(super) async fn set_choice(
 pub(super) async fn set_profile(
     UserRequest(request): UserRequest,
     Shared(state): Shared<State>,
-    new: Body<NewProfile>,
+    Body(new): Body<NewProfile>,
 ) -> Result<Json<Value>, ApiError> {
-    let NewProfile { nickname, notification_display_style } = body(new)?;
+    let NewProfile { nickname, notification_display_style } = new;
     if nickname.as_ref().is_some_and(|nickname| nickname.chars().count() > MAX_NICKNAME) {
         return Err(ApiError::illegal(format!("a nickname has at most {MAX_NICKNAME} characters")));
     }

@@ -2,11 +2,10 @@
 
 use super::super::clock::now_ms;
 use super::super::store::{Bind, BindReply};
-use super::{ApiError, AppRequest, State, app_of};
+use super::{ApiError, AppRequest, Body, State, app_of};
 use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -56,10 +55,9 @@ pub(super) struct BindingBody {
 pub(super) async fn token(
     Shared(state): Shared<State>,
     Path(path): Path<HashMap<String, String>>,
-    body: Result<Json<Grant>, JsonRejection>,
+    Body(grant): Body<Grant>,
 ) -> Result<Json<Value>, ApiError> {
     let app = app_of(&path);
-    let Json(grant) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     let now_s = now_ms() / 1000;
     let (token, life, user) = match grant {
         Grant::Password { username, password, device_id } => {
@@ -85,9 +83,8 @@ pub(super) async fn token(
 pub(super) async fn create(
     request: AppRequest,
     Shared(state): Shared<State>,
-    body: Result<Json<NewUsers>, JsonRejection>,
+    Body(users): Body<NewUsers>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(users) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     let users = match users {
         NewUsers::Many(users) => users,
         NewUsers::One(user) => vec![user],
@@ -122,9 +119,8 @@ pub(super) async fn bindings(request: AppRequest, Shared(state): Shared<State>) 
 pub(super) async fn bind(
     request: AppRequest,
     Shared(state): Shared<State>,
-    body: Result<Json<BindingBody>, JsonRejection>,
+    Body(body): Body<BindingBody>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(body) = body.map_err(|e| ApiError::illegal(e.body_text()))?;
     let user = known_user(&request, &state).await?;
     let address = Address::new(&request.app, &user, &body.device_id).map_err(|e| ApiError::illegal(e.to_string()))?;
     // The documented rules: an empty token removes that certificate's binding, an empty certificate

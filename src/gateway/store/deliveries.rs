@@ -2,10 +2,10 @@
 
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Store, StoreError, Welcome, as_i64, devices, kicks};
+use super::{Kick, Store, StoreError, Welcome, as_i64, devices, kicks};
 use crate::gateway::delivery::{Hop, State};
 use crate::gateway::policy::{MultiDevice, ONLINE_ONLY, Stop};
-use crate::protocol::{Address, Hello, Message};
+use crate::protocol::{Address, Hello, KickCode, Message};
 
 /// Messages a device is sent after one hello; it asks again when it has taken them.
 const DRAIN: u32 = 500;
@@ -32,6 +32,8 @@ pub struct Accepted {
 pub struct Rules {
     pub ack_deadline_ms: u64,
     pub push_life_s: u64,
+    /// Seconds a message waits for its devices.
+    pub keep_s: u64,
     /// Messages kept for one device; more evict the oldest.
     pub keep_most: u32,
     /// A vendor send claimed by a gateway that then died is taken over after this: longer than any send
@@ -54,60 +56,18 @@ pub(super) fn set_state(
 }
 
 impl Store {
-    /// Stores a message and decides each device's first step. The answer means it will not be lost.
+    /// Stores messages and decides each device's first step: all of them or none. The answer means they
+    /// will not be lost.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn accept(&self, new: NewMessage, rules: Rules, now_ms: u64) -> Result<Accepted, StoreError> {
-        self.run(move |t| {
-            let NewMessage { app, message, expires_ms, idempotency } = new;
-            let user = message.to.clone();
-            if let Some(key) = &idempotency {
-                let known = t
-                    .query_row("SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND idempotency = ?3", [&app, &user, key], |r| r.get(0))
-                    .optional()?;
-                if let Some(id) = known {
-                    return Ok(Accepted { id, live: Vec::new() });
-                }
-            }
-            let body = serde_json::to_string(&message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-            t.prepare_cached(
-                "INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![message.id, app, user, body, as_i64(now_ms), as_i64(expires_ms), idempotency])?;
-            note(t, &message.id, "", now_ms, Hop::Accepted, &format!("from {}", message.from))?;
-            if !super::users::exists(t, &app, &user)? {
-                note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoSuchUser.text())?;
-                return Ok(Accepted { id: message.id, live: Vec::new() });
-            }
-            let found: Vec<(String, bool, String)> = t
-                .prepare_cached("SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */")?
-                .query_map([&app, &user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-                .collect::<Result<_, _>>()?;
-            if found.is_empty() {
-                note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoBinding.text())?;
-            }
-            let mut live = Vec::new();
-            let online_only = message.ext[ONLINE_ONLY] == true;
-            for (device, online, nonce) in found {
-                if online_only && !online {
-                    note(t, &message.id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
-                    continue;
-                }
-                let (state, due) = if online { (State::Live, now_ms + rules.ack_deadline_ms) } else { (State::Vendor, now_ms) };
-                t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-                    .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
-                if !online {
-                    evict(t, &app, &user, &device, rules.keep_most, now_ms)?;
-                }
-                if online {
-                    note(t, &message.id, &device, now_ms, Hop::Published, "to the connection")?;
-                    live.push(Address { app: app.clone(), user: user.clone(), device });
-                }
-            }
-            Ok(Accepted { id: message.id, live })
-        })
-        .await
+    pub async fn accept(
+        &self,
+        messages: Vec<NewMessage>,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Vec<Accepted>, StoreError> {
+        self.run(move |t| messages.into_iter().map(|new| accept(t, new, rules, now_ms)).collect()).await
     }
 
     /// A device connected: notes the connection and returns what it missed, oldest first.
@@ -122,7 +82,9 @@ impl Store {
         now_ms: u64,
     ) -> Result<Welcome, StoreError> {
         self.run(move |t| {
-            devices::ensure(t, &address)?;
+            if !devices::ensure(t, &address)? {
+                return Ok(Welcome::Out(Kick { address, code: KickCode::TooManyDevices, by: None }));
+            }
             let kicked = match kicks::admit(t, &address, &hello, now_ms)? {
                 Ok(kicked) => kicked,
                 Err(out) => return Ok(Welcome::Out(out)),
@@ -213,6 +175,26 @@ impl Store {
         .await
     }
 
+    /// A person saw or opened a message's notification, by the device's own word.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn seen(&self, address: Address, id: String, event: String, now_ms: u64) -> Result<bool, StoreError> {
+        self.run(move |t| {
+            let Address { app, user, device } = &address;
+            let its_own: bool = t
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4)",
+                )?
+                .query_row([&id, device, app, user], |r| r.get(0))?;
+            if its_own {
+                note(t, &id, device, now_ms, Hop::Receipt, &format!("{event} on the device"))?;
+            }
+            Ok(its_own)
+        })
+        .await
+    }
+
     /// The publish could not even be handed to the broker.
     ///
     /// # Errors
@@ -234,6 +216,61 @@ impl Store {
         })
         .await
     }
+}
+
+fn accept(t: &Transaction<'_>, new: NewMessage, rules: Rules, now_ms: u64) -> Result<Accepted, StoreError> {
+    let NewMessage { app, message, expires_ms, idempotency } = new;
+    let user = message.to.clone();
+    if let Some(key) = &idempotency {
+        let known = t
+            .query_row(
+                "SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND idempotency = ?3",
+                [&app, &user, key],
+                |r| r.get(0),
+            )
+            .optional()?;
+        if let Some(id) = known {
+            return Ok(Accepted { id, live: Vec::new() });
+        }
+    }
+    let body = serde_json::to_string(&message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    t.prepare_cached(
+        "INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![message.id, app, user, body, as_i64(now_ms), as_i64(expires_ms), idempotency])?;
+    note(t, &message.id, "", now_ms, Hop::Accepted, &format!("from {}", message.from))?;
+    if !super::users::exists(t, &app, &user)? {
+        note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoSuchUser.text())?;
+        return Ok(Accepted { id: message.id, live: Vec::new() });
+    }
+    let found: Vec<(String, bool, String)> = t
+        .prepare_cached(
+            "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */",
+        )?
+        .query_map([&app, &user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    if found.is_empty() {
+        note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoBinding.text())?;
+    }
+    let mut live = Vec::new();
+    let online_only = message.ext[ONLINE_ONLY] == true;
+    for (device, online, nonce) in found {
+        if online_only && !online {
+            note(t, &message.id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
+            continue;
+        }
+        let (state, due) = if online { (State::Live, now_ms + rules.ack_deadline_ms) } else { (State::Vendor, now_ms) };
+        t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
+        if !online {
+            evict(t, &app, &user, &device, rules.keep_most, now_ms)?;
+        }
+        if online {
+            note(t, &message.id, &device, now_ms, Hop::Published, "to the connection")?;
+            live.push(Address { app: app.clone(), user: user.clone(), device });
+        }
+    }
+    Ok(Accepted { id: message.id, live })
 }
 
 /// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to

@@ -48,13 +48,41 @@ pub enum BindReply {
     Refused(String),
 }
 
-pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<(), StoreError> {
-    t.prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?.execute([
-        &address.app,
-        &address.user,
-        &address.device,
-    ])?;
-    Ok(())
+/// Device ids remembered for one user: a token that is not bound to a device could name any number.
+const MOST_DEVICES: i64 = 100;
+
+/// Makes sure that the device is known. `false`: the user has too many that are logged in.
+pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
+    let Address { app, user, device } = address;
+    let new = t
+        .prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?
+        .execute([app, user, device])?;
+    if new == 0 {
+        return Ok(true);
+    }
+    let known: i64 = t
+        .prepare_cached("SELECT count(*) FROM devices WHERE app = ?1 AND user = ?2")?
+        .query_row([app, user], |r| r.get(0))?;
+    if known <= MOST_DEVICES {
+        return Ok(true);
+    }
+    // One that was told of its end long ago goes last: until then it may ask again.
+    let oldest: Option<String> = t
+        .query_row(
+            "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND logged_in = 0
+             ORDER BY CASE WHEN kicked_code IS NULL THEN 0 ELSE 1 END, seen_ms, device LIMIT 1",
+            [app, user, device],
+            |r| r.get(0),
+        )
+        .optional()?;
+    let leaves = oldest.as_ref().unwrap_or(device);
+    t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, leaves])?;
+    t.execute("DELETE FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, leaves])?;
+    Ok(oldest.is_some())
+}
+
+fn too_many_devices() -> BindReply {
+    BindReply::Refused(format!("this user is logged in on {MOST_DEVICES} devices already"))
 }
 
 impl Store {
@@ -70,7 +98,9 @@ impl Store {
         now_ms: u64,
     ) -> Result<BindReply, StoreError> {
         self.run(move |t| {
-            ensure(t, &address)?;
+            if !ensure(t, &address)? {
+                return Ok(too_many_devices());
+            }
             if super::kicks::is_kicked(t, &address)? {
                 return Ok(BindReply::Refused("this device's login was ended; log in again".to_owned()));
             }
@@ -93,7 +123,9 @@ impl Store {
     /// [`StoreError`].
     pub async fn bind_by_api(&self, address: Address, bind: Bind, now_ms: u64) -> Result<BindReply, StoreError> {
         self.run(move |t| {
-            ensure(t, &address)?;
+            if !ensure(t, &address)? {
+                return Ok(too_many_devices());
+            }
             set(t, &address, 0, &bind, now_ms)
         })
         .await

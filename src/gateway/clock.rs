@@ -11,5 +11,10 @@ pub fn now_ms() -> u64 {
 /// A new message's id: its millisecond and chance, 20 hexadecimal digits. Ids made one after the other
 /// stand together in the database, which random ones would scatter over all of it.
 pub fn message_id(now_ms: u64) -> String {
-    format!("{:012x}{}", now_ms & 0xffff_ffff_ffff, random_hex::<4>())
+    format!("{}{}", ids_from(now_ms), random_hex::<4>())
+}
+
+/// What the ids of that millisecond begin with: every earlier id is less.
+pub fn ids_from(ms: u64) -> String {
+    format!("{:012x}", ms & 0xffff_ffff_ffff)
 }

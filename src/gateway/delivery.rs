@@ -71,7 +71,6 @@ pub enum Hop {
     Receipt,
     /// More waited for the device than are kept; the oldest went.
     Evicted,
-    Expired,
 }
 
 impl Hop {
@@ -89,7 +88,6 @@ impl Hop {
             Self::Acked => "acked",
             Self::Receipt => "receipt",
             Self::Evicted => "evicted",
-            Self::Expired => "expired",
         }
     }
 }

@@ -172,7 +172,9 @@ impl Dispatch {
             }
             if swept.elapsed() >= SWEEP {
                 swept = tokio::time::Instant::now();
-                while let Ok(1..) = self.store.sweep(self.rules().keep_s, now_ms()).await {}
+                while let Ok((1.., missed)) = self.store.sweep(self.rules().keep_s, now_ms()).await {
+                    self.push.metrics.expired(missed);
+                }
             }
             let due = self.store.next_due().await.ok().flatten();
             let longest = if self.store.is_shared() { SHARED_SLEEP } else { LONGEST_SLEEP };

@@ -3,12 +3,10 @@
 
 use super::broker::{Access, Broker, Reach};
 use super::config::Broker as Settings;
+use super::door::{Door, Refused};
 use super::error::ServeError;
-use super::tokens::{Scope, Tokens};
 use crate::mqtt::{Endpoint, client_config};
-use crate::protocol::{
-    ClientId, GATEWAY_CLIENT_PREFIX, Leg, MAX_PACKET, PROBE_SUFFIX, SESSION_EXPIRY_S, Topics, client_part, user_name,
-};
+use crate::protocol::{GATEWAY_CLIENT_PREFIX, MAX_PACKET, SESSION_EXPIRY_S};
 use crate::secret::{Secret, random_hex};
 use crate::store::write_atomically;
 use mqtt5::broker::MqttBroker;
@@ -33,7 +31,7 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    pub async fn start(settings: &Settings, topics: Topics, tokens: Tokens, state: &Path) -> Result<Self, ServeError> {
+    pub async fn start(settings: &Settings, door: Door, state: &Path) -> Result<Self, ServeError> {
         let identity = match settings.certificate.clone().zip(settings.key.clone()) {
             Some((chain, key)) => Identity { chain, key, ca: None },
             None => Identity::make(state, &settings.names)?,
@@ -54,8 +52,8 @@ impl Embedded {
         let failed = |e: mqtt5::error::MqttError| {
             ServeError::Broker(format!("the embedded broker cannot start on {}: {e}", settings.listen))
         };
-        let door = Door { tokens, topics, password: password.clone() };
-        let mut broker = MqttBroker::with_config(config).await.map_err(failed)?.with_auth_provider(Arc::new(door));
+        let guard = Guard { door, password: password.clone() };
+        let mut broker = MqttBroker::with_config(config).await.map_err(failed)?.with_auth_provider(Arc::new(guard));
         let missing = || ServeError::Broker("the embedded broker has no address".to_owned());
         let (inner, outer) = (broker.local_addr().ok_or_else(missing)?, broker.tls_local_addr().ok_or_else(missing)?);
         let (shutdown, mut ready) = (broker.shutdown_handle(), broker.ready_receiver());
@@ -147,14 +145,13 @@ impl Identity {
     }
 }
 
-/// Who gets in, and to which topics.
-struct Door {
-    tokens: Tokens,
-    topics: Topics,
+/// The door, with the gateway's own entrance beside it.
+struct Guard {
+    door: Door,
     password: Secret,
 }
 
-impl Door {
+impl Guard {
     fn check(
         &self,
         connect: &mqtt5::packet::connect::ConnectPacket,
@@ -166,49 +163,27 @@ impl Door {
             let own = from.ip().is_loopback() && password == self.password.expose();
             return if own { Ok(()) } else { Err((Code::NotAuthorized, "not the gateway".to_owned())) };
         }
-        let id = connect.client_id.strip_suffix(PROBE_SUFFIX).unwrap_or(&connect.client_id);
-        let client = ClientId::parse(id).map_err(|e| (Code::ClientIdentifierNotValid, e.to_string()))?;
-        let claims = self.tokens.check(password).map_err(|e| (Code::BadUsernameOrPassword, e.to_string()))?;
-        let own = claims.scope == Scope::User
-            && client.app == client_part(&claims.app)
-            && client.user == client_part(&claims.sub)
-            && claims.device.is_none_or(|device| client.device == client_part(&device))
-            && connect.username.as_deref() == Some(user_name(&claims.app, &claims.sub).as_str());
-        if !own {
-            return Err((Code::NotAuthorized, "the token is for another user or device".to_owned()));
-        }
+        self.door.enter(&connect.client_id, connect.username.as_deref(), password).map_err(|refused| {
+            let code = match refused {
+                Refused::ClientId(_) => Code::ClientIdentifierNotValid,
+                Refused::Token(_) => Code::BadUsernameOrPassword,
+                Refused::NotItsOwn => Code::NotAuthorized,
+            };
+            (code, refused.to_string())
+        })?;
         // A will is a publish in waiting: the same topics bound it.
         match &connect.will {
-            Some(will) if !self.may_publish(&connect.client_id, &will.topic) => {
+            Some(will) if !self.door.may_publish(&connect.client_id, &will.topic) => {
                 Err((Code::NotAuthorized, "the will is not on an own topic".to_owned()))
             }
             _ => Ok(()),
         }
     }
-
-    fn may_publish(&self, client_id: &str, topic: &str) -> bool {
-        if client_id.starts_with(GATEWAY_CLIENT_PREFIX) {
-            return true;
-        }
-        let own =
-            |(address, leg): (crate::protocol::Address, Leg)| leg != Leg::Down && address.client_id() == client_id;
-        self.topics.parse(topic).is_ok_and(own)
-    }
-
-    fn may_subscribe(&self, client_id: &str, filter: &str) -> bool {
-        if client_id.starts_with(GATEWAY_CLIENT_PREFIX) {
-            return true;
-        }
-        // A filter with a wildcard is no topic, so it never passes.
-        let own =
-            |(address, leg): (crate::protocol::Address, Leg)| leg == Leg::Down && address.client_id() == client_id;
-        self.topics.parse(filter).is_ok_and(own)
-    }
 }
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-impl AuthProvider for Door {
+impl AuthProvider for Guard {
     fn authenticate<'a>(
         &'a self,
         connect: &'a mqtt5::packet::connect::ConnectPacket,
@@ -225,12 +200,12 @@ impl AuthProvider for Door {
     }
 
     fn authorize_publish<'a>(&'a self, client_id: &str, _user: Option<&'a str>, topic: &'a str) -> Answer<'a, bool> {
-        let allowed = self.may_publish(client_id, topic);
+        let allowed = client_id.starts_with(GATEWAY_CLIENT_PREFIX) || self.door.may_publish(client_id, topic);
         Box::pin(async move { allowed })
     }
 
     fn authorize_subscribe<'a>(&'a self, client_id: &str, _user: Option<&'a str>, filter: &'a str) -> Answer<'a, bool> {
-        let allowed = self.may_subscribe(client_id, filter);
+        let allowed = client_id.starts_with(GATEWAY_CLIENT_PREFIX) || self.door.may_subscribe(client_id, filter);
         Box::pin(async move { allowed })
     }
 }

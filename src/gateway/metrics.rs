@@ -77,6 +77,11 @@ impl Metrics {
         self.hops.get_or_create(&Passed { hop }).inc();
     }
 
+    /// Messages that were kept as long as any is, and that some device never took.
+    pub fn expired(&self, count: usize) {
+        self.hops.get_or_create(&Passed { hop: "expired" }).inc_by(count as u64);
+    }
+
     pub fn called(&self, took: Duration) {
         self.vendor_seconds.observe(took.as_secs_f64());
     }

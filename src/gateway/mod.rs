@@ -18,6 +18,7 @@ mod config;
 mod content;
 mod delivery;
 mod dispatch;
+mod door;
 mod embedded;
 mod error;
 mod metrics;

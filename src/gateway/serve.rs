@@ -4,6 +4,7 @@ use super::api;
 use super::broker::{Broker, External};
 use super::config::Config;
 use super::dispatch::Dispatch;
+use super::door::Door;
 use super::embedded::Embedded;
 use super::error::ServeError;
 use super::metrics::Metrics;
@@ -69,9 +70,10 @@ pub async fn serve(
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
     let http = Http::new(config.vendors.ca_file.as_deref(), Duration::from_millis(config.vendors.timeout_ms))
         .map_err(ServeError::Vendors)?;
+    let door = Door { tokens: tokens.clone(), topics: topics.clone() };
     let broker: Box<dyn Broker> = match url {
         Some(endpoint) => Box::new(External::new(&config.broker, endpoint)?),
-        None => Box::new(Embedded::start(&config.broker, topics.clone(), tokens.clone(), &state).await?),
+        None => Box::new(Embedded::start(&config.broker, door.clone(), &state).await?),
     };
     if broker.starts_empty() {
         store.all_offline().await?;
@@ -100,6 +102,7 @@ pub async fn serve(
     let state_of_api = api::State {
         store,
         tokens,
+        door,
         dispatch,
         push,
         limits: limits.clone(),

@@ -1,5 +1,6 @@
 //! The `impush-lab` command line.
 
+use super::cluster::{self, Plan};
 use super::device::{self, Phone};
 use super::kills::{self, Kills};
 use super::wire::{self, Weather};
@@ -8,6 +9,7 @@ use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
 use clap::{Parser, Subcommand};
+use serde_json::json;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -115,6 +117,42 @@ enum Command {
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
         concurrency: u32,
     },
+    /// Kill gateways, and nodes of their broker, under load, and count what was lost or shown twice
+    #[command(after_help = "tests/long/cluster.sh sets PostgreSQL and a RabbitMQ of three nodes up for it.")]
+    Cluster {
+        /// An empty PostgreSQL database
+        #[arg(long, value_name = "URL")]
+        store: String,
+        /// The broker's nodes
+        #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+        brokers: Vec<String>,
+        /// The gateways' account at the broker
+        #[arg(long, default_value = "guest")]
+        user: String,
+        #[arg(long, default_value = "guest")]
+        password: String,
+        /// The broker has no shared subscriptions: every gateway hears everything
+        #[arg(long)]
+        unshared: bool,
+        /// Where the REST API of all gateways is; the broker may ask there who may enter
+        #[arg(long, default_value = "127.0.0.1:18680")]
+        front: SocketAddr,
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
+        gateways: u8,
+        /// Connected devices
+        #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=64))]
+        devices: u8,
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+        /// Shell command that kills node `$1`
+        #[arg(long, requires = "start_node")]
+        kill_node: Option<String>,
+        /// Shell command that starts node `$1` again
+        #[arg(long, requires = "kill_node")]
+        start_node: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
     /// Carry frames between two Ethernet interfaces, late and not all of them; for kernels without netem
     Wire {
         a: String,
@@ -210,6 +248,24 @@ impl Simulation {
     }
 }
 
+fn show_cluster(outcome: &cluster::Outcome, json: bool) -> Result<bool, String> {
+    let cluster::Outcome { offline, online, gateway_kills, node_kills, events_replayed } = outcome;
+    if json {
+        let counted = |k: &Kills| json!({ "accepted": k.accepted, "lost": k.lost, "shown_twice": k.twice, "replaced": k.replaced });
+        let line = json!({
+            "gateway_kills": gateway_kills, "node_kills": node_kills, "events_replayed": events_replayed,
+            "offline": counted(offline), "online": counted(online),
+        });
+        super::show::line(&line).map_err(|e| e.to_string())?;
+    } else {
+        println!("{gateway_kills} kills of gateways, {node_kills} of broker nodes, {events_replayed} presence events replayed");
+        for (name, k) in [("offline device", offline), ("connected devices", online)] {
+            println!("{name:<18} {} accepted: {} lost, {} shown twice, {} repeats that replaced", k.accepted, k.lost, k.twice, k.replaced);
+        }
+    }
+    Ok([offline, online].iter().all(|k| k.lost == 0 && k.twice == 0))
+}
+
 fn execute(command: Command) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -257,6 +313,15 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { json, reconnects, comebacks, .. } => {
                 bench::keepalive(json, &LIMITS, reconnects, comebacks).await
+            }
+            Command::Cluster {
+                store, brokers, user, password, unshared, front, gateways, devices, kills, kill_node, start_node, json,
+            } => {
+                let (gateways, devices, shared) = (gateways.into(), devices.into(), !unshared);
+                let plan = Plan {
+                    store, brokers, user, password, shared, front, gateways, devices, kills, kill_node, start_node,
+                };
+                show_cluster(&cluster::measure(&plan).await?, json)
             }
             Command::Wire { a, b, delay_ms, loss } => {
                 let weather = Weather { delay: Duration::from_millis(delay_ms), loss_percent: loss };

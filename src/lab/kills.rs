@@ -32,17 +32,17 @@ pub(super) struct Kills {
 }
 
 /// Sends one message; again until the gateway is there and has answered.
-async fn send(http: &Http, base: &str, token: &str, text: &str) -> Result<String, String> {
+pub(super) async fn send(http: &Http, base: &str, token: &str, to: &str, text: &str) -> Result<String, String> {
     let bearer = format!("Bearer {token}");
     // The same key for every try: a message whose answer was lost is not a second one.
     let headers = [("content-type", "application/json"), ("authorization", bearer.as_str()), ("idempotency-key", text)];
-    let body = json!({ "to": [USER], "type": "txt", "body": { "msg": text } }).to_string();
+    let body = json!({ "to": [to], "type": "txt", "body": { "msg": text } }).to_string();
     let deadline = Instant::now() + SETTLE;
     loop {
         match http.call("POST", &format!("{base}/messages/users"), &headers, body.clone().into_bytes()).await {
             Ok((status, answer)) if status.is_success() => {
                 let answer: Value = serde_json::from_slice(&answer).map_err(|e| e.to_string())?;
-                return Ok(answer["data"][USER].as_str().unwrap_or_default().to_owned());
+                return Ok(answer["data"][to].as_str().unwrap_or_default().to_owned());
             }
             Ok((status, answer)) if !status.is_server_error() => {
                 return Err(format!("{status} {}", String::from_utf8_lossy(&answer)));
@@ -72,7 +72,7 @@ pub(super) async fn measure(kills: u32, seed: u64) -> Result<Kills, String> {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                ids.push(send(&http, &base, &token, &format!("{sender}-{n}")).await?);
+                ids.push(send(&http, &base, &token, USER, &format!("{sender}-{n}")).await?);
             }
             Ok::<_, String>(ids)
         });
@@ -93,17 +93,28 @@ pub(super) async fn measure(kills: u32, seed: u64) -> Result<Kills, String> {
     }
     bar.finish_and_clear();
     let tray = serde_urlencoded::to_string([("vendor", "xiaomi"), ("token", &device)]).map_err(|e| e.to_string())?;
-    let deadline = Instant::now() + SETTLE;
+    settled(&ids, SETTLE, async |after| rig.lab("GET", &format!("tray?{tray}&after={after}"), None).await).await
+}
+
+/// Reads a tray until everything accepted was shown, or the time is over.
+///
+/// # Errors
+/// The tray's.
+pub(super) async fn settled(
+    ids: &[String],
+    limit: Duration,
+    tray: impl AsyncFn(u64) -> Result<Value, String>,
+) -> Result<Kills, String> {
+    let deadline = Instant::now() + limit;
     let mut shown = Vec::new();
     loop {
         let after = shown.last().and_then(|last: &Value| last["number"].as_u64()).unwrap_or(0);
-        let more = rig.lab("GET", &format!("tray?{tray}&after={after}"), None).await?;
-        let more = more.as_array().cloned().unwrap_or_default();
+        let more = tray(after).await?.as_array().cloned().unwrap_or_default();
         if !more.is_empty() {
             shown.extend(more);
             continue;
         }
-        let counted = count(&ids, &shown);
+        let counted = count(ids, &shown);
         if counted.lost == 0 || Instant::now() > deadline {
             return Ok(counted);
         }

@@ -6,12 +6,14 @@ mod certificates;
 mod error;
 mod limits;
 mod messages;
+mod rabbitmq;
 mod receipts;
 mod settings;
 mod users;
 
 use super::clock::now_ms;
 use super::dispatch::Dispatch;
+use super::door::Door;
 use super::push::Push;
 use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
@@ -33,6 +35,8 @@ use std::collections::HashMap;
 pub struct State {
     pub store: Store,
     pub tokens: Tokens,
+    /// For a broker that asks who may enter.
+    pub door: Door,
     pub dispatch: Dispatch,
     pub push: Push,
     pub limits: Limits,
@@ -66,6 +70,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/certificates/{name}", delete(certificates::remove).patch(certificates::change))
         .route("/{org}/{app}/certificates/{name}/test", post(certificates::test))
         .route("/receipts/{vendor}/{path}", post(receipts::receive))
+        .route("/broker/rabbitmq/{about}", post(rabbitmq::ask))
         .route("/metrics", get(receipts::metrics))
         .route("/{org}/{app}/messages/users", post(messages::send))
         .route("/{org}/{app}/messages/{id}/trace", get(messages::trace))

@@ -10,6 +10,7 @@ use crate::gateway::delivery::{AfterVendor, Hop, State};
 use crate::gateway::policy::{self, AppRules, CertificateState, Stop, WEB, Webhook};
 use crate::gateway::silence;
 use crate::protocol::{Address, Message};
+use std::collections::HashMap;
 
 /// Vendor sends claimed at once.
 const CLAIM: u32 = 256;
@@ -58,7 +59,7 @@ impl Store {
         let vault = self.vault.clone();
         self.run(move |t| {
             let late: Vec<(String, String)> = t
-                .prepare_cached("SELECT message, device FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT ?2 /* claim */")?
+                .prepare_cached("SELECT message, device FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT (?2 + 0) /* claim */")?
                 .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             for (id, device) in late {
@@ -70,7 +71,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
                      FROM deliveries d JOIN messages m ON m.id = d.message
-                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2 /* claim */",
+                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT (?2 + 0) /* claim */",
                 )?
                 .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
                     Ok(Due {
@@ -84,6 +85,7 @@ impl Store {
                 })?
                 .collect::<Result<_, _>>()?;
             let mut jobs = Vec::new();
+            let mut apps = Apps { vault: &vault, rules: HashMap::new(), certificates: HashMap::new() };
             for Due { id, address, attempts, body, accepted_ms, expires_ms } in due {
                 // One row that cannot be read must not stop all others.
                 let Ok(message) = serde_json::from_str::<Message>(&body) else {
@@ -91,7 +93,7 @@ impl Store {
                     note(t, &id, &address.device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
                     continue;
                 };
-                match ready(t, &vault, &address, &message, rules, accepted_ms, now_ms)? {
+                match ready(t, &mut apps, &address, &message, rules, accepted_ms, now_ms)? {
                     Ok((certificate, token, setting, webhook)) => {
                         t.prepare_cached(
                             "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
@@ -156,11 +158,51 @@ fn settle(t: &Transaction<'_>, job: &VendorJob, result: &VendorResult, now_ms: u
     Ok(())
 }
 
+/// What the jobs of one claim have in common, read once.
+struct Apps<'v> {
+    vault: &'v Vault,
+    rules: HashMap<String, AppRules>,
+    certificates: HashMap<(String, String), Result<Option<Certificate>, Stop>>,
+}
+
+impl Apps<'_> {
+    fn rules(&mut self, t: &Transaction<'_>, app: &str) -> Result<AppRules, StoreError> {
+        if let Some(known) = self.rules.get(app) {
+            return Ok(known.clone());
+        }
+        let rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
+        self.rules.insert(app.to_owned(), rules.clone());
+        Ok(rules)
+    }
+
+    /// One whose secrets cannot be opened stops its own notifications and nobody else's.
+    fn certificate(
+        &mut self,
+        t: &Transaction<'_>,
+        app: &str,
+        notifier: &str,
+    ) -> Result<Result<Option<Certificate>, Stop>, StoreError> {
+        let key = (app.to_owned(), notifier.to_owned());
+        if let Some(known) = self.certificates.get(&key) {
+            return Ok(known.clone());
+        }
+        let found = match certificates::find(t, self.vault, app, notifier) {
+            Err(StoreError::Corrupt(why)) => {
+                tracing::error!(event = "certificate.unreadable", certificate = %notifier, why, "put the certificate in again");
+                Err(Stop::CertificateUnreadable)
+            }
+            found => Ok(found?),
+        };
+        self.certificates.insert(key, found.clone());
+        Ok(found)
+    }
+}
+
 type Ready = Result<(Certificate, String, Setting, Option<Webhook>), Stop>;
 
 fn ready(
     t: &Transaction<'_>,
-    vault: &Vault,
+    apps: &mut Apps<'_>,
     address: &Address,
     message: &Message,
     rules: Rules,
@@ -169,17 +211,13 @@ fn ready(
 ) -> Result<Ready, StoreError> {
     let binding = devices::newest_binding(t, address)?;
     let certificate = match &binding {
-        // One whose secrets cannot be opened stops its own notifications and nobody else's.
-        Some((notifier, ..)) => match certificates::find(t, vault, &address.app, notifier) {
-            Err(StoreError::Corrupt(why)) => {
-                tracing::error!(event = "certificate.unreadable", certificate = %notifier, why, "put the certificate in again");
-                return Ok(Err(Stop::CertificateUnreadable));
-            }
-            found => found?,
+        Some((notifier, ..)) => match apps.certificate(t, &address.app, notifier)? {
+            Ok(found) => found,
+            Err(stop) => return Ok(Err(stop)),
         },
         None => None,
     };
-    let app_rules: AppRules = settings::get(t, &address.app, "", &Key::Rules)?;
+    let app_rules = apps.rules(t, &address.app)?;
     let online: Vec<String> = t
         .prepare_cached("SELECT platform FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1")?
         .query_map([&address.app, &address.user, &address.device], |r| r.get(0))?

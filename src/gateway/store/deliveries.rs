@@ -1,5 +1,6 @@
 //! Messages on their way: accepting, publishing, acknowledgements, and what waits for a device.
 
+use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Kick, Store, StoreError, Welcome, as_i64, devices, kicks};
@@ -67,7 +68,8 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Vec<Accepted>, StoreError> {
-        self.run(move |t| messages.into_iter().map(|new| accept(t, new, rules, now_ms)).collect()).await
+        let room = self.room.clone();
+        self.run(move |t| messages.into_iter().map(|new| accept(t, &room, new, rules, now_ms)).collect()).await
     }
 
     /// A device connected: notes the connection and returns what it missed, oldest first.
@@ -96,12 +98,14 @@ impl Store {
                 params![app, user, device, hello.nonce, hello.channel, hello.platform, hello.model, hello.agent, as_i64(now_ms)],
             )?;
             // Messages that no device existed for when they were accepted.
-            t.execute(
+            t.prepare_cached(
                 "INSERT OR IGNORE INTO deliveries (message, app, user, device, state)
-                 SELECT id, app, user, ?3, 'waiting' FROM messages m WHERE app = ?1 AND user = ?2 AND expires_ms > ?4
-                 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.message = m.id)",
-                params![app, user, device, as_i64(now_ms)],
-            )?;
+                 SELECT message, app, user, ?3, state FROM deliveries
+                 WHERE app = ?1 AND user = ?2 AND device = '' AND state <> 'done'",
+            )?
+            .execute([app, user, device])?;
+            t.prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND state <> 'done'")?
+                .execute([app, user])?;
             let missed = drain(t, &address, &hello.nonce, rules, now_ms)?;
             Ok(Welcome::In { missed, kicked })
         })
@@ -123,7 +127,7 @@ impl Store {
                 return Ok(false);
             }
             let live: Vec<String> = t
-                .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state = 'live' AND nonce = ?4")?
+                .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state = 'live' AND state <> 'done' AND nonce = ?4")?
                 .query_map([app, user, device, &nonce], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
             for id in live {
@@ -168,7 +172,7 @@ impl Store {
                 .optional()?
                 .unwrap_or_default();
             let under_way: bool = t
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'pushed'))")?
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'pushed') AND state <> 'done')")?
                 .query_row([app, user, device], |r| r.get(0))?;
             if online && !under_way { drain(t, &address, &nonce, rules, now_ms) } else { Ok(Vec::new()) }
         })
@@ -218,7 +222,13 @@ impl Store {
     }
 }
 
-fn accept(t: &Transaction<'_>, new: NewMessage, rules: Rules, now_ms: u64) -> Result<Accepted, StoreError> {
+fn accept(
+    t: &Transaction<'_>,
+    room: &Room,
+    new: NewMessage,
+    rules: Rules,
+    now_ms: u64,
+) -> Result<Accepted, StoreError> {
     let NewMessage { app, message, expires_ms, idempotency } = new;
     let user = message.to.clone();
     if let Some(key) = &idempotency {
@@ -241,6 +251,7 @@ fn accept(t: &Transaction<'_>, new: NewMessage, rules: Rules, now_ms: u64) -> Re
     note(t, &message.id, "", now_ms, Hop::Accepted, &format!("from {}", message.from))?;
     if !super::users::exists(t, &app, &user)? {
         note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoSuchUser.text())?;
+        wait_for_a_device(t, room, &message.id, &app, &user, rules, now_ms)?;
         return Ok(Accepted { id: message.id, live: Vec::new() });
     }
     let found: Vec<(String, bool, String)> = t
@@ -249,11 +260,14 @@ fn accept(t: &Transaction<'_>, new: NewMessage, rules: Rules, now_ms: u64) -> Re
         )?
         .query_map([&app, &user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<Result<_, _>>()?;
+    let online_only = message.ext[ONLINE_ONLY] == true;
     if found.is_empty() {
         note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoBinding.text())?;
+        if !online_only {
+            wait_for_a_device(t, room, &message.id, &app, &user, rules, now_ms)?;
+        }
     }
     let mut live = Vec::new();
-    let online_only = message.ext[ONLINE_ONLY] == true;
     for (device, online, nonce) in found {
         if online_only && !online {
             note(t, &message.id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
@@ -263,7 +277,7 @@ fn accept(t: &Transaction<'_>, new: NewMessage, rules: Rules, now_ms: u64) -> Re
         t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
             .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
         if !online {
-            evict(t, &app, &user, &device, rules.keep_most, now_ms)?;
+            evict(t, room, (&app, &user, &device), rules.keep_most, now_ms)?;
         }
         if online {
             note(t, &message.id, &device, now_ms, Hop::Published, "to the connection")?;
@@ -273,30 +287,48 @@ fn accept(t: &Transaction<'_>, new: NewMessage, rules: Rules, now_ms: u64) -> Re
     Ok(Accepted { id: message.id, live })
 }
 
+/// A message for a user without a device waits for the first that comes.
+fn wait_for_a_device(
+    t: &Transaction<'_>,
+    room: &Room,
+    message: &str,
+    app: &str,
+    user: &str,
+    rules: Rules,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state) VALUES (?1, ?2, ?3, '', 'waiting')")?
+        .execute([message, app, user])?;
+    evict(t, room, (app, user, ""), rules.keep_most, now_ms)
+}
+
 /// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to
 /// the device or its vendor. A tenth more goes at once, so that a full device does not pay for each message.
 fn evict(
     t: &Transaction<'_>,
-    app: &str,
-    user: &str,
-    device: &str,
+    room: &Room,
+    (app, user, device): (&str, &str, &str),
     keep_most: u32,
     now_ms: u64,
 ) -> Result<(), StoreError> {
+    if room.take(app, user, device) {
+        return Ok(());
+    }
     let waiting: u32 = t
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
-             AND state IN ('pushed', 'waiting') LIMIT ?4) AS w",
+             AND state IN ('pushed', 'waiting') AND state <> 'done' LIMIT (?4 + 0)) AS w",
         )?
         .query_row(params![app, user, device, keep_most.saturating_add(1)], |r| r.get(0))?;
     if waiting <= keep_most {
+        room.counted(app, user, device, keep_most - waiting);
         return Ok(());
     }
     let oldest: Vec<String> = t
         .prepare_cached(
             // An id begins with its moment.
-            "SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('pushed', 'waiting')
-             ORDER BY message DESC LIMIT 1000 OFFSET ?4",
+            "SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('pushed', 'waiting') AND state <> 'done'
+             ORDER BY message DESC LIMIT 1000 OFFSET (?4 + 0)",
         )?
         .query_map(params![app, user, device, keep_most - keep_most / 10], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
@@ -320,7 +352,7 @@ fn drain(
         .prepare_cached(
             "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
              WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state <> 'done' AND m.expires_ms > ?4
-             ORDER BY m.accepted_ms, m.id LIMIT ?5",
+             ORDER BY m.accepted_ms, m.id LIMIT (?5 + 0)",
         )?
         .query_map(params![app, user, device, as_i64(now_ms), DRAIN], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<Result<_, _>>()?;

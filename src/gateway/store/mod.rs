@@ -10,6 +10,7 @@ mod deliveries;
 mod devices;
 mod kicks;
 mod receipts;
+mod room;
 mod settings;
 mod sql;
 mod thread;
@@ -25,6 +26,7 @@ pub use kicks::{Kick, Welcome};
 pub use settings::Key;
 pub use vault::Vault;
 
+use room::Room;
 use sql::Transaction;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ pub struct Store {
     vault: Arc<Vault>,
     /// Other gateways use it too.
     shared: bool,
+    room: Room,
 }
 
 impl Store {
@@ -67,7 +70,7 @@ impl Store {
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::sqlite(path, queue)?;
-        Ok(Self { jobs, vault: Arc::new(vault), shared: false })
+        Ok(Self { jobs, vault: Arc::new(vault), shared: false, room: Room::default() })
     }
 
     /// Connects to a PostgreSQL that other gateways may use too.
@@ -81,7 +84,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::postgres(config, tls, queue).await?;
-        Ok(Self { jobs, vault: Arc::new(vault), shared: true })
+        Ok(Self { jobs, vault: Arc::new(vault), shared: true, room: Room::default() })
     }
 
     /// Whether other gateways put work into it too.
@@ -118,10 +121,10 @@ fn in_savepoint<T>(
     transaction: &Transaction<'_>,
     job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    transaction.execute_batch("SAVEPOINT job")?;
+    transaction.execute("SAVEPOINT job", sql::params![])?;
     match job(transaction) {
         Ok(value) => {
-            transaction.execute_batch("RELEASE SAVEPOINT job")?;
+            transaction.execute("RELEASE SAVEPOINT job", sql::params![])?;
             Ok(value)
         }
         Err(error) => {

@@ -6,6 +6,7 @@
 //! | `?1` | `$1` |
 //! | `user` | `"user"`, which is a word of its own there |
 //! | `INSERT OR IGNORE INTO t ...` | `INSERT INTO t ... ON CONFLICT DO NOTHING` |
+//! | `LIMIT (?2 + 0)` | the same: SQLite prepares a statement with a bare `LIMIT ?2` anew for each run |
 //! | `/* lock */`, `/* claim */` | `FOR UPDATE`, `FOR UPDATE OF d SKIP LOCKED`: SQLite has one writer |
 
 use super::StoreError;

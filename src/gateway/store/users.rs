@@ -85,7 +85,8 @@ impl Store {
 }
 
 pub(super) fn exists(t: &super::sql::Transaction<'_>, app: &str, user: &str) -> Result<bool, StoreError> {
-    Ok(t.query_row("SELECT 1 FROM users WHERE app = ?1 AND user = ?2", [app, user], |_| Ok(())).optional()?.is_some())
+    let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
+    Ok(t.query_row(sql, [app, user], |_| Ok(())).optional()?.is_some())
 }
 
 /// `rounds$salt$hash`, hexadecimal.

@@ -1,0 +1,312 @@
+//! Several gateways on one PostgreSQL and a broker of several nodes, any of which is killed under load, while
+//! presence events come late, twice and in the wrong order: nothing may be lost, nothing shown twice.
+
+use super::account::{Account, vendors_section};
+use super::device::{call, call_as};
+use super::kills::{self, Kills};
+use super::noise;
+use super::process::{Process, sibling};
+use super::socket;
+use crate::http::Http;
+use crate::vendor::Vendor;
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+const START: Duration = Duration::from_secs(30);
+const CALL: Duration = Duration::from_secs(10);
+/// What is under way after the last kill may take so long.
+const SETTLE: Duration = Duration::from_secs(180);
+/// App servers that send to the offline device, and as many to the connected ones.
+const SENDERS: u64 = 4;
+/// One kill in so many is of a broker's node.
+const NODE_EVERY: u32 = 20;
+/// The offline device's user.
+const OFFLINE: &str = "ann";
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// `postgres://...`, with an empty database.
+    pub store: String,
+    /// One URL a node.
+    pub brokers: Vec<String>,
+    /// The gateways' account there.
+    pub user: String,
+    pub password: String,
+    /// The broker has shared subscriptions.
+    pub shared: bool,
+    /// Where the gateways' REST API is, in front of them all.
+    pub front: SocketAddr,
+    pub gateways: usize,
+    pub devices: usize,
+    pub kills: u32,
+    /// Kills and starts a node: run by `sh -c`, with the node's number from 1 as `$1`.
+    pub kill_node: Option<String>,
+    pub start_node: Option<String>,
+}
+
+/// What became of the messages.
+pub(super) struct Outcome {
+    pub offline: Kills,
+    pub online: Kills,
+    pub gateway_kills: u32,
+    pub node_kills: u32,
+    pub events_replayed: u64,
+}
+
+struct Gateway {
+    process: Process,
+    config: PathBuf,
+}
+
+/// # Errors
+/// A sentence about what did not start, or what was refused.
+pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
+    let home = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let home = home.path();
+    let ca = home.join("clouds.pem");
+    let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
+    let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home)?;
+    let clouds_url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
+    let (mut gateways, addresses) = gateways(plan, home, &vendors_section(&clouds_url, &ca)).await?;
+    let front = tokio::spawn(balance(plan.front, addresses));
+    let http = Http::new(Some(&ca), CALL)?;
+    let base = format!("http://{}/o/a", plan.front);
+    let secret = std::fs::read_to_string(home.join("gateway-0/admin.secret")).map_err(|e| e.to_string())?;
+    let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
+    let token = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
+    let token = token["access_token"].as_str().unwrap_or_default().to_owned();
+    let offline = offline_device(&http, &base, &token, &clouds_url).await?;
+    let agents = agents(plan, home, &http, &base, &token).await?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let noise = tokio::spawn(noise::replay(plan.clone(), stop.clone()));
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS * 2 {
+        let (http, base, token, stop) = (http.clone(), base.clone(), token.clone(), stop.clone());
+        let devices = plan.devices as u64;
+        senders.spawn(async move {
+            let mut ids = Vec::new();
+            for n in 0_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let to = if sender < SENDERS { OFFLINE.to_owned() } else { user((n % devices) as usize) };
+                let id = kills::send(&http, &base, &token, &to, &format!("{sender}-{n}")).await?;
+                ids.push((to == OFFLINE, id));
+                // A steady load that one core carries while programs start.
+                sleep(Duration::from_millis(15)).await;
+            }
+            Ok::<_, String>(ids)
+        });
+    }
+    let (gateway_kills, node_kills) = kill(plan, &mut gateways).await?;
+    stop.store(true, Ordering::Relaxed);
+    let (mut to_offline, mut to_online) = (Vec::new(), Vec::new());
+    while let Some(done) = senders.join_next().await {
+        for (offline, id) in done.map_err(|e| e.to_string())?? {
+            if offline { to_offline.push(id) } else { to_online.push(id) }
+        }
+    }
+    let tray = |after| {
+        let query = serde_urlencoded::to_string([("vendor", "xiaomi"), ("token", &offline)]).unwrap_or_default();
+        format!("{clouds_url}/_lab/tray?{query}&after={after}")
+    };
+    let offline = kills::settled(&to_offline, SETTLE, async |after| call(&http, "GET", &tray(after), None).await).await?;
+    let online = received(&to_online, &agents).await?;
+    let events_replayed = noise.await.map_err(|e| e.to_string())??;
+    front.abort();
+    Ok(Outcome { offline, online, gateway_kills, node_kills, events_replayed })
+}
+
+fn user(n: usize) -> String {
+    format!("user-{n}")
+}
+
+async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<(Vec<Gateway>, Vec<SocketAddr>), String> {
+    let key = home.join("secrets.key");
+    std::fs::write(&key, crate::secret::random_hex::<32>()).map_err(|e| e.to_string())?;
+    let (mut gateways, mut addresses) = (Vec::new(), Vec::new());
+    for n in 0..plan.gateways {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+        let api = free.map_err(|e| e.to_string())?;
+        let broker = &plan.brokers[n % plan.brokers.len()];
+        let text = format!(
+            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nurl = '{broker}'\nuser = '{}'\npassword = '{}'\n\
+             shared_subscriptions = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\n{vendors}timeout_ms = 500\n\
+             [paths]\nstate = '{}'\nsecrets_key = '{}'\n[log]\nlevel = 'warn'\n",
+            plan.user, plan.password, plan.shared, plan.store,
+            home.join(format!("gateway-{n}")).display(), key.display(),
+        );
+        let config = home.join(format!("gateway-{n}.toml"));
+        std::fs::write(&config, text).map_err(|e| e.to_string())?;
+        gateways.push(Gateway { process: start(&config, home).await?, config });
+        addresses.push(api);
+    }
+    Ok((gateways, addresses))
+}
+
+async fn start(config: &Path, home: &Path) -> Result<Process, String> {
+    let arguments = ["--config", config.to_str().unwrap_or_default(), "serve", "--announce"];
+    let mut process = Process::start("gateway", &sibling("impush-gateway")?, &arguments, home)?;
+    process.next(START).await?;
+    Ok(process)
+}
+
+/// A load balancer: each connection to the first gateway, in turn, that takes it.
+async fn balance(front: SocketAddr, gateways: Vec<SocketAddr>) -> Result<(), String> {
+    let listener = TcpListener::bind(front).await.map_err(|e| format!("{front}: {e}"))?;
+    for turn in 0_usize.. {
+        let (mut near, _) = listener.accept().await.map_err(|e| e.to_string())?;
+        let gateways = gateways.clone();
+        tokio::spawn(async move {
+            for n in 0..gateways.len() {
+                if let Ok(mut far) = TcpStream::connect(gateways[(turn + n) % gateways.len()]).await {
+                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn offline_device(http: &Http, base: &str, token: &str, clouds: &str) -> Result<String, String> {
+    let account = Account::new(Vendor::Xiaomi)?;
+    let mut registration = account.registration.clone();
+    registration["daily_quota"] = json!(u64::from(u32::MAX));
+    call(http, "POST", &format!("{clouds}/_lab/apps"), Some(registration)).await?;
+    let ask = async |method: &str, path: &str, body: Value| {
+        call_as(http, method, &format!("{base}/{path}"), Some(token), Some(body)).await
+    };
+    let certificate = json!({ "vendor": "xiaomi", "name": account.certificate, "fields": account.fields });
+    ask("POST", "certificates", certificate).await?;
+    ask("POST", "users", json!({ "username": OFFLINE, "password": "a password" })).await?;
+    let install = json!({ "vendor": "xiaomi", "id": account.app_id, "device": "d" });
+    let device = call(http, "POST", &format!("{clouds}/_lab/installs"), Some(install)).await?;
+    let device = device["token"].as_str().unwrap_or_default().to_owned();
+    let binding = json!({ "device_id": "d", "device_token": device, "notifier_name": account.certificate });
+    ask("PUT", &format!("users/{OFFLINE}/push/binding"), binding).await?;
+    Ok(device)
+}
+
+/// A real agent with a reader of its messages.
+struct Agent {
+    _process: Process,
+    _watch: JoinHandle<()>,
+    received: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) -> Result<Vec<Agent>, String> {
+    let mut agents = Vec::new();
+    for n in 0..plan.devices {
+        let name = user(n);
+        let body = json!({ "username": name, "password": "a password" });
+        call_as(http, "POST", &format!("{base}/users"), Some(token), Some(body)).await?;
+        let grant = json!({ "grant_type": "password", "username": name, "password": "a password" });
+        let password = call(http, "POST", &format!("{base}/token"), Some(grant)).await?["access_token"].clone();
+        let first = n % plan.brokers.len();
+        let others: Vec<_> = plan.brokers.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
+        let (state, path) = (home.join(format!("agent-{n}")), home.join(format!("s{n}")));
+        let text = format!(
+            "[server]\nurl = '{}'\nfallback_urls = {}\napp = 'o#a'\n[paths]\nstate = '{}'\nsocket = '{}'\n[log]\nlevel = 'warn'\n",
+            plan.brokers[first], json!(others), state.display(), path.display()
+        );
+        let config = home.join(format!("agent-{n}.toml"));
+        std::fs::write(&config, text).map_err(|e| e.to_string())?;
+        let config = config.to_str().unwrap_or_default().to_owned();
+        let process = Process::start("agent", &sibling("impush")?, &["--config", &config, "run"], home)?;
+        let deadline = Instant::now() + START;
+        while !path.exists() && Instant::now() < deadline {
+            sleep(Duration::from_millis(20)).await;
+        }
+        socket::call(&path, "POST", "/v1/login", Some(&json!({ "user": name, "password": password }))).await?;
+        let received = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let taken = received.clone();
+        let mut watch = Process::start("watch", &sibling("impush")?, &["--config", &config, "watch", "--json"], home)?;
+        let reader = tokio::spawn(async move {
+            while let Ok(message) = watch.next(Duration::from_secs(3600)).await {
+                let id = message["id"].as_str().unwrap_or_default().to_owned();
+                taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(id);
+            }
+        });
+        agents.push(Agent { _process: process, _watch: reader, received });
+    }
+    Ok(agents)
+}
+
+/// Kills and restarts one after the other; a node comes back on its own time, and no second goes meanwhile.
+async fn kill(plan: &Plan, gateways: &mut [Gateway]) -> Result<(u32, u32), String> {
+    let home = gateways[0].config.parent().unwrap_or(Path::new("/")).to_owned();
+    let bar = ProgressBar::new(u64::from(plan.kills));
+    let (mut random, mut of_gateways, mut of_nodes) = (7_u64, 0, 0);
+    let mut node: Option<JoinHandle<Result<(), String>>> = None;
+    for round in 0..plan.kills {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        sleep(Duration::from_millis((random >> 33) % 300)).await;
+        bar.inc(1);
+        if node.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(ended) = node.take()
+        {
+            ended.await.map_err(|e| e.to_string())??;
+        }
+        if let (Some(kill), Some(start), true, None) =
+            (&plan.kill_node, &plan.start_node, round % NODE_EVERY == NODE_EVERY / 2, &node)
+        {
+            let number = (random >> 20) as usize % plan.brokers.len() + 1;
+            let (kill, start) = (kill.clone(), start.clone());
+            of_nodes += 1;
+            node = Some(tokio::spawn(async move {
+                shell(&kill, number).await?;
+                sleep(Duration::from_secs(2)).await;
+                shell(&start, number).await
+            }));
+            continue;
+        }
+        of_gateways += 1;
+        let gateway = &mut gateways[(random >> 40) as usize % plan.gateways];
+        gateway.process.kill().await?;
+        gateway.process = self::start(&gateway.config, &home).await?;
+    }
+    bar.finish_and_clear();
+    if let Some(last) = node {
+        last.await.map_err(|e| e.to_string())??;
+    }
+    Ok((of_gateways, of_nodes))
+}
+
+async fn shell(command: &str, node: usize) -> Result<(), String> {
+    let run = Command::new("sh").args(["-c", command, "sh", &node.to_string()]).stdin(std::process::Stdio::null()).status();
+    let status = tokio::time::timeout(Duration::from_secs(60), run).await;
+    match status {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        other => Err(format!("`{command}` for node {node}: {other:?}")),
+    }
+}
+
+async fn received(ids: &[String], agents: &[Agent]) -> Result<Kills, String> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let all: Vec<String> = agents
+            .iter()
+            .flat_map(|agent| agent.received.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+            .collect();
+        let distinct: HashSet<&String> = all.iter().collect();
+        let lost = ids.iter().filter(|id| !distinct.contains(id)).count() as u64;
+        if lost == 0 || Instant::now() > deadline {
+            let twice = (all.len() - distinct.len()) as u64;
+            return Ok(Kills { accepted: ids.len() as u64, lost, twice, replaced: 0 });
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}

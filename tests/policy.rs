@@ -343,3 +343,32 @@ fn a_hangup_changes_the_gateways_limits_and_policy_without_a_restart() {
         assert!(std::time::Instant::now() < deadline, "the old limit never came back");
     }
 }
+
+#[test]
+fn a_notification_is_taken_back_when_the_message_reaches_the_device_after_all() {
+    let stage = Stage::new("");
+    let token = stage.user("ann");
+    let mut agent = stage.agent("a", "ann");
+    let device = agent.status()["device_id"].clone();
+    let binding = json!({"device_id": device, "device_token": token, "notifier_name": "288"});
+    stage.rest.ok("PUT", "users/ann/push/binding", Some(&binding));
+    let home = agent.home.clone();
+    agent.process.terminate();
+    let deadline = std::time::Instant::now() + support::LIMIT;
+    let offline = || {
+        let devices = stage.rest.ok("GET", "users/ann/devices", None);
+        devices["entities"].as_array().expect("a list").iter().all(|d| d["online"] == false)
+    };
+    while !offline() {
+        assert!(std::time::Instant::now() < deadline, "the device never went offline");
+    }
+    let id = stage.send("bob", "ann", text("come back"), Value::Null);
+    stage.rest.traced(&id, &["vendor_sent"]);
+    let mut agent = Agent::start(&home);
+    agent.process.event("message.received");
+    stage.rest.traced(&id, &["acked", "recalled: xiaomi: delivered"]);
+    let query = token.replace('+', "%2B").replace('/', "%2F");
+    let (_, shown) =
+        stage.rest.ask("GET", &format!("{}/_lab/tray?vendor=xiaomi&wait_ms=1&token={query}", stage.url), None);
+    assert_eq!(shown[0]["recalled"], true, "{shown}");
+}

@@ -67,6 +67,8 @@ pub enum Hop {
     /// Sent again after a hello.
     Synced,
     Acked,
+    /// The notification was taken back: the device has the message.
+    Recalled,
     /// The receipt of a vendor or app.
     Receipt,
     /// More waited for the device than are kept; the oldest went.
@@ -86,6 +88,7 @@ impl Hop {
             Self::VendorRefused => "vendor_refused",
             Self::Synced => "synced",
             Self::Acked => "acked",
+            Self::Recalled => "recalled",
             Self::Receipt => "receipt",
             Self::Evicted => "evicted",
         }

@@ -3,7 +3,7 @@
 use super::clock::now_ms;
 use super::outgoing::Wire;
 use super::push::{Push, together};
-use super::store::{Bind, BindReply, Kick, NewMessage, Rules, Store, StoreError, Welcome};
+use super::store::{Acked, Bind, BindReply, Kick, NewMessage, Recall, Rules, Store, StoreError, Welcome};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use std::sync::Arc;
@@ -143,11 +143,26 @@ impl Dispatch {
 
     /// Returns what the device is sent next: it is told of what it missed in batches.
     pub async fn on_ack(&self, address: Address, ids: Vec<String>) -> Result<Vec<Message>, StoreError> {
-        let more = self.store.acked(address, ids, self.rules(), now_ms()).await?;
+        let Acked { more, recalls } = self.store.acked(address, ids, self.rules(), now_ms()).await?;
+        self.take_back(recalls);
         if !more.is_empty() {
             self.work.notify_one();
         }
         Ok(more)
+    }
+
+    /// The device has these messages: their notifications go, where the vendor can take them back.
+    fn take_back(&self, recalls: Vec<Recall>) {
+        for recall in recalls {
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                let found = this.store.certificate(recall.address.app.clone(), recall.notifier.clone()).await;
+                let Ok(Some(certificate)) = found else { return };
+                if let Some(said) = this.push.recall(&certificate, &recall.vendor_id).await {
+                    report(this.store.recalled(recall, said, now_ms()).await);
+                }
+            });
+        }
     }
 
     /// A device tells that a notification was shown or opened.
@@ -202,7 +217,9 @@ impl Dispatch {
             let this = self.clone();
             self.tasks.spawn(async move {
                 let results = this.push.push(group).await;
-                report(this.store.vendor_results(results, now_ms()).await);
+                let settled = this.store.vendor_results(results, now_ms()).await;
+                this.take_back(settled.as_ref().map(Vec::clone).unwrap_or_default());
+                report(settled);
                 this.work.notify_one();
                 drop(permit);
             });

@@ -61,7 +61,11 @@ impl Push {
             if let Some(to) = &job.webhook {
                 self.reports.send(Report { app: job.address.app.clone(), to: to.clone(), body: report(job, outcome) });
             }
-            let result = result(job, outcome);
+            let mut result = result(job, outcome);
+            // A push that went to several devices can only be taken back from all of them.
+            if let (Outcome::Delivered { vendor_id }, 1) = (outcome, jobs.len()) {
+                result.vendor_id.clone_from(vendor_id);
+            }
             self.metrics.hop(result.hop.as_str());
             results.push(result);
         }
@@ -73,6 +77,13 @@ impl Push {
         let notification = self.notification(certificate, message, &Setting::default(), Duration::from_secs(3600));
         let none = || Outcome::Unknown { code: String::new(), reason: "no answer".to_owned() };
         self.call(certificate, &[token], &notification).await.pop().unwrap_or_else(none)
+    }
+
+    /// Takes back a push whose message has reached the device after all. `None`: the vendor cannot.
+    pub async fn recall(&self, certificate: &Certificate, vendor_id: &str) -> Option<String> {
+        let outcome = self.senders.recall(certificate, vendor_id, now_ms()).await?;
+        self.metrics.hop(Hop::Recalled.as_str());
+        Some(format!("{}: {} {}", certificate.vendor, outcome.as_str(), outcome.detail()))
     }
 
     /// Why this certificate is not used now.
@@ -135,7 +146,7 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
     } else {
         info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     }
-    VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()) }
+    VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()), vendor_id: None }
 }
 
 /// The original system's report of one vendor send.

@@ -258,9 +258,14 @@ fn show_cluster(outcome: &cluster::Outcome, json: bool) -> Result<bool, String> 
         });
         super::show::line(&line).map_err(|e| e.to_string())?;
     } else {
-        println!("{gateway_kills} kills of gateways, {node_kills} of broker nodes, {events_replayed} presence events replayed");
+        println!(
+            "{gateway_kills} kills of gateways, {node_kills} of broker nodes, {events_replayed} presence events replayed"
+        );
         for (name, k) in [("offline device", offline), ("connected devices", online)] {
-            println!("{name:<18} {} accepted: {} lost, {} shown twice, {} repeats that replaced", k.accepted, k.lost, k.twice, k.replaced);
+            println!(
+                "{name:<18} {} accepted: {} lost, {} shown twice, {} repeats that replaced",
+                k.accepted, k.lost, k.twice, k.replaced
+            );
         }
     }
     Ok([offline, online].iter().all(|k| k.lost == 0 && k.twice == 0))

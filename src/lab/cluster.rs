@@ -122,7 +122,8 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
         let query = serde_urlencoded::to_string([("vendor", "xiaomi"), ("token", &offline)]).unwrap_or_default();
         format!("{clouds_url}/_lab/tray?{query}&after={after}")
     };
-    let offline = kills::settled(&to_offline, SETTLE, async |after| call(&http, "GET", &tray(after), None).await).await?;
+    let offline =
+        kills::settled(&to_offline, SETTLE, async |after| call(&http, "GET", &tray(after), None).await).await?;
     let online = received(&to_online, &agents).await?;
     let events_replayed = noise.await.map_err(|e| e.to_string())??;
     front.abort();
@@ -145,8 +146,12 @@ async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<(Vec<Gatewa
             "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nurl = '{broker}'\nuser = '{}'\npassword = '{}'\n\
              shared_subscriptions = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\n{vendors}timeout_ms = 500\n\
              [paths]\nstate = '{}'\nsecrets_key = '{}'\n[log]\nlevel = 'warn'\n",
-            plan.user, plan.password, plan.shared, plan.store,
-            home.join(format!("gateway-{n}")).display(), key.display(),
+            plan.user,
+            plan.password,
+            plan.shared,
+            plan.store,
+            home.join(format!("gateway-{n}")).display(),
+            key.display(),
         );
         let config = home.join(format!("gateway-{n}.toml"));
         std::fs::write(&config, text).map_err(|e| e.to_string())?;
@@ -216,11 +221,15 @@ async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) 
         let grant = json!({ "grant_type": "password", "username": name, "password": "a password" });
         let password = call(http, "POST", &format!("{base}/token"), Some(grant)).await?["access_token"].clone();
         let first = n % plan.brokers.len();
-        let others: Vec<_> = plan.brokers.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
+        let others: Vec<_> =
+            plan.brokers.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
         let (state, path) = (home.join(format!("agent-{n}")), home.join(format!("s{n}")));
         let text = format!(
             "[server]\nurl = '{}'\nfallback_urls = {}\napp = 'o#a'\n[paths]\nstate = '{}'\nsocket = '{}'\n[log]\nlevel = 'warn'\n",
-            plan.brokers[first], json!(others), state.display(), path.display()
+            plan.brokers[first],
+            json!(others),
+            state.display(),
+            path.display()
         );
         let config = home.join(format!("agent-{n}.toml"));
         std::fs::write(&config, text).map_err(|e| e.to_string())?;
@@ -286,7 +295,8 @@ async fn kill(plan: &Plan, gateways: &mut [Gateway]) -> Result<(u32, u32), Strin
 }
 
 async fn shell(command: &str, node: usize) -> Result<(), String> {
-    let run = Command::new("sh").args(["-c", command, "sh", &node.to_string()]).stdin(std::process::Stdio::null()).status();
+    let run =
+        Command::new("sh").args(["-c", command, "sh", &node.to_string()]).stdin(std::process::Stdio::null()).status();
     let status = tokio::time::timeout(Duration::from_secs(60), run).await;
     match status {
         Ok(Ok(status)) if status.success() => Ok(()),

@@ -202,6 +202,15 @@ impl Senders {
         }
     }
 
+    /// Takes an accepted push back, where its vendor can and says how (page 1559 of Xiaomi's; the others'
+    /// calls are not public, or take whole batches back).
+    pub async fn recall(&self, certificate: &Certificate, vendor_id: &str, now_ms: u64) -> Option<Outcome> {
+        match certificate.vendor {
+            Vendor::Xiaomi => self.xiaomi.recall(certificate, vendor_id, now_ms).await,
+            _ => None,
+        }
+    }
+
     /// Why a certificate is not used now, and until when.
     pub fn open(&self, certificate: &Certificate) -> Option<Open> {
         match certificate.vendor {

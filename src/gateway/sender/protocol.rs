@@ -193,6 +193,11 @@ pub(super) trait Protocol: Send + Sync {
 
     fn request(&self, push: &Push<'_>, handle: Option<&str>) -> Call;
 
+    /// Takes an accepted push back, by the vendor's id; for vendors whose calls need no credential.
+    fn recall(&self, _certificate: &Certificate, _vendor_id: &str) -> Option<Call> {
+        None
+    }
+
     fn read(&self, answer: &Answer<'_>) -> Reading;
 }
 

@@ -37,6 +37,13 @@ impl<P: Protocol> Route<P> {
         join_all(batches).await.into_iter().flatten().collect()
     }
 
+    /// Takes an accepted push back. `None`: this vendor cannot.
+    pub async fn recall(&self, certificate: &Certificate, vendor_id: &str, now_ms: u64) -> Option<Outcome> {
+        let call = self.protocol.recall(certificate, vendor_id)?;
+        let read = self.call(&call, |answer| self.protocol.read(answer)).await;
+        Some(read.map_or_else(|failed| failed, |reading| outcome(&reading, &reading.rest, true, now_ms)))
+    }
+
     /// Why this certificate is not used now.
     pub fn open(&self, certificate: &Certificate) -> Option<Open> {
         self.circuits.open(&key(certificate))

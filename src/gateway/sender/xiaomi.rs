@@ -4,6 +4,7 @@
 use super::protocol::{Answer, Call, Protocol, Push, Reading};
 use super::text::{Count, cut};
 use super::{Meaning, meaning_of};
+use crate::gateway::store::Certificate;
 use serde::Deserialize;
 
 /// Titles are under 50 characters, descriptions under 128 (page 1559).
@@ -84,11 +85,13 @@ struct Data {
 #[derive(Debug)]
 pub(super) struct Xiaomi {
     url: String,
+    revoke_url: String,
 }
 
 impl Xiaomi {
     pub fn new(url: &str) -> Self {
-        Self { url: format!("{}/v3/message/regid", url.trim_end_matches('/')) }
+        let at = |path: &str| format!("{}{path}", url.trim_end_matches('/'));
+        Self { url: at("/v3/message/regid"), revoke_url: at("/v2/message/revoke") }
     }
 }
 
@@ -127,6 +130,12 @@ impl Protocol for Xiaomi {
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         Call::form(self.url.clone(), &fields)
             .with("authorization", format!("key={}", push.certificate.secret("app_secret")))
+    }
+
+    fn recall(&self, certificate: &Certificate, vendor_id: &str) -> Option<Call> {
+        let package = certificate.field("package").unwrap_or_default();
+        let call = Call::form(self.revoke_url.clone(), &[("msg_id", vendor_id), ("restricted_package_name", &package)]);
+        Some(call.with("authorization", format!("key={}", certificate.secret("app_secret"))))
     }
 
     fn read(&self, answer: &Answer<'_>) -> Reading {

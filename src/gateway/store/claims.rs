@@ -37,6 +37,17 @@ pub struct VendorResult {
     pub after: AfterVendor,
     pub hop: Hop,
     pub detail: String,
+    /// The vendor's id, where the push was for this device alone.
+    pub vendor_id: Option<String>,
+}
+
+/// A push whose message the device has over its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recall {
+    pub address: Address,
+    pub message: String,
+    pub notifier: String,
+    pub vendor_id: String,
 }
 
 /// A vendor send that is due, as stored.
@@ -112,12 +123,20 @@ impl Store {
         .await
     }
 
-    /// Notes what the vendor said. A message acknowledged meanwhile stays done.
+    /// Notes what the vendor said. A message acknowledged meanwhile stays done, and its push is returned.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn vendor_results(&self, results: Vec<(VendorJob, VendorResult)>, now_ms: u64) -> Result<(), StoreError> {
-        self.run(move |t| results.iter().try_for_each(|(job, result)| settle(t, job, result, now_ms))).await
+    pub async fn vendor_results(
+        &self,
+        results: Vec<(VendorJob, VendorResult)>,
+        now_ms: u64,
+    ) -> Result<Vec<Recall>, StoreError> {
+        self.run(move |t| {
+            let settled = results.iter().map(|(job, result)| settle(t, job, result, now_ms));
+            Ok(settled.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })
+        .await
     }
 
     /// When [`Self::claim`] has work next.
@@ -135,7 +154,12 @@ impl Store {
     }
 }
 
-fn settle(t: &Transaction<'_>, job: &VendorJob, result: &VendorResult, now_ms: u64) -> Result<(), StoreError> {
+fn settle(
+    t: &Transaction<'_>,
+    job: &VendorJob,
+    result: &VendorResult,
+    now_ms: u64,
+) -> Result<Option<Recall>, StoreError> {
     let (id, device) = (&job.message.id, &job.address.device);
     note(t, id, device, now_ms, result.hop, &result.detail)?;
     let (state, due) = match result.after {
@@ -145,17 +169,29 @@ fn settle(t: &Transaction<'_>, job: &VendorJob, result: &VendorResult, now_ms: u
     };
     // A hello may have come in between: what the vendor has, it has. Anything else counts only for the
     // claim it belongs to.
-    t.prepare_cached(
-        "UPDATE deliveries SET state = ?3, due_ms = ?4 WHERE message = ?1 AND device = ?2
-         AND ((?3 = 'pushed' AND state = 'live') OR (state = 'vendor' AND attempts = ?5))",
-    )?
-    .execute(params![id, device, state.as_str(), due.map(as_i64), job.attempts])?;
+    let notifier = result.vendor_id.as_ref().map(|_| job.certificate.name.clone());
+    let counted = t
+        .prepare_cached(
+            "UPDATE deliveries SET state = ?3, due_ms = ?4, vendor_id = ?6, notifier = ?7 WHERE message = ?1 AND device = ?2
+             AND ((?3 = 'pushed' AND state = 'live') OR (state = 'vendor' AND attempts = ?5))",
+        )?
+        .execute(params![id, device, state.as_str(), due.map(as_i64), job.attempts, result.vendor_id, notifier])?;
+    if let (0, State::Pushed, Some(vendor_id)) = (counted, state, &result.vendor_id) {
+        let done: bool = t
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM deliveries WHERE message = ?1 AND device = ?2 AND state = 'done')",
+            )?
+            .query_row([id, device], |r| r.get(0))?;
+        let (address, notifier) = (job.address.clone(), job.certificate.name.clone());
+        let recall = Recall { address, message: id.clone(), notifier, vendor_id: vendor_id.clone() };
+        return Ok(done.then_some(recall));
+    }
     if let AfterVendor::GiveUp { dead_since_ms: Some(since_ms) } = result.after {
         // Only if it is still that token, bound before it died: a fresh one may be there meanwhile.
         t.prepare_cached("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND bound_ms <= ?4")?
             .execute(params![job.certificate.app, job.certificate.name, job.token, as_i64(since_ms)])?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What the jobs of one claim have in common, read once.

@@ -3,7 +3,7 @@
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Kick, Store, StoreError, Welcome, as_i64, devices, kicks};
+use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks};
 use crate::gateway::delivery::{Hop, State};
 use crate::gateway::policy::{MultiDevice, ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Hello, KickCode, Message};
@@ -26,6 +26,14 @@ pub struct Accepted {
     pub id: String,
     /// Devices to publish to now.
     pub live: Vec<Address>,
+}
+
+/// What an acknowledgement led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acked {
+    /// What the device is sent next.
+    pub more: Vec<Message>,
+    pub recalls: Vec<Recall>,
 }
 
 /// Settings the decisions need.
@@ -139,7 +147,8 @@ impl Store {
         .await
     }
 
-    /// The device has these messages. Once it has all it was sent, returns the next that wait.
+    /// The device has these messages. Once it has all it was sent, returns the next that wait; and the
+    /// pushes that need not be seen any more.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -149,18 +158,24 @@ impl Store {
         ids: Vec<String>,
         rules: Rules,
         now_ms: u64,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Acked, StoreError> {
         self.run(move |t| {
+            let mut recalls = Vec::new();
             for id in ids {
-                let state: Option<String> = t
+                type Pushed = (String, Option<String>, Option<String>);
+                let found: Option<Pushed> = t
                     .prepare_cached(
-                        "SELECT state FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
+                        "SELECT state, notifier, vendor_id FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
                     )?
-                    .query_row([&id, &address.device, &address.app, &address.user], |r| r.get(0))
+                    .query_row([&id, &address.device, &address.app, &address.user], |r| {
+                        Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+                    })
                     .optional()?;
-                let Some(state) = state.as_deref().and_then(State::parse).filter(|s| *s != State::Done) else {
-                    continue;
-                };
+                let Some((state, notifier, vendor_id)) = found else { continue };
+                let Some(state) = State::parse(&state).filter(|s| *s != State::Done) else { continue };
+                if let (State::Pushed, Some(notifier), Some(vendor_id)) = (state, notifier, vendor_id) {
+                    recalls.push(Recall { address: address.clone(), message: id.clone(), notifier, vendor_id });
+                }
                 set_state(t, &id, &address.device, State::Done, "", None)?;
                 let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };
                 note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
@@ -174,7 +189,8 @@ impl Store {
             let under_way: bool = t
                 .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'pushed') AND state <> 'done')")?
                 .query_row([app, user, device], |r| r.get(0))?;
-            if online && !under_way { drain(t, &address, &nonce, rules, now_ms) } else { Ok(Vec::new()) }
+            let more = if online && !under_way { drain(t, &address, &nonce, rules, now_ms)? } else { Vec::new() };
+            Ok(Acked { more, recalls })
         })
         .await
     }
@@ -197,6 +213,14 @@ impl Store {
             Ok(its_own)
         })
         .await
+    }
+
+    /// A notification was taken back.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn recalled(&self, recall: Recall, said: String, now_ms: u64) -> Result<(), StoreError> {
+        self.run(move |t| note(t, &recall.message, &recall.address.device, now_ms, Hop::Recalled, &said)).await
     }
 
     /// The publish could not even be handed to the broker.

@@ -19,8 +19,8 @@ mod users;
 mod vault;
 
 pub use certificates::Certificate;
-pub use claims::{VendorJob, VendorResult};
-pub use deliveries::{NewMessage, Rules};
+pub use claims::{Recall, VendorJob, VendorResult};
+pub use deliveries::{Acked, NewMessage, Rules};
 pub use devices::{Bind, BindReply};
 pub use kicks::{Kick, Welcome};
 pub use settings::Key;

@@ -15,4 +15,8 @@ INSERT INTO deliveries (message, app, user, device, state)
 DROP INDEX messages_by_user;
 DROP INDEX messages_by_expiry;
 DROP INDEX deliveries_by_device;
+-- The id its vendor gave a push that went to this device alone, and its certificate: what a late acknowledgement
+-- takes back.
+ALTER TABLE deliveries ADD COLUMN vendor_id TEXT;
+ALTER TABLE deliveries ADD COLUMN notifier TEXT;
 CREATE INDEX deliveries_open ON deliveries (app, user, device, state) WHERE state <> 'done';

@@ -24,6 +24,8 @@ pub struct Shown {
     pub payload: String,
     /// It took the place of an earlier one with the same id.
     pub replaced: bool,
+    /// Its sender took it back.
+    pub recalled: bool,
     #[serde(skip)]
     reply: Option<Reply>,
 }
@@ -255,6 +257,7 @@ impl World {
                         body: notice.body.to_owned(),
                         payload: notice.payload.to_owned(),
                         replaced: install.shown.iter().any(|shown| shown.notify_id == notice.notify_id),
+                        recalled: false,
                         reply: notice.reply.clone(),
                     });
                     (Delivery::Shown, Kind::Arrived)
@@ -267,6 +270,13 @@ impl World {
         }
         self.changed.notify_waiters();
         delivery
+    }
+
+    /// Takes a notification out of a tray.
+    pub fn recall(&self, vendor: Vendor, token: &str, notify_id: &str) {
+        if let Some(install) = self.inner().installs.get_mut(&(vendor, token.to_owned())) {
+            install.shown.iter_mut().filter(|s| s.notify_id == notify_id).for_each(|s| s.recalled = true);
+        }
     }
 
     /// The user taps what was shown.

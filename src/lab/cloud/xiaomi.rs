@@ -20,7 +20,11 @@ use std::collections::HashMap;
 const MAX_IDS: usize = 1000;
 
 pub(super) fn router(world: World) -> Router {
-    Router::new().route("/v3/message/regid", post(send)).route("/v2/message/regid", post(send)).with_state(world)
+    Router::new()
+        .route("/v3/message/regid", post(send))
+        .route("/v2/message/regid", post(send))
+        .route("/v2/message/revoke", post(revoke))
+        .with_state(world)
 }
 
 /// 64 characters of standard base64, as seen on devices.
@@ -90,12 +94,33 @@ async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<H
         Notice { notify_id: notify_id.to_string(), title, body: description, payload: field("payload"), reply };
     let dead = |token: &&str| matches!(world.show(Vendor::Xiaomi, &id, token, &notice), Delivery::Dead(_));
     let bad: Vec<&str> = ids.into_iter().filter(dead).collect();
+    world.store(
+        message.clone(),
+        json!({ "app": id, "tokens": field("registration_id"), "notify_id": field("notify_id") }),
+    );
     let mut data = json!({ "id": message });
     if !bad.is_empty() {
         data["bad_regids"] = json!(bad.join(","));
     }
     Json(json!({ "result": "ok", "code": 0, "description": "success", "info": "Received push messages", "trace_id": random_hex::<8>(), "data": data }))
         .into_response()
+}
+
+async fn revoke(State(world): State<World>, headers: HeaderMap, Form(form): Form<HashMap<String, String>>) -> Response {
+    let secret = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("key="));
+    let Some((id, app)) = secret.and_then(|secret| world.app_where(Vendor::Xiaomi, |app| app.secret == secret)) else {
+        return error(21301, "auth failed");
+    };
+    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    if field("restricted_package_name") != app.package {
+        return error(22022, "package name does not match the app");
+    }
+    let stored = world.stored(field("msg_id")).filter(|stored| stored["app"] == id);
+    let Some(stored) = stored else { return error(10017, "no such message") };
+    for token in stored["tokens"].as_str().unwrap_or_default().split(',') {
+        world.recall(Vendor::Xiaomi, token, stored["notify_id"].as_str().unwrap_or_default());
+    }
+    Json(json!({ "result": "ok", "code": 0, "data": {} })).into_response()
 }
 
 /// The pairs that are the app's own; the vendor's have names of their own.

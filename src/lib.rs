@@ -5,6 +5,7 @@
 pub mod http;
 pub mod logs;
 pub mod secret;
+pub mod service;
 pub mod settings;
 pub mod terminal;
 pub mod vendor;

@@ -9,6 +9,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("settings", &[]),
     ("logs", &[]),
     ("http", &[]),
+    ("service", &[]),
     ("terminal", &[]),
     ("vendor", &[]),
     ("protocol", &["secret"]),
@@ -24,6 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "secret",
             "settings",
             "logs",
+            "service",
             "terminal",
             "vendor",
             "protocol",
@@ -37,9 +39,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "gateway",
-        &["secret", "settings", "logs", "http", "terminal", "vendor", "protocol", "keepalive", "mqtt", "store"],
+        &[
+            "secret",
+            "settings",
+            "logs",
+            "http",
+            "service",
+            "terminal",
+            "vendor",
+            "protocol",
+            "keepalive",
+            "mqtt",
+            "store",
+        ],
     ),
-    ("lab", &["secret", "logs", "http", "terminal", "vendor", "protocol", "keepalive"]),
+    // The lab writes the programs' manual from their command lines.
+    ("lab", &["secret", "logs", "http", "terminal", "vendor", "protocol", "keepalive", "mqtt", "agent", "gateway"]),
 ];
 
 fn rust_files(path: &Path, out: &mut Vec<PathBuf>) {

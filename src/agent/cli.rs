@@ -2,17 +2,18 @@
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError};
-use super::daemon;
+use super::doctor::{self, Check, Outcome};
 use super::reload::reloads;
 use super::state::RunError;
 use super::status::{State, Status};
+use super::{bundle, daemon};
 use crate::logs;
-use crate::secret::Secret;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
 use crate::vendor::Vendor;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value as Json, json};
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,6 +85,19 @@ enum Command {
         #[arg(long)]
         peek: bool,
     },
+    /// Check everything between this device and its messages, in order, with what to do
+    #[command(after_help = "Exit 0 if nothing failed, 69 otherwise. Changes nothing.")]
+    Doctor {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write what a supporter needs into one text file, without secrets
+    #[command(after_help = "Example: impush support-bundle --output /tmp/impush.txt")]
+    SupportBundle {
+        /// `-` is standard output
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+    },
     /// Make a new connection now
     Reconnect,
     /// Save power, or a metered network: longer heartbeats, fewer wakeups; until the agent restarts
@@ -134,6 +148,8 @@ enum CommandError {
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Detect(#[from] crate::device::PropertyError),
+    #[error("{failed} checks failed")]
+    Unhealthy { failed: usize },
     #[error("cannot print: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -146,7 +162,7 @@ impl CommandError {
             Self::Settings(_) => 78,
             Self::Run(error) => error.exit_code(),
             Self::Client(ClientError::NotPermitted { .. }) => 77,
-            Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) => 69,
+            Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) | Self::Unhealthy { .. } => 69,
             Self::Client(ClientError::Refused(_)) => 65,
             Self::File { .. } | Self::Detect(_) => 66,
             Self::Output(_) | Self::Json(_) => 74,
@@ -178,7 +194,9 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     }
     let file = cli.config.clone();
     let config = load(file.as_deref())?;
-    let socket = cli.socket.clone().unwrap_or_else(|| config.socket());
+    let runs = matches!(cli.command, Command::Run);
+    let found = || if runs { config.socket() } else { config.agents_socket() };
+    let socket = cli.socket.clone().unwrap_or_else(found);
     match cli.command {
         Command::Run => {
             let with_socket = move |config: Config| {
@@ -192,11 +210,29 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             print("configuration is good")
         }
         Command::Config { command: ConfigCommand::Show } => {
-            let mut config = config;
-            // It may hold a password.
-            config.server.proxy = config.server.proxy.map(|proxy| Secret::new(format!("(set, {proxy})")));
-            print(&serde_json::to_string_pretty(&config)?)
+            print(&serde_json::to_string_pretty(&bundle::without_secrets(config))?)
         }
+        Command::Doctor { json } => in_runtime(async {
+            let checks = doctor::examine(&config, &Client::new(&socket)).await;
+            if json {
+                print(&serde_json::to_string(&checks)?)?;
+            } else {
+                show(&checks)?;
+            }
+            match checks.iter().filter(|check| check.outcome == Outcome::Failed).count() {
+                0 => Ok(()),
+                failed => Err(CommandError::Unhealthy { failed }),
+            }
+        }),
+        Command::SupportBundle { output } => in_runtime(async {
+            let text = bundle::collect(&config, &Client::new(&socket)).await;
+            if output == Path::new("-") {
+                return print(text.trim_end());
+            }
+            crate::store::write_atomically(&output, text.as_bytes())
+                .map_err(|source| CommandError::File { path: output.clone(), source })?;
+            print(&format!("written to {}", output.display()))
+        }),
         command => ask(&Client::new(&socket), command),
     }
 }
@@ -228,9 +264,22 @@ fn run(config: Config, source: impl Fn() -> Result<Config, SettingsError>) -> Re
     result
 }
 
+fn in_runtime(work: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn show(checks: &[Check]) -> Result<(), CommandError> {
+    for Check { name, outcome, found, advice } in checks {
+        print(&format!("{:<8} {name:<14} {found}", word(outcome)))?;
+        if !advice.is_empty() {
+            print(&format!("{:<8} {:<14} -> {advice}", "", ""))?;
+        }
+    }
+    Ok(())
+}
+
 fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    in_runtime(async {
         match command {
             Command::Status { json } => {
                 let status = client.call("GET", "/v1/status", None).await?;
@@ -272,7 +321,11 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
                 let answer = client.call("PUT", "/v1/power", Some(&json!({ "mode": mode }))).await?;
                 print(if answer["saving"] == true { "power is saved" } else { "power is not saved" })
             }
-            Command::Run | Command::Detect { .. } | Command::Config { .. } => Ok(()),
+            Command::Run
+            | Command::Detect { .. }
+            | Command::Config { .. }
+            | Command::Doctor { .. }
+            | Command::SupportBundle { .. } => Ok(()),
         }
     })
 }

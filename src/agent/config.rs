@@ -15,6 +15,8 @@ use std::path::PathBuf;
 pub const PREFIX: &str = "IMPUSH";
 /// Where the packages put the configuration.
 pub const SYSTEM_FILE: &str = "/etc/impush/impush.toml";
+/// Where the packages put the control socket.
+const SYSTEM_SOCKET: &str = "/run/impush/control.sock";
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,8 +66,8 @@ impl Default for Server {
 }
 
 /// Certificate names, under the keys of the uni-app plugin's option block.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[allow(non_snake_case, reason = "the plugin's own keys, so that an existing block can be pasted")]
 pub struct Certificates {
     pub MICertificateName: Option<String>,
@@ -155,6 +157,8 @@ pub struct Paths {
     pub state: Option<PathBuf>,
     /// Default: `$RUNTIME_DIRECTORY/control.sock`, else what the platform gives.
     pub socket: Option<PathBuf>,
+    /// Name or number of a group whose members may use the socket. Without it: root and the agent's user.
+    pub socket_group: Option<String>,
 }
 
 /// Settings checked and made ready to use.
@@ -224,6 +228,15 @@ impl Config {
 
     pub fn state_directory(&self) -> PathBuf {
         settings::state_directory(self.paths.state.as_deref(), "impush")
+    }
+
+    /// Where a command finds the agent: the one of the system, if there is one and nothing else is said.
+    pub fn agents_socket(&self) -> PathBuf {
+        let system = PathBuf::from(SYSTEM_SOCKET);
+        match &self.paths.socket {
+            None if system.exists() => system,
+            _ => self.socket(),
+        }
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -9,6 +9,7 @@ use super::state::{Daemon, RunError};
 use crate::device;
 use crate::keepalive::{Attempt, Cause, Moment, next_wake};
 use crate::mqtt::{MqttError, client_config};
+use crate::protocol::Up;
 use crate::store::{Inbox, Store};
 use serde_json::json;
 use std::future::Future;
@@ -47,19 +48,24 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     })
     .await?;
     let path = config.socket();
-    let listener = control::bind(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
+    let door = control::bind(&path, config.paths.socket_group.as_deref())
+        .map_err(|source| RunError::Socket { path: path.clone(), source })?;
+    let own_socket = door.own;
     let (sender, requests) = mpsc::channel(REQUEST_DEPTH);
     let (arrived, arrivals) = watch::channel(0);
-    let server = tokio::spawn(control::Server { listener, path: path.clone(), requests: sender, arrivals }.run());
+    let server = tokio::spawn(control::Server { door, requests: sender, arrivals }.run());
     let mut daemon = Daemon::new(config, ready, tls, Disk { store, inbox }, profile, arrived);
     info!(
         event = "agent.started", version = env!("CARGO_PKG_VERSION"), device = daemon.disk.store.device_id(),
         candidate = daemon.profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
         "agent started"
     );
+    daemon.service.ready();
     let result = daemon.serve(requests, shutdown).await;
     server.abort();
-    drop(std::fs::remove_file(&path));
+    if own_socket {
+        drop(std::fs::remove_file(&path));
+    }
     info!(event = "agent.stopped", "agent stopped");
     result
 }
@@ -71,8 +77,7 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::pin!(shutdown);
-        let choice = self.wanted();
-        self.bind_event(crate::binding::Event::Want(choice)).await?;
+        self.bind_wanted().await?;
         self.want_connection();
         let timer = match Timer::new(self.config.keep_alive.wake_device) {
             Ok(timer) => timer,
@@ -86,6 +91,9 @@ impl Daemon {
             .inspect_err(|error| info!(event = "network.unwatched", %error, "network changes cannot be watched; pings notice them, later"))
             .ok();
         loop {
+            self.service.alive(clock::now());
+            let headline = self.headline();
+            self.service.status(headline);
             let deadline = self.next_deadline();
             let together = self.search.probe.as_ref().map(|probe| probe.together.clone());
             tokio::select! {
@@ -116,6 +124,7 @@ impl Daemon {
             }
             self.notice_sleep();
         }
+        self.service.stopping();
         // Two seconds are the service's promise; the pieces inside are shorter.
         drop(tokio::time::timeout(Duration::from_millis(1500), self.part(Cause::Shutdown, false)).await);
         Ok(())
@@ -132,6 +141,7 @@ impl Daemon {
             self.network_check,
             self.owed_until.filter(|_| self.online.is_some()),
             self.hello_at.filter(|_| self.online.is_some()),
+            self.service.deadline(),
         ]
         .into_iter()
         .flatten();
@@ -207,6 +217,11 @@ impl Daemon {
                 self.check_power();
                 Ok(Reply::Json(json!({ "saving": self.saving })))
             }
+            Ask::Init => Ok(Reply::Json(self.plugin_init())),
+            Ask::UsePlugin { config } => self.use_plugin(*config).await?,
+            Ask::UnbindPushToken => self.unbind_push_token().await?,
+            Ask::Receipt { id, event } => self.tell_receipt(id, event).await,
+            Ask::Metrics => Ok(Reply::Text(super::metrics::text(&self.status(), &self.counts))),
             Ask::Attach => {
                 // A peer that left before it was attached never detaches.
                 if reply.send(Ok(Reply::Json(json!({})))).is_ok() {
@@ -225,6 +240,16 @@ impl Daemon {
         // A peer that went away no longer wants its answer.
         drop(reply.send(answer));
         Ok(())
+    }
+
+    /// A person saw or opened a notification. Told now or not at all: an old click is worth nothing.
+    async fn tell_receipt(&mut self, id: String, event: String) -> Result<Reply, Refusal> {
+        if !["arrived", "clicked"].contains(&event.as_str()) || id.is_empty() || id.len() > 128 {
+            return Err(Refusal::new(400, "bad_receipt", "`event` is arrived or clicked, `id` a message's id"));
+        }
+        let told = self.online.is_some();
+        self.send(&Up::Receipt { id, event }).await;
+        Ok(Reply::Json(json!({ "told": told })))
     }
 
     async fn reconnect_now(&mut self) -> Result<Reply, Refusal> {

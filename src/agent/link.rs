@@ -94,6 +94,7 @@ impl Daemon {
             online.server_limit = Some(limit);
         }
         self.reconnect.on_up(now);
+        self.counts.connections += 1;
         self.next_attempt = None;
         self.poisoned = false;
         let was_down = self.cause.take();
@@ -222,6 +223,7 @@ impl Daemon {
                 if new.is_empty() {
                     debug!(event = "message.duplicate", id, "already in the inbox");
                 } else {
+                    self.counts.messages += 1;
                     info!(event = "message.received", id, "message is on disk");
                     self.arrived.send_modify(|n| *n += 1);
                 }

@@ -42,7 +42,13 @@ impl Daemon {
         let known = self.disk.store.login().filter(|login| login.password == password && self.state != State::Stopped);
         let renewed = known.is_none();
         let id = known.map_or_else(random_hex::<8>, |login| login.id.clone());
-        let login = Login { user, password, id };
+        let unbound = false;
+        let again = self.disk.store.login().is_some_and(|login| login.unbound);
+        let login = Login { user, password, id, unbound };
+        if again && !renewed {
+            let stored = login.clone();
+            self.disk.run(move |disk| disk.store.set_login(Some(stored))).await?;
+        }
         if renewed {
             let stored = login.clone();
             self.disk.run(move |disk| disk.store.set_login(Some(stored))).await?;
@@ -51,8 +57,7 @@ impl Daemon {
             self.connecting = None;
             self.set_state(State::Connecting);
         }
-        let wanted = self.wanted();
-        self.bind_event(Event::Want(wanted)).await?;
+        self.bind_wanted().await?;
         self.want_connection();
         Ok(Ok(Reply::Json(json!({ "user": login.user, "device_id": self.disk.store.device_id() }))))
     }
@@ -152,8 +157,7 @@ impl Daemon {
             let fingerprint = token.as_ref().map(Secret::fingerprint);
             info!(event = "token.stored", vendor = vendor.as_str(), token = fingerprint, "token stored");
             self.choose_channel();
-            let wanted = self.wanted();
-            self.bind_event(Event::Want(wanted)).await?;
+            self.bind_wanted().await?;
             self.linger();
             if self.state == State::Resting {
                 self.want_connection();
@@ -166,11 +170,13 @@ impl Daemon {
 
     /// The binding that should exist: only with a login.
     pub fn wanted(&self) -> Option<Wanted> {
-        self.disk.store.login()?;
+        if self.disk.store.login()?.unbound {
+            return None;
+        }
         let vendor = self.choice.active?;
         Some(Wanted {
             vendor,
-            notifier: self.config.certificates.names().remove(&vendor)?,
+            notifier: self.certificates().remove(&vendor)?,
             token: self.disk.store.tokens().get(&vendor)?.clone(),
         })
     }

@@ -12,17 +12,21 @@
 //!
 //! One task owns everything; nothing is shared, so nothing is locked.
 
+mod bundle;
 pub mod cli;
 mod clock;
 mod config;
 pub mod control;
 mod daemon;
 mod disk;
+mod doctor;
 mod heart;
 mod link;
 mod login;
+mod metrics;
 mod network;
 mod owed;
+mod plugin;
 mod power;
 mod reload;
 mod report;

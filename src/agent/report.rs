@@ -5,6 +5,24 @@ use super::state::Daemon;
 use super::status::{CauseReport, NextAttempt, State, Status};
 
 impl Daemon {
+    /// One line for the service manager.
+    pub fn headline(&self) -> String {
+        match (self.state, &self.cause) {
+            (State::Online, _) => format!(
+                "online at {}, heartbeat {:.0} s, channel {}",
+                self.endpoint(),
+                self.online.as_ref().map_or(self.heartbeat.interval(), |online| online.link.interval()).as_secs_f64(),
+                self.choice.active.map_or("none", |vendor| vendor.as_str())
+            ),
+            (State::LoggedOut, _) => "nobody is logged in".to_owned(),
+            (State::Resting, _) => "the vendor's channel delivers; not connected on purpose".to_owned(),
+            (State::Connecting, _) => format!("connecting to {}", self.endpoint()),
+            (State::Waiting, Some(error)) => format!("waiting to try again: {}", error.cause.text()),
+            (State::Stopped, Some(error)) => format!("stopped until somebody helps: {}", error.cause.text()),
+            (state, None) => format!("{state:?}").to_lowercase(),
+        }
+    }
+
     pub fn status(&self) -> Status {
         let now = clock::now();
         Status {

@@ -4,6 +4,7 @@ use super::clock;
 use super::config::{Config, Ready};
 use super::control::{Refusal, Reply};
 use super::disk::{Disk, OnDisk};
+use super::metrics::Counts;
 use super::network::Ground;
 use super::status::State;
 use crate::binding::Binding;
@@ -12,6 +13,7 @@ use crate::device::{self, Profile};
 use crate::keepalive::{Attempt, Bounds, Cause, Heartbeat, Link, Moment, PowerMode, ProbeOutcome, Reconnect, Verdict};
 use crate::mqtt::{Connected, Connection, Endpoint, MqttError, Stream, TlsSetupError};
 use crate::protocol::Address;
+use crate::service::Service;
 use crate::settings::SettingsError;
 use crate::store::OpenError;
 use rustls::ClientConfig;
@@ -163,6 +165,8 @@ pub(super) struct Daemon {
     pub starved: bool,
     pub refused: BTreeMap<String, u64>,
     pub arrived: watch::Sender<u64>,
+    pub counts: Counts,
+    pub service: Service,
 }
 
 impl Daemon {
@@ -219,6 +223,8 @@ impl Daemon {
             disk: OnDisk::new(disk),
             profile,
             arrived,
+            counts: Counts::default(),
+            service: Service::from_environment(),
         };
         daemon.choose_channel();
         daemon
@@ -230,7 +236,7 @@ impl Daemon {
         let choice = channel::choose(&channel::Facts {
             candidate: self.profile.channel,
             order: &self.config.channel.order,
-            certificates: &self.config.certificates.names(),
+            certificates: &self.certificates(),
             tokens: &tokens,
         });
         if choice.active != self.choice.active || self.choice.why_not.is_empty() {
@@ -303,6 +309,7 @@ impl Daemon {
         self.poisoned |= error.cause == Cause::ProtocolError;
         self.choose_endpoint(&error);
         let changed = self.cause.as_ref().is_none_or(|known| known.cause != error.cause);
+        *self.counts.lost.entry(error.cause.as_str()).or_default() += 1;
         match self.reconnect.on_down(now, error.cause) {
             Verdict::Retry(attempt) => {
                 let (base, jitter) = (attempt.base.as_secs_f64(), attempt.jitter.as_secs_f64());

@@ -6,6 +6,7 @@ use super::push::{Push, together};
 use super::store::{Acked, Bind, BindReply, Kick, NewMessage, Recall, Rules, Store, StoreError, Welcome};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
+use crate::service::Service;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -173,9 +174,12 @@ impl Dispatch {
     }
 
     /// Watches deadlines and calls vendors until `stop`, then lets the calls under way finish.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut swept = tokio::time::Instant::now();
+    pub async fn run(self, mut service: Service, stop: CancellationToken) {
+        let started = tokio::time::Instant::now();
+        let mut swept = started;
         loop {
+            // It turns at least every LONGEST_SLEEP, which is well below the service's patience.
+            service.alive(started.elapsed());
             match self.round().await {
                 // More may be due at once; neither the sweep nor the end waits for a quiet moment.
                 Ok(busy) if busy && !stop.is_cancelled() && swept.elapsed() < SWEEP => continue,

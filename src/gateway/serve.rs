@@ -20,6 +20,7 @@ use super::wire::Driver;
 use crate::http::Http;
 use crate::logs::Levels;
 use crate::mqtt::client_config;
+use crate::service::Service;
 use crate::store::StateDirectory;
 use serde_json::json;
 use std::future::Future;
@@ -98,7 +99,7 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let wire_stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone()));
-    let timer_task = tokio::spawn(dispatch.clone().run(stop.child_token()));
+    let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), stop.child_token()));
     let state_of_api = api::State {
         store,
         tokens,
@@ -134,6 +135,9 @@ pub async fn serve(
         // Nobody may be listening any more; the log says it too.
         drop(crate::terminal::print(&line.to_string()));
     }
+    let mut service = Service::from_environment();
+    service.status(format!("serving the REST API at {api_address}"));
+    service.ready();
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -141,6 +145,7 @@ pub async fn serve(
             () = reloads() => reload.apply(),
         }
     }
+    service.stopping();
     info!(event = "gateway.stopping", "stopping: no new work, what is under way is finished");
     stop.cancel();
     drop(tokio::time::timeout(Duration::from_secs(5), api_task).await);

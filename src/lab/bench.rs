@@ -2,10 +2,10 @@
 //! virtual time, or measured on a real agent. Ratios are against another policy in the same run.
 
 use super::comeback::{Comeback, ROUND_TRIP};
+use super::figure::{Figure, show};
 use super::simulate::{Report, Scenario, built_in, run, stationary};
 use crate::keepalive::constants::HEARTBEAT_START;
 use crate::keepalive::{Cause, Link, LinkAction, Moment, Reconnect, Verdict};
-use serde_json::json;
 use std::time::Duration;
 
 const DAYS: u32 = 7;
@@ -13,14 +13,6 @@ const SEED: u64 = 1;
 /// Moments at which each changing course is begun, and the seconds between them.
 const PHASES: u32 = 16;
 const PHASE_S: f64 = 37.0;
-
-/// One figure, its goal, and whether it is met. Smaller is better.
-struct Figure {
-    name: String,
-    value: f64,
-    goal: f64,
-    unit: &'static str,
-}
 
 /// Prints every figure; `true` if all goals are met.
 ///
@@ -55,19 +47,7 @@ pub(super) async fn keepalive(json: bool, limits: &[f64], reconnects: u32, comeb
     if comebacks > 0 {
         figures.extend(comeback(comebacks).await?);
     }
-    let mut all = true;
-    for figure in &figures {
-        let met = figure.value <= figure.goal;
-        all &= met;
-        if json {
-            let line = json!({ "figure": figure.name, "value": figure.value, "goal": figure.goal, "unit": figure.unit, "met": met });
-            super::show::line(&line).map_err(|e| e.to_string())?;
-        } else {
-            let mark = if met { "ok  " } else { "MISS" };
-            println!("{mark} {:<72} {:>10.3} {:<3} goal {:>7.3}", figure.name, figure.value, figure.unit, figure.goal);
-        }
-    }
-    Ok(all)
+    show(&figures, json)
 }
 
 async fn comeback(rounds: u32) -> Result<[Figure; 2], String> {

@@ -2,9 +2,11 @@
 
 use super::cluster::{self, Plan};
 use super::device::{self, Phone};
+use super::figure::{Figure, show};
+use super::idle::{self, Idle};
 use super::kills::{self, Kills};
 use super::wire::{self, Weather};
-use super::{bench, cloud, demo, network, senders, simulate, throughput};
+use super::{bench, cloud, demo, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
@@ -19,7 +21,7 @@ use std::time::Duration;
 /// The whole system on one machine without an account.
 #[derive(Debug, Parser)]
 #[command(name = "impush-lab", version)]
-struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -96,7 +98,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "devices"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -164,6 +166,8 @@ enum Command {
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
         loss: u8,
     },
+    /// Write all programs' man pages and shell completions into a directory
+    Manual { directory: PathBuf },
     /// Relay one address to another; `cut` and `mend` on standard input are the weather
     Network {
         #[arg(long)]
@@ -306,6 +310,14 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Bench { what, json, count, .. } if what == "gateway" => {
                 throughput::measure(json, count).await.map(|()| true)
             }
+            Command::Bench { what, json, .. } if what == "devices" => {
+                let Idle { bytes_per_device, devices, vanished_s } = idle::measure().await?;
+                let figures = [
+                    Figure { name: format!("gateway memory a bound idle device, over {devices}"), value: bytes_per_device, goal: 1024.0, unit: "B" },
+                    Figure { name: "vanished device to its vendor, beyond the deadline".into(), value: vanished_s, goal: 1.0, unit: "s" },
+                ];
+                show(&figures, json)
+            }
             Command::Bench { what, json, kills, .. } if what == "kills" => {
                 let Kills { accepted, lost, twice, replaced } = kills::measure(kills, 1).await?;
                 if json {
@@ -334,6 +346,10 @@ fn execute(command: Command) -> Result<bool, String> {
                     .await
                     .map_err(|e| e.to_string())?
                     .map_err(|e| format!("the wire: {e}"))?;
+                Ok(true)
+            }
+            Command::Manual { directory } => {
+                manual::write(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
                 Ok(true)
             }
             Command::Network { listen, to } => {

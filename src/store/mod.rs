@@ -34,6 +34,9 @@ pub struct Login {
     /// Made at the login; empty in a file of an older version.
     #[serde(default)]
     pub id: String,
+    /// The app had the token unbound; it stays so until the next login.
+    #[serde(default)]
+    pub unbound: bool,
 }
 
 /// Everything small, read at start and written when it changes.
@@ -45,6 +48,7 @@ pub struct Store {
     tokens: Document<BTreeMap<Vendor, Secret>>,
     ledger: Document<Ledger>,
     heartbeat: Document<Vec<Record>>,
+    plugin: Document<BTreeMap<Vendor, String>>,
 }
 
 impl Store {
@@ -63,6 +67,7 @@ impl Store {
             tokens: Document::open(path.join("tokens.json"), BTreeMap::new).map_err(read_only)?,
             ledger: Document::open(path.join("bindings.json"), Ledger::default).map_err(read_only)?,
             heartbeat: Document::open(path.join("heartbeat.json"), Vec::new).map_err(read_only)?,
+            plugin: Document::open(path.join("plugin.json"), BTreeMap::new).map_err(read_only)?,
             identity,
             directory,
         })
@@ -88,6 +93,11 @@ impl Store {
         self.ledger.value()
     }
 
+    /// Certificate names an app gave, which stand over the configuration's.
+    pub fn plugin(&self) -> &BTreeMap<Vendor, String> {
+        self.plugin.value()
+    }
+
     /// What was learnt of each network, as stored: not yet repaired.
     pub fn heartbeat(&self) -> &[Record] {
         self.heartbeat.value()
@@ -108,6 +118,12 @@ impl Store {
             None => tokens.remove(&vendor),
         };
         self.tokens.set(tokens)
+    }
+
+    /// # Errors
+    /// As [`Self::set_login`].
+    pub fn set_plugin(&mut self, names: BTreeMap<Vendor, String>) -> io::Result<()> {
+        self.plugin.set(names)
     }
 
     /// # Errors
@@ -135,7 +151,7 @@ mod tests {
         let mut store = Store::open(&path).expect("opened");
         let device = store.device_id().to_owned();
         store
-            .set_login(Some(Login { user: "ann".into(), password: Secret::new("p"), id: "l1".into() }))
+            .set_login(Some(Login { user: "ann".into(), password: Secret::new("p"), id: "l1".into(), unbound: false }))
             .expect("saved");
         store.set_token(Vendor::Xiaomi, Some(Secret::new("t"))).expect("saved");
         store.set_ledger(Ledger { sequence: 9, ..Ledger::default() }).expect("saved");

@@ -54,6 +54,21 @@ impl Client {
             .unwrap_or_else(|_| Err(ClientError::Broken("no answer in time".to_owned())))
     }
 
+    /// One question whose answer is a text.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let exchange = async {
+            let body = self.send("GET", path, None).await?.into_body().collect().await;
+            let bytes = body.map_err(|e| ClientError::Broken(e.to_string()))?.to_bytes();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Broken("no answer in time".to_owned())))
+    }
+
     /// Messages after `after` as they come, each as one JSON document.
     ///
     /// # Errors

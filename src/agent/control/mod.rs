@@ -11,14 +11,22 @@
 //! | `POST /v1/messages/ack` `{ids}` | the app has taken them |
 //! | `POST /v1/reconnect` | a new connection now |
 //! | `PUT /v1/power` `{mode}` | `auto`, `normal` or `low`: save power, or a metered network |
+//! | `POST /v1/receipts` `{id, event}` | a notification was `arrived` or `clicked` |
+//! | `GET /v1/metrics` | counters for Prometheus |
+//! | `POST /v1/init` | the push plugin's `initPushModule`: the channel, and why not the others |
+//! | `PUT /v1/plugin` `{config}` | its `usePlugin`: certificate names, under the plugin's own keys |
+//! | `POST /v1/unbindPushToken` | its `unbindPushToken`: until the next login |
 //!
-//! Errors are `{"error": {"code", "message"}}`. A peer must be root or run as the agent's user.
+//! Errors are `{"error": {"code", "message"}}`. A peer must be root, run as the agent's user, or be in the
+//! socket's group.
 
 mod client;
 mod server;
 
 pub use client::{Client, ClientError};
 pub use server::{Server, bind};
+
+use super::config::Certificates;
 
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
@@ -56,6 +64,16 @@ pub enum Ask {
         ids: Vec<String>,
     },
     Reconnect,
+    Init,
+    UsePlugin {
+        config: Box<Certificates>,
+    },
+    UnbindPushToken,
+    Receipt {
+        id: String,
+        event: String,
+    },
+    Metrics,
     Power {
         mode: PowerMode,
     },
@@ -75,6 +93,7 @@ pub struct Request {
 pub enum Reply {
     Json(Json),
     Messages(Vec<Entry>),
+    Text(String),
 }
 
 /// Why a request was refused, as the peer reads it.

@@ -1,5 +1,6 @@
 //! The listening half of the control socket.
 
+use super::super::config::Certificates;
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
@@ -17,7 +18,7 @@ use serde_json::json;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,29 +38,66 @@ const STREAM_DEPTH: usize = 16;
 
 type AnyBody = BoxBody<Bytes, Infallible>;
 
-/// Binds the socket with mode 0660 in a directory it makes with mode 0700.
+/// The bound socket, and who may come in.
+#[derive(Debug)]
+pub struct Door {
+    listener: UnixListener,
+    /// The socket's file is this process's to remove.
+    pub own: bool,
+    /// The file's mode lets a group in; the kernel checks it when a peer connects.
+    group: bool,
+}
+
+/// Takes the socket the service manager has bound, or binds one: mode 0600, or 0660 for a group, in a
+/// directory it makes with mode 0700, or 0750.
 ///
 /// # Errors
 /// The system's error; a live agent behind the socket was excluded by the state directory's lock.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path, group: Option<&str>) -> io::Result<Door> {
+    if let Some(given) = listenfd::ListenFd::from_env().take_unix_listener(0)? {
+        given.set_nonblocking(true)?;
+        // The manager's unit says who may connect, and the kernel has checked it.
+        return Ok(Door { listener: UnixListener::from_std(given)?, own: false, group: true });
+    }
+    let group = group.map(group_id).transpose()?;
+    let private = if group.is_some() { 0o750 } else { 0o700 };
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
         std::fs::create_dir_all(parent)?;
-        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(private))?;
+        if group.is_some() {
+            std::os::unix::fs::chown(parent, None, group)?;
+        }
     }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    if group.is_some() {
+        std::os::unix::fs::chown(path, None, group)?;
+    }
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(Door { listener, own: true, group: group.is_some() })
+}
+
+/// A group's number, from its name in `/etc/group` or the number itself.
+fn group_id(name: &str) -> io::Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let groups = std::fs::read_to_string("/etc/group")?;
+    let number = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    number.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("paths.socket_group: no group `{name}`")))
 }
 
 /// Accepts peers until it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    pub listener: UnixListener,
-    pub path: PathBuf,
+    pub door: Door,
     pub requests: mpsc::Sender<Request>,
     /// Changes whenever the inbox has something new.
     pub arrivals: watch::Receiver<u64>,
@@ -68,10 +106,10 @@ pub struct Server {
 impl Server {
     pub async fn run(self) {
         let peers = Arc::new(Semaphore::new(MAX_PEERS));
-        let peer = Peer { requests: self.requests, arrivals: self.arrivals };
+        let peer = Peer { requests: self.requests, arrivals: self.arrivals, group: self.door.group };
         loop {
             let Ok(permit) = peers.clone().acquire_owned().await else { return };
-            match self.listener.accept().await {
+            match self.door.listener.accept().await {
                 Ok((stream, _)) => {
                     let peer = peer.clone();
                     tokio::spawn(async move {
@@ -93,6 +131,7 @@ impl Server {
 struct Peer {
     requests: mpsc::Sender<Request>,
     arrivals: watch::Receiver<u64>,
+    group: bool,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +156,18 @@ struct PowerBody {
     mode: PowerMode,
 }
 
+/// The plugin's own shape: its options hold more, which is not for this agent.
+#[derive(Deserialize)]
+struct PluginBody {
+    config: Box<Certificates>,
+}
+
+#[derive(Deserialize)]
+struct ReceiptBody {
+    id: String,
+    event: String,
+}
+
 #[derive(Deserialize)]
 struct AckBody {
     ids: Vec<String>,
@@ -124,13 +175,17 @@ struct AckBody {
 
 impl Peer {
     async fn serve(&self, stream: UnixStream) {
-        let allowed =
-            stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw());
+        let own = rustix::process::geteuid().as_raw();
+        let allowed = self.group || stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
         let service = service_fn(|request| async move {
             let answer = if allowed {
                 self.answer(request).await
             } else {
-                Err(Refusal::new(403, "not_permitted", "only root and the agent's own user may use this socket"))
+                Err(Refusal::new(
+                    403,
+                    "not_permitted",
+                    "only root and the agent's own user may use this socket; paths.socket_group lets a group in",
+                ))
             };
             Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refused(&refusal)))
         });
@@ -171,6 +226,17 @@ impl Peer {
                 Ask::Ack { ids }
             }
             (&Method::POST, "/v1/reconnect") => Ask::Reconnect,
+            (&Method::POST, "/v1/init") => Ask::Init,
+            (&Method::PUT, "/v1/plugin") => {
+                let PluginBody { config } = read(body).await?;
+                Ask::UsePlugin { config }
+            }
+            (&Method::POST, "/v1/unbindPushToken") => Ask::UnbindPushToken,
+            (&Method::POST, "/v1/receipts") => {
+                let ReceiptBody { id, event } = read(body).await?;
+                Ask::Receipt { id, event }
+            }
+            (&Method::GET, "/v1/metrics") => Ask::Metrics,
             (&Method::PUT, "/v1/power") => {
                 let PowerBody { mode } = read(body).await?;
                 Ask::Power { mode }
@@ -182,6 +248,7 @@ impl Peer {
         match self.ask(ask).await? {
             Reply::Json(json) => Ok(json_response(StatusCode::OK, &json)),
             Reply::Messages(entries) => Ok(lines_response(full(lines(&entries)))),
+            Reply::Text(text) => Ok(response_of("text/plain; version=0.0.4", full(text.into()))),
         }
     }
 
@@ -289,20 +356,19 @@ fn full(bytes: Bytes) -> AnyBody {
     Full::new(bytes).boxed()
 }
 
-fn lines_response(body: AnyBody) -> Response<AnyBody> {
+fn response_of(kind: &'static str, body: AnyBody) -> Response<AnyBody> {
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/x-ndjson"));
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response
 }
 
+fn lines_response(body: AnyBody) -> Response<AnyBody> {
+    response_of("application/x-ndjson", body)
+}
+
 fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<AnyBody> {
-    let mut response = Response::new(full(json.to_string().into()));
+    let mut response = response_of("application/json", full(json.to_string().into()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
     response
 }
 

@@ -9,7 +9,10 @@ const MOST: usize = 100_000;
 
 /// Clones share it. Where several gateways share a store each may let as many more in as it has counted.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Room(Arc<Mutex<HashMap<(String, String, String), u32>>>);
+pub(super) struct Room(Arc<Mutex<HashMap<Place, u32>>>);
+
+/// App, user and device.
+type Place = (String, String, String);
 
 impl Room {
     /// Takes one place. `false`: nothing is known, or none is left, so they must be counted.

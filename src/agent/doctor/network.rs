@@ -1,0 +1,136 @@
+//! From the name of the server to a verified certificate.
+
+use super::super::config::Ready;
+use super::Check;
+use crate::mqtt::{Endpoint, dial};
+use rustls::ClientConfig;
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpStream;
+
+const LIMIT: Duration = Duration::from_secs(8);
+/// A certificate that ends within this deserves a word.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
+
+pub async fn examine(ready: &Ready, tls: &Arc<ClientConfig>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for endpoint in &ready.endpoints {
+        checks.extend(one(endpoint, ready, tls).await);
+    }
+    checks
+}
+
+async fn one(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Vec<Check> {
+    if ready.proxy.is_some() {
+        // Name and route are the proxy's affair then.
+        return vec![handshake(endpoint, ready, tls).await];
+    }
+    let mut checks = Vec::new();
+    let addresses = match tokio::time::timeout(LIMIT, tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)))
+        .await
+    {
+        Ok(Ok(found)) => found.collect::<Vec<SocketAddr>>(),
+        Ok(Err(error)) => {
+            let advice = "check the name in server.url, and that a name server is set (resolvectl, /etc/resolv.conf)";
+            return vec![Check::failed("dns", format!("{}: {error}", endpoint.host), advice)];
+        }
+        Err(_) => {
+            let advice = "the name server does not answer; is it reachable from this network?";
+            return vec![Check::failed(
+                "dns",
+                format!("{}: no answer in {} s", endpoint.host, LIMIT.as_secs()),
+                advice,
+            )];
+        }
+    };
+    let listed: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    checks.push(Check::ok("dns", format!("{} is {}", endpoint.host, listed.join(", "))));
+    let reachable: Vec<SocketAddr> = addresses.into_iter().filter(|address| route(*address).is_ok()).collect();
+    if reachable.is_empty() {
+        let advice = "there is no network, or it has no default route (ip route); the agent waits for one by itself";
+        checks.push(Check::failed("route", "no route to any of these addresses", advice));
+        return checks;
+    }
+    checks.push(Check::ok("route", format!("to {} of {} addresses", reachable.len(), listed.len())));
+    let started = Instant::now();
+    let connect = async {
+        let mut last = None;
+        for address in &reachable {
+            match TcpStream::connect(address).await {
+                Ok(_) => return Ok(*address),
+                Err(error) => last = Some((*address, error)),
+            }
+        }
+        Err(last)
+    };
+    let advice = format!("a firewall, or nothing listens: port {} must be open outwards (TCP)", endpoint.port);
+    match tokio::time::timeout(LIMIT, connect).await {
+        Ok(Ok(address)) => checks.push(Check::ok("tcp", format!("{address} in {} ms", started.elapsed().as_millis()))),
+        Ok(Err(last)) => {
+            let why = last.map_or_else(String::new, |(address, error)| format!("{address}: {error}"));
+            checks.push(Check::failed("tcp", why, advice));
+            return checks;
+        }
+        Err(_) => {
+            checks.push(Check::failed("tcp", format!("no answer in {} s", LIMIT.as_secs()), advice));
+            return checks;
+        }
+    }
+    checks.push(handshake(endpoint, ready, tls).await);
+    if endpoint.tls && checks.last().is_some_and(|check| check.outcome == super::Outcome::Ok) {
+        checks.push(dates(endpoint, ready, tls).await);
+    }
+    checks
+}
+
+/// Asks the kernel for a route without sending anything.
+fn route(to: SocketAddr) -> std::io::Result<()> {
+    let any = if to.is_ipv4() {
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
+    } else {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
+    };
+    UdpSocket::bind(any)?.connect(to)
+}
+
+async fn handshake(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Check {
+    let name = if endpoint.tls { "tls" } else { "transport" };
+    let started = Instant::now();
+    match dial(endpoint, ready.proxy.as_ref(), tls, LIMIT).await {
+        Ok(_) => Check::ok(name, format!("{endpoint} in {} ms", started.elapsed().as_millis())),
+        Err(error) => Check::failed(
+            name,
+            format!("{}: {}", error.cause.text(), error.detail),
+            "check the date of this device, server.ca_file and the server's certificate (its names, its chain)",
+        ),
+    }
+}
+
+/// The same handshake as if it were later: a certificate that would be refused then ends soon.
+async fn dates(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Check {
+    let mut later = tls.as_ref().clone();
+    later.time_provider = Arc::new(Later);
+    later.resumption = rustls::client::Resumption::disabled();
+    let days = SOON.as_secs() / 86_400;
+    match dial(endpoint, ready.proxy.as_ref(), &Arc::new(later), LIMIT).await {
+        Ok(_) => Check::ok("certificate", format!("good for {days} days and more")),
+        Err(error) => Check::warning(
+            "certificate",
+            format!("will be refused within {days} days: {}", error.detail),
+            "renew the server's certificate, or the authority's",
+        ),
+    }
+}
+
+#[derive(Debug)]
+struct Later;
+
+impl TimeProvider for Later {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(UnixTime::since_unix_epoch(now + SOON))
+    }
+}

@@ -1,0 +1,66 @@
+//! The status and what was counted, as text for Prometheus (exposition format 0.0.4).
+
+use super::status::{State, Status};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// What only grows, since the process began.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    pub connections: u64,
+    pub messages: u64,
+    /// Links lost and attempts failed, by their cause's word.
+    pub lost: BTreeMap<&'static str, u64>,
+}
+
+const STATES: [(State, &str); 6] = [
+    (State::LoggedOut, "logged_out"),
+    (State::Connecting, "connecting"),
+    (State::Online, "online"),
+    (State::Waiting, "waiting"),
+    (State::Resting, "resting"),
+    (State::Stopped, "stopped"),
+];
+
+pub fn text(status: &Status, counts: &Counts) -> String {
+    let mut out = String::new();
+    let head = |out: &mut String, name: &str, kind: &str, help: &str| {
+        let _ = writeln!(out, "# HELP impush_{name} {help}\n# TYPE impush_{name} {kind}");
+    };
+    head(&mut out, "state", "gauge", "1 for the state the connection is in");
+    for (state, word) in STATES {
+        let _ = writeln!(out, "impush_state{{state=\"{word}\"}} {}", u8::from(state == status.state));
+    }
+    let gauges = [
+        ("heartbeat_seconds", "Time between two pings", status.heartbeat_s),
+        (
+            "heartbeat_settled",
+            "1 when the search on this network has ended",
+            f64::from(u8::from(status.heartbeat_settled)),
+        ),
+        ("saving_power", "1 while power is saved", f64::from(u8::from(status.saving_power))),
+        ("inbox_messages", "Messages no app has taken yet", status.inbox as f64),
+        ("apps_attached", "Open message streams", status.apps_attached as f64),
+        ("logouts_owed", "Logouts the gateway has not heard of", status.logouts_owed as f64),
+    ];
+    for (name, help, value) in gauges {
+        head(&mut out, name, "gauge", help);
+        let _ = writeln!(out, "impush_{name} {value}");
+    }
+    for (name, help, value) in [
+        ("connections_total", "Connections that were accepted", counts.connections),
+        ("messages_total", "Messages received", counts.messages),
+    ] {
+        head(&mut out, name, "counter", help);
+        let _ = writeln!(out, "impush_{name} {value}");
+    }
+    head(&mut out, "links_lost_total", "counter", "Links lost and attempts failed, by cause");
+    for (cause, count) in &counts.lost {
+        let _ = writeln!(out, "impush_links_lost_total{{cause=\"{cause}\"}} {count}");
+    }
+    head(&mut out, "input_refused_total", "counter", "Bad input that was refused, by kind");
+    for (kind, count) in &status.refused {
+        let _ = writeln!(out, "impush_input_refused_total{{kind=\"{kind}\"}} {count}");
+    }
+    out
+}

@@ -24,6 +24,13 @@ pub enum SettingsError {
     BadValue { message: String },
 }
 
+impl SettingsError {
+    /// The file is there and not for this user.
+    pub fn not_permitted(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// Reads `file` (if any) over the defaults of `T`, then the variables that start with `prefix`.
 ///
 /// `environment` is passed in so that a test needs no process-wide state.

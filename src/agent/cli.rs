@@ -156,9 +156,16 @@ enum CommandError {
     Json(#[from] serde_json::Error),
 }
 
+impl Command {
+    const fn needs_the_socket_only(&self) -> bool {
+        !matches!(self, Self::Run | Self::Doctor { .. } | Self::SupportBundle { .. } | Self::Config { .. })
+    }
+}
+
 impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Settings(error) if error.not_permitted() => 77,
             Self::Settings(_) => 78,
             Self::Run(error) => error.exit_code(),
             Self::Client(ClientError::NotPermitted { .. }) => 77,
@@ -193,7 +200,11 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         return detect(root.as_deref(), *json);
     }
     let file = cli.config.clone();
-    let config = load(file.as_deref())?;
+    let config = match load(file.as_deref()) {
+        // Its passwords are not everybody's. Who may use the socket needs nothing else of it.
+        Err(error) if error.not_permitted() && cli.command.needs_the_socket_only() => Config::default(),
+        loaded => loaded?,
+    };
     let runs = matches!(cli.command, Command::Run);
     let found = || if runs { config.socket() } else { config.agents_socket() };
     let socket = cli.socket.clone().unwrap_or_else(found);

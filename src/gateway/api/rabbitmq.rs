@@ -66,7 +66,7 @@ pub(super) async fn ask(
                 _ => false,
             }
         }
-        _ => false,
+        _ => return Err(ApiError::not_found("it asks about user, vhost, resource or topic")),
     };
     Ok(if allowed { "allow" } else { "deny" })
 }

@@ -1,0 +1,244 @@
+#!/usr/bin/env bash
+# Builds the packages: packaging/build.sh [--out DIR] [KIND...]
+#
+#   deb rpm      agent and gateway for this machine's architecture
+#   tar          static agents with OpenRC, procd and systemd files, one archive an architecture
+#   ipk          static agents for OpenWrt
+#   android      static agents in an Android layout, with the script that installs them over adb
+#
+# Without KIND: deb, rpm where rpmbuild is there, and the others for every static agent that was built
+# (packaging/static.sh). Programs given by IMPUSH, IMPUSH_GATEWAY and IMPUSH_LAB are packed as they are.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=target/packages
+kinds=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --out) out=$2; shift 2 ;;
+        --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        deb | rpm | tar | ipk | android) kinds+=("$1"); shift ;;
+        *) echo "$1? one of: deb rpm tar ipk android" >&2; exit 64 ;;
+    esac
+done
+if [ "${#kinds[@]}" = 0 ]; then
+    kinds=(deb tar ipk android)
+    command -v rpmbuild >/dev/null && kinds+=(rpm)
+fi
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+version=${VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+has() { [[ " ${kinds[*]} " == *" $1 "* ]]; }
+
+if has deb || has rpm; then
+    if [ -z "${IMPUSH:-}" ]; then
+        cargo build --profile device --no-default-features
+        IMPUSH=target/device/impush
+    fi
+    if [ -z "${IMPUSH_GATEWAY:-}" ] || [ -z "${IMPUSH_LAB:-}" ]; then
+        cargo build --release
+        IMPUSH_GATEWAY=target/release/impush-gateway IMPUSH_LAB=target/release/impush-lab
+    fi
+    "$IMPUSH_LAB" manual "$work/manual"
+fi
+
+# tree ROOT PROGRAM BINARY CONFIG: the files of one package.
+tree() {
+    local root=$1 program=$2 binary=$3 config=$4 unit
+    install -D -m 755 "$binary" "$root/usr/bin/$program"
+    [ "${STRIP:-yes}" = no ] || strip "$root/usr/bin/$program" 2>/dev/null || true
+    for unit in "systemd/$program".service "systemd/$program".socket; do
+        [ ! -f "$unit" ] || install -D -m 644 "$unit" "$root/usr/lib/systemd/system/$(basename "$unit")"
+    done
+    install -D -m 644 "systemd/$program.sysusers" "$root/usr/lib/sysusers.d/$program.conf"
+    install -D -m 644 "systemd/$program.tmpfiles" "$root/usr/lib/tmpfiles.d/$program.conf"
+    install -D -m 640 "packaging/etc/$config" "$root/etc/impush/$config"
+    local page
+    for page in "$work/manual/man/$program".1 "$work/manual/man/$program"-*.1; do
+        # The gateway's pages begin like the agent's.
+        [ -f "$page" ] && { [ "$program" != impush ] || [[ $(basename "$page") != impush-gateway* && $(basename "$page") != impush-lab* ]]; } || continue
+        install -D -m 644 "$page" "$root/usr/share/man/man1/$(basename "$page")"
+        gzip -9nf "$root/usr/share/man/man1/$(basename "$page")"
+    done
+    install -D -m 644 "$work/manual/completions/bash/$program.bash" "$root/usr/share/bash-completion/completions/$program"
+    install -D -m 644 "$work/manual/completions/zsh/_$program" "$root/usr/share/zsh/vendor-completions/_$program"
+    install -D -m 644 "$work/manual/completions/fish/$program.fish" "$root/usr/share/fish/vendor_completions.d/$program.fish"
+    install -D -m 644 LICENSE "$root/usr/share/doc/$program/copyright"
+    if [ "$program" = impush ]; then
+        install -D -m 644 docs/logs.md "$root/usr/share/doc/impush/logs.md"
+        install -D -m 755 packaging/examples/client.py "$root/usr/share/doc/impush/examples/client.py"
+        install -D -m 755 packaging/examples/client.mjs "$root/usr/share/doc/impush/examples/client.mjs"
+    fi
+}
+
+describe() {
+    case $1 in
+        impush) echo "keeps this device reachable: vendor push or a kept-alive connection" ;;
+        impush-gateway) echo "delivers messages to devices and vendor push clouds" ;;
+    esac
+}
+
+# The scripts that run when a package comes and goes: the same words for dpkg and rpm.
+came() {
+    cat <<END
+systemd-sysusers $1.conf
+systemd-tmpfiles --create $1.conf || true
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    # Without a server to go to it would only fail: the administrator writes the configuration first.
+    if $2; then systemctl restart $1.service; fi
+fi
+END
+}
+
+ready() {
+    case $1 in
+        impush) echo "/usr/bin/impush config check >/dev/null 2>&1" ;;
+        impush-gateway) echo "/usr/bin/impush-gateway check >/dev/null 2>&1" ;;
+    esac
+}
+
+units() { [ "$1" = impush ] && echo "impush.socket impush.service" || echo "$1.service"; }
+
+deb() {
+    local program=$1 binary=$2 config=$3 root=$work/deb-$1
+    tree "$root" "$program" "$binary" "$config"
+    mkdir -p "$root/DEBIAN"
+    cat >"$root/DEBIAN/control" <<END
+Package: $program
+Version: $version
+Architecture: $(dpkg --print-architecture)
+Maintainer: impush developers <impush@localhost>
+Installed-Size: $(du -sk "$root/usr" | cut -f1)
+Depends: libc6, systemd
+Recommends: ca-certificates
+Section: net
+Priority: optional
+Description: $(describe "$program")
+ See impush(1) and the files in /usr/share/doc/$program.
+END
+    echo "/etc/impush/$config" >"$root/DEBIAN/conffiles"
+    { echo '#!/bin/sh'; echo 'set -e'; echo '[ "$1" = configure ] || exit 0'
+      echo '# A first installation only: what an administrator has disabled stays so.'
+      echo "if [ -z \"\$2\" ]; then systemctl enable $(units "$program") >/dev/null 2>&1 || true; fi"
+      came "$program" "$(ready "$program")"; } >"$root/DEBIAN/postinst"
+    cat >"$root/DEBIAN/prerm" <<END
+#!/bin/sh
+set -e
+if [ "\$1" = remove ] && [ -d /run/systemd/system ]; then systemctl stop $(units "$program"); fi
+if [ "\$1" = remove ]; then systemctl disable $(units "$program") >/dev/null 2>&1 || true; fi
+END
+    cat >"$root/DEBIAN/postrm" <<END
+#!/bin/sh
+set -e
+if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+# Tokens and logins go with a purge, and never before; the user stays, as is Debian's custom.
+if [ "\$1" = purge ]; then
+    rm -rf /var/lib/$program
+    rmdir --ignore-fail-on-non-empty /etc/impush 2>/dev/null || true
+fi
+END
+    chmod 755 "$root"/DEBIAN/{postinst,prerm,postrm}
+    dpkg-deb --root-owner-group "-Z${COMPRESSION:-xz}" -b "$root" "$out/${program}_${version}_$(dpkg --print-architecture).deb" >/dev/null
+    echo "$out/${program}_${version}_$(dpkg --print-architecture).deb"
+}
+
+rpm() {
+    local program=$1 binary=$2 config=$3 root=$work/rpm-$1
+    tree "$root" "$program" "$binary" "$config"
+    (cd "$root" && find . -type f -o -type l) | sed 's/^\.//' | while read -r file; do
+        case $file in
+            /etc/*) echo "%config(noreplace) %attr(640,root,root) $file" ;;
+            *) echo "$file" ;;
+        esac
+    done >"$work/$program.files"
+    cat >"$work/$program.spec" <<END
+Name: $program
+Version: $version
+Release: 1
+Summary: $(describe "$program")
+License: Apache-2.0
+AutoReqProv: no
+Requires: systemd
+%description
+$(describe "$program"). See impush(1).
+%install
+cp -a "$root"/. %{buildroot}/
+%files -f $work/$program.files
+%post
+if [ \$1 = 1 ]; then systemctl enable $(units "$program") >/dev/null 2>&1 || true; fi
+$(came "$program" "$(ready "$program")")
+%preun
+if [ \$1 = 0 ]; then systemctl disable --now $(units "$program") >/dev/null 2>&1 || true; fi
+%postun
+systemctl daemon-reload >/dev/null 2>&1 || true
+END
+    rpmbuild -bb --quiet --define "_topdir $work/rpm" --define "_rpmdir $out" --define '_build_name_fmt %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm' \
+        --define 'debug_package %{nil}' --define '__os_install_post %{nil}' "$work/$program.spec"
+    ls "$out/$program-$version"-*.rpm
+}
+
+# The static agents there are, as ARCHITECTURE:FILE.
+static() {
+    local architecture file
+    for architecture in x86_64 aarch64 armv7; do
+        file=target/static/$architecture/impush
+        [ ! -f "$file" ] || echo "$architecture:$file"
+    done
+}
+
+archive() {
+    local architecture=$1 binary=$2 name=impush-$version-linux-$1-static root
+    root=$work/tar/$name
+    install -D -m 755 "$binary" "$root/impush"
+    install -D -m 755 packaging/openrc/impush "$root/openrc/impush"
+    install -D -m 755 packaging/openwrt/impush.init "$root/openwrt/impush.init"
+    install -d "$root/systemd" "$root/examples"
+    install -m 644 systemd/impush.* "$root/systemd/"
+    install -m 755 packaging/examples/* "$root/examples/"
+    install -m 644 packaging/etc/impush.toml LICENSE README.md docs/logs.md "$root/"
+    tar -C "$work/tar" --owner=0 --group=0 -czf "$out/$name.tar.gz" "$name"
+    echo "$out/$name.tar.gz"
+}
+
+ipk() {
+    local architecture=$1 binary=$2 root=$work/ipk-$1 data
+    data=$root/data
+    install -D -m 755 "$binary" "$data/usr/bin/impush"
+    install -D -m 755 packaging/openwrt/impush.init "$data/etc/init.d/impush"
+    install -D -m 600 packaging/etc/impush.toml "$data/etc/impush/impush.toml"
+    mkdir -p "$root/control"
+    cat >"$root/control/control" <<END
+Package: impush
+Version: $version-1
+Architecture: $(case $architecture in armv7) echo arm_cortex-a7 ;; aarch64) echo aarch64_generic ;; *) echo "$architecture" ;; esac)
+Maintainer: impush developers <impush@localhost>
+Section: net
+Depends: ca-bundle
+Description: $(describe impush)
+END
+    printf '/etc/impush/\n' >"$root/control/conffiles"
+    printf '#!/bin/sh\n[ -n "$IPKG_INSTROOT" ] || { /etc/init.d/impush enable; /usr/bin/impush config check >/dev/null 2>&1 && /etc/init.d/impush restart; }\nexit 0\n' >"$root/control/postinst"
+    printf '#!/bin/sh\n[ -n "$IPKG_INSTROOT" ] || { /etc/init.d/impush stop; /etc/init.d/impush disable; }\nexit 0\n' >"$root/control/prerm"
+    chmod 755 "$root"/control/postinst "$root"/control/prerm
+    echo 2.0 >"$root/debian-binary"
+    tar -C "$data" --owner=0 --group=0 -czf "$root/data.tar.gz" .
+    tar -C "$root/control" --owner=0 --group=0 -czf "$root/control.tar.gz" .
+    tar -C "$root" --owner=0 --group=0 -czf "$out/impush_$version-1_$architecture.ipk" ./debian-binary ./control.tar.gz ./data.tar.gz
+    echo "$out/impush_$version-1_$architecture.ipk"
+}
+
+if has deb; then deb impush "$IMPUSH" impush.toml; deb impush-gateway "$IMPUSH_GATEWAY" gateway.toml; fi
+if has rpm; then rpm impush "$IMPUSH" impush.toml; rpm impush-gateway "$IMPUSH_GATEWAY" gateway.toml; fi
+for one in $(static); do
+    if has tar; then archive "${one%%:*}" "${one#*:}"; fi
+    if has ipk; then ipk "${one%%:*}" "${one#*:}"; fi
+    if has android; then install -D -m 755 "${one#*:}" "$work/android/impush-android/${one%%:*}/impush"; fi
+done
+if has android && [ -d "$work/android" ]; then
+    install -m 644 packaging/android/impush.rc packaging/android/file_contexts packaging/android/impush.te packaging/etc/impush.toml "$work/android/impush-android/"
+    install -m 755 packaging/android/install.sh "$work/android/impush-android/"
+    tar -C "$work/android" --owner=0 --group=0 -czf "$out/impush-$version-android.tar.gz" impush-android
+    echo "$out/impush-$version-android.tar.gz"
+fi

@@ -6,7 +6,7 @@ use super::figure::{Figure, show};
 use super::idle::{self, Idle};
 use super::kills::{self, Kills};
 use super::wire::{self, Weather};
-use super::{bench, cloud, demo, manual, network, senders, simulate, throughput};
+use super::{bench, cloud, demo, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
@@ -98,11 +98,14 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "devices"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "devices", "footprint"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
         json: bool,
+        /// The agent whose footprint is taken [default: the one beside this program]
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
         /// Reconnections of a real agent over which its memory is watched; 0 leaves that out
         #[arg(long, default_value_t = 10_000)]
         reconnects: u32,
@@ -309,6 +312,9 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, count, .. } if what == "gateway" => {
                 throughput::measure(json, count).await.map(|()| true)
+            }
+            Command::Bench { what, json, agent, .. } if what == "footprint" => {
+                show(&footprint::measure(agent).await?, json)
             }
             Command::Bench { what, json, .. } if what == "devices" => {
                 let Idle { bytes_per_device, devices, vanished_s } = idle::measure().await?;

@@ -10,6 +10,7 @@ mod comeback;
 mod demo;
 mod device;
 mod figure;
+mod footprint;
 mod growth;
 mod idle;
 mod kills;

@@ -156,6 +156,7 @@ fn package(out: &Path, version: &str) {
         .args(["--out"])
         .arg(out)
         .arg("deb")
+        .args(has("rpmbuild").then_some("rpm"))
         .env("VERSION", version)
         .env("COMPRESSION", "gzip")
         .env("IMPUSH", env!("CARGO_BIN_EXE_impush"))
@@ -190,11 +191,7 @@ fn the_package_serves_survives_kill_reboot_and_upgrade_and_goes_without_a_trace(
     );
     let ca = std::fs::read(gateway.ca()).expect("read");
     std::fs::write(guest.root.join("etc/impush/ca.pem"), ca).expect("written");
-    let config = format!(
-        "[server]\nurl = 'mqtts://10.72.9.2:{}'\napp = 'org#app'\nca_file = '/etc/impush/ca.pem'\n",
-        gateway.port()
-    );
-    std::fs::write(guest.root.join("etc/impush/impush.toml"), config).expect("written");
+    std::fs::write(guest.root.join("etc/impush/impush.toml"), configuration(&gateway)).expect("written");
     std::fs::write(guest.root.join("root/password"), &password).expect("written");
     guest.ok("systemd-tmpfiles --create impush.conf; systemctl start impush.socket impush.service");
     guest.ok("impush login ann --password-file /root/password");
@@ -266,7 +263,33 @@ fn the_package_serves_survives_kill_reboot_and_upgrade_and_goes_without_a_trace(
     assert_eq!(guest.ok("cat /var/lib/impush-gateway/admin.secret"), secret, "an upgrade keeps the state");
     guest.ok("dpkg -P impush-gateway");
     assert!(!guest.root.join("var/lib/impush-gateway").exists());
+    if has("rpmbuild") {
+        rpm(&guest, &gateway, &password);
+    } else {
+        println!("rpmbuild is not here; the rpm is not tried");
+    }
     guest.power_off();
+}
+
+/// The same programs as an rpm, in the same container.
+fn rpm(guest: &Guest, gateway: &Gateway, password: &str) {
+    guest.ok("rpm -i --nodeps /root/packages/impush-0.1.0-1.*.rpm");
+    std::fs::write(guest.root.join("etc/impush/ca.pem"), std::fs::read(gateway.ca()).expect("read")).expect("written");
+    std::fs::write(guest.root.join("etc/impush/impush.toml"), configuration(gateway)).expect("written");
+    std::fs::write(guest.root.join("root/password"), password).expect("written");
+    guest.ok("systemctl start impush.socket impush.service; impush login ann --password-file /root/password");
+    guest.online();
+    let before = guest.ok("cat /var/lib/impush/identity.json");
+    guest.ok("rpm -U --nodeps /root/packages/impush-0.1.1-1.*.rpm");
+    guest.online();
+    assert_eq!(guest.ok("cat /var/lib/impush/identity.json"), before, "an upgrade keeps the state");
+    guest.ok("rpm -e impush");
+    assert_eq!(guest.ok("systemctl is-active impush.service || true"), "inactive");
+    assert!(!guest.root.join("usr/bin/impush").exists());
+}
+
+fn configuration(gateway: &Gateway) -> String {
+    format!("[server]\nurl = 'mqtts://10.72.9.2:{}'\napp = 'org#app'\nca_file = '/etc/impush/ca.pem'\n", gateway.port())
 }
 
 #[test]

@@ -67,6 +67,7 @@ tree() {
     install -D -m 644 LICENSE "$root/usr/share/doc/$program/copyright"
     if [ "$program" = impush ]; then
         install -D -m 644 docs/logs.md "$root/usr/share/doc/impush/logs.md"
+        install -D -m 644 docs/control.md "$root/usr/share/doc/impush/control.md"
         install -D -m 755 packaging/examples/client.py "$root/usr/share/doc/impush/examples/client.py"
         install -D -m 755 packaging/examples/client.mjs "$root/usr/share/doc/impush/examples/client.mjs"
     fi

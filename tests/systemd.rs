@@ -222,6 +222,23 @@ fn the_package_serves_survives_kill_reboot_and_upgrade_and_goes_without_a_trace(
         guest.ok(&format!("pkill -x {interpreter} || true"));
     }
 
+    // A question at the socket starts the service.
+    guest.ok("systemctl stop impush.service");
+    guest.online();
+
+    // The loop that does the work feeds the watchdog, idle as it is; a loop that hangs does not.
+    guest.ok("mkdir -p /run/systemd/system/impush.service.d && printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/impush.service.d/short.conf && systemctl daemon-reload && systemctl restart impush");
+    let fed = |guest: &Guest| guest.ok("systemctl show impush -p WatchdogTimestampMonotonic");
+    for _ in 0..3 {
+        let last = fed(&guest);
+        guest.until("sign of life", |guest| fed(guest) != last);
+    }
+    assert_eq!(guest.ok("systemctl show impush -p NRestarts"), "NRestarts=0");
+    guest.ok("kill -STOP $(systemctl show impush -p MainPID --value)");
+    guest.until("restart by the watchdog", |guest| guest.ok("systemctl show impush -p NRestarts") == "NRestarts=1");
+    guest.ok("rm -r /run/systemd/system/impush.service.d; systemctl daemon-reload; systemctl restart impush");
+    guest.online();
+
     guest.ok("systemctl kill --kill-who=main -s KILL impush");
     guest.until("restart", |guest| guest.ok("systemctl show impush -p NRestarts") == "NRestarts=1");
     guest.online();

@@ -6,7 +6,7 @@ use super::figure::{Figure, show};
 use super::idle::{self, Idle};
 use super::kills::{self, Kills};
 use super::wire::{self, Weather};
-use super::{bench, cloud, demo, footprint, manual, network, senders, simulate, throughput};
+use super::{bench, cloud, demo, fleet, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
@@ -168,6 +168,12 @@ enum Command {
         /// Percent of the frames that are lost
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
         loss: u8,
+    },
+    /// One phone of every maker at the same time, on one gateway: bound, reached, killed, reached again
+    Fleet {
+        /// One JSON object a phone
+        #[arg(long)]
+        json: bool,
     },
     /// Write all programs' man pages and shell completions into a directory
     Manual { directory: PathBuf },
@@ -354,6 +360,7 @@ fn execute(command: Command) -> Result<bool, String> {
                     .map_err(|e| format!("the wire: {e}"))?;
                 Ok(true)
             }
+            Command::Fleet { json } => fleet::run(json).await.map(|()| true),
             Command::Manual { directory } => {
                 manual::write(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
                 Ok(true)

@@ -10,6 +10,7 @@ mod comeback;
 mod demo;
 mod device;
 mod figure;
+mod fleet;
 mod footprint;
 mod growth;
 mod idle;

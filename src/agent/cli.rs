@@ -2,11 +2,10 @@
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError};
-use super::doctor::{self, Check, Outcome};
+use super::doctor::{self, Outcome};
 use super::reload::reloads;
 use super::state::RunError;
-use super::status::{State, Status};
-use super::{bundle, daemon};
+use super::{bundle, daemon, text};
 use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
@@ -228,7 +227,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             if json {
                 print(&serde_json::to_string(&checks)?)?;
             } else {
-                show(&checks)?;
+                print(&text::checks(&checks))?;
             }
             match checks.iter().filter(|check| check.outcome == Outcome::Failed).count() {
                 0 => Ok(()),
@@ -279,28 +278,18 @@ fn in_runtime(work: impl Future<Output = Result<(), CommandError>>) -> Result<()
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-fn show(checks: &[Check]) -> Result<(), CommandError> {
-    for Check { name, outcome, found, advice } in checks {
-        print(&format!("{:<8} {name:<14} {found}", word(outcome)))?;
-        if !advice.is_empty() {
-            print(&format!("{:<8} {:<14} -> {advice}", "", ""))?;
-        }
-    }
-    Ok(())
-}
-
 fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
     in_runtime(async {
         match command {
             Command::Status { json } => {
                 let status = client.call("GET", "/v1/status", None).await?;
-                if json { print(&status.to_string()) } else { print(&describe(&serde_json::from_value(status)?)) }
+                if json { print(&status.to_string()) } else { print(&text::status(&serde_json::from_value(status)?)) }
             }
             Command::Login { user, password_file } => {
                 let password = read_secret(&password_file)?;
                 let answer =
                     client.call("POST", "/v1/login", Some(&json!({ "user": user, "password": password }))).await?;
-                print(&format!("logged in as {user} on device {}", text(&answer, "device_id")))
+                print(&format!("logged in as {user} on device {}", field(&answer, "device_id")))
             }
             Command::Logout { keep_binding } => {
                 let answer = client.call("POST", "/v1/logout", Some(&json!({ "keep_binding": keep_binding }))).await?;
@@ -348,7 +337,7 @@ async fn watch(client: &Client, json: bool, peek: bool) -> Result<(), CommandErr
         if json {
             print(&message.to_string())?;
         } else {
-            print(&format!("{} from {}: {}", text(message, "id"), text(message, "from"), message["body"]))?;
+            print(&format!("{} from {}: {}", field(message, "id"), field(message, "from"), message["body"]))?;
         }
         if !peek {
             // Taken only now that the line has left this process.
@@ -366,68 +355,10 @@ fn detect(root: Option<&Path>, json: bool) -> Result<(), CommandError> {
     if json {
         return print(&serde_json::to_string(&profile)?);
     }
-    let mut out = String::new();
-    let mut line = |name: &str, value: &str| out.push_str(&format!("{name:<13}{value}\n"));
-    for (name, value) in [
-        ("manufacturer", &profile.manufacturer),
-        ("brand", &profile.brand),
-        ("model", &profile.model),
-        ("system", &profile.rom),
-    ] {
-        line(name, value.as_deref().unwrap_or("-"));
-    }
-    line("channel", profile.channel.map_or("none", |v| v.as_str()));
-    if let Some(why) = &profile.why {
-        line("because", why);
-    }
-    for evidence in &profile.evidence {
-        line("evidence", &format!("{} = {}", evidence.name, evidence.value));
-    }
-    print(out.trim_end())
+    print(&text::profile(&profile))
 }
 
-fn describe(status: &Status) -> String {
-    let mut out =
-        format!("{} since {} s", word(&status.state), (super::clock::wall_ms().saturating_sub(status.since_ms)) / 1000);
-    if let Some(cause) = status.cause.as_ref().filter(|_| status.state != State::Online) {
-        out.push_str(&format!("\n  because {} ({}): {}", cause.word, cause.number, cause.detail));
-    }
-    if let Some(next) = &status.next_attempt {
-        out.push_str(&format!(
-            "\n  next attempt in {:.1} s (base {:.1} s + jitter {:.1} s)",
-            next.in_s, next.base_s, next.jitter_s
-        ));
-    }
-    out.push_str(&format!(
-        "\nserver   {}\nuser     {}\ndevice   {}",
-        status.server,
-        status.user.as_deref().unwrap_or("-"),
-        status.device_id
-    ));
-    out.push_str(&format!("\nchannel  {}", status.channel));
-    if let Some(token) = &status.token {
-        out.push_str(&format!(" (token {token}, {})", word(&status.binding)));
-    }
-    for (vendor, why) in &status.why_not {
-        out.push_str(&format!("\n  not {vendor}: {why}"));
-    }
-    out.push_str(&format!("\ninbox    {} waiting, {} apps attached", status.inbox, status.apps_attached));
-    if status.logouts_owed > 0 {
-        out.push_str(&format!("\nowed     {} logouts the gateway has not heard of", status.logouts_owed));
-    }
-    out
-}
-
-/// The serialized word of a unit-like value.
-fn word<T: serde::Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(Json::String(word)) => word,
-        Ok(Json::Object(map)) => map.get("state").and_then(Json::as_str).unwrap_or_default().to_owned(),
-        _ => String::new(),
-    }
-}
-
-fn text<'a>(json: &'a Json, key: &str) -> &'a str {
+fn field<'a>(json: &'a Json, key: &str) -> &'a str {
     json[key].as_str().unwrap_or("-")
 }
 

@@ -32,6 +32,7 @@ mod reload;
 mod report;
 mod state;
 mod status;
+mod text;
 
 pub use config::{Certificates, Config};
 pub use daemon::run;

@@ -5,12 +5,13 @@ use super::device::{self, Phone};
 use super::figure::{Figure, show};
 use super::idle::{self, Idle};
 use super::kills::{self, Kills};
+use super::noise::Brokers;
 use super::wire::{self, Weather};
 use super::{bench, cloud, demo, fleet, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendor::Vendor;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use std::time::Duration;
 /// The whole system on one machine without an account.
 #[derive(Debug, Parser)]
 #[command(name = "impush-lab", version)]
-pub(super) struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -347,8 +348,10 @@ fn execute(command: Command) -> Result<bool, String> {
                 store, brokers, user, password, unshared, front, gateways, devices, kills, kill_node, start_node, json,
             } => {
                 let (gateways, devices, shared) = (gateways.into(), devices.into(), !unshared);
+                let brokers = Brokers { urls: brokers, user, password };
                 let plan = Plan {
-                    store, brokers, user, password, shared, front, gateways, devices, kills, kill_node, start_node,
+                    store,
+                    brokers, shared, front, gateways, devices, kills, kill_node, start_node,
                 };
                 show_cluster(&cluster::measure(&plan).await?, json)
             }
@@ -362,7 +365,7 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Fleet { json } => fleet::run(json).await.map(|()| true),
             Command::Manual { directory } => {
-                manual::write(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+                manual::write(&directory, Cli::command()).map_err(|e| format!("{}: {e}", directory.display()))?;
                 Ok(true)
             }
             Command::Network { listen, to } => {

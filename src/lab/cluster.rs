@@ -2,11 +2,11 @@
 //! presence events come late, twice and in the wrong order: nothing may be lost, nothing shown twice.
 
 use super::account::{Account, vendors_section};
+use super::agent::Agent;
 use super::device::{call, call_as};
 use super::kills::{self, Kills};
-use super::noise;
+use super::noise::{self, Brokers};
 use super::process::{Process, sibling};
-use super::socket;
 use crate::http::Http;
 use crate::vendor::Vendor;
 use indicatif::ProgressBar;
@@ -38,11 +38,7 @@ const OFFLINE: &str = "ann";
 pub(super) struct Plan {
     /// `postgres://...`, with an empty database.
     pub store: String,
-    /// One URL a node.
-    pub brokers: Vec<String>,
-    /// The gateways' account there.
-    pub user: String,
-    pub password: String,
+    pub brokers: Brokers,
     /// The broker has shared subscriptions.
     pub shared: bool,
     /// Where the gateways' REST API is, in front of them all.
@@ -90,7 +86,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     let agents = agents(plan, home, &http, &base, &token).await?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let noise = tokio::spawn(noise::replay(plan.clone(), stop.clone()));
+    let noise = tokio::spawn(noise::replay(plan.brokers.clone(), stop.clone()));
     let mut senders = JoinSet::new();
     for sender in 0..SENDERS * 2 {
         let (http, base, token, stop) = (http.clone(), base.clone(), token.clone(), stop.clone());
@@ -141,13 +137,13 @@ async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<(Vec<Gatewa
     for n in 0..plan.gateways {
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
         let api = free.map_err(|e| e.to_string())?;
-        let broker = &plan.brokers[n % plan.brokers.len()];
+        let broker = &plan.brokers.urls[n % plan.brokers.urls.len()];
         let text = format!(
             "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nurl = '{broker}'\nuser = '{}'\npassword = '{}'\n\
              shared_subscriptions = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\n{vendors}timeout_ms = 500\n\
              [paths]\nstate = '{}'\nsecrets_key = '{}'\n[log]\nlevel = 'warn'\n",
-            plan.user,
-            plan.password,
+            plan.brokers.user,
+            plan.brokers.password,
             plan.shared,
             plan.store,
             home.join(format!("gateway-{n}")).display(),
@@ -206,40 +202,27 @@ async fn offline_device(http: &Http, base: &str, token: &str, clouds: &str) -> R
 }
 
 /// A real agent with a reader of its messages.
-struct Agent {
-    _process: Process,
+struct Device {
+    _agent: Agent,
     _watch: JoinHandle<()>,
     received: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
-async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) -> Result<Vec<Agent>, String> {
+async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) -> Result<Vec<Device>, String> {
     let mut agents = Vec::new();
     for n in 0..plan.devices {
-        let name = user(n);
-        let body = json!({ "username": name, "password": "a password" });
+        let (user, name) = (user(n), format!("agent-{n}"));
+        let body = json!({ "username": user, "password": "a password" });
         call_as(http, "POST", &format!("{base}/users"), Some(token), Some(body)).await?;
-        let grant = json!({ "grant_type": "password", "username": name, "password": "a password" });
+        let grant = json!({ "grant_type": "password", "username": user, "password": "a password" });
         let password = call(http, "POST", &format!("{base}/token"), Some(grant)).await?["access_token"].clone();
-        let first = n % plan.brokers.len();
+        let first = n % plan.brokers.urls.len();
         let others: Vec<_> =
-            plan.brokers.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
-        let (state, path) = (home.join(format!("agent-{n}")), home.join(format!("s{n}")));
-        let text = format!(
-            "[server]\nurl = '{}'\nfallback_urls = {}\napp = 'o#a'\n[paths]\nstate = '{}'\nsocket = '{}'\n[log]\nlevel = 'warn'\n",
-            plan.brokers[first],
-            json!(others),
-            state.display(),
-            path.display()
-        );
-        let config = home.join(format!("agent-{n}.toml"));
-        std::fs::write(&config, text).map_err(|e| e.to_string())?;
-        let config = config.to_str().unwrap_or_default().to_owned();
-        let process = Process::start("agent", &sibling("impush")?, &["--config", &config, "run"], home)?;
-        let deadline = Instant::now() + START;
-        while !path.exists() && Instant::now() < deadline {
-            sleep(Duration::from_millis(20)).await;
-        }
-        socket::call(&path, "POST", "/v1/login", Some(&json!({ "user": name, "password": password }))).await?;
+            plan.brokers.urls.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
+        let server = format!("url = '{}'\nfallback_urls = {}\n", plan.brokers.urls[first], json!(others));
+        let agent = Agent::at(home, &sibling("impush")?, &name, &server, "").await?;
+        agent.login(&user, password.as_str().unwrap_or_default()).await?;
+        let config = home.join(format!("{name}.toml")).display().to_string();
         let received = Arc::new(std::sync::Mutex::new(Vec::new()));
         let taken = received.clone();
         let mut watch = Process::start("watch", &sibling("impush")?, &["--config", &config, "watch", "--json"], home)?;
@@ -249,7 +232,7 @@ async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) 
                 taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(id);
             }
         });
-        agents.push(Agent { _process: process, _watch: reader, received });
+        agents.push(Device { _agent: agent, _watch: reader, received });
     }
     Ok(agents)
 }
@@ -272,7 +255,7 @@ async fn kill(plan: &Plan, gateways: &mut [Gateway]) -> Result<(u32, u32), Strin
         if let (Some(kill), Some(start), true, None) =
             (&plan.kill_node, &plan.start_node, round % NODE_EVERY == NODE_EVERY / 2, &node)
         {
-            let number = (random >> 20) as usize % plan.brokers.len() + 1;
+            let number = (random >> 20) as usize % plan.brokers.urls.len() + 1;
             let (kill, start) = (kill.clone(), start.clone());
             of_nodes += 1;
             node = Some(tokio::spawn(async move {
@@ -304,7 +287,7 @@ async fn shell(command: &str, node: usize) -> Result<(), String> {
     }
 }
 
-async fn received(ids: &[String], agents: &[Agent]) -> Result<Kills, String> {
+async fn received(ids: &[String], agents: &[Device]) -> Result<Kills, String> {
     let deadline = Instant::now() + SETTLE;
     loop {
         let all: Vec<String> = agents

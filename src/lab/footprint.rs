@@ -2,15 +2,15 @@
 //! same minute; and how soon it is bound again after a start.
 
 use super::account::Account;
+use super::agent::Agent;
 use super::device::write_tree;
 use super::figure::Figure;
-use super::process::{Process, output, sibling};
+use super::process::{output, sibling};
 use super::rig::Rig;
-use super::socket;
 use crate::protocol::Address;
 use crate::vendor::Vendor;
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
@@ -45,13 +45,12 @@ pub(super) async fn measure(agent: Option<PathBuf>) -> Result<Vec<Figure>, Strin
     let rig = Rig::start(false, START).await?;
     let account = Account::new(Vendor::Xiaomi)?;
     rig.register(&account).await?;
-    rig.ask("POST", "users", Some(json!({ "username": USER, "password": "a password" }))).await?;
-    let grant = json!({ "grant_type": "password", "username": USER, "password": "a password" });
-    let password = rig.ask("POST", "token", Some(grant)).await?["access_token"].as_str().unwrap_or_default().to_owned();
+    let password = rig.user(USER).await?;
     let bar = ProgressBar::new(4).with_message("idle minute");
 
-    let agent = Agent::start(&rig, &program, "idle", HEARTBEAT, None).await?;
-    agent.login(&password).await?;
+    let agent = Agent::start(&rig, &program, "idle", &beating(HEARTBEAT)).await?;
+    agent.login(USER, &password).await?;
+    agent.online().await?;
     let peer = Peer::start(&rig, &password, HEARTBEAT)?;
     sleep(SETTLE).await;
     let before = (usage(agent.pid()?)?, usage(peer.pid()?)?);
@@ -64,8 +63,9 @@ pub(super) async fn measure(agent: Option<PathBuf>) -> Result<Vec<Figure>, Strin
     bar.inc(1);
 
     bar.set_message("bytes");
-    let agent = Agent::start(&rig, &program, "bytes", QUICK, None).await?;
-    agent.login(&password).await?;
+    let agent = Agent::start(&rig, &program, "bytes", &beating(QUICK)).await?;
+    agent.login(USER, &password).await?;
+    agent.online().await?;
     let peer = Peer::start(&rig, &password, QUICK)?;
     sleep(SETTLE).await;
     let port = rig.reach["broker"].as_str().unwrap_or_default().rsplit(':').next().unwrap_or_default().to_owned();
@@ -119,67 +119,9 @@ pub(super) async fn measure(agent: Option<PathBuf>) -> Result<Vec<Figure>, Strin
     ])
 }
 
-/// A real agent with a home of its own.
-struct Agent {
-    process: Process,
-    socket: PathBuf,
-}
-
-impl Agent {
-    async fn start(rig: &Rig, program: &Path, name: &str, heartbeat: u64, root: Option<&Path>) -> Result<Self, String> {
-        let home = rig.home.path();
-        let said = |key: &str| rig.reach[key].as_str().unwrap_or_default().to_owned();
-        let port = said("broker").rsplit(':').next().unwrap_or_default().to_owned();
-        let socket = home.join(format!("{name}.sock"));
-        let phone = root.map_or_else(String::new, |root| {
-            format!("[device]\nroot = '{}'\n[channel]\nlinger_s = 3600\n[certificates]\nMICertificateName = '2882303761517000001'\n", root.display())
-        });
-        let text = format!(
-            "[server]\nurl = 'mqtts://localhost:{port}'\napp = 'o#a'\nca_file = '{}'\n[paths]\nstate = '{}'\nsocket = '{}'\n\
-             [log]\nlevel = 'warn'\n[keep_alive]\nstart_s = {heartbeat}\nfloor_s = {heartbeat}\nceiling_s = {heartbeat}\n{phone}",
-            said("ca_file"),
-            home.join(format!("{name}-state")).display(),
-            socket.display(),
-        );
-        let config = home.join(format!("{name}.toml"));
-        std::fs::write(&config, text).map_err(|e| e.to_string())?;
-        // The last one's: a start is over when the new one is there.
-        drop(std::fs::remove_file(&socket));
-        let process =
-            Process::start("agent", program, &["--config", config.to_str().unwrap_or_default(), "run"], home)?;
-        let deadline = Instant::now() + START;
-        while !socket.exists() {
-            if Instant::now() > deadline {
-                return Err("the agent did not start".to_owned());
-            }
-            sleep(Duration::from_micros(500)).await;
-        }
-        Ok(Self { process, socket })
-    }
-
-    fn pid(&self) -> Result<u32, String> {
-        self.process.id().ok_or_else(|| "the agent ended".to_owned())
-    }
-
-    async fn login(&self, password: &str) -> Result<(), String> {
-        let login = json!({ "user": USER, "password": password });
-        socket::call(&self.socket, "POST", "/v1/login", Some(&login)).await?;
-        self.until(|status| status["state"] == "online").await
-    }
-
-    async fn until(&self, done: impl Fn(&Value) -> bool) -> Result<(), String> {
-        let deadline = Instant::now() + START;
-        loop {
-            let status = socket::call(&self.socket, "GET", "/v1/status", None).await?;
-            if done(&status) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(format!("the agent stays {status}"));
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-    }
+/// What a heartbeat that never changes is called in the configuration.
+fn beating(seconds: u64) -> String {
+    format!("[keep_alive]\nstart_s = {seconds}\nfloor_s = {seconds}\nceiling_s = {seconds}\n")
 }
 
 struct Peer(tokio::process::Child);
@@ -251,17 +193,21 @@ async fn bound_again(rig: &Rig, program: &Path, account: &Account, password: &st
     let root = rig.home.path().join("phone");
     write_tree(Vendor::Xiaomi, &root).map_err(|e| e.to_string())?;
     let token = rig.install(account, "phone").await?;
-    let mut agent = Agent::start(rig, program, "bound", 300, Some(&root)).await?;
-    agent.login(password).await?;
-    socket::call(&agent.socket, "PUT", "/v1/tokens/xiaomi", Some(&json!({ "token": token }))).await?;
-    let bound = |status: &Value| status["binding"]["state"] == "bound" || status["binding"] == "bound";
-    agent.until(bound).await?;
+    let phone = format!(
+        "[device]\nroot = '{}'\n[channel]\nlinger_s = 3600\n[certificates]\nMICertificateName = '{}'\n",
+        root.display(),
+        account.certificate
+    );
+    let mut agent = Agent::start(rig, program, "bound", &phone).await?;
+    agent.login(USER, password).await?;
+    agent.ask("PUT", "/v1/tokens/xiaomi", Some(&json!({ "token": token }))).await?;
+    agent.bound().await?;
     let mut times = Vec::new();
     for _ in 0..STARTS {
         agent.process.stop(START).await?;
         let started = Instant::now();
-        agent = Agent::start(rig, program, "bound", 300, Some(&root)).await?;
-        agent.until(bound).await?;
+        agent = Agent::start(rig, program, "bound", &phone).await?;
+        agent.bound().await?;
         times.push(started.elapsed().as_secs_f64() * 1000.0);
     }
     times.sort_by(f64::total_cmp);

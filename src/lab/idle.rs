@@ -71,9 +71,7 @@ pub(super) async fn measure() -> Result<Idle, String> {
 async fn vanished(rig: &Rig, account: &Account) -> Result<f64, String> {
     let fail = |e: crate::mqtt::MqttError| e.detail;
     let user = "vanisher";
-    rig.ask("POST", "users", Some(json!({ "username": user, "password": "a password" }))).await?;
-    let grant = json!({ "grant_type": "password", "username": user, "password": "a password" });
-    let password = rig.ask("POST", "token", Some(grant)).await?["access_token"].as_str().unwrap_or_default().to_owned();
+    let password = rig.user(user).await?;
     let address = Address::new("o#a", user, "d").map_err(|e| e.to_string())?;
     let said = |key: &str| rig.reach[key].as_str().unwrap_or_default().to_owned();
     let port = said("broker").rsplit(':').next().unwrap_or_default().to_owned();

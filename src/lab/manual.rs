@@ -11,11 +11,11 @@ const SHELLS: [(Shell, &str); 3] = [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), 
 ///
 /// # Errors
 /// The disk's error.
-pub(super) fn write(directory: &Path) -> io::Result<()> {
+pub(super) fn write(directory: &Path, lab: Command) -> io::Result<()> {
     let programs: [(&str, Command); 3] = [
         ("impush", crate::agent::cli::Cli::command()),
         ("impush-gateway", crate::gateway::cli::Cli::command()),
-        ("impush-lab", super::cli::Cli::command()),
+        ("impush-lab", lab),
     ];
     let man = directory.join("man");
     std::fs::create_dir_all(&man)?;

@@ -2,6 +2,7 @@
 //! networks, and the demo that tells the story.
 
 mod account;
+mod agent;
 mod bench;
 pub mod cli;
 mod cloud;

@@ -1,6 +1,5 @@
 //! Presence events as bad brokers give them: those of the devices again, late, twice and out of order.
 
-use super::cluster::Plan;
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, client_config, dial, handshake};
 use crate::protocol::{DEFAULT_PREFIX, Leg, Topics};
 use crate::secret::Secret;
@@ -9,6 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+
+/// The nodes of a broker, one URL each, and an account there that may do everything.
+#[derive(Debug, Clone)]
+pub(super) struct Brokers {
+    pub urls: Vec<String>,
+    pub user: String,
+    pub password: String,
+}
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A pause between two replays.
@@ -20,11 +27,11 @@ const REMEMBERED: usize = 64;
 ///
 /// # Errors
 /// A sentence when no node of the broker takes the connection for long.
-pub(super) async fn replay(plan: Plan, stop: Arc<AtomicBool>) -> Result<u64, String> {
+pub(super) async fn replay(brokers: Brokers, stop: Arc<AtomicBool>) -> Result<u64, String> {
     let (mut heard, mut replayed): (Vec<(String, Bytes)>, u64) = (Vec::new(), 0);
     let (mut failures, mut node) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
-        match session(&plan, node, &stop, &mut heard, &mut replayed).await {
+        match session(&brokers, node, &stop, &mut heard, &mut replayed).await {
             Ok(()) => break,
             // A node that was killed; the next one then.
             Err(_) if failures < 500 => {
@@ -39,13 +46,13 @@ pub(super) async fn replay(plan: Plan, stop: Arc<AtomicBool>) -> Result<u64, Str
 }
 
 async fn session(
-    plan: &Plan,
+    brokers: &Brokers,
     node: usize,
     stop: &AtomicBool,
     heard: &mut Vec<(String, Bytes)>,
     replayed: &mut u64,
 ) -> Result<(), MqttError> {
-    let mut connection = connect(plan, node).await?;
+    let mut connection = connect(brokers, node).await?;
     let mut next = Instant::now() + PAUSE;
     let mut turn = 0_usize;
     while !stop.load(Ordering::Relaxed) {
@@ -79,15 +86,15 @@ async fn session(
     Ok(())
 }
 
-async fn connect(plan: &Plan, node: usize) -> Result<Connection<Stream>, MqttError> {
+async fn connect(brokers: &Brokers, node: usize) -> Result<Connection<Stream>, MqttError> {
     let wrong = |e: &dyn std::fmt::Display| MqttError::new(crate::keepalive::Cause::ProtocolError, e.to_string());
-    let endpoint = plan.brokers[node % plan.brokers.len()].parse().map_err(|e| wrong(&e))?;
+    let endpoint = brokers.urls[node % brokers.urls.len()].parse().map_err(|e| wrong(&e))?;
     let topics = Topics::new(DEFAULT_PREFIX).map_err(|e| wrong(&e))?;
     let tls = client_config(None, None).map_err(|e| wrong(&e))?;
     let options = ConnectOptions {
         client_id: "presence-noise".to_owned(),
-        user_name: plan.user.clone(),
-        password: Secret::new(plan.password.clone()),
+        user_name: brokers.user.clone(),
+        password: Secret::new(brokers.password.clone()),
         keep_alive_s: 30,
         session_expiry_s: 0,
         clean_start: true,

@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// A running child that speaks JSON lines.
 pub(super) struct Process {
-    name: &'static str,
+    name: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     /// Dropped to tell a child that watches its input to end.
@@ -30,7 +30,7 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf, String> {
 
 impl Process {
     /// Starts `program`; its standard error goes to `<log directory>/<name>.log`.
-    pub fn start(name: &'static str, program: &Path, arguments: &[&str], logs: &Path) -> Result<Self, String> {
+    pub fn start(name: &str, program: &Path, arguments: &[&str], logs: &Path) -> Result<Self, String> {
         let fail = |e: std::io::Error| format!("{}: {e}", program.display());
         let log = File::options().create(true).append(true).open(logs.join(format!("{name}.log"))).map_err(fail)?;
         let mut child = Command::new(program)
@@ -43,7 +43,7 @@ impl Process {
             .map_err(fail)?;
         let out = child.stdout.take().ok_or("no output pipe")?;
         let input = child.stdin.take();
-        Ok(Self { name, child, lines: BufReader::new(out).lines(), input })
+        Ok(Self { name: name.to_owned(), child, lines: BufReader::new(out).lines(), input })
     }
 
     /// The next JSON line it prints, within `limit`.

@@ -94,6 +94,17 @@ impl Rig {
         self.ask("POST", "certificates", Some(body)).await.map(drop)
     }
 
+    /// Creates a user; the password its devices log in with.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn user(&self, user: &str) -> Result<String, String> {
+        self.ask("POST", "users", Some(json!({ "username": user, "password": "a password" }))).await?;
+        let grant = json!({ "grant_type": "password", "username": user, "password": "a password" });
+        let answer = self.ask("POST", "token", Some(grant)).await?;
+        Ok(answer["access_token"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// Installs the app on a device; its token.
     ///
     /// # Errors

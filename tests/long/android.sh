@@ -12,34 +12,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 lab=${LAB:-/opt/impush-lab}
-mirror=${MIRROR:-http://deb.debian.org/debian}
-bin=target/debug
-[ -x "$bin/impush-gateway" ] || cargo build
+# shellcheck source=tests/long/guest.sh
+. tests/long/guest.sh
 [ $# -gt 0 ] || set -- x86_64 aarch64
-work=$(mktemp -d)
-children=()
-finish() {
-    kill "${children[@]}" 2>/dev/null || true
-    wait 2>/dev/null || true
-    rm -rf "$work"
-}
-trap finish EXIT
-
-fail() {
-    echo "FAILED: $*" >&2
-    grep -av "ps: .*\[" "$console" | tail -n 60 >&2
-    exit 1
-}
-
-# until_line COUNT TEXT: the console has shown TEXT so often.
-until_line() {
-    local wanted=$1 text=$2 n
-    for ((n = 0; n < ${LONGEST:-1200}; n++)); do
-        [ "$(grep -c -- "$text" "$console" || true)" -ge "$wanted" ] && return 0
-        sleep 0.1
-    done
-    fail "the guest never said $wanted times: $text"
-}
 
 # parts ARCH: kernel, modules and busybox of that architecture below $lab/ARCH.
 parts() {
@@ -142,12 +117,9 @@ guest() {
         x86_64) set -- qemu-system-x86_64 -accel tcg,thread=multi -cpu max; tty=ttyS0 ;;
         aarch64) set -- qemu-system-aarch64 -M virt -accel tcg,thread=multi -cpu cortex-a53; tty=ttyAMA0 ;;
     esac
-    "$@" -smp 2 -m 256 -nographic -no-reboot -kernel "$kernel" -initrd "$image" \
+    machine "$@" -smp 2 -m 256 -nographic -no-reboot -kernel "$kernel" -initrd "$image" \
         -append "console=$tty quiet loglevel=3 rdinit=/init net.ifnames=0 mitigations=off panic=-1" \
-        -netdev user,id=n -device virtio-net-pci,romfile=,netdev=n -drive "file=$data,format=raw,if=none,id=d" -device virtio-blk-pci,drive=d \
-        >>"$console" 2>&1 </dev/null &
-    machine=$!
-    children+=("$machine")
+        -netdev user,id=n -device virtio-net-pci,romfile=,netdev=n -drive "file=$data,format=raw,if=none,id=d" -device virtio-blk-pci,drive=d
 }
 
 for architecture; do
@@ -159,23 +131,14 @@ for architecture; do
     agent=target/static/$architecture/impush
     [ -f "$agent" ] || { echo "$agent is missing: packaging/static.sh $architecture" >&2; exit 66; }
     parts "$debian"
-    place=$lab/android-$debian home=$work/$architecture console=$work/$architecture.console
-    mkdir -p "$home/gateway"
+    place=$lab/android-$debian
     : >"$console"
-    printf '[api]\nlisten = "127.0.0.1:0"\n[broker]\nlisten = "127.0.0.1:0"\nnames = ["10.0.2.2"]\n[paths]\nstate = "%s"\n' "$home/state" >"$home/gateway.toml"
-    "$bin/impush-gateway" --config "$home/gateway.toml" serve --announce >"$home/announced" 2>"$home/gateway.log" </dev/null &
-    children+=($!)
-    for _ in $(seq 100); do [ -s "$home/announced" ] && break; sleep 0.1; done
-    api=$(sed -n 's/.*"api":"\([^"]*\)".*/\1/p' "$home/announced")
-    port=$(sed -n 's/.*"broker":"[^"]*:\([0-9]*\)".*/\1/p' "$home/announced")
-    gateway() { "$bin/impush-gateway" --config "$home/gateway.toml" "$1" --api "$api" --app org/app "${@:2}"; }
-    echo 'a password' >"$home/password"
-    gateway user --password-file "$home/password" ann >/dev/null
+    start_gateway "$work/$architecture"
     tree "$home/root" "$place" "$agent"
     modules "$place/root/lib/modules" "$home/root/system/lib/modules" virtio_pci virtio_net virtio_blk crc32c_generic ext4
     gateway token --password-file "$home/password" ann >"$home/root/system/etc/impush/password"
-    cp "$home/state/tls/ca.pem" "$home/root/system/etc/impush/ca.pem"
-    printf '[server]\nurl = "mqtts://10.0.2.2:%s"\napp = "org#app"\nca_file = "/system/etc/impush/ca.pem"\n' "$port" >"$home/root/system/etc/impush/impush.toml"
+    cp "$ca" "$home/root/system/etc/impush/ca.pem"
+    agent_config /system/etc/impush/ca.pem >"$home/root/system/etc/impush/impush.toml"
     (cd "$home/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$home/image.gz"
     mkfs.ext4 -q -F "$home/data.img" 32M
 
@@ -191,8 +154,8 @@ for architecture; do
     until_line 1 GUEST_OFF
     wait "$machine" || true
     # The same device again: its login and its binding are on /data.
-    sed -i 's/power-off/seen-before/' "$console"
-    : >"$console.first"; cat "$console" >>"$console.first"; : >"$console"
+    cp "$console" "$console.first"
+    : >"$console"
     guest "$architecture" "$home/image.gz" "$home/data.img" "$place"
     until_line 1 'event=link.up'
     grep -q 'event=login.stored' "$console" && fail "it had to log in again"

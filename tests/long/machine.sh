@@ -7,33 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 lab=${LAB:-/opt/impush-lab}/machine
-mirror=${MIRROR:-http://deb.debian.org/debian}
-bin=target/debug
-[ -x "$bin/impush-gateway" ] || cargo build
-work=$(mktemp -d)
-console=$work/console
-: >"$console"
-children=()
-finish() {
-    kill "${children[@]}" 2>/dev/null || true
-    wait 2>/dev/null || true
-    rm -rf "$work"
-}
-trap finish EXIT
-fail() {
-    echo "FAILED: $*" >&2
-    tail -n 60 "$console" >&2
-    exit 1
-}
-until_line() {
-    local n
-    for ((n = 0; n < 3000; n++)); do
-        grep -q -- "$1" "$console" && return 0
-        grep -q 'LAB FAILED' "$console" && fail "the machine gave up"
-        sleep 0.1
-    done
-    fail "the machine never said: $1"
-}
+# shellcheck source=tests/long/guest.sh
+. tests/long/guest.sh
 
 if [ ! -f "$lab/base.tar" ]; then
     mkdir -p "$lab"
@@ -44,25 +19,15 @@ fi
 mkdir "$work/root"
 tar xf "$lab/base.tar" -C "$work/root"
 
-mkdir -p "$work/home"
-printf '[api]\nlisten = "127.0.0.1:0"\n[broker]\nlisten = "127.0.0.1:0"\nnames = ["10.0.2.2"]\n[paths]\nstate = "%s"\n' "$work/home/state" >"$work/gateway.toml"
-"$bin/impush-gateway" --config "$work/gateway.toml" serve --announce >"$work/announced" 2>"$work/gateway.log" </dev/null &
-children+=($!)
-for _ in $(seq 100); do [ -s "$work/announced" ] && break; sleep 0.1; done
-api=$(sed -n 's/.*"api":"\([^"]*\)".*/\1/p' "$work/announced")
-port=$(sed -n 's/.*"broker":"[^"]*:\([0-9]*\)".*/\1/p' "$work/announced")
-gateway() { "$bin/impush-gateway" --config "$work/gateway.toml" "$1" --api "$api" --app org/app "${@:2}"; }
-echo 'a password' >"$work/password"
-gateway user --password-file "$work/password" ann >/dev/null
-
+start_gateway "$work/gateway"
 root=$work/root
 export IMPUSH=$bin/impush IMPUSH_GATEWAY=$bin/impush-gateway IMPUSH_LAB=$bin/impush-lab COMPRESSION=gzip
 VERSION=0.1.0 packaging/build.sh --out "$root/root" deb >/dev/null
 VERSION=0.1.1 packaging/build.sh --out "$root/root" deb >/dev/null
 rm -f "$root"/root/impush-gateway*
-gateway token --password-file "$work/password" ann >"$root/root/password"
-cp "$work/home/state/tls/ca.pem" "$root/root/ca.pem"
-printf '[server]\nurl = "mqtts://10.0.2.2:%s"\napp = "org#app"\nca_file = "/etc/impush/ca.pem"\n' "$port" >"$root/root/impush.toml"
+gateway token --password-file "$home/password" ann >"$root/root/password"
+cp "$ca" "$root/root/ca.pem"
+agent_config /etc/impush/ca.pem >"$root/root/impush.toml"
 echo '/dev/vda / ext4 rw,noatime 0 1' >"$root/etc/fstab"
 echo lab >"$root/etc/hostname"
 cat >"$root/etc/systemd/system/lab.service" <<'UNIT'
@@ -111,19 +76,17 @@ cp "$root"/boot/initrd.img-* "$work/initrd"
 mkfs.ext4 -q -F -d "$root" -L root "$work/disk.img" 1500M
 
 boot() {
-    qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 768 -smp 2 -nographic -no-reboot -kernel "$work/vmlinuz" -initrd "$work/initrd" \
+    machine qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 768 -smp 2 -nographic -no-reboot -kernel "$work/vmlinuz" -initrd "$work/initrd" \
         -append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=no net.ifnames=0 mitigations=off" \
-        -drive "file=$work/disk.img,format=raw,if=virtio" -netdev user,id=n -device virtio-net-pci,romfile=,netdev=n >>"$console" 2>&1 </dev/null &
-    machine=$!
-    children+=("$machine")
+        -drive "file=$work/disk.img,format=raw,if=virtio" -netdev user,id=n -device virtio-net-pci,romfile=,netdev=n
 }
 boot
-until_line 'LAB ONLINE'
+until_line 1 'LAB ONLINE'
 gateway send ann 'hello, machine' >/dev/null
-until_line 'LAB BACK'
+until_line 1 'LAB BACK'
 wait "$machine" || true
 boot
-until_line 'LAB DONE'
+until_line 1 'LAB DONE'
 grep -a 'LAB ' "$console"
 grep -aq 'LAB WARNINGS 0' "$console" || fail "a healthy run logs no warning"
 echo "the machine was installed, killed, rebooted, bound again, upgraded and purged"

@@ -16,6 +16,7 @@ mod sql;
 mod thread;
 mod traces;
 mod users;
+mod value;
 mod vault;
 
 pub use certificates::Certificate;

@@ -1,0 +1,207 @@
+//! The values of rows and parameters, the same for SQLite and PostgreSQL.
+
+use super::StoreError;
+use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+/// A value of a row or a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+}
+
+/// What can be a parameter.
+pub(super) trait Param {
+    fn value(&self) -> Value;
+}
+
+impl Param for str {
+    fn value(&self) -> Value {
+        Value::Text(self.to_owned())
+    }
+}
+
+impl Param for String {
+    fn value(&self) -> Value {
+        Value::Text(self.clone())
+    }
+}
+
+impl Param for i64 {
+    fn value(&self) -> Value {
+        Value::Integer(*self)
+    }
+}
+
+impl Param for u32 {
+    fn value(&self) -> Value {
+        Value::Integer(i64::from(*self))
+    }
+}
+
+impl Param for u16 {
+    fn value(&self) -> Value {
+        Value::Integer(i64::from(*self))
+    }
+}
+
+impl Param for bool {
+    fn value(&self) -> Value {
+        Value::Integer(i64::from(*self))
+    }
+}
+
+impl<T: Param + ?Sized> Param for &T {
+    fn value(&self) -> Value {
+        (**self).value()
+    }
+}
+
+impl<T: Param> Param for Option<T> {
+    fn value(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Param::value)
+    }
+}
+
+/// A list of parameters: an array of one type, or `params!` of several.
+pub(super) trait Params {
+    fn values(self) -> Vec<Value>;
+}
+
+impl Params for Vec<Value> {
+    fn values(self) -> Vec<Value> {
+        self
+    }
+}
+
+impl<T: Param, const N: usize> Params for [T; N] {
+    fn values(self) -> Vec<Value> {
+        self.iter().map(Param::value).collect()
+    }
+}
+
+/// Parameters of several types.
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { vec![$($crate::gateway::store::value::Param::value(&$value)),*] };
+}
+pub(super) use params;
+
+/// What a column can be read as.
+pub(super) trait Column: Sized {
+    fn read(value: &Value) -> Option<Self>;
+}
+
+impl Column for String {
+    fn read(value: &Value) -> Option<Self> {
+        match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Column for i64 {
+    fn read(value: &Value) -> Option<Self> {
+        match value {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+impl Column for u32 {
+    fn read(value: &Value) -> Option<Self> {
+        i64::read(value).and_then(|number| Self::try_from(number).ok())
+    }
+}
+
+impl Column for u16 {
+    fn read(value: &Value) -> Option<Self> {
+        i64::read(value).and_then(|number| Self::try_from(number).ok())
+    }
+}
+
+impl Column for bool {
+    fn read(value: &Value) -> Option<Self> {
+        i64::read(value).map(|number| number != 0)
+    }
+}
+
+impl<T: Column> Column for Option<T> {
+    fn read(value: &Value) -> Option<Self> {
+        if *value == Value::Null { Some(None) } else { T::read(value).map(Some) }
+    }
+}
+
+/// One row.
+#[derive(Debug)]
+pub(super) struct Row(pub Vec<Value>);
+
+impl Row {
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the column holds something else.
+    pub fn get<T: Column>(&self, at: usize) -> Result<T, StoreError> {
+        let wrong = || StoreError::Corrupt(format!("column {at} holds {:?}", self.0.get(at)));
+        self.0.get(at).and_then(T::read).ok_or_else(wrong)
+    }
+}
+
+impl rusqlite::ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Owned::Null),
+            Self::Integer(number) => ToSqlOutput::Owned(Owned::Integer(*number)),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+        })
+    }
+}
+
+impl rusqlite::types::FromSql for Value {
+    fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<Self> {
+        use rusqlite::types::{FromSqlError, ValueRef};
+        match value {
+            ValueRef::Null => Ok(Self::Null),
+            ValueRef::Integer(number) => Ok(Self::Integer(number)),
+            ValueRef::Text(bytes) => std::str::from_utf8(bytes)
+                .map(|text| Self::Text(text.to_owned()))
+                .map_err(|_| FromSqlError::InvalidType),
+            ValueRef::Real(_) | ValueRef::Blob(_) => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(number) if *kind == Type::INT4 => i32::try_from(*number)?.to_sql(kind, out),
+            Self::Integer(number) => number.to_sql(kind, out),
+            Self::Text(text) => text.to_sql(kind, out),
+        }
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        [Type::INT8, Type::INT4, Type::TEXT, Type::VARCHAR].contains(kind)
+    }
+
+    to_sql_checked!();
+}
+
+pub(super) fn from_postgres(row: &postgres::Row) -> Result<Row, StoreError> {
+    let read = |at: usize| {
+        let kind = row.columns()[at].type_();
+        Ok(match *kind {
+            Type::INT8 => row.try_get::<_, Option<i64>>(at)?.map_or(Value::Null, Value::Integer),
+            Type::INT4 => row.try_get::<_, Option<i32>>(at)?.map_or(Value::Null, |n| Value::Integer(n.into())),
+            Type::BOOL => row.try_get::<_, Option<bool>>(at)?.map_or(Value::Null, |b| Value::Integer(b.into())),
+            _ => row.try_get::<_, Option<String>>(at)?.map_or(Value::Null, Value::Text),
+        })
+    };
+    (0..row.len()).map(read).collect::<Result<_, StoreError>>().map(Row)
+}

@@ -6,6 +6,7 @@ use super::socket;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -43,7 +44,8 @@ impl Agent {
         drop(std::fs::remove_file(&socket));
         let process = Process::start(name, program, &["--config", config.to_str().unwrap_or_default(), "run"], home)?;
         let deadline = Instant::now() + LIMIT;
-        while !socket.exists() {
+        // The file is there a moment before it listens.
+        while UnixStream::connect(&socket).await.is_err() {
             if Instant::now() > deadline {
                 return Err(format!("the agent {name} did not start"));
             }

@@ -75,7 +75,8 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home)?;
     let clouds_url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
     let (mut gateways, addresses) = gateways(plan, home, &vendors_section(&clouds_url, &ca)).await?;
-    let front = tokio::spawn(balance(plan.front, addresses));
+    let listener = TcpListener::bind(plan.front).await.map_err(|e| format!("{}: {e}", plan.front))?;
+    let front = tokio::spawn(balance(listener, addresses));
     let http = Http::new(Some(&ca), CALL)?;
     let base = format!("http://{}/o/a", plan.front);
     let secret = std::fs::read_to_string(home.join("gateway-0/admin.secret")).map_err(|e| e.to_string())?;
@@ -165,8 +166,7 @@ async fn start(config: &Path, home: &Path) -> Result<Process, String> {
 }
 
 /// A load balancer: each connection to the first gateway, in turn, that takes it.
-async fn balance(front: SocketAddr, gateways: Vec<SocketAddr>) -> Result<(), String> {
-    let listener = TcpListener::bind(front).await.map_err(|e| format!("{front}: {e}"))?;
+async fn balance(listener: TcpListener, gateways: Vec<SocketAddr>) -> Result<(), String> {
     for turn in 0_usize.. {
         let (mut near, _) = listener.accept().await.map_err(|e| e.to_string())?;
         let gateways = gateways.clone();

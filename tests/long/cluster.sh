@@ -12,7 +12,7 @@ lab=${LAB:-/opt/impush-lab}
 root=$lab/trixie
 front=127.0.0.1:18680
 mirror=${MIRROR:-http://deb.debian.org/debian}
-bin=target/release/impush-lab
+bin=${BIN:-target/release/impush-lab}
 [ -x "$bin" ] || cargo build --release
 [ "$(id -u)" = 0 ] || { echo "needs root" >&2; exit 77; }
 

@@ -18,9 +18,12 @@ done
 # shellcheck disable=SC2086
 device() { adb $serial "$@"; }
 
-device root >/dev/null 2>&1 || true
-device wait-for-device
-device remount >/dev/null 2>&1 || echo "warning: /system may be read-only" >&2
+# What a device does not know it may leave unanswered.
+# shellcheck disable=SC2086
+briefly() { timeout "$1" adb $serial $2 </dev/null >/dev/null 2>&1; }
+briefly 8 root || true
+briefly 60 wait-for-device || { echo "no device; see adb devices" >&2; exit 69; }
+briefly 8 remount || echo "warning: /system may be read-only" >&2
 if [ "$action" != install ]; then
     device shell "stop impush; rm -rf /system/bin/impush /system/etc/init/impush.rc /system/etc/impush"
     [ "$action" = remove ] || device shell "rm -rf /data/misc/impush"

@@ -42,16 +42,12 @@ impl Daemon {
         let known = self.disk.store.login().filter(|login| login.password == password && self.state != State::Stopped);
         let renewed = known.is_none();
         let id = known.map_or_else(random_hex::<8>, |login| login.id.clone());
-        let unbound = false;
-        let again = self.disk.store.login().is_some_and(|login| login.unbound);
-        let login = Login { user, password, id, unbound };
-        if again && !renewed {
+        let login = Login { user, password, id, unbound: false };
+        if self.disk.store.login() != Some(&login) {
             let stored = login.clone();
             self.disk.run(move |disk| disk.store.set_login(Some(stored))).await?;
         }
         if renewed {
-            let stored = login.clone();
-            self.disk.run(move |disk| disk.store.set_login(Some(stored))).await?;
             info!(event = "login.stored", "login stored");
             self.part(Cause::Requested, false).await;
             self.connecting = None;

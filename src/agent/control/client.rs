@@ -43,15 +43,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn call(&self, method: &str, path: &str, body: Option<&Json>) -> Result<Json, ClientError> {
-        let exchange = async {
-            let response = self.send(method, path, body).await?;
-            let bytes =
-                response.into_body().collect().await.map_err(|e| ClientError::Broken(e.to_string()))?.to_bytes();
-            serde_json::from_slice(&bytes).map_err(|e| ClientError::Broken(e.to_string()))
-        };
-        tokio::time::timeout(TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::Broken("no answer in time".to_owned())))
+        let bytes = self.answer(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|e| ClientError::Broken(e.to_string()))
     }
 
     /// One question whose answer is a text.
@@ -59,10 +52,13 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        Ok(String::from_utf8_lossy(&self.answer("GET", path, None).await?).into_owned())
+    }
+
+    async fn answer(&self, method: &str, path: &str, body: Option<&Json>) -> Result<Bytes, ClientError> {
         let exchange = async {
-            let body = self.send("GET", path, None).await?.into_body().collect().await;
-            let bytes = body.map_err(|e| ClientError::Broken(e.to_string()))?.to_bytes();
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
+            let answer = self.send(method, path, body).await?.into_body().collect().await;
+            Ok(answer.map_err(|e| ClientError::Broken(e.to_string()))?.to_bytes())
         };
         tokio::time::timeout(TIMEOUT, exchange)
             .await

@@ -7,6 +7,7 @@ use super::device::write_tree;
 use super::figure::Figure;
 use super::process::{output, sibling};
 use super::rig::Rig;
+use super::usage::processor_s;
 use crate::protocol::Address;
 use crate::vendor::Vendor;
 use indicatif::ProgressBar;
@@ -164,15 +165,14 @@ fn usage(pid: u32) -> Result<Usage, String> {
         let line = rollup.lines().find_map(|line| line.strip_prefix(key));
         line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or_default()
     };
-    let (mut voluntary_switches, mut cpu_us) = (0.0, 0.0);
+    let mut voluntary_switches = 0.0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| e.to_string())?.flatten() {
         let text = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
         let line =
             text("status").lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).map(str::to_owned);
         voluntary_switches += line.and_then(|n| n.trim().parse::<f64>().ok()).unwrap_or_default();
-        let nanoseconds = text("schedstat").split_whitespace().next().and_then(|n| n.parse::<f64>().ok());
-        cpu_us += nanoseconds.unwrap_or_default() / 1000.0;
     }
+    let cpu_us = processor_s(pid)? * 1e6;
     Ok(Usage { rss_kib: kib("Rss:"), private_dirty_kib: kib("Private_Dirty:"), voluntary_switches, cpu_us })
 }
 

@@ -3,6 +3,7 @@
 use super::agent::Agent;
 use super::process::sibling;
 use super::rig::Rig;
+use super::usage::resident_kib;
 use indicatif::ProgressBar;
 use std::time::Duration;
 
@@ -35,10 +36,4 @@ pub(super) async fn measure(reconnects: u32) -> Result<f64, String> {
     agent.online().await?;
     bar.finish_and_clear();
     Ok(resident_kib(id)? as f64 - start as f64)
-}
-
-pub(super) fn resident_kib(process: u32) -> Result<u64, String> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).map_err(|e| e.to_string())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).ok_or_else(|| format!("VmRSS {line}"))
 }

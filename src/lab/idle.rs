@@ -2,8 +2,8 @@
 //! reached through its vendor.
 
 use super::account::Account;
-use super::growth::resident_kib;
 use super::rig::Rig;
+use super::usage::resident_kib;
 use crate::mqtt::{ConnectOptions, client_config, dial, handshake};
 use crate::protocol::{Address, DEFAULT_PREFIX, Hello, Leg, Topics, Up};
 use crate::secret::Secret;

@@ -26,4 +26,5 @@ mod show;
 mod simulate;
 mod socket;
 mod throughput;
+mod usage;
 mod wire;

@@ -2,9 +2,9 @@
 //! own ceiling and a public APNs client in the same run.
 
 use super::account::Account;
-use super::growth::resident_kib;
 use super::process::output;
 use super::rig::Rig;
+use super::usage::{processor_s, resident_kib};
 use crate::vendor::Vendor;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -38,12 +38,14 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
 
     let before = resident_kib(pid)?;
     let bar = ProgressBar::new(3).with_message("closed loop");
-    let started = Instant::now();
+    let (started, busy) = (Instant::now(), processor_s(pid)?);
     let first = calls(&rig).await?;
     let sent = flood(&rig, count, None).await?;
     let accepted_s = started.elapsed().as_secs_f64();
     arrived(&rig, first + u64::from(count)).await?;
     let rate = f64::from(count) / started.elapsed().as_secs_f64();
+    let core_s = processor_s(pid)? - busy;
+    let share = core_s / started.elapsed().as_secs_f64();
     drop(sent);
     bar.inc(1);
     let half = rate / 2.0;
@@ -57,7 +59,9 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     let figures = json!({
         "accepted_per_s": f64::from(count) / accepted_s, "sent_per_s": rate, "half_rate_p50_ms": at(0.5),
         "half_rate_p99_ms": at(0.99), "gateway_rss_kib": resident_kib(pid)?, "gateway_rss_before_kib": before,
-        "aioapns_per_s": peer.as_ref().ok(), "ratio_to_aioapns": peer.as_ref().ok().map(|peer| rate / peer),
+        "gateway_core_share": share, "sent_per_core_s": f64::from(count) / core_s,
+        "aioapns_per_s": peer.as_ref().ok().map(|peer| peer.0), "ratio_to_aioapns": peer.as_ref().ok().map(|peer| rate / peer.0),
+        "aioapns_per_core_s": peer.as_ref().ok().map(|peer| peer.1),
     });
     if json_line {
         return super::show::line(&figures).map_err(|e| e.to_string());
@@ -144,8 +148,8 @@ async fn followed(rig: &Rig, sent: Vec<(String, u64)>) -> Result<Vec<f64>, Strin
     Ok(times)
 }
 
-/// A public client's rate against the same cloud.
-async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<f64, String> {
+/// A public client against the same cloud: notifications a second, and a second of its processor time.
+async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<(f64, f64), String> {
     let home = rig.home.path();
     let key: PathBuf = home.join("key.p8");
     std::fs::write(&key, account.fields["key"].as_str().unwrap_or_default()).map_err(|e| e.to_string())?;
@@ -168,5 +172,6 @@ async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<f64, String>
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let printed = output(Path::new("python3"), &arguments, Duration::from_secs(60)).await;
     let printed = printed.map_err(|e| format!("python3 with aioapns: {}", e.lines().last().unwrap_or_default()))?;
-    printed.trim().parse().map_err(|_| format!("it said {printed}"))
+    let mut numbers = printed.split_whitespace().map_while(|number| number.parse().ok());
+    numbers.next().zip(numbers.next()).ok_or_else(|| format!("it said {printed}"))
 }

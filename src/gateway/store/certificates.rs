@@ -91,7 +91,7 @@ impl fmt::Debug for Certificate {
 
 const COLUMNS: &str = "app, name, vendor, fields, enabled";
 
-fn read(row: &Row) -> Result<(String, String, String, String, bool), StoreError> {
+fn read(row: &mut Row) -> Result<(String, String, String, String, bool), StoreError> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
 }
 

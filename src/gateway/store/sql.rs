@@ -60,8 +60,8 @@ impl<'t> Transaction<'t> {
 
     /// # Errors
     /// [`StoreError`].
-    pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
-        let values = params.values();
+    pub fn execute<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<usize, StoreError> {
+        let values = params.bound();
         match &self.0 {
             Backend::Sqlite(t) => Ok(t.prepare_cached(sql)?.execute(rusqlite::params_from_iter(values))?),
             Backend::Postgres(held) => {
@@ -75,13 +75,13 @@ impl<'t> Transaction<'t> {
 
     /// # Errors
     /// [`StoreError`]; [`StoreError::NoRow`] when there is none.
-    pub fn query_row<T>(
+    pub fn query_row<'p, T>(
         &self,
         sql: &str,
-        params: impl Params,
-        read: impl FnOnce(&Row) -> Result<T, StoreError>,
+        params: impl Params<'p>,
+        read: impl FnOnce(&mut Row) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        read(self.rows(sql, params)?.first().ok_or(StoreError::NoRow)?)
+        read(self.rows(sql, params)?.first_mut().ok_or(StoreError::NoRow)?)
     }
 
     /// # Errors
@@ -93,8 +93,8 @@ impl<'t> Transaction<'t> {
         }
     }
 
-    fn rows(&self, sql: &str, params: impl Params) -> Result<Vec<Row>, StoreError> {
-        let values = params.values();
+    fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
+        let values = params.bound();
         match &self.0 {
             Backend::Sqlite(t) => {
                 let mut statement = t.prepare_cached(sql)?;
@@ -117,28 +117,28 @@ impl<'t> Transaction<'t> {
 impl Statement<'_, '_> {
     /// # Errors
     /// As [`Transaction::query_row`].
-    pub fn query_row<T>(
+    pub fn query_row<'p, T>(
         &self,
-        params: impl Params,
-        read: impl FnOnce(&Row) -> Result<T, StoreError>,
+        params: impl Params<'p>,
+        read: impl FnOnce(&mut Row) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.transaction.query_row(self.sql, params, read)
     }
 
     /// # Errors
     /// [`StoreError`].
-    pub fn query_map<T>(
+    pub fn query_map<'p, T>(
         &self,
-        params: impl Params,
-        read: impl Fn(&Row) -> Result<T, StoreError>,
+        params: impl Params<'p>,
+        read: impl Fn(&mut Row) -> Result<T, StoreError>,
     ) -> Result<impl Iterator<Item = Result<T, StoreError>>, StoreError> {
         let rows = self.transaction.rows(self.sql, params)?;
-        Ok(rows.into_iter().map(move |row| read(&row)))
+        Ok(rows.into_iter().map(move |mut row| read(&mut row)))
     }
 
     /// # Errors
     /// [`StoreError`].
-    pub fn execute(&self, params: impl Params) -> Result<usize, StoreError> {
+    pub fn execute<'p>(&self, params: impl Params<'p>) -> Result<usize, StoreError> {
         self.transaction.execute(self.sql, params)
     }
 }

@@ -1,108 +1,117 @@
-//! The values of rows and parameters, the same for SQLite and PostgreSQL.
+//! The values of rows and the parameters of statements, the same for SQLite and PostgreSQL.
 
 use super::StoreError;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// A value of a row or a parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A value of a row.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum Value {
+    #[default]
     Null,
     Integer(i64),
     Text(String),
 }
 
+/// A parameter of a statement.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bound<'a> {
+    Null,
+    Integer(i64),
+    Text(&'a str),
+}
+
 /// What can be a parameter.
 pub(super) trait Param {
-    fn value(&self) -> Value;
+    fn bound(&self) -> Bound<'_>;
 }
 
 impl Param for str {
-    fn value(&self) -> Value {
-        Value::Text(self.to_owned())
+    fn bound(&self) -> Bound<'_> {
+        Bound::Text(self)
     }
 }
 
 impl Param for String {
-    fn value(&self) -> Value {
-        Value::Text(self.clone())
+    fn bound(&self) -> Bound<'_> {
+        Bound::Text(self)
     }
 }
 
 impl Param for i64 {
-    fn value(&self) -> Value {
-        Value::Integer(*self)
+    fn bound(&self) -> Bound<'_> {
+        Bound::Integer(*self)
     }
 }
 
 impl Param for u32 {
-    fn value(&self) -> Value {
-        Value::Integer(i64::from(*self))
+    fn bound(&self) -> Bound<'_> {
+        Bound::Integer(i64::from(*self))
     }
 }
 
 impl Param for u16 {
-    fn value(&self) -> Value {
-        Value::Integer(i64::from(*self))
+    fn bound(&self) -> Bound<'_> {
+        Bound::Integer(i64::from(*self))
     }
 }
 
 impl Param for bool {
-    fn value(&self) -> Value {
-        Value::Integer(i64::from(*self))
+    fn bound(&self) -> Bound<'_> {
+        Bound::Integer(i64::from(*self))
     }
 }
 
 impl<T: Param + ?Sized> Param for &T {
-    fn value(&self) -> Value {
-        (**self).value()
+    fn bound(&self) -> Bound<'_> {
+        (**self).bound()
     }
 }
 
 impl<T: Param> Param for Option<T> {
-    fn value(&self) -> Value {
-        self.as_ref().map_or(Value::Null, Param::value)
+    fn bound(&self) -> Bound<'_> {
+        self.as_ref().map_or(Bound::Null, Param::bound)
     }
 }
 
 /// A list of parameters: an array of one type, or `params!` of several.
-pub(super) trait Params {
-    fn values(self) -> Vec<Value>;
+pub(super) trait Params<'a> {
+    fn bound(self) -> Vec<Bound<'a>>;
 }
 
-impl Params for Vec<Value> {
-    fn values(self) -> Vec<Value> {
+impl<'a> Params<'a> for Vec<Bound<'a>> {
+    fn bound(self) -> Self {
         self
     }
 }
 
-impl<T: Param, const N: usize> Params for [T; N] {
-    fn values(self) -> Vec<Value> {
-        self.iter().map(Param::value).collect()
+impl<'a, T: Param + ?Sized, const N: usize> Params<'a> for [&'a T; N] {
+    fn bound(self) -> Vec<Bound<'a>> {
+        self.into_iter().map(Param::bound).collect()
     }
 }
 
 /// Parameters of several types.
 macro_rules! params {
-    ($($value:expr),* $(,)?) => { vec![$($crate::gateway::store::value::Param::value(&$value)),*] };
+    ($($value:expr),* $(,)?) => { vec![$($crate::gateway::store::value::Param::bound(&$value)),*] };
 }
 pub(super) use params;
 
 /// What a column can be read as.
 pub(super) trait Column: Sized {
-    fn read(value: &Value) -> Option<Self>;
+    fn read(value: &mut Value) -> Option<Self>;
 }
 
 impl Column for String {
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &mut Value) -> Option<Self> {
         match value {
-            Value::Text(text) => Some(text.clone()),
+            Value::Text(text) => Some(std::mem::take(text)),
             _ => None,
         }
     }
 }
 
 impl Column for i64 {
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &mut Value) -> Option<Self> {
         match value {
             Value::Integer(number) => Some(*number),
             _ => None,
@@ -111,50 +120,50 @@ impl Column for i64 {
 }
 
 impl Column for u32 {
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &mut Value) -> Option<Self> {
         i64::read(value).and_then(|number| Self::try_from(number).ok())
     }
 }
 
 impl Column for u16 {
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &mut Value) -> Option<Self> {
         i64::read(value).and_then(|number| Self::try_from(number).ok())
     }
 }
 
 impl Column for bool {
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &mut Value) -> Option<Self> {
         i64::read(value).map(|number| number != 0)
     }
 }
 
 impl<T: Column> Column for Option<T> {
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &mut Value) -> Option<Self> {
         if *value == Value::Null { Some(None) } else { T::read(value).map(Some) }
     }
 }
 
-/// One row.
+/// One row. A column is read once: it gives its value away.
 #[derive(Debug)]
 pub(super) struct Row(pub Vec<Value>);
 
 impl Row {
     /// # Errors
     /// [`StoreError::Corrupt`] when the column holds something else.
-    pub fn get<T: Column>(&self, at: usize) -> Result<T, StoreError> {
-        let wrong = || StoreError::Corrupt(format!("column {at} holds {:?}", self.0.get(at)));
-        self.0.get(at).and_then(T::read).ok_or_else(wrong)
+    pub fn get<T: Column>(&mut self, at: usize) -> Result<T, StoreError> {
+        let value = self.0.get_mut(at).ok_or_else(|| StoreError::Corrupt(format!("there is no column {at}")))?;
+        T::read(value).ok_or_else(|| StoreError::Corrupt(format!("column {at} holds {value:?}")))
     }
 }
 
-impl rusqlite::ToSql for Value {
+impl rusqlite::ToSql for Bound<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
-        use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
-        Ok(match self {
-            Self::Null => ToSqlOutput::Owned(Owned::Null),
-            Self::Integer(number) => ToSqlOutput::Owned(Owned::Integer(*number)),
-            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-        })
+        use rusqlite::types::{ToSqlOutput, ValueRef};
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(number) => ValueRef::Integer(*number),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
     }
 }
 
@@ -172,7 +181,7 @@ impl rusqlite::types::FromSql for Value {
     }
 }
 
-impl ToSql for Value {
+impl ToSql for Bound<'_> {
     fn to_sql(
         &self,
         kind: &Type,

@@ -8,6 +8,7 @@ mod limits;
 mod messages;
 mod rabbitmq;
 mod receipts;
+mod rmqtt;
 mod settings;
 mod users;
 
@@ -71,6 +72,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/certificates/{name}/test", post(certificates::test))
         .route("/receipts/{vendor}/{path}", post(receipts::receive))
         .route("/broker/rabbitmq/{about}", post(rabbitmq::ask))
+        .route("/broker/rmqtt/{about}", post(rmqtt::ask))
         .route("/metrics", get(receipts::metrics))
         .route("/{org}/{app}/messages/users", post(messages::send))
         .route("/{org}/{app}/messages/{id}/trace", get(messages::trace))

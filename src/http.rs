@@ -15,8 +15,8 @@ use std::time::Duration;
 
 /// Largest answer that is read, in bytes; a batch answer naming a thousand tokens stays below it.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// Idle connections kept to one host.
-const IDLE_PER_HOST: usize = 8;
+/// Idle connections kept to one host: as many as calls are made to it at once, or each burst would dial anew.
+const IDLE_PER_HOST: usize = 256;
 
 /// Why a call gave no answer. All of them may pass.
 #[derive(Debug, thiserror::Error)]

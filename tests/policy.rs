@@ -22,6 +22,11 @@ struct Stage {
 
 impl Stage {
     fn new(extra: &str) -> Self {
+        Self::keeping(5, extra)
+    }
+
+    /// With so many messages kept for a device.
+    fn keeping(most: u32, extra: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let ca: PathBuf = dir.path().join("clouds.pem");
         let mut command = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
@@ -30,7 +35,7 @@ impl Stage {
         let said: Value = clouds.wait_for("the address", |line| serde_json::from_str(line).ok());
         let url = said["clouds"].as_str().expect("an address").to_owned();
         let vendors = format!(
-            "[vendors]\nxiaomi_url = '{url}'\nca_file = '{}'\n[delivery]\nack_deadline_ms = 500\nkeep_most = 5\n",
+            "[vendors]\nxiaomi_url = '{url}'\nca_file = '{}'\n[delivery]\nack_deadline_ms = 500\nkeep_most = {most}\n",
             ca.display()
         );
         let gateway = Gateway::start(&dir.path().join("g"), &format!("{vendors}{extra}"));
@@ -85,6 +90,25 @@ impl Stage {
             }
         }
         agent
+    }
+
+    /// The home of a user's agent whose device is bound, and which was stopped.
+    fn went_away(&self, user: &str, token: &str) -> PathBuf {
+        let mut agent = self.agent("a", user);
+        let device = agent.status()["device_id"].clone();
+        let binding = json!({"device_id": device, "device_token": token, "notifier_name": "288"});
+        self.rest.ok("PUT", &format!("users/{user}/push/binding"), Some(&binding));
+        let home = agent.home.clone();
+        agent.process.terminate();
+        let deadline = std::time::Instant::now() + support::LIMIT;
+        let offline = || {
+            let devices = self.rest.ok("GET", &format!("users/{user}/devices"), None);
+            devices["entities"].as_array().expect("a list").iter().all(|d| d["online"] == false)
+        };
+        while !offline() {
+            assert!(std::time::Instant::now() < deadline, "the device never went offline");
+        }
+        home
     }
 }
 
@@ -348,20 +372,7 @@ fn a_hangup_changes_the_gateways_limits_and_policy_without_a_restart() {
 fn a_notification_is_taken_back_when_the_message_reaches_the_device_after_all() {
     let stage = Stage::new("");
     let token = stage.user("ann");
-    let mut agent = stage.agent("a", "ann");
-    let device = agent.status()["device_id"].clone();
-    let binding = json!({"device_id": device, "device_token": token, "notifier_name": "288"});
-    stage.rest.ok("PUT", "users/ann/push/binding", Some(&binding));
-    let home = agent.home.clone();
-    agent.process.terminate();
-    let deadline = std::time::Instant::now() + support::LIMIT;
-    let offline = || {
-        let devices = stage.rest.ok("GET", "users/ann/devices", None);
-        devices["entities"].as_array().expect("a list").iter().all(|d| d["online"] == false)
-    };
-    while !offline() {
-        assert!(std::time::Instant::now() < deadline, "the device never went offline");
-    }
+    let home = stage.went_away("ann", &token);
     let id = stage.send("bob", "ann", text("come back"), Value::Null);
     stage.rest.traced(&id, &["vendor_sent"]);
     let mut agent = Agent::start(&home);
@@ -371,4 +382,20 @@ fn a_notification_is_taken_back_when_the_message_reaches_the_device_after_all() 
     let (_, shown) =
         stage.rest.ask("GET", &format!("{}/_lab/tray?vendor=xiaomi&wait_ms=1&token={query}", stage.url), None);
     assert_eq!(shown[0]["recalled"], true, "{shown}");
+}
+
+#[test]
+fn a_device_that_missed_more_than_one_batch_gets_all_of_it() {
+    let stage = Stage::keeping(1000, "");
+    let token = stage.user("ann");
+    let home = stage.went_away("ann", &token);
+    // A batch is 500. All of them are with the vendor, which must not pass for being under way to the device.
+    let ids: Vec<String> = (0..510).map(|n| stage.send("bob", "ann", text(&n.to_string()), json!({}))).collect();
+    for id in &ids {
+        stage.rest.traced(id, &["vendor_sent"]);
+    }
+    let _agent = Agent::start(&home);
+    for id in &ids {
+        stage.rest.traced(id, &["acked"]);
+    }
 }

@@ -120,7 +120,7 @@ impl Default for Delivery {
             keep_most: 500,
             push_life_s: 86_400,
             policy: crate::gateway::policy::MultiDevice::AnyOffline,
-            concurrency: 64,
+            concurrency: 256,
         }
     }
 }

@@ -1,27 +1,29 @@
 //! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
 
+use super::alarm::Alarm;
 use super::clock::now_ms;
+use super::delivery::AfterVendor;
 use super::outgoing::Wire;
 use super::push::{Push, together};
-use super::store::{Acked, Bind, BindReply, Kick, NewMessage, Recall, Rules, Store, StoreError, Welcome};
+use super::store::{Acked, Bind, BindReply, Kick, NewMessage, Recall, Rules, Store, StoreError, VendorJob, Welcome};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
-/// The shortest sleep while every vendor call is in use.
-const ALL_BUSY: Duration = Duration::from_millis(100);
-/// The longest sleep: a clock that jumps is caught up with after this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// The longest sleep while every vendor call is in use, in milliseconds.
+const ALL_BUSY_MS: u64 = 100;
+/// The longest sleep: a clock that jumps is caught up with after this. In milliseconds.
+const LONGEST_SLEEP_MS: u64 = 30_000;
 /// ... and where others put work into the same store, and may die before they do it.
-const SHARED_SLEEP: Duration = Duration::from_secs(1);
+const SHARED_SLEEP_MS: u64 = 1_000;
 
 /// Shared by the API, the wire and the timer.
 #[derive(Clone)]
@@ -31,10 +33,11 @@ pub struct Dispatch {
     push: Push,
     /// As they are now; the operator may change them.
     rules: watch::Receiver<Rules>,
-    /// Something came due.
-    work: Arc<Notify>,
+    alarm: Arc<Alarm>,
     /// Vendor calls under way.
     calls: Arc<Semaphore>,
+    /// Calls that are left for what came due earlier.
+    spared: usize,
     tasks: TaskTracker,
 }
 
@@ -45,8 +48,9 @@ impl Dispatch {
             wire,
             push,
             rules,
-            work: Arc::new(Notify::new()),
+            alarm: Arc::default(),
             calls: Arc::new(Semaphore::new(concurrency)),
+            spared: concurrency / 2,
             tasks: TaskTracker::new(),
         }
     }
@@ -67,23 +71,45 @@ impl Dispatch {
         idempotency: Option<&str>,
     ) -> Result<Vec<String>, StoreError> {
         let (now, rules) = (now_ms(), self.rules());
-        let new = |message: &Message| NewMessage {
+        let new = |message: Message| NewMessage {
             app: app.to_owned(),
-            message: message.clone(),
+            message: Arc::new(message),
             expires_ms: now + rules.keep_s * 1000,
             idempotency: idempotency.map(str::to_owned),
         };
-        let all = self.store.accept(messages.iter().map(new).collect(), rules, now).await?;
-        self.work.notify_one();
+        let new: Vec<NewMessage> = messages.into_iter().map(new).collect();
+        let messages: Vec<Arc<Message>> = new.iter().map(|new| new.message.clone()).collect();
+        // A lease runs from the claim, so a claim has its call first.
+        let mut calls = self.calls_for(new.len());
+        let most = calls.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let all = self.store.accept(new, rules, most, now).await?;
         let mut ids = Vec::new();
         for (accepted, message) in all.into_iter().zip(messages) {
             self.push.metrics.accepted();
+            if accepted.more {
+                self.alarm.ring(now);
+            }
+            if !accepted.live.is_empty() {
+                self.alarm.ring(now + rules.ack_deadline_ms);
+            }
             for address in accepted.live {
-                self.tasks.spawn(self.clone().publish(address, message.clone()));
+                self.tasks.spawn(self.clone().publish(address, Message::clone(&message)));
+            }
+            for group in together(accepted.jobs) {
+                if let Some(permit) = calls.as_mut().and_then(|calls| calls.split(1)) {
+                    self.carry(group, permit);
+                }
             }
             ids.push(accepted.id);
         }
         Ok(ids)
+    }
+
+    /// As many vendor calls as there are messages, if that leaves enough for what is due already.
+    fn calls_for(&self, messages: usize) -> Option<OwnedSemaphorePermit> {
+        let free = self.calls.available_permits().saturating_sub(self.spared);
+        let most = u32::try_from(messages.min(free)).ok().filter(|most| *most > 0)?;
+        self.calls.clone().try_acquire_many_owned(most).ok()
     }
 
     async fn publish(self, address: Address, message: Message) {
@@ -91,7 +117,7 @@ impl Dispatch {
         if !self.wire.publish(address.clone(), Down::Message(message)).await {
             let why = "no connection to the broker".to_owned();
             report(self.store.not_published(id, address, why, now_ms()).await);
-            self.work.notify_one();
+            self.alarm.ring(now_ms());
         }
     }
 
@@ -101,7 +127,9 @@ impl Dispatch {
         match self.store.hello(address.clone(), hello, self.rules(), now_ms()).await? {
             Welcome::In { missed, kicked } => {
                 info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
-                self.work.notify_one();
+                if !missed.is_empty() {
+                    self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
+                }
                 self.tell_kicked(kicked);
                 let welcome = Down::Settings { heartbeat_ceiling_s: None };
                 Ok(missed.into_iter().map(Down::Message).chain([welcome]).collect())
@@ -125,7 +153,7 @@ impl Dispatch {
     pub async fn on_offline(&self, address: Address, nonce: String) -> Result<(), StoreError> {
         if self.store.went_offline(address.clone(), nonce, now_ms()).await? {
             info!(event = "device.offline", device = %address, "device disconnected");
-            self.work.notify_one();
+            self.alarm.ring(now_ms());
         }
         Ok(())
     }
@@ -147,7 +175,7 @@ impl Dispatch {
         let Acked { more, recalls } = self.store.acked(address, ids, self.rules(), now_ms()).await?;
         self.take_back(recalls);
         if !more.is_empty() {
-            self.work.notify_one();
+            self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
         }
         Ok(more)
     }
@@ -178,7 +206,7 @@ impl Dispatch {
         let started = tokio::time::Instant::now();
         let mut swept = started;
         loop {
-            // It turns at least every LONGEST_SLEEP, which is well below the service's patience.
+            // It turns at least every LONGEST_SLEEP_MS, which is well below the service's patience.
             service.alive(started.elapsed());
             match self.round().await {
                 // More may be due at once; neither the sweep nor the end waits for a quiet moment.
@@ -195,15 +223,17 @@ impl Dispatch {
                     self.push.metrics.expired(missed);
                 }
             }
+            self.alarm.looking();
             let due = self.store.next_due().await.ok().flatten();
-            let longest = if self.store.is_shared() { SHARED_SLEEP } else { LONGEST_SLEEP };
-            let pause = due.map_or(longest, |due| Duration::from_millis(due.saturating_sub(now_ms()))).min(longest);
-            // With every call in use, what is due waits for one to end, which rings `work`.
-            let pause = if self.calls.available_permits() == 0 { pause.max(ALL_BUSY) } else { pause };
+            let now = now_ms();
+            let longest = if self.store.is_shared() { SHARED_SLEEP_MS } else { LONGEST_SLEEP_MS };
+            let until = due.unwrap_or(u64::MAX).min(now + longest);
+            // With every call in use, what is due waits for one to end.
+            let starved = until <= now && self.calls.available_permits() <= self.spared / 2;
+            let until = if starved { now + ALL_BUSY_MS } else { until };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.work.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = self.alarm.sleep(until, now, starved) => {}
             }
         }
         self.tasks.close();
@@ -218,17 +248,32 @@ impl Dispatch {
         let any = !jobs.is_empty();
         for group in together(jobs) {
             let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };
-            let this = self.clone();
-            self.tasks.spawn(async move {
-                let results = this.push.push(group).await;
-                let settled = this.store.vendor_results(results, now_ms()).await;
-                this.take_back(settled.as_ref().map(Vec::clone).unwrap_or_default());
-                report(settled);
-                this.work.notify_one();
-                drop(permit);
-            });
+            self.carry(group, permit);
         }
         Ok(any)
+    }
+
+    /// One vendor call, and what comes of it.
+    fn carry(&self, group: Vec<VendorJob>, permit: OwnedSemaphorePermit) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let results = this.push.push(group).await;
+            drop(permit);
+            // A claim for a single call costs the store as much as one for many.
+            if this.calls.available_permits() > this.spared / 2 {
+                this.alarm.calls_free();
+            }
+            let now = now_ms();
+            let again = results.iter().filter_map(|(_, result)| match result.after {
+                AfterVendor::Again { in_ms } => Some(now + in_ms),
+                AfterVendor::Pushed | AfterVendor::GiveUp { .. } => None,
+            });
+            let again = again.min();
+            let settled = this.store.vendor_results(results, now).await;
+            this.take_back(settled.as_ref().map(Vec::clone).unwrap_or_default());
+            report(settled);
+            again.into_iter().for_each(|at_ms| this.alarm.ring(at_ms));
+        });
     }
 }
 

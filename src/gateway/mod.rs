@@ -10,6 +10,7 @@
 //!
 //! Deciding (`delivery`, `policy`, `content`) is plain values; `dispatch`, `wire` and `api` carry it out.
 
+mod alarm;
 mod api;
 mod broker;
 pub mod cli;

@@ -22,7 +22,7 @@ pub(super) struct Rig {
     pub gateway: Process,
     /// What the gateway announced: its broker's address, and the authority devices trust.
     pub reach: Value,
-    _clouds: Process,
+    pub clouds_process: Process,
     pinned: bool,
 }
 
@@ -52,7 +52,7 @@ impl Rig {
         let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
         let answer = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
         let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
-        Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, _clouds: clouds, pinned })
+        Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, clouds_process: clouds, pinned })
     }
 
     /// Kills the gateway and starts it again on the same state.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 const CALL: Duration = Duration::from_secs(30);
 /// Requests under way at once.
-const CONCURRENCY: usize = 64;
+const CONCURRENCY: usize = 256;
 /// Users, each with one bound device.
 const USERS: usize = 64;
 /// One message in so many is followed to the vendor for the latency.
@@ -38,14 +38,17 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
 
     let before = resident_kib(pid)?;
     let bar = ProgressBar::new(3).with_message("closed loop");
-    let (started, busy) = (Instant::now(), processor_s(pid)?);
+    let clouds = rig.clouds_process.id().ok_or("the clouds ended")?;
+    let used = || Ok::<_, String>([processor_s(pid)?, processor_s(std::process::id())?, processor_s(clouds)?]);
+    let (started, busy) = (Instant::now(), used()?);
     let first = calls(&rig).await?;
     let sent = flood(&rig, count, None).await?;
     let accepted_s = started.elapsed().as_secs_f64();
     arrived(&rig, first + u64::from(count)).await?;
-    let rate = f64::from(count) / started.elapsed().as_secs_f64();
-    let core_s = processor_s(pid)? - busy;
-    let share = core_s / started.elapsed().as_secs_f64();
+    let sent_s = started.elapsed().as_secs_f64();
+    let rate = f64::from(count) / sent_s;
+    let now = used()?;
+    let [gateway, load, cloud] = [0, 1, 2].map(|at| now[at] - busy[at]);
     drop(sent);
     bar.inc(1);
     let half = rate / 2.0;
@@ -59,7 +62,8 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     let figures = json!({
         "accepted_per_s": f64::from(count) / accepted_s, "sent_per_s": rate, "half_rate_p50_ms": at(0.5),
         "half_rate_p99_ms": at(0.99), "gateway_rss_kib": resident_kib(pid)?, "gateway_rss_before_kib": before,
-        "gateway_core_share": share, "sent_per_core_s": f64::from(count) / core_s,
+        "gateway_core_share": gateway / sent_s, "load_core_share": load / sent_s, "clouds_core_share": cloud / sent_s,
+        "sent_per_core_s": f64::from(count) / gateway,
         "aioapns_per_s": peer.as_ref().ok().map(|peer| peer.0), "ratio_to_aioapns": peer.as_ref().ok().map(|peer| rate / peer.0),
         "aioapns_per_core_s": peer.as_ref().ok().map(|peer| peer.1),
     });

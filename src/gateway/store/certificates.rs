@@ -1,5 +1,6 @@
 //! Push certificates: a vendor's credentials under the name devices bind to.
 
+use super::known::forget;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{Store, StoreError, Vault, as_i64};
 use crate::vendor::Vendor;
@@ -140,7 +141,7 @@ impl Store {
                     certificate.enabled, as_i64(now_ms)
                 ],
             )?;
-            Ok(())
+            forget(t)
         })
         .await
     }
@@ -185,7 +186,9 @@ impl Store {
     pub async fn enable_certificate(&self, app: String, name: String, enabled: bool) -> Result<bool, StoreError> {
         self.run(move |t| {
             let sql = "UPDATE certificates SET enabled = ?3 WHERE app = ?1 AND name = ?2";
-            Ok(t.execute(sql, params![app, name, enabled])? > 0)
+            let changed = t.execute(sql, params![app, name, enabled])?;
+            forget(t)?;
+            Ok(changed > 0)
         })
         .await
     }
@@ -195,7 +198,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn remove_certificate(&self, app: String, name: String) -> Result<bool, StoreError> {
-        self.run(move |t| Ok(t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", [&app, &name])? > 0))
-            .await
+        self.run(move |t| {
+            let gone = t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", [&app, &name])?;
+            forget(t)?;
+            Ok(gone > 0)
+        })
+        .await
     }
 }

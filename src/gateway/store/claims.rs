@@ -1,16 +1,15 @@
 //! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
 
 use super::deliveries::{Rules, set_state};
-use super::settings::{self, Key};
+use super::ready::{Due, ready};
 use super::sql::{Transaction, params};
 use super::traces::note;
-use super::{Certificate, Store, StoreError, Vault, as_i64, as_u64, certificates, devices};
+use super::{Certificate, Store, StoreError, as_i64, as_u64};
 use crate::gateway::content::Setting;
 use crate::gateway::delivery::{AfterVendor, Hop, State};
-use crate::gateway::policy::{self, AppRules, CertificateState, Stop, WEB, Webhook};
-use crate::gateway::silence;
+use crate::gateway::policy::{Stop, Webhook};
 use crate::protocol::{Address, Message};
-use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Vendor sends claimed at once.
 const CLAIM: u32 = 256;
@@ -19,8 +18,8 @@ const CLAIM: u32 = 256;
 #[derive(Debug, Clone)]
 pub struct VendorJob {
     pub address: Address,
-    pub message: Message,
-    pub certificate: Certificate,
+    pub message: Arc<Message>,
+    pub certificate: Arc<Certificate>,
     pub token: String,
     /// What decides, beside the message, what is shown.
     pub setting: Setting,
@@ -51,7 +50,7 @@ pub struct Recall {
 }
 
 /// A vendor send that is due, as stored.
-struct Due {
+struct Row {
     id: String,
     address: Address,
     attempts: u32,
@@ -67,7 +66,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
-        let vault = self.vault.clone();
+        let known = self.known.clone();
         self.run(move |t| {
             let late: Vec<(String, String)> = t
                 .prepare_cached("SELECT message, device FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT (?2 + 0) /* claim */")?
@@ -78,14 +77,14 @@ impl Store {
                 note(t, &id, &device, now_ms, Hop::NoAck, &detail)?;
                 set_state(t, &id, &device, State::Vendor, "", Some(now_ms))?;
             }
-            let due: Vec<Due> = t
+            let due: Vec<Row> = t
                 .prepare_cached(
                     "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
                      FROM deliveries d JOIN messages m ON m.id = d.message
                      WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT (?2 + 0) /* claim */",
                 )?
                 .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
-                    Ok(Due {
+                    Ok(Row {
                         address: Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? },
                         attempts: r.get(3)?,
                         body: r.get(4)?,
@@ -96,26 +95,27 @@ impl Store {
                 })?
                 .collect::<Result<_, _>>()?;
             let mut jobs = Vec::new();
-            let mut apps = Apps { vault: &vault, rules: HashMap::new(), certificates: HashMap::new() };
-            for Due { id, address, attempts, body, accepted_ms, expires_ms } in due {
+            for Row { id, address, attempts, body, accepted_ms, expires_ms } in due {
+                let device = address.device.clone();
+                let stops = |stop: Stop| {
+                    set_state(t, &id, &device, State::Waiting, "", None)?;
+                    note(t, &id, &device, now_ms, Hop::Stopped, stop.text())
+                };
                 // One row that cannot be read must not stop all others.
                 let Ok(message) = serde_json::from_str::<Message>(&body) else {
-                    set_state(t, &id, &address.device, State::Waiting, "", None)?;
-                    note(t, &id, &address.device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
+                    stops(Stop::InvalidMessage)?;
                     continue;
                 };
-                match ready(t, &mut apps, &address, &message, rules, accepted_ms, now_ms)? {
-                    Ok((certificate, token, setting, webhook)) => {
+                let due = Due { address, message: Arc::new(message), attempts, accepted_ms, expires_ms };
+                match ready(t, &known, due, rules, now_ms)? {
+                    Ok(job) => {
                         t.prepare_cached(
                             "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
                         )?
-                        .execute(params![id, address.device, as_i64(now_ms + rules.lease_ms)])?;
-                        jobs.push(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms });
+                        .execute(params![id, device, as_i64(now_ms + rules.lease_ms)])?;
+                        jobs.push(job);
                     }
-                    Err(stop) => {
-                        set_state(t, &id, &address.device, State::Waiting, "", None)?;
-                        note(t, &id, &address.device, now_ms, Hop::Stopped, stop.text())?;
-                    }
+                    Err(stop) => stops(stop)?,
                 }
             }
             Ok(jobs)
@@ -192,99 +192,4 @@ fn settle(
             .execute(params![job.certificate.app, job.certificate.name, job.token, as_i64(since_ms)])?;
     }
     Ok(None)
-}
-
-/// What the jobs of one claim have in common, read once.
-struct Apps<'v> {
-    vault: &'v Vault,
-    rules: HashMap<String, AppRules>,
-    certificates: HashMap<(String, String), Result<Option<Certificate>, Stop>>,
-}
-
-impl Apps<'_> {
-    fn rules(&mut self, t: &Transaction<'_>, app: &str) -> Result<AppRules, StoreError> {
-        if let Some(known) = self.rules.get(app) {
-            return Ok(known.clone());
-        }
-        let rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
-        self.rules.insert(app.to_owned(), rules.clone());
-        Ok(rules)
-    }
-
-    /// One whose secrets cannot be opened stops its own notifications and nobody else's.
-    fn certificate(
-        &mut self,
-        t: &Transaction<'_>,
-        app: &str,
-        notifier: &str,
-    ) -> Result<Result<Option<Certificate>, Stop>, StoreError> {
-        let key = (app.to_owned(), notifier.to_owned());
-        if let Some(known) = self.certificates.get(&key) {
-            return Ok(known.clone());
-        }
-        let found = match certificates::find(t, self.vault, app, notifier) {
-            Err(StoreError::Corrupt(why)) => {
-                tracing::error!(event = "certificate.unreadable", certificate = %notifier, why, "put the certificate in again");
-                Err(Stop::CertificateUnreadable)
-            }
-            found => Ok(found?),
-        };
-        self.certificates.insert(key, found.clone());
-        Ok(found)
-    }
-}
-
-type Ready = Result<(Certificate, String, Setting, Option<Webhook>), Stop>;
-
-fn ready(
-    t: &Transaction<'_>,
-    apps: &mut Apps<'_>,
-    address: &Address,
-    message: &Message,
-    rules: Rules,
-    accepted_ms: u64,
-    now_ms: u64,
-) -> Result<Ready, StoreError> {
-    let binding = devices::newest_binding(t, address)?;
-    let certificate = match &binding {
-        Some((notifier, ..)) => match apps.certificate(t, &address.app, notifier)? {
-            Ok(found) => found,
-            Err(stop) => return Ok(Err(stop)),
-        },
-        None => None,
-    };
-    let app_rules = apps.rules(t, &address.app)?;
-    let online: Vec<String> = t
-        .prepare_cached("SELECT platform FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1")?
-        .query_map([&address.app, &address.user, &address.device], |r| r.get(0))?
-        .collect::<Result<_, _>>()?;
-    let (app_wide, conversation) = settings::silences(t, address, message)?;
-    // Checked on entry; one from another version falls back.
-    let home = silence::zone(&app_rules.time_zone).unwrap_or(jiff::tz::TimeZone::UTC);
-    let mentioned = policy::mentions(&message.ext, &address.user);
-    let stop = policy::stop(&policy::Facts {
-        ext: &message.ext,
-        command: message.body["type"] == "cmd",
-        device: &address.device,
-        notifier: binding.as_ref().map_or("", |(notifier, ..)| notifier),
-        age_s: now_ms.saturating_sub(accepted_ms) / 1000,
-        push_life_s: rules.push_life_s,
-        policy: app_rules.multi_device.unwrap_or(rules.policy),
-        others_online: online.iter().any(|platform| app_rules.count_web || !WEB.contains(&platform.as_str())),
-        silenced: silence::silenced(&app_wide, &conversation, mentioned, now_ms, &home),
-        bound: binding.is_some(),
-        switched_off: binding.as_ref().is_some_and(|(.., off_until_ms)| *off_until_ms > now_ms),
-        certificate: match &certificate {
-            None => CertificateState::Missing,
-            Some(certificate) if !certificate.enabled => CertificateState::Disabled,
-            Some(_) => CertificateState::Ready,
-        },
-    });
-    Ok(match (stop, certificate, binding) {
-        (Some(stop), ..) => Err(stop),
-        (None, Some(certificate), Some((_, token, _))) => {
-            Ok((certificate, token, settings::shown(t, address, message)?, app_rules.webhook))
-        }
-        (None, ..) => Err(Stop::NoBinding),
-    })
 }

@@ -1,32 +1,14 @@
-//! Messages on their way: accepting, publishing, acknowledgements, and what waits for a device.
+//! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
-use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks};
 use crate::gateway::delivery::{Hop, State};
-use crate::gateway::policy::{MultiDevice, ONLINE_ONLY, Stop};
+use crate::gateway::policy::{MultiDevice, Stop};
 use crate::protocol::{Address, Hello, KickCode, Message};
 
 /// Messages a device is sent after one hello; it asks again when it has taken them.
 const DRAIN: u32 = 500;
-
-/// A message to accept.
-#[derive(Debug, Clone)]
-pub struct NewMessage {
-    pub app: String,
-    pub message: Message,
-    pub expires_ms: u64,
-    pub idempotency: Option<String>,
-}
-
-/// What accepting a message led to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Accepted {
-    pub id: String,
-    /// Devices to publish to now.
-    pub live: Vec<Address>,
-}
 
 /// What an acknowledgement led to.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,21 +47,6 @@ pub(super) fn set_state(
 }
 
 impl Store {
-    /// Stores messages and decides each device's first step: all of them or none. The answer means they
-    /// will not be lost.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn accept(
-        &self,
-        messages: Vec<NewMessage>,
-        rules: Rules,
-        now_ms: u64,
-    ) -> Result<Vec<Accepted>, StoreError> {
-        let room = self.room.clone();
-        self.run(move |t| messages.into_iter().map(|new| accept(t, &room, new, rules, now_ms)).collect()).await
-    }
-
     /// A device connected: notes the connection and returns what it missed, oldest first.
     ///
     /// # Errors
@@ -135,7 +102,7 @@ impl Store {
                 return Ok(false);
             }
             let live: Vec<String> = t
-                .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state = 'live' AND state <> 'done' AND nonce = ?4")?
+                .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> '' AND state = 'live'")?
                 .query_map([app, user, device, &nonce], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
             for id in live {
@@ -187,8 +154,8 @@ impl Store {
                 .optional()?
                 .unwrap_or_default();
             let under_way: bool = t
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'pushed') AND state <> 'done')")?
-                .query_row([app, user, device], |r| r.get(0))?;
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> '')")?
+                .query_row([app, user, device, &nonce], |r| r.get(0))?;
             let more = if online && !under_way { drain(t, &address, &nonce, rules, now_ms)? } else { Vec::new() };
             Ok(Acked { more, recalls })
         })
@@ -237,130 +204,13 @@ impl Store {
         self.run(move |t| {
             note(t, &id, &address.device, now_ms, Hop::WentOffline, &why)?;
             t.execute(
-                "UPDATE deliveries SET state = 'vendor', due_ms = ?3 WHERE message = ?1 AND device = ?2 AND state = 'live'",
+                "UPDATE deliveries SET state = 'vendor', nonce = '', due_ms = ?3 WHERE message = ?1 AND device = ?2 AND state = 'live'",
                 params![id, address.device, as_i64(now_ms)],
             )?;
             Ok(())
         })
         .await
     }
-}
-
-fn accept(
-    t: &Transaction<'_>,
-    room: &Room,
-    new: NewMessage,
-    rules: Rules,
-    now_ms: u64,
-) -> Result<Accepted, StoreError> {
-    let NewMessage { app, message, expires_ms, idempotency } = new;
-    let user = message.to.clone();
-    if let Some(key) = &idempotency {
-        let known = t
-            .query_row(
-                "SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND idempotency = ?3",
-                [&app, &user, key],
-                |r| r.get(0),
-            )
-            .optional()?;
-        if let Some(id) = known {
-            return Ok(Accepted { id, live: Vec::new() });
-        }
-    }
-    let body = serde_json::to_string(&message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    t.prepare_cached(
-        "INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?
-    .execute(params![message.id, app, user, body, as_i64(now_ms), as_i64(expires_ms), idempotency])?;
-    note(t, &message.id, "", now_ms, Hop::Accepted, &format!("from {}", message.from))?;
-    if !super::users::exists(t, &app, &user)? {
-        note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoSuchUser.text())?;
-        wait_for_a_device(t, room, &message.id, &app, &user, rules, now_ms)?;
-        return Ok(Accepted { id: message.id, live: Vec::new() });
-    }
-    let found: Vec<(String, bool, String)> = t
-        .prepare_cached(
-            "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */",
-        )?
-        .query_map([&app, &user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-        .collect::<Result<_, _>>()?;
-    let online_only = message.ext[ONLINE_ONLY] == true;
-    if found.is_empty() {
-        note(t, &message.id, "", now_ms, Hop::Stopped, Stop::NoBinding.text())?;
-        if !online_only {
-            wait_for_a_device(t, room, &message.id, &app, &user, rules, now_ms)?;
-        }
-    }
-    let mut live = Vec::new();
-    for (device, online, nonce) in found {
-        if online_only && !online {
-            note(t, &message.id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
-            continue;
-        }
-        let (state, due) = if online { (State::Live, now_ms + rules.ack_deadline_ms) } else { (State::Vendor, now_ms) };
-        t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state, nonce, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-            .execute(params![message.id, app, user, device, state.as_str(), nonce, as_i64(due)])?;
-        if !online {
-            evict(t, room, (&app, &user, &device), rules.keep_most, now_ms)?;
-        }
-        if online {
-            note(t, &message.id, &device, now_ms, Hop::Published, "to the connection")?;
-            live.push(Address { app: app.clone(), user: user.clone(), device });
-        }
-    }
-    Ok(Accepted { id: message.id, live })
-}
-
-/// A message for a user without a device waits for the first that comes.
-fn wait_for_a_device(
-    t: &Transaction<'_>,
-    room: &Room,
-    message: &str,
-    app: &str,
-    user: &str,
-    rules: Rules,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state) VALUES (?1, ?2, ?3, '', 'waiting')")?
-        .execute([message, app, user])?;
-    evict(t, room, (app, user, ""), rules.keep_most, now_ms)
-}
-
-/// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to
-/// the device or its vendor. A tenth more goes at once, so that a full device does not pay for each message.
-fn evict(
-    t: &Transaction<'_>,
-    room: &Room,
-    (app, user, device): (&str, &str, &str),
-    keep_most: u32,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    if room.take(app, user, device) {
-        return Ok(());
-    }
-    let waiting: u32 = t
-        .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
-             AND state IN ('pushed', 'waiting') AND state <> 'done' LIMIT (?4 + 0)) AS w",
-        )?
-        .query_row(params![app, user, device, keep_most.saturating_add(1)], |r| r.get(0))?;
-    if waiting <= keep_most {
-        room.counted(app, user, device, keep_most - waiting);
-        return Ok(());
-    }
-    let oldest: Vec<String> = t
-        .prepare_cached(
-            // An id begins with its moment.
-            "SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('pushed', 'waiting') AND state <> 'done'
-             ORDER BY message DESC LIMIT 1000 OFFSET (?4 + 0)",
-        )?
-        .query_map(params![app, user, device, keep_most - keep_most / 10], |r| r.get(0))?
-        .collect::<Result<_, _>>()?;
-    for id in oldest {
-        set_state(t, &id, device, State::Done, "", None)?;
-        note(t, &id, device, now_ms, Hop::Evicted, &format!("more than {keep_most} messages waited for this device"))?;
-    }
-    Ok(())
 }
 
 /// What waits for a device, oldest first, marked as published to this connection.
@@ -389,9 +239,11 @@ fn drain(
         };
         message.offline = true;
         // What the vendor has is not pushed again, whatever becomes of this connection.
-        if State::parse(&state) != Some(State::Pushed) {
-            set_state(t, &id, device, State::Live, nonce, Some(now_ms + rules.ack_deadline_ms))?;
-        }
+        let (state, due) = match State::parse(&state) {
+            Some(State::Pushed) => (State::Pushed, None),
+            _ => (State::Live, Some(now_ms + rules.ack_deadline_ms)),
+        };
+        set_state(t, &id, device, state, nonce, due)?;
         note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
         messages.push(message);
     }

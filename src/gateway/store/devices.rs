@@ -248,11 +248,15 @@ pub(super) fn newest_binding(
     t: &Transaction<'_>,
     address: &Address,
 ) -> Result<Option<(String, String, u64)>, StoreError> {
-    t.prepare_cached(
-        "SELECT notifier, token, off_until_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 ORDER BY bound_ms DESC, notifier LIMIT 1",
-    )?
-    .query_row([&address.app, &address.user, &address.device], |r| {
-        Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?)))
-    })
-    .optional()
+    // A device has a few at most. Sorting in SQL would have SQLite prepare the statement anew for each run.
+    let all: Vec<(String, String, u64, i64)> = t
+        .prepare_cached(
+            "SELECT notifier, token, off_until_ms, bound_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
+        )?
+        .query_map([&address.app, &address.user, &address.device], |r| {
+            Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?), r.get(3)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    let newest = all.into_iter().max_by(|(a, .., a_ms), (b, .., b_ms)| a_ms.cmp(b_ms).then_with(|| b.cmp(a)));
+    Ok(newest.map(|(notifier, token, off_until_ms, _)| (notifier, token, off_until_ms)))
 }

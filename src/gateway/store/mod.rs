@@ -4,11 +4,14 @@
 //! next transaction, so that a burst costs a few fsyncs and not one each; every caller is answered
 //! only after the commit that holds its work.
 
+mod accept;
 mod certificates;
 mod claims;
 mod deliveries;
 mod devices;
 mod kicks;
+mod known;
+mod ready;
 mod receipts;
 mod room;
 mod settings;
@@ -19,14 +22,16 @@ mod users;
 mod value;
 mod vault;
 
+pub use accept::NewMessage;
 pub use certificates::Certificate;
 pub use claims::{Recall, VendorJob, VendorResult};
-pub use deliveries::{Acked, NewMessage, Rules};
+pub use deliveries::{Acked, Rules};
 pub use devices::{Bind, BindReply};
 pub use kicks::{Kick, Welcome};
 pub use settings::Key;
 pub use vault::Vault;
 
+use known::Known;
 use room::Room;
 use sql::Transaction;
 use std::path::Path;
@@ -58,6 +63,7 @@ type Finish = Box<dyn FnOnce(bool) + Send>;
 pub struct Store {
     jobs: mpsc::Sender<Job>,
     vault: Arc<Vault>,
+    known: Known,
     /// Other gateways use it too.
     shared: bool,
     room: Room,
@@ -71,7 +77,7 @@ impl Store {
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::sqlite(path, queue)?;
-        Ok(Self { jobs, vault: Arc::new(vault), shared: false, room: Room::default() })
+        Ok(Self::over(jobs, vault, false))
     }
 
     /// Connects to a PostgreSQL that other gateways may use too.
@@ -85,7 +91,12 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::postgres(config, tls, queue).await?;
-        Ok(Self { jobs, vault: Arc::new(vault), shared: true, room: Room::default() })
+        Ok(Self::over(jobs, vault, true))
+    }
+
+    fn over(jobs: mpsc::Sender<Job>, vault: Vault, shared: bool) -> Self {
+        let vault = Arc::new(vault);
+        Self { jobs, known: Known::new(vault.clone()), vault, shared, room: Room::default() }
     }
 
     /// Whether other gateways put work into it too.

@@ -1,8 +1,9 @@
 //! What apps and users have set: one JSON value under each key.
 
+use super::known::{Known, forget};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError};
-use crate::gateway::content::{Profile, Setting, Template, template_names};
+use crate::gateway::content::{Profile, Setting, template_names};
 use crate::gateway::policy::AppRules;
 use crate::gateway::silence::Silence;
 use crate::protocol::{Address, Message};
@@ -49,20 +50,63 @@ pub(super) fn get<T: DeserializeOwned + Default>(
         .prepare_cached("SELECT value FROM settings WHERE app = ?1 AND user = ?2 AND key = ?3")?
         .query_row([app, user, &key.text()], |r| r.get(0))
         .optional()?;
-    let Some(text) = text else { return Ok(T::default()) };
-    Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
-        tracing::error!(event = "setting.unreadable", app, user, key = key.text(), %error, "a setting cannot be read; its default is used");
+    Ok(text.map(|text| parsed(app, user, &key.text(), &text)).unwrap_or_default())
+}
+
+fn parsed<T: DeserializeOwned + Default>(app: &str, user: &str, key: &str, text: &str) -> T {
+    serde_json::from_str(text).unwrap_or_else(|error| {
+        tracing::error!(event = "setting.unreadable", app, user, key, %error, "a setting cannot be read; its default is used");
         T::default()
-    }))
+    })
+}
+
+/// What a receiver has set that decides about one message.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    pub profile: Profile,
+    /// For everything, and for the conversation the message is of.
+    pub app_wide: Silence,
+    pub conversation: Silence,
+}
+
+/// # Errors
+/// [`StoreError`].
+pub(super) fn wishes(t: &Transaction<'_>, address: &Address, message: &Message) -> Result<Wishes, StoreError> {
+    let key = match &message.group {
+        Some(group) => Key::SilenceIn(group.clone()),
+        None => Key::SilenceWith(message.from.clone()),
+    };
+    let Address { app, user, .. } = address;
+    let conversation = key.text();
+    let found: Vec<(String, String)> = t
+        .prepare_cached(
+            "SELECT key, value FROM settings WHERE app = ?1 AND user = ?2 AND key IN ('profile', 'silence', ?3)",
+        )?
+        .query_map([app, user, &conversation], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut wishes = Wishes::default();
+    for (key, value) in found {
+        match key.as_str() {
+            "profile" => wishes.profile = parsed(app, user, &key, &value),
+            "silence" => wishes.app_wide = parsed(app, user, &key, &value),
+            _ => wishes.conversation = parsed(app, user, &key, &value),
+        }
+    }
+    Ok(wishes)
 }
 
 /// What a notification for this device says beside the message.
-pub(super) fn shown(t: &Transaction<'_>, address: &Address, message: &Message) -> Result<Setting, StoreError> {
-    let receiver: Profile = get(t, &address.app, &address.user, &Key::Profile)?;
+pub(super) fn shown(
+    t: &Transaction<'_>,
+    known: &Known,
+    address: &Address,
+    message: &Message,
+    receiver: Profile,
+) -> Result<Setting, StoreError> {
     let sender: Profile = get(t, &address.app, &message.from, &Key::Profile)?;
     let mut setting = Setting { sender_nickname: sender.nickname, ..Setting::default() };
     for name in template_names(message, &receiver) {
-        let template: Option<Template> = get(t, &address.app, "", &Key::Template(name.clone()))?;
+        let template = known.template(t, &address.app, &name)?;
         setting.templates.extend(template.map(|template| (name, template)));
     }
     setting.receiver = receiver;
@@ -75,17 +119,9 @@ pub(super) fn shown(t: &Transaction<'_>, address: &Address, message: &Message) -
     Ok(setting)
 }
 
-/// The user's silence for everything, and for the conversation this message is of.
-pub(super) fn silences(
-    t: &Transaction<'_>,
-    address: &Address,
-    message: &Message,
-) -> Result<(Silence, Silence), StoreError> {
-    let key = match &message.group {
-        Some(group) => Key::SilenceIn(group.clone()),
-        None => Key::SilenceWith(message.from.clone()),
-    };
-    Ok((get(t, &address.app, &address.user, &Key::Silence)?, get(t, &address.app, &address.user, &key)?))
+/// What single users set is not remembered.
+fn forget_if_app_wide(t: &Transaction<'_>, user: &str) -> Result<(), StoreError> {
+    if user.is_empty() { forget(t) } else { Ok(()) }
 }
 
 impl Store {
@@ -116,7 +152,7 @@ impl Store {
                  ON CONFLICT (app, user, key) DO UPDATE SET value = excluded.value",
                 params![app, user, key.text(), value],
             )?;
-            Ok(())
+            forget_if_app_wide(t, &user)
         })
         .await
     }
@@ -128,7 +164,9 @@ impl Store {
     pub async fn unset(&self, app: String, user: String, key: Key) -> Result<bool, StoreError> {
         self.run(move |t| {
             let sql = "DELETE FROM settings WHERE app = ?1 AND user = ?2 AND key = ?3";
-            Ok(t.execute(sql, [&app, &user, &key.text()])? > 0)
+            let gone = t.execute(sql, [&app, &user, &key.text()])?;
+            forget_if_app_wide(t, &user)?;
+            Ok(gone > 0)
         })
         .await
     }

@@ -15,6 +15,7 @@ pub(super) use super::value::{Params, Row, Value, params};
 use postgres::types::ToSql;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Where a transaction runs.
 enum Backend<'a> {
@@ -26,7 +27,11 @@ enum Backend<'a> {
 pub(super) type Statements = HashMap<String, postgres::Statement>;
 
 /// A transaction on either.
-pub(super) struct Transaction<'a>(Backend<'a>);
+pub(super) struct Transaction<'a> {
+    backend: Backend<'a>,
+    /// The edition of what is set, once it was asked for.
+    edition: RefCell<Option<Rc<str>>>,
+}
 
 /// A statement of a transaction.
 pub(super) struct Statement<'a, 't> {
@@ -36,20 +41,38 @@ pub(super) struct Statement<'a, 't> {
 
 impl<'t> Transaction<'t> {
     pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>) -> Self {
-        Self(Backend::Sqlite(transaction))
+        Self { backend: Backend::Sqlite(transaction), edition: RefCell::default() }
     }
 
     pub fn postgres(transaction: postgres::Transaction<'t>, statements: &'t mut Statements) -> Self {
-        Self(Backend::Postgres(RefCell::new((transaction, statements))))
+        let backend = Backend::Postgres(RefCell::new((transaction, statements)));
+        Self { backend, edition: RefCell::default() }
     }
 
     /// # Errors
     /// [`StoreError`]: PostgreSQL did not commit. SQLite's is its owner's to commit.
     pub fn commit(self) -> Result<(), StoreError> {
-        match self.0 {
+        match self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(held) => Ok(held.into_inner().0.commit()?),
         }
+    }
+
+    /// What `read` said when it was first asked in this transaction.
+    ///
+    /// # Errors
+    /// `read`'s.
+    pub fn edition(&self, read: impl FnOnce() -> Result<String, StoreError>) -> Result<Rc<str>, StoreError> {
+        if let Some(edition) = &*self.edition.borrow() {
+            return Ok(edition.clone());
+        }
+        let edition: Rc<str> = read()?.into();
+        self.edition.replace(Some(edition.clone()));
+        Ok(edition)
+    }
+
+    pub fn forget_edition(&self) {
+        self.edition.replace(None);
     }
 
     /// Statements are prepared when they first run, and kept.
@@ -62,7 +85,7 @@ impl<'t> Transaction<'t> {
     /// [`StoreError`].
     pub fn execute<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<usize, StoreError> {
         let values = params.bound();
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(t) => Ok(t.prepare_cached(sql)?.execute(rusqlite::params_from_iter(values))?),
             Backend::Postgres(held) => {
                 let (t, statements) = &mut *held.borrow_mut();
@@ -87,7 +110,7 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(t) => Ok(t.execute_batch(sql)?),
             Backend::Postgres(held) => Ok(held.borrow_mut().0.batch_execute(&in_postgres(sql))?),
         }
@@ -95,7 +118,7 @@ impl<'t> Transaction<'t> {
 
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
         let values = params.bound();
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(t) => {
                 let mut statement = t.prepare_cached(sql)?;
                 let columns = statement.column_count();

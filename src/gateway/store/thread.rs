@@ -11,6 +11,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Most jobs of one transaction.
 const BATCH: usize = 256;
+/// From so many jobs in one transaction on, the next one waits a moment for more: each costs a write to the
+/// disk, however many it carries.
+const BUSY: usize = 8;
+const GATHER: Duration = Duration::from_millis(2);
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
 /// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
@@ -21,6 +25,7 @@ const STEPS: &[&str] = &[
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
+    include_str!("schema-5.sql"),
 ];
 
 /// Opens or makes a SQLite file and starts its thread.
@@ -99,8 +104,9 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
 }
 
 fn work_sqlite(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+    let mut last = 0;
     let mut jobs = Vec::with_capacity(BATCH);
-    while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+    while gather(&mut queue, &mut jobs, &mut last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
             Ok(transaction) => transaction,
             Err(error) => {
@@ -121,7 +127,8 @@ fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut q
     let mut jobs = Vec::with_capacity(BATCH);
     let mut client = Some(client);
     let mut statements = Statements::new();
-    while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+    let mut last = 0;
+    while gather(&mut queue, &mut jobs, &mut last) {
         if client.as_ref().is_none_or(Client::is_closed) {
             statements.clear();
             client = config.connect(tls.clone()).map_err(|error| {
@@ -151,6 +158,22 @@ fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut q
         }
         finish(finishes, committed);
     }
+}
+
+/// The jobs of the next transaction; `false` when there will be none. `last` is how many the one before had.
+#[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for jobs")]
+fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: &mut usize) -> bool {
+    queue.blocking_recv_many(jobs, BATCH);
+    if *last >= BUSY {
+        std::thread::sleep(GATHER);
+        while jobs.len() < BATCH
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push(job);
+        }
+    }
+    *last = jobs.len();
+    !jobs.is_empty()
 }
 
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do until the database is back")]

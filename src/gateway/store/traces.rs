@@ -4,6 +4,7 @@ use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::gateway::clock::ids_from;
 use crate::gateway::delivery::Hop;
+use crate::protocol::Message;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -69,12 +70,15 @@ impl Store {
     pub async fn trace(&self, app: String, id: String) -> Result<Vec<TraceLine>, StoreError> {
         self.run(move |t| {
             // A trace is its own app's affair, for as long as the message is kept.
-            let owner: Option<String> =
-                t.query_row("SELECT app FROM messages WHERE id = ?1", [&id], |r| r.get(0)).optional()?;
-            if owner.as_ref() != Some(&app) {
+            let found: Option<(String, String, i64)> = t
+                .query_row("SELECT app, message, accepted_ms FROM messages WHERE id = ?1", [&id], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+                })
+                .optional()?;
+            let Some((_, body, accepted_ms)) = found.filter(|(owner, ..)| *owner == app) else {
                 return Ok(Vec::new());
-            }
-            let rows = t
+            };
+            let mut rows: Vec<TraceLine> = t
                 .prepare_cached("SELECT at, device, hop, detail FROM hops WHERE message = ?1 ORDER BY at")?
                 .query_map([&id], |r| {
                     Ok(TraceLine {
@@ -85,6 +89,14 @@ impl Store {
                     })
                 })?
                 .collect::<Result<_, _>>()?;
+            // The message itself says this much; earlier versions wrote it twice.
+            if rows.first().is_none_or(|first| first.hop != Hop::Accepted.as_str()) {
+                let from =
+                    serde_json::from_str::<Message>(&body).map_or_else(|e| e.to_string(), |message| message.from);
+                let accepted = Hop::Accepted.as_str().to_owned();
+                let (device, detail) = (String::new(), format!("from {from}"));
+                rows.insert(0, TraceLine { at_ms: as_u64(accepted_ms), device, hop: accepted, detail });
+            }
             Ok(rows)
         })
         .await

@@ -1,0 +1,81 @@
+//! Whether a message that is due for a device's vendor becomes a notification, and what the send needs.
+
+use super::claims::VendorJob;
+use super::deliveries::Rules;
+use super::known::Known;
+use super::settings::Wishes;
+use super::sql::{Transaction, params};
+use super::{StoreError, devices, settings};
+use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB};
+use crate::gateway::silence;
+use crate::protocol::{Address, Message};
+use std::sync::Arc;
+
+/// A message for a device that is not connected.
+pub(super) struct Due {
+    pub address: Address,
+    pub message: Arc<Message>,
+    /// Sends before this one.
+    pub attempts: u32,
+    pub accepted_ms: u64,
+    pub expires_ms: u64,
+}
+
+/// The send, or why there is none.
+pub(super) fn ready(
+    t: &Transaction<'_>,
+    known: &Known,
+    due: Due,
+    rules: Rules,
+    now_ms: u64,
+) -> Result<Result<VendorJob, Stop>, StoreError> {
+    let Due { address, message, attempts, accepted_ms, expires_ms } = due;
+    let binding = devices::newest_binding(t, &address)?;
+    let certificate = match &binding {
+        Some((notifier, ..)) => match known.certificate(t, &address.app, notifier)? {
+            Ok(found) => found,
+            Err(stop) => return Ok(Err(stop)),
+        },
+        None => None,
+    };
+    let app = known.rules(t, &address.app)?;
+    let policy = app.rules.multi_device.unwrap_or(rules.policy);
+    let Wishes { profile, app_wide, conversation } = settings::wishes(t, &address, &message)?;
+    let mentioned = policy::mentions(&message.ext, &address.user);
+    let stop = policy::stop(&policy::Facts {
+        ext: &message.ext,
+        command: message.body["type"] == "cmd",
+        device: &address.device,
+        notifier: binding.as_ref().map_or("", |(notifier, ..)| notifier),
+        age_s: now_ms.saturating_sub(accepted_ms) / 1000,
+        push_life_s: rules.push_life_s,
+        policy,
+        others_online: policy == MultiDevice::AllOffline && others_online(t, &address, app.rules.count_web)?,
+        silenced: silence::silenced(&app_wide, &conversation, mentioned, now_ms, &app.home),
+        bound: binding.is_some(),
+        switched_off: binding.as_ref().is_some_and(|(.., off_until_ms)| *off_until_ms > now_ms),
+        certificate: match &certificate {
+            None => CertificateState::Missing,
+            Some(certificate) if !certificate.enabled => CertificateState::Disabled,
+            Some(_) => CertificateState::Ready,
+        },
+    });
+    Ok(match (stop, certificate, binding) {
+        (Some(stop), ..) => Err(stop),
+        (None, Some(certificate), Some((_, token, _))) => {
+            let setting = settings::shown(t, known, &address, &message, profile)?;
+            let webhook = app.rules.webhook.clone();
+            Ok(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms })
+        }
+        (None, ..) => Err(Stop::NoBinding),
+    })
+}
+
+fn others_online(t: &Transaction<'_>, address: &Address, count_web: bool) -> Result<bool, StoreError> {
+    let Address { app, user, device } = address;
+    let platforms: Vec<String> = t
+        .prepare_cached("SELECT platform FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1")?
+        .query_map(params![app, user, device], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(platforms.iter().any(|platform| count_web || !WEB.contains(&platform.as_str())))
+}

@@ -4,9 +4,12 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use support::{Agent, Flaw, Gateway, Mosquitto, Process, certificates, has, skipped};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use support::{Agent, Certificates, Flaw, Gateway, Mosquitto, Process, Rest, certificates, has, skipped};
 
 fn clients_or_skip(test: &str) -> bool {
     let there = has("mosquitto_pub") && has("mosquitto_sub");
@@ -190,18 +193,7 @@ fn a_gateway_on_mosquitto_delivers_like_one_with_its_own_broker() {
     let dir = tempfile::tempdir().expect("a directory");
     let certificates = certificates(dir.path(), Flaw::None);
     let broker = Mosquitto::start(dir.path(), &certificates);
-    let extra = format!("[log]\nlevel = 'info'\n[vendors]\nca_file = '{}'\n", certificates.ca.display());
-    let home = dir.path().join("g");
-    std::fs::create_dir_all(&home).expect("made");
-    let mut gateway = Gateway::start(&home, &extra);
-    gateway.process.terminate();
-    // The same state, now on somebody else's broker over TLS.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
-    command.arg("--config").arg(home.join("gateway.toml")).env("IMPUSH_GATEWAY_BROKER_CA_FILE", &certificates.ca);
-    command.args(["serve", "--announce", "--broker", &format!("mqtts://localhost:{}", broker.tls)]);
-    let mut process = Process::start(&mut command, false);
-    gateway.reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
-    gateway.process = process;
+    let gateway = on_a_broker(dir.path(), &certificates, broker.tls);
     let token = gateway.user("ann");
     Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
     let mut agent = Agent::start(&dir.path().join("a"));
@@ -209,4 +201,90 @@ fn a_gateway_on_mosquitto_delivers_like_one_with_its_own_broker() {
     agent.process.event("link.up");
     let id = gateway.ok(&["send", "--app", "org/app", "ann", "over mosquitto"]);
     assert_eq!(agent.process.event("message.received")["id"], id.as_str());
+}
+
+/// A gateway that had a broker of its own, and now somebody else's over TLS at this port.
+fn on_a_broker(dir: &Path, certificates: &Certificates, port: u16) -> Gateway {
+    let extra = format!("[log]\nlevel = 'info'\n[vendors]\nca_file = '{}'\n", certificates.ca.display());
+    let home = dir.join("g");
+    std::fs::create_dir_all(&home).expect("made");
+    let mut gateway = Gateway::start(&home, &extra);
+    gateway.process.terminate();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    command.arg("--config").arg(home.join("gateway.toml")).env("IMPUSH_GATEWAY_BROKER_CA_FILE", &certificates.ca);
+    command.args(["serve", "--announce", "--broker", &format!("mqtts://localhost:{port}")]);
+    let mut process = Process::start(&mut command, false);
+    gateway.reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());
+    gateway.process = process;
+    gateway
+}
+
+/// A way to a port that can be cut: what goes over it ends, and nobody else gets through.
+struct Cable {
+    port: u16,
+    whole: Arc<AtomicBool>,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Cable {
+    fn to(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let (whole, ends) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
+        let (still, kept) = (whole.clone(), ends.clone());
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten().filter(|_| still.load(Ordering::SeqCst)) {
+                let far = TcpStream::connect(("127.0.0.1", target)).expect("connected");
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().expect("cloned"), to.try_clone().expect("cloned"));
+                    kept.lock().expect("held").push(from.try_clone().expect("cloned"));
+                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                }
+            }
+        });
+        Self { port, whole, ends }
+    }
+
+    fn cut(&self) {
+        self.whole.store(false, Ordering::SeqCst);
+        for end in self.ends.lock().expect("held").drain(..) {
+            drop(end.shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    fn mend(&self) {
+        self.whole.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_a_gateway_cut_off_from_its_broker_accepts_reaches_a_device_that_stayed_connected() {
+    if !clients_or_skip("what_a_gateway_cut_off_from_its_broker_accepts_reaches_a_device_that_stayed_connected")
+        || !has("mosquitto")
+    {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let certificates = certificates(dir.path(), Flaw::None);
+    let broker = Mosquitto::start(dir.path(), &certificates);
+    let cable = Cable::to(broker.tls);
+    let gateway = on_a_broker(dir.path(), &certificates, cable.port);
+    let rest = Rest::new(&gateway.reach, &certificates.ca);
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", &gateway.user("ann"));
+    let send = |text: &str| {
+        let message = json!({"to": ["ann"], "body": {"type": "txt", "msg": text}});
+        rest.ok("POST", "messages/users", Some(&message))["data"]["ann"].as_str().expect("an id").to_owned()
+    };
+    let before = send("before");
+    rest.traced(&before, &["acked"]);
+    cable.cut();
+    let id = send("meanwhile");
+    rest.traced(&id, &["went_offline: no connection to the broker", "stopped: no push binding"]);
+    cable.mend();
+    rest.traced(&id, &["published: to the connection again", "acked"]);
+    agent.process.terminate();
+    let log = agent.process.rest().join("\n");
+    assert_eq!(log.matches("\"link.up\"").count(), 1, "the device stayed connected: {log}");
 }

@@ -3,8 +3,11 @@
 //! ```text
 //!             online            no ack in time, or offline notice
 //! accepted ----------> live -----------------------------------> vendor --accepted--> pushed
-//!     |  offline                                                  ^  |                   |
-//!     +-----------------------------------------------------------+  | refused, no way   |
+//!     |  offline        ^                                         ^  |                   |
+//!     +-----------------+-----------------------------------------+  |                   |
+//!                       |                                            |                   |
+//!                       +--- no notification, but connected ---------+                   |
+//!                                                                    | refused, no way   |
 //!                                                                    v                   |
 //!            hello: sent again, from every state but done         waiting                |
 //!                                                                    |      ack          |
@@ -143,9 +146,41 @@ pub fn after_vendor(outcome: &Outcome, attempts: u32, now_ms: u64) -> AfterVendo
     }
 }
 
+/// How long a connected device is sent a message it does not acknowledge, in milliseconds since the message
+/// or the device came. Long enough for a broker that loses a node; after it the device is hardly there.
+const REPEAT_FOR_MS: u64 = 600_000;
+
+/// A message for a connected device that no notification goes out for: its next step over the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeat {
+    /// Sent again now, or only when that is over:
+    pub now: bool,
+    pub due_in_ms: u64,
+}
+
+/// `waited_ms`: since the message or the device came, whichever came last. `unanswered`: it was sent and not
+/// acknowledged in time, or else it could not be sent. `None`: it waits for the device to come back.
+pub fn over_the_connection(waited_ms: u64, unanswered: bool) -> Option<Repeat> {
+    // A broker that lost it answers for it all the same; each repeat waits as long as all before.
+    let due_in_ms = if unanswered { waited_ms.max(RETRY_BASE_MS) } else { RETRY_BASE_MS };
+    (waited_ms <= REPEAT_FOR_MS).then_some(Repeat { now: unanswered, due_in_ms })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connected_device_is_sent_a_message_again_ever_more_rarely_and_not_for_ever() {
+        let mut waited_ms = 5000;
+        let mut sent = Vec::new();
+        while let Some(Repeat { now: true, due_in_ms }) = over_the_connection(waited_ms, true) {
+            sent.push(waited_ms / 1000);
+            waited_ms += due_in_ms;
+        }
+        assert_eq!(sent, [5, 10, 20, 40, 80, 160, 320]);
+        assert_eq!(over_the_connection(20, false), Some(Repeat { now: false, due_in_ms: 1000 }), "no connection now");
+    }
 
     fn retry() -> Outcome {
         Outcome::RetryAfter { after_ms: None, code: "500".into(), reason: "server error".into() }

@@ -5,7 +5,9 @@ use super::clock::now_ms;
 use super::delivery::AfterVendor;
 use super::outgoing::Wire;
 use super::push::{Push, together};
-use super::store::{Acked, Bind, BindReply, Kick, NewMessage, Recall, Rules, Store, StoreError, VendorJob, Welcome};
+use super::store::{
+    Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Rules, Store, StoreError, VendorJob, Welcome,
+};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use crate::service::Service;
@@ -244,8 +246,11 @@ impl Dispatch {
     /// Claims what is due. `true` when there may be more at once.
     async fn round(&self) -> Result<bool, StoreError> {
         // No more than can be sent now: a lease runs from the claim.
-        let jobs = self.store.claim(self.rules(), self.calls.available_permits(), now_ms()).await?;
+        let Claimed { jobs, again } = self.store.claim(self.rules(), self.calls.available_permits(), now_ms()).await?;
         let any = !jobs.is_empty();
+        for (address, message) in again {
+            self.tasks.spawn(self.clone().publish(address, Message::clone(&message)));
+        }
         for group in together(jobs) {
             let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };
             self.carry(group, permit);

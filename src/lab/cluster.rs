@@ -26,6 +26,10 @@ const START: Duration = Duration::from_secs(30);
 const CALL: Duration = Duration::from_secs(10);
 /// What is under way after the last kill may take so long.
 const SETTLE: Duration = Duration::from_secs(180);
+/// A broker's node may take so long to come back: some wait until their ports are free again.
+const NODE: Duration = Duration::from_secs(180);
+/// Lost messages whose traces are shown.
+const EXPLAINED: usize = 3;
 /// App servers that send to the offline device, and as many to the connected ones.
 const SENDERS: u64 = 4;
 /// One kill in so many is of a broker's node.
@@ -121,7 +125,11 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     };
     let offline =
         kills::settled(&to_offline, SETTLE, async |after| call(&http, "GET", &tray(after), None).await).await?;
-    let online = received(&to_online, &agents).await?;
+    let (online, lost) = received(&to_online, &agents).await?;
+    for id in lost.iter().take(EXPLAINED) {
+        let trace = call_as(&http, "GET", &format!("{base}/messages/{id}/trace"), Some(&token), None).await?;
+        eprintln!("lost: {id}: {}", trace["entities"]);
+    }
     let events_replayed = noise.await.map_err(|e| e.to_string())??;
     front.abort();
     Ok(Outcome { offline, online, gateway_kills, node_kills, events_replayed })
@@ -280,14 +288,15 @@ async fn kill(plan: &Plan, gateways: &mut [Gateway]) -> Result<(u32, u32), Strin
 async fn shell(command: &str, node: usize) -> Result<(), String> {
     let run =
         Command::new("sh").args(["-c", command, "sh", &node.to_string()]).stdin(std::process::Stdio::null()).status();
-    let status = tokio::time::timeout(Duration::from_secs(60), run).await;
+    let status = tokio::time::timeout(NODE, run).await;
     match status {
         Ok(Ok(status)) if status.success() => Ok(()),
         other => Err(format!("`{command}` for node {node}: {other:?}")),
     }
 }
 
-async fn received(ids: &[String], agents: &[Device]) -> Result<Kills, String> {
+/// What came of the messages, and the ids of those that did not come.
+async fn received(ids: &[String], agents: &[Device]) -> Result<(Kills, Vec<String>), String> {
     let deadline = Instant::now() + SETTLE;
     loop {
         let all: Vec<String> = agents
@@ -295,10 +304,10 @@ async fn received(ids: &[String], agents: &[Device]) -> Result<Kills, String> {
             .flat_map(|agent| agent.received.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
             .collect();
         let distinct: HashSet<&String> = all.iter().collect();
-        let lost = ids.iter().filter(|id| !distinct.contains(id)).count() as u64;
-        if lost == 0 || Instant::now() > deadline {
-            let twice = (all.len() - distinct.len()) as u64;
-            return Ok(Kills { accepted: ids.len() as u64, lost, twice, replaced: 0 });
+        let missing: Vec<String> = ids.iter().filter(|id| !distinct.contains(id)).cloned().collect();
+        if missing.is_empty() || Instant::now() > deadline {
+            let (lost, twice) = (missing.len() as u64, (all.len() - distinct.len()) as u64);
+            return Ok((Kills { accepted: ids.len() as u64, lost, twice, replaced: 0 }, missing));
         }
         sleep(Duration::from_millis(500)).await;
     }

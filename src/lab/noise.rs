@@ -1,7 +1,7 @@
 //! Presence events as bad brokers give them: those of the devices again, late, twice and out of order.
 
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, client_config, dial, handshake};
-use crate::protocol::{DEFAULT_PREFIX, Leg, Topics};
+use crate::protocol::{DEFAULT_PREFIX, GATEWAY_CLIENT_PREFIX, Leg, Topics};
 use crate::secret::Secret;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ async fn connect(brokers: &Brokers, node: usize) -> Result<Connection<Stream>, M
     let topics = Topics::new(DEFAULT_PREFIX).map_err(|e| wrong(&e))?;
     let tls = client_config(None, None).map_err(|e| wrong(&e))?;
     let options = ConnectOptions {
-        client_id: "presence-noise".to_owned(),
+        client_id: format!("{GATEWAY_CLIENT_PREFIX}noise"),
         user_name: brokers.user.clone(),
         password: Secret::new(brokers.password.clone()),
         keep_alive_s: 30,

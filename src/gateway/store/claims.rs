@@ -2,13 +2,14 @@
 
 use super::deliveries::{Rules, set_state};
 use super::ready::{Due, ready};
-use super::sql::{Transaction, params};
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Certificate, Store, StoreError, as_i64, as_u64};
 use crate::gateway::content::Setting;
-use crate::gateway::delivery::{AfterVendor, Hop, State};
+use crate::gateway::delivery::{AfterVendor, Hop, State, over_the_connection};
 use crate::gateway::policy::{Stop, Webhook};
 use crate::protocol::{Address, Message};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Vendor sends claimed at once.
@@ -28,6 +29,14 @@ pub struct VendorJob {
     /// Counts this one.
     pub attempts: u32,
     pub expires_ms: u64,
+}
+
+/// What is to be done now.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    pub jobs: Vec<VendorJob>,
+    /// To be published to their devices again.
+    pub again: Vec<(Address, Arc<Message>)>,
 }
 
 /// What came of a vendor send.
@@ -65,18 +74,19 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Vec<VendorJob>, StoreError> {
+    pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Claimed, StoreError> {
         let known = self.known.clone();
         self.run(move |t| {
             let late: Vec<(String, String)> = t
                 .prepare_cached("SELECT message, device FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT (?2 + 0) /* claim */")?
                 .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
-            for (id, device) in late {
+            for (id, device) in &late {
                 let detail = format!("no acknowledgement within {} ms", rules.ack_deadline_ms);
-                note(t, &id, &device, now_ms, Hop::NoAck, &detail)?;
-                set_state(t, &id, &device, State::Vendor, "", Some(now_ms))?;
+                note(t, id, device, now_ms, Hop::NoAck, &detail)?;
+                set_state(t, id, device, State::Vendor, "", Some(now_ms))?;
             }
+            let late: HashSet<(String, String)> = late.into_iter().collect();
             let due: Vec<Row> = t
                 .prepare_cached(
                     "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
@@ -94,31 +104,35 @@ impl Store {
                     })
                 })?
                 .collect::<Result<_, _>>()?;
-            let mut jobs = Vec::new();
+            let mut claimed = Claimed::default();
             for Row { id, address, attempts, body, accepted_ms, expires_ms } in due {
-                let device = address.device.clone();
-                let stops = |stop: Stop| {
-                    set_state(t, &id, &device, State::Waiting, "", None)?;
-                    note(t, &id, &device, now_ms, Hop::Stopped, stop.text())
-                };
                 // One row that cannot be read must not stop all others.
                 let Ok(message) = serde_json::from_str::<Message>(&body) else {
-                    stops(Stop::InvalidMessage)?;
+                    set_state(t, &id, &address.device, State::Waiting, "", None)?;
+                    note(t, &id, &address.device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
                     continue;
                 };
-                let due = Due { address, message: Arc::new(message), attempts, accepted_ms, expires_ms };
+                let message = Arc::new(message);
+                let due =
+                    Due { address: address.clone(), message: message.clone(), attempts, accepted_ms, expires_ms };
                 match ready(t, &known, due, rules, now_ms)? {
                     Ok(job) => {
                         t.prepare_cached(
                             "UPDATE deliveries SET attempts = attempts + 1, due_ms = ?3 WHERE message = ?1 AND device = ?2",
                         )?
-                        .execute(params![id, device, as_i64(now_ms + rules.lease_ms)])?;
-                        jobs.push(job);
+                        .execute(params![id, address.device, as_i64(now_ms + rules.lease_ms)])?;
+                        claimed.jobs.push(job);
                     }
-                    Err(stop) => stops(stop)?,
+                    Err(stop) => {
+                        note(t, &id, &address.device, now_ms, Hop::Stopped, stop.text())?;
+                        let unanswered = late.contains(&(id, address.device.clone()));
+                        if stopped(t, &message, &address, accepted_ms, unanswered, now_ms)? {
+                            claimed.again.push((address, message));
+                        }
+                    }
                 }
             }
-            Ok(jobs)
+            Ok(claimed)
         })
         .await
     }
@@ -152,6 +166,37 @@ impl Store {
         })
         .await
     }
+}
+
+/// No notification goes out. Whether the message goes over the device's connection again, if it has one.
+fn stopped(
+    t: &Transaction<'_>,
+    message: &Message,
+    address: &Address,
+    accepted_ms: u64,
+    unanswered: bool,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let Address { app, user, device } = address;
+    let connection: Option<(String, i64)> = t
+        .prepare_cached(
+            "SELECT nonce, seen_ms FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1",
+        )?
+        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?;
+    let repeat = connection.and_then(|(nonce, seen_ms)| {
+        let waited_ms = now_ms.saturating_sub(accepted_ms.max(as_u64(seen_ms)));
+        Some((nonce, over_the_connection(waited_ms, unanswered)?))
+    });
+    let Some((nonce, repeat)) = repeat else {
+        set_state(t, &message.id, device, State::Waiting, "", None)?;
+        return Ok(false);
+    };
+    set_state(t, &message.id, device, State::Live, &nonce, Some(now_ms + repeat.due_in_ms))?;
+    if repeat.now {
+        note(t, &message.id, device, now_ms, Hop::Published, "to the connection again")?;
+    }
+    Ok(repeat.now)
 }
 
 fn settle(

@@ -24,7 +24,7 @@ mod vault;
 
 pub use accept::NewMessage;
 pub use certificates::Certificate;
-pub use claims::{Recall, VendorJob, VendorResult};
+pub use claims::{Claimed, Recall, VendorJob, VendorResult};
 pub use deliveries::{Acked, Rules};
 pub use devices::{Bind, BindReply};
 pub use kicks::{Kick, Welcome};

@@ -93,6 +93,10 @@ impl Push {
 
     /// Where the certificate's vendor should send its receipts.
     pub fn receipt_url(&self, certificate: &Certificate) -> Option<String> {
+        // Apple has none.
+        if certificate.vendor == Vendor::Apns {
+            return None;
+        }
         let path = self.proof.path(&certificate.app, &certificate.name);
         let base = self.receipts_url.as_ref()?.trim_end_matches('/');
         Some(format!("{base}/receipts/{}/{path}", certificate.vendor))
@@ -137,14 +141,14 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
         (_, AfterVendor::Again { .. }) => Hop::VendorRetry,
         _ => Hop::VendorRefused,
     };
-    let (token, name) = (fingerprint(&job.token), &job.certificate.name);
+    let name = &job.certificate.name;
     if let Outcome::Refused { certificate: true, .. } = outcome {
         warn!(event = "certificate.refused", vendor, certificate = %name, detail, "the vendor refuses this certificate; no binding is touched");
     } else if let Outcome::Delivered { .. } = outcome {
         // The trace has it; a line for each would be most of the log.
-        debug!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
+        debug!(event = "vendor.answered", vendor, message = %job.message.id, token = fingerprint(&job.token), outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     } else {
-        info!(event = "vendor.answered", vendor, message = %job.message.id, token, outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
+        info!(event = "vendor.answered", vendor, message = %job.message.id, token = fingerprint(&job.token), outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     }
     VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()), vendor_id: None }
 }

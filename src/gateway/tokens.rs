@@ -52,6 +52,7 @@ pub enum TokenError {
 pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
+    validation: Validation,
     topics: Topics,
 }
 
@@ -59,9 +60,13 @@ impl Tokens {
     pub fn new(key: &Secret, topics: Topics) -> Self {
         // A second call in one process finds the same provider in place.
         let _ = PROVIDER.install_default();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        validation.required_spec_claims = ["exp".to_owned()].into();
         Self {
             encoding: EncodingKey::from_secret(key.expose().as_bytes()),
             decoding: DecodingKey::from_secret(key.expose().as_bytes()),
+            validation,
             topics,
         }
     }
@@ -102,12 +107,8 @@ impl Tokens {
     /// # Errors
     /// [`TokenError`].
     pub fn check(&self, token: &str) -> Result<Claims, TokenError> {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = 0;
-        validation.required_spec_claims = ["exp".to_owned()].into();
-        jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map(|data| data.claims).map_err(|e| match e
-            .kind()
-        {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation);
+        decoded.map(|data| data.claims).map_err(|e| match e.kind() {
             ErrorKind::ExpiredSignature => TokenError::Expired,
             _ => TokenError::Invalid(e.to_string()),
         })

@@ -114,12 +114,13 @@ enum Command {
         /// leaves it out
         #[arg(long, default_value_t = 0)]
         comebacks: u32,
-        /// Notifications through each vendor, and how many at once
-        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        /// Notifications through each vendor, or messages to the gateway
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
         /// How often the gateway is killed under load
         #[arg(long, default_value_t = 200)]
         kills: u32,
+        /// Notifications through each vendor under way at once
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
         concurrency: u32,
     },

@@ -37,22 +37,16 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     let device = rig.bound_users(&account, &users).await?;
 
     let before = resident_kib(pid)?;
-    let bar = ProgressBar::new(3).with_message("closed loop");
-    let clouds = rig.clouds_process.id().ok_or("the clouds ended")?;
-    let used = || Ok::<_, String>([processor_s(pid)?, processor_s(std::process::id())?, processor_s(clouds)?]);
-    let (started, busy) = (Instant::now(), used()?);
-    let first = calls(&rig).await?;
-    let sent = flood(&rig, count, None).await?;
-    let accepted_s = started.elapsed().as_secs_f64();
-    arrived(&rig, first + u64::from(count)).await?;
-    let sent_s = started.elapsed().as_secs_f64();
-    let rate = f64::from(count) / sent_s;
-    let now = used()?;
-    let [gateway, load, cloud] = [0, 1, 2].map(|at| now[at] - busy[at]);
-    drop(sent);
+    let bar = ProgressBar::new(4).with_message("one receiver a call");
+    let single = closed_loop(&rig, count, 1).await?;
     bar.inc(1);
+    bar.set_message("many receivers a call");
+    let bulk = closed_loop(&rig, count, USERS).await?;
+    bar.inc(1);
+    bar.set_message("open loop");
+    let rate = single.sent_per_s;
     let half = rate / 2.0;
-    let latencies = flood(&rig, (half * 10.0) as u32, Some(half)).await?;
+    let latencies = flood(&rig, (half * 10.0) as u32, 1, Some(half)).await?;
     bar.inc(1);
     let mut times = followed(&rig, latencies).await?;
     times.sort_by(f64::total_cmp);
@@ -60,10 +54,12 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     let peer = peer(&rig, &account, &device).await;
     bar.finish_and_clear();
     let figures = json!({
-        "accepted_per_s": f64::from(count) / accepted_s, "sent_per_s": rate, "half_rate_p50_ms": at(0.5),
-        "half_rate_p99_ms": at(0.99), "gateway_rss_kib": resident_kib(pid)?, "gateway_rss_before_kib": before,
-        "gateway_core_share": gateway / sent_s, "load_core_share": load / sent_s, "clouds_core_share": cloud / sent_s,
-        "sent_per_core_s": f64::from(count) / gateway,
+        "accepted_per_s": single.accepted_per_s, "sent_per_s": rate, "sent_per_core_s": single.sent_per_core_s,
+        "gateway_core_share": single.gateway, "load_core_share": single.load, "clouds_core_share": single.clouds,
+        "bulk_accepted_per_s": bulk.accepted_per_s, "bulk_sent_per_s": bulk.sent_per_s,
+        "bulk_sent_per_core_s": bulk.sent_per_core_s, "bulk_gateway_core_share": bulk.gateway,
+        "half_rate_p50_ms": at(0.5), "half_rate_p99_ms": at(0.99),
+        "gateway_rss_kib": resident_kib(pid)?, "gateway_rss_before_kib": before,
         "aioapns_per_s": peer.as_ref().ok().map(|peer| peer.0), "ratio_to_aioapns": peer.as_ref().ok().map(|peer| rate / peer.0),
         "aioapns_per_core_s": peer.as_ref().ok().map(|peer| peer.1),
     });
@@ -77,6 +73,42 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
         println!("no peer: {why}");
     }
     Ok(())
+}
+
+/// What a closed loop came to.
+struct Run {
+    accepted_per_s: f64,
+    sent_per_s: f64,
+    /// Messages a second of the gateway's processor time.
+    sent_per_core_s: f64,
+    /// Shares of one core.
+    gateway: f64,
+    load: f64,
+    clouds: f64,
+}
+
+/// Messages in calls to so many receivers, until all of them are with the vendor.
+async fn closed_loop(rig: &Arc<Rig>, count: u32, receivers: usize) -> Result<Run, String> {
+    let gateway = rig.gateway.id().ok_or("the gateway ended")?;
+    let clouds = rig.clouds_process.id().ok_or("the clouds ended")?;
+    let used = || [gateway, std::process::id(), clouds].map(|pid| processor_s(pid).unwrap_or_default());
+    let (started, busy, before) = (Instant::now(), used(), calls(rig).await?);
+    let per_call = u32::try_from(receivers).map_err(|e| e.to_string())?;
+    flood(rig, count / per_call, receivers, None).await?;
+    let count = count / per_call * per_call;
+    let accepted_s = started.elapsed().as_secs_f64();
+    arrived(rig, before + u64::from(count)).await?;
+    let sent_s = started.elapsed().as_secs_f64();
+    let now = used();
+    let [gateway, load, clouds] = [0, 1, 2].map(|at| now[at] - busy[at]);
+    Ok(Run {
+        accepted_per_s: f64::from(count) / accepted_s,
+        sent_per_s: f64::from(count) / sent_s,
+        sent_per_core_s: f64::from(count) / gateway,
+        gateway: gateway / sent_s,
+        load: load / sent_s,
+        clouds: clouds / sent_s,
+    })
 }
 
 fn user(n: usize) -> String {
@@ -100,9 +132,14 @@ async fn arrived(rig: &Rig, wanted: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Sends messages as fast as they are taken, or at a rate whatever the answers. Returns ids with the
-/// moments they were sent (milliseconds since the Unix epoch).
-async fn flood(rig: &Arc<Rig>, count: u32, per_second: Option<f64>) -> Result<Vec<(String, u64)>, String> {
+/// Makes calls as fast as they are taken, or at a rate whatever the answers. Returns ids with the moments
+/// they were sent (milliseconds since the Unix epoch).
+async fn flood(
+    rig: &Arc<Rig>,
+    count: u32,
+    receivers: usize,
+    per_second: Option<f64>,
+) -> Result<Vec<(String, u64)>, String> {
     let slots = Arc::new(Semaphore::new(if per_second.is_some() { 4096 } else { CONCURRENCY }));
     let started = Instant::now();
     let mut tasks = JoinSet::new();
@@ -113,12 +150,12 @@ async fn flood(rig: &Arc<Rig>, count: u32, per_second: Option<f64>) -> Result<Ve
         let permit = slots.clone().acquire_owned().await.map_err(|e| e.to_string())?;
         let rig = rig.clone();
         tasks.spawn(async move {
-            let to = user(n as usize % USERS);
-            let body = json!({ "to": [to], "body": { "type": "txt", "msg": n.to_string() } });
+            let to: Vec<String> = (0..receivers).map(|at| user((n as usize + at) % USERS)).collect();
+            let body = json!({ "to": to, "body": { "type": "txt", "msg": n.to_string() } });
             let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
             let answer = rig.ask("POST", "messages/users", Some(body)).await;
             drop(permit);
-            answer.map(|answer| (n, answer["data"][&to].as_str().unwrap_or_default().to_owned(), at))
+            answer.map(|answer| (n, answer["data"][&to[0]].as_str().unwrap_or_default().to_owned(), at))
         });
     }
     let mut sent = Vec::new();

@@ -6,7 +6,7 @@ use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading
 use super::{Meaning, Notification, Outcome, outcome};
 use crate::gateway::store::Certificate;
 use crate::http::{Http, HttpError};
-use crate::secret::{Secret, fingerprint};
+use crate::secret::Secret;
 use futures_util::future::join_all;
 use tracing::{error, info};
 
@@ -32,8 +32,8 @@ impl<P: Protocol> Route<P> {
         notification: &Notification,
         now_ms: u64,
     ) -> Vec<Outcome> {
-        let key = key(certificate);
-        let batches = tokens.chunks(P::BATCH).map(|batch| self.batch(certificate, &key, batch, notification, now_ms));
+        let key = certificate.identity();
+        let batches = tokens.chunks(P::BATCH).map(|batch| self.batch(certificate, key, batch, notification, now_ms));
         join_all(batches).await.into_iter().flatten().collect()
     }
 
@@ -46,7 +46,7 @@ impl<P: Protocol> Route<P> {
 
     /// Why this certificate is not used now.
     pub fn open(&self, certificate: &Certificate) -> Option<Open> {
-        self.circuits.open(&key(certificate))
+        self.circuits.open(certificate.identity())
     }
 
     async fn batch(
@@ -170,11 +170,6 @@ impl<P: Protocol> Route<P> {
             None => {}
         }
     }
-}
-
-/// A certificate that was replaced is another one: it starts with a closed circuit and no credential.
-fn key(certificate: &Certificate) -> String {
-    format!("{}/{}/{}", certificate.app, certificate.name, fingerprint(&certificate.fields_text()))
 }
 
 fn no_answer(error: &HttpError) -> Outcome {

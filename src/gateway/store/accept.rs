@@ -7,7 +7,7 @@ use super::ready::{Due, ready};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Store, StoreError, as_i64};
+use super::{Store, StoreError, as_i64, users};
 use crate::gateway::delivery::{Hop, State};
 use crate::gateway::policy::{ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Message};
@@ -87,16 +87,16 @@ impl Accepting<'_, '_> {
             "INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![id, app, user, body, as_i64(now_ms), as_i64(*expires_ms), idempotency])?;
-        let found: Vec<(String, bool, String)> = t
-            .prepare_cached(
-                "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */",
-            )?
-            .query_map([app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-            .collect::<Result<_, _>>()?;
+        let mut found = devices(t, app, user)?;
+        let mut known = true;
+        if found.is_empty() {
+            // One that comes in at this moment through another gateway is either seen now, or sees this.
+            known = users::hold(t, app, user, false)?;
+            found = devices(t, app, user)?;
+        }
         let mut accepted = Accepted { id: id.clone(), ..Accepted::default() };
         let online_only = message.ext[ONLINE_ONLY] == true;
         if found.is_empty() {
-            let known = super::users::exists(t, app, user)?;
             note(t, id, "", now_ms, Hop::Stopped, if known { Stop::NoBinding } else { Stop::NoSuchUser }.text())?;
             if !known || !online_only {
                 wait_for_a_device(t, self.room, id, app, user, self.rules, now_ms)?;
@@ -160,6 +160,15 @@ impl Accepting<'_, '_> {
             .execute(params![message.id, app, message.to, device, state.as_str(), nonce, attempts, due])?;
         Ok(())
     }
+}
+
+/// The devices the user is logged in on: id, whether it is connected, and by which connection.
+fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<(String, bool, String)>, StoreError> {
+    t.prepare_cached(
+        "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */",
+    )?
+    .query_map([app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+    .collect()
 }
 
 /// A message for a user without a device waits for the first that comes.

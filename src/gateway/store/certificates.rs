@@ -3,6 +3,7 @@
 use super::known::forget;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{Store, StoreError, Vault, as_i64};
+use crate::secret::fingerprint;
 use crate::vendor::Vendor;
 use serde_json::Value as Json;
 use std::fmt;
@@ -15,11 +16,18 @@ pub struct Certificate {
     pub vendor: Vendor,
     pub enabled: bool,
     fields: Json,
+    identity: String,
 }
 
 impl Certificate {
     pub fn new(app: String, name: String, vendor: Vendor, fields: Json) -> Self {
-        Self { app, name, vendor, enabled: true, fields }
+        let identity = format!("{app}/{name}/{}", fingerprint(&fields.to_string()));
+        Self { app, name, vendor, enabled: true, fields, identity }
+    }
+
+    /// One that was replaced is another: this differs when any of its fields does.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// An optional field; an empty one counts as absent.
@@ -32,8 +40,8 @@ impl Certificate {
         self.fields[key].as_str().unwrap_or_default()
     }
 
-    /// All fields as one text; it differs when any of them does. Never to be shown.
-    pub fn fields_text(&self) -> String {
+    /// All fields as one text. Never to be shown.
+    fn fields_text(&self) -> String {
         self.fields.to_string()
     }
 
@@ -104,14 +112,10 @@ fn built(
     vault: &Vault,
     (app, name, vendor, fields, enabled): (String, String, String, String, bool),
 ) -> Result<Certificate, StoreError> {
-    Ok(Certificate {
-        vendor: vendor.parse().map_err(|e: crate::vendor::UnknownVendor| StoreError::Corrupt(e.to_string()))?,
-        fields: serde_json::from_str(&vault.open_text(&fields, &place(&app, &name))?)
-            .map_err(|e| StoreError::Corrupt(e.to_string()))?,
-        app,
-        name,
-        enabled,
-    })
+    let vendor = vendor.parse().map_err(|e: crate::vendor::UnknownVendor| StoreError::Corrupt(e.to_string()))?;
+    let fields = serde_json::from_str(&vault.open_text(&fields, &place(&app, &name))?)
+        .map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    Ok(Certificate { enabled, ..Certificate::new(app, name, vendor, fields) })
 }
 
 pub(super) fn find(

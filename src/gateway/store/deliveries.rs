@@ -2,7 +2,7 @@
 
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks};
+use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, users};
 use crate::gateway::delivery::{Hop, State};
 use crate::gateway::policy::{MultiDevice, Stop};
 use crate::protocol::{Address, Hello, KickCode, Message};
@@ -59,6 +59,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<Welcome, StoreError> {
         self.run(move |t| {
+            users::hold(t, &address.app, &address.user, true)?;
             if !devices::ensure(t, &address)? {
                 return Ok(Welcome::Out(Kick { address, code: KickCode::TooManyDevices, by: None }));
             }

@@ -1,6 +1,6 @@
 //! Users, their passwords, and the gateway's own secrets.
 
-use super::sql::{OptionalExtension as _, params};
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64};
 use crate::secret::{Secret, hex, random_hex};
 use ring::pbkdf2;
@@ -80,13 +80,23 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn user_exists(&self, app: String, user: String) -> Result<bool, StoreError> {
-        self.run(move |t| super::users::exists(t, &app, &user)).await
+        self.run(move |t| {
+            let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
+            Ok(t.query_row(sql, [&app, &user], |_| Ok(())).optional()?.is_some())
+        })
+        .await
     }
 }
 
-pub(super) fn exists(t: &super::sql::Transaction<'_>, app: &str, user: &str) -> Result<bool, StoreError> {
-    let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
-    Ok(t.query_row(sql, [app, user], |_| Ok(())).optional()?.is_some())
+/// Keeps other gateways from letting a device of this user in, or, where `alone`, from accepting a message
+/// for a user without one, until this transaction ends.
+pub(super) fn hold(t: &Transaction<'_>, app: &str, user: &str, alone: bool) -> Result<bool, StoreError> {
+    let sql = if alone {
+        "SELECT 1 FROM users WHERE app = ?1 AND user = ?2 /* lock */"
+    } else {
+        "SELECT 1 FROM users WHERE app = ?1 AND user = ?2 /* share */"
+    };
+    Ok(t.prepare_cached(sql)?.query_row([app, user], |_| Ok(())).optional()?.is_some())
 }
 
 /// `rounds$salt$hash`, hexadecimal.

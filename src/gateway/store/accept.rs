@@ -1,7 +1,7 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
 use super::claims::VendorJob;
-use super::deliveries::{Rules, set_state};
+use super::deliveries::Rules;
 use super::known::Known;
 use super::ready::{Due, ready};
 use super::room::Room;
@@ -200,8 +200,8 @@ fn evict(
     }
     let waiting: u32 = t
         .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
-             AND state IN ('pushed', 'waiting') AND state <> 'done' LIMIT (?4 + 0)) AS w",
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
+             LIMIT (?4 + 0)) AS w",
         )?
         .query_row(params![app, user, device, keep_most.saturating_add(1)], |r| r.get(0))?;
     if waiting <= keep_most {
@@ -211,14 +211,23 @@ fn evict(
     let oldest: Vec<String> = t
         .prepare_cached(
             // An id begins with its moment.
-            "SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('pushed', 'waiting') AND state <> 'done'
+            "SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
              ORDER BY message DESC LIMIT 1000 OFFSET (?4 + 0)",
         )?
         .query_map(params![app, user, device, keep_most - keep_most / 10], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
     for id in oldest {
-        set_state(t, &id, device, State::Done, "", None)?;
-        note(t, &id, device, now_ms, Hop::Evicted, &format!("more than {keep_most} messages waited for this device"))?;
+        let gone = t
+            .prepare_cached(
+                "UPDATE deliveries SET state = 'done', open = NULL, nonce = '', due_ms = NULL
+                 WHERE message = ?1 AND device = ?2 AND state IN ('pushed', 'waiting')",
+            )?
+            .execute([id.as_str(), device])?;
+        if gone > 0 {
+            let why = format!("more than {keep_most} messages waited for this device");
+            note(t, &id, device, now_ms, Hop::Evicted, &why)?;
+        }
     }
+    room.counted(app, user, device, keep_most / 10);
     Ok(())
 }

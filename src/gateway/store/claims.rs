@@ -160,7 +160,11 @@ impl Store {
     pub async fn next_due(&self) -> Result<Option<u64>, StoreError> {
         self.run(|t| {
             let due: Option<i64> = t
-                .prepare_cached("SELECT min(due_ms) FROM deliveries WHERE due_ms IS NOT NULL")?
+                .prepare_cached(
+                    "SELECT min(due_ms) FROM (
+                     SELECT min(due_ms) AS due_ms FROM deliveries WHERE state = 'live' AND due_ms IS NOT NULL
+                     UNION ALL SELECT min(due_ms) FROM deliveries WHERE state = 'vendor' AND due_ms IS NOT NULL) AS d",
+                )?
                 .query_row(params![], |r| r.get(0))?;
             Ok(due.map(as_u64))
         })

@@ -46,6 +46,15 @@ pub(super) fn set_state(
     Ok(())
 }
 
+/// The device has it, or nobody will.
+fn set_done(t: &Transaction<'_>, message: &str, device: &str) -> Result<(), StoreError> {
+    t.prepare_cached(
+        "UPDATE deliveries SET state = 'done', open = NULL, nonce = '', due_ms = NULL WHERE message = ?1 AND device = ?2",
+    )?
+    .execute([message, device])?;
+    Ok(())
+}
+
 impl Store {
     /// A device connected: notes the connection and returns what it missed, oldest first.
     ///
@@ -77,10 +86,10 @@ impl Store {
             t.prepare_cached(
                 "INSERT OR IGNORE INTO deliveries (message, app, user, device, state)
                  SELECT message, app, user, ?3, state FROM deliveries
-                 WHERE app = ?1 AND user = ?2 AND device = '' AND state <> 'done'",
+                 WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1",
             )?
             .execute([app, user, device])?;
-            t.prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND state <> 'done'")?
+            t.prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
                 .execute([app, user])?;
             let missed = drain(t, &address, &hello.nonce, rules, now_ms)?;
             Ok(Welcome::In { missed, kicked })
@@ -144,7 +153,7 @@ impl Store {
                 if let (State::Pushed, Some(notifier), Some(vendor_id)) = (state, notifier, vendor_id) {
                     recalls.push(Recall { address: address.clone(), message: id.clone(), notifier, vendor_id });
                 }
-                set_state(t, &id, &address.device, State::Done, "", None)?;
+                set_done(t, &id, &address.device)?;
                 let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };
                 note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
             }
@@ -226,7 +235,7 @@ fn drain(
     let rows: Vec<(String, String, String)> = t
         .prepare_cached(
             "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
-             WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.state <> 'done' AND m.expires_ms > ?4
+             WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1 AND m.expires_ms > ?4
              ORDER BY m.accepted_ms, m.id LIMIT (?5 + 0)",
         )?
         .query_map(params![app, user, device, as_i64(now_ms), DRAIN], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
@@ -234,7 +243,7 @@ fn drain(
     let mut messages = Vec::new();
     for (id, state, body) in rows {
         let Ok(mut message) = serde_json::from_str::<Message>(&body) else {
-            set_state(t, &id, device, State::Done, "", None)?;
+            set_done(t, &id, device)?;
             note(t, &id, device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
             continue;
         };

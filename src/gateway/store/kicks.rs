@@ -80,7 +80,7 @@ fn end(t: &Transaction<'_>, address: &Address, code: KickCode, by: Option<String
     )?;
     t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, device])?;
     t.execute(
-        "UPDATE deliveries SET state = 'waiting', nonce = '', due_ms = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'vendor') AND state <> 'done'",
+        "UPDATE deliveries SET state = 'waiting', nonce = '', due_ms = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'vendor') AND open = 1",
         [app, user, device],
     )?;
     Ok(Kick { address: address.clone(), code, by })

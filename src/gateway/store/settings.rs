@@ -113,7 +113,7 @@ pub(super) fn shown(
     setting.waiting = t
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
-             AND state <> 'done' LIMIT 100) AS w",
+             AND open = 1 LIMIT 100) AS w",
         )?
         .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
     Ok(setting)

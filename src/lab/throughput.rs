@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const CALL: Duration = Duration::from_secs(30);
-/// Requests under way at once.
+/// Messages whose calls are under way at once.
 const CONCURRENCY: usize = 256;
 /// Users, each with one bound device.
 const USERS: usize = 64;
@@ -140,7 +140,8 @@ async fn flood(
     receivers: usize,
     per_second: Option<f64>,
 ) -> Result<Vec<(String, u64)>, String> {
-    let slots = Arc::new(Semaphore::new(if per_second.is_some() { 4096 } else { CONCURRENCY }));
+    // As many messages under way in calls to many as in calls to one.
+    let slots = Arc::new(Semaphore::new(if per_second.is_some() { 4096 } else { CONCURRENCY / receivers }));
     let started = Instant::now();
     let mut tasks = JoinSet::new();
     for n in 0..count {

@@ -6,6 +6,7 @@
 
 mod accept;
 mod certificates;
+mod checkpoint;
 mod claims;
 mod deliveries;
 mod devices;

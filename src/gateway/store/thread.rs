@@ -1,11 +1,13 @@
 //! The one thread that owns the database, and how it grows from version to version.
 
+use super::checkpoint::Checkpoints;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::{Finish, Job, StoreError};
 use postgres::{Client, Config};
 use rusqlite::Connection;
+use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -15,6 +17,8 @@ const BATCH: usize = 256;
 /// disk, however many it carries.
 const BUSY: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
+/// A transaction takes no further job after this: what is in it would wait for too long.
+const LONGEST: Duration = Duration::from_millis(25);
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
 /// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
@@ -45,7 +49,8 @@ pub(super) fn sqlite(path: &Path, queue: mpsc::Receiver<Job>) -> Result<(), Stor
         transaction.pragma_update(None, "user_version", i64::try_from(at + 1).unwrap_or(i64::MAX))?;
         transaction.commit()?;
     }
-    spawn(move || work_sqlite(connection, queue))
+    let checkpoints = Checkpoints::start(path, &connection)?;
+    spawn(move || work_sqlite(connection, &checkpoints, queue))
 }
 
 /// Connects to PostgreSQL, grows the schema and starts the thread.
@@ -103,9 +108,9 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     Ok(t.commit()?)
 }
 
-fn work_sqlite(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, mut queue: mpsc::Receiver<Job>) {
     let mut last = 0;
-    let mut jobs = Vec::with_capacity(BATCH);
+    let mut jobs = VecDeque::with_capacity(BATCH);
     while gather(&mut queue, &mut jobs, &mut last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
             Ok(transaction) => transaction,
@@ -117,14 +122,15 @@ fn work_sqlite(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
         };
         let finishes: Vec<Finish> = {
             let t = Transaction::sqlite(&transaction);
-            jobs.drain(..).map(|job| job(&t)).collect()
+            some(&mut jobs, &t)
         };
         finish(finishes, transaction.commit().map_err(StoreError::from));
+        checkpoints.committed();
     }
 }
 
 fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut queue: mpsc::Receiver<Job>) {
-    let mut jobs = Vec::with_capacity(BATCH);
+    let mut jobs = VecDeque::with_capacity(BATCH);
     let mut client = Some(client);
     let mut statements = Statements::new();
     let mut last = 0;
@@ -150,7 +156,7 @@ fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut q
             }
         };
         let t = Transaction::postgres(transaction, &mut statements);
-        let finishes: Vec<Finish> = jobs.drain(..).map(|job| job(&t)).collect();
+        let finishes = some(&mut jobs, &t);
         let committed = t.commit();
         // A statement prepared in a transaction that was undone is prepared again.
         if committed.is_err() {
@@ -160,20 +166,36 @@ fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut q
     }
 }
 
-/// The jobs of the next transaction; `false` when there will be none. `last` is how many the one before had.
+/// Adds the jobs of the next transaction to those left over; `false` when there will be none. `last` is how
+/// many the one before had.
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for jobs")]
-fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: &mut usize) -> bool {
-    queue.blocking_recv_many(jobs, BATCH);
-    if *last >= BUSY {
-        std::thread::sleep(GATHER);
-        while jobs.len() < BATCH
-            && let Ok(job) = queue.try_recv()
-        {
-            jobs.push(job);
+fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut VecDeque<Job>, last: &mut usize) -> bool {
+    if jobs.is_empty() {
+        jobs.extend(queue.blocking_recv());
+        if *last >= BUSY {
+            std::thread::sleep(GATHER);
         }
+    }
+    while jobs.len() < BATCH
+        && let Ok(job) = queue.try_recv()
+    {
+        jobs.push_back(job);
     }
     *last = jobs.len();
     !jobs.is_empty()
+}
+
+/// Carries jobs out, all of them or as many as one transaction may hold.
+fn some(jobs: &mut VecDeque<Job>, t: &Transaction<'_>) -> Vec<Finish> {
+    let started = Instant::now();
+    let mut finishes = Vec::with_capacity(jobs.len());
+    while let Some(job) = jobs.pop_front() {
+        finishes.push(job(t));
+        if started.elapsed() >= LONGEST {
+            break;
+        }
+    }
+    finishes
 }
 
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do until the database is back")]

@@ -134,6 +134,13 @@ fn two_gateways_know_the_same_and_a_device_is_reached_through_either() {
     let shown = stage.shown(&on_a, &token);
     assert!(shown.len() == 20 && shown.values().all(|times| *times == 1), "{shown:?}");
 
+    // What one is told the other knows, though it remembers what it was told before.
+    for (enabled, end) in [(false, "stopped: notifier disabled"), (true, "vendor_sent")] {
+        on_a.ok("PATCH", "certificates/288", Some(&json!({"enabled": enabled})));
+        let id = send(&on_b, "ann", 50);
+        on_b.traced(&id, &[end]);
+    }
+
     on_b.ok("POST", "users", Some(&json!({"username": "bob", "password": "a password"})));
     let grant = json!({"grant_type": "password", "username": "bob", "password": "a password"});
     let (_, answer) = on_b.ask("POST", &format!("{}/token", on_b.base), Some(&grant));

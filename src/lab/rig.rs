@@ -2,7 +2,7 @@
 
 use super::account::{Account, vendors_section};
 use super::device::{call, call_as};
-use super::process::{Process, sibling};
+use super::process::{Process, output, sibling};
 use crate::http::Http;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ impl Rig {
         let home = tempfile::tempdir().map_err(|e| e.to_string())?;
         let ca = home.path().join("clouds.pem");
         let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
+        if pinned {
+            leave_first_core().await?;
+        }
         let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home.path())?;
         let url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
         // The API keeps its address over restarts.
@@ -132,6 +135,16 @@ impl Rig {
         }
         Ok(last)
     }
+}
+
+/// Moves this process, and what it starts from here on, to the other cores, if there are any.
+async fn leave_first_core() -> Result<(), String> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if cores > 1 {
+        let (others, own) = (format!("1-{}", cores - 1), std::process::id().to_string());
+        output(Path::new("taskset"), &["-a", "-p", "-c", &others, &own], START).await?;
+    }
+    Ok(())
 }
 
 async fn gateway(home: &Path, pinned: bool) -> Result<(Process, Value), String> {

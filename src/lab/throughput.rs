@@ -200,7 +200,11 @@ async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<(f64, f64), 
     let port = rig.clouds.rsplit(':').next().unwrap_or_default();
     let text = |path: &Path| path.display().to_string();
     let field = |name: &str| account.fields[name].as_str().unwrap_or_default().to_owned();
+    // On the gateway's core, which has nothing to do now.
     let arguments = [
+        "-c".to_owned(),
+        "0".to_owned(),
+        "python3".to_owned(),
         text(&script),
         port.to_owned(),
         text(&rig.ca),
@@ -212,7 +216,7 @@ async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<(f64, f64), 
         "4000".to_owned(),
     ];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let printed = output(Path::new("python3"), &arguments, Duration::from_secs(60)).await;
+    let printed = output(Path::new("taskset"), &arguments, Duration::from_secs(60)).await;
     let printed = printed.map_err(|e| format!("python3 with aioapns: {}", e.lines().last().unwrap_or_default()))?;
     let mut numbers = printed.split_whitespace().map_while(|number| number.parse().ok());
     numbers.next().zip(numbers.next()).ok_or_else(|| format!("it said {printed}"))

@@ -56,6 +56,7 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     let figures = json!({
         "accepted_per_s": single.accepted_per_s, "sent_per_s": rate, "sent_per_core_s": single.sent_per_core_s,
         "gateway_core_share": single.gateway, "load_core_share": single.load, "clouds_core_share": single.clouds,
+        "clouds_ceiling_per_core_s": single.clouds_per_core_s,
         "bulk_accepted_per_s": bulk.accepted_per_s, "bulk_sent_per_s": bulk.sent_per_s,
         "bulk_sent_per_core_s": bulk.sent_per_core_s, "bulk_gateway_core_share": bulk.gateway,
         "half_rate_p50_ms": at(0.5), "half_rate_p99_ms": at(0.99),
@@ -67,7 +68,7 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
         return super::show::line(&figures).map_err(|e| e.to_string());
     }
     for (name, value) in figures.as_object().into_iter().flatten() {
-        println!("{name:<24} {:>12}", value.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.1}")));
+        println!("{name:<26} {:>12}", value.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.1}")));
     }
     if let Err(why) = peer {
         println!("no peer: {why}");
@@ -85,6 +86,8 @@ struct Run {
     gateway: f64,
     load: f64,
     clouds: f64,
+    /// Pushes the cloud answered a second of its own processor time: what it could carry on one core.
+    clouds_per_core_s: f64,
 }
 
 /// Messages in calls to so many receivers, until all of them are with the vendor.
@@ -108,6 +111,7 @@ async fn closed_loop(rig: &Arc<Rig>, count: u32, receivers: usize) -> Result<Run
         gateway: gateway / sent_s,
         load: load / sent_s,
         clouds: clouds / sent_s,
+        clouds_per_core_s: f64::from(count) / clouds,
     })
 }
 
@@ -127,7 +131,7 @@ async fn arrived(rig: &Rig, wanted: u64) -> Result<(), String> {
         if Instant::now() > deadline {
             return Err("not everything that was accepted reached the cloud".to_owned());
         }
-        sleep(Duration::from_millis(2)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }

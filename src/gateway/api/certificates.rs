@@ -13,6 +13,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Most notifications of one test, and most of them under way at once.
@@ -54,7 +55,7 @@ fn once() -> usize {
 
 pub(super) async fn add(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(body): Body<NewCertificate>,
 ) -> Result<Json<Value>, ApiError> {
     let certificate = Certificate::new(request.app.clone(), body.name, body.vendor, body.fields);
@@ -64,7 +65,7 @@ pub(super) async fn add(
     Ok(request.envelope("post", "entities", json!([shown])))
 }
 
-pub(super) async fn list(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn list(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let certificates = state.store.certificates(request.app.clone()).await?;
     let shown: Vec<_> = certificates.iter().map(|certificate| shown(&state, certificate)).collect();
     Ok(request.envelope("get", "entities", json!(shown)))
@@ -73,7 +74,7 @@ pub(super) async fn list(request: AppRequest, Shared(state): Shared<State>) -> R
 /// Switches a certificate on or off. Its bindings stay.
 pub(super) async fn change(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(Change { enabled }): Body<Change>,
 ) -> Result<Json<Value>, ApiError> {
     let name = request.variable("name");
@@ -86,7 +87,7 @@ pub(super) async fn change(
 /// Sends to a raw token and tells what the vendor said.
 pub(super) async fn test(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(test): Body<Test>,
 ) -> Result<Json<Value>, ApiError> {
     if !(1..=MAX_COUNT).contains(&test.count) || !(1..=MAX_CONCURRENCY).contains(&test.concurrency) {
@@ -120,7 +121,7 @@ pub(super) async fn test(
     Ok(request.envelope("post", "data", answer))
 }
 
-pub(super) async fn remove(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn remove(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let name = request.variable("name");
     if !state.store.remove_certificate(request.app.clone(), name.clone()).await? {
         return Err(unknown(&name));

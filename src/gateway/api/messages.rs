@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Receivers of one call, as in the original system.
 const MAX_RECEIVERS: usize = 600;
@@ -35,7 +36,7 @@ pub(super) struct NewMessage {
 /// with the first one's ids and sends nothing.
 pub(super) async fn send(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
     Body(new): Body<NewMessage>,
 ) -> Result<Json<Value>, ApiError> {
@@ -87,7 +88,7 @@ pub(super) async fn send(
     Ok(request.envelope("post", "data", Value::Object(data)))
 }
 
-pub(super) async fn trace(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn trace(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let id = request.variable("id");
     let lines = state.store.trace(request.app.clone(), id.clone()).await?;
     if lines.is_empty() {

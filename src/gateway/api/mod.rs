@@ -30,9 +30,9 @@ pub use limits::Limits;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the handlers share.
-#[derive(Clone)]
 pub struct State {
     pub store: Store,
     pub tokens: Tokens,
@@ -82,7 +82,7 @@ pub fn router(state: State) -> Router {
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(state)
+        .with_state(Arc::new(state))
 }
 
 /// A request that bears an app token for the app in its path.
@@ -108,10 +108,10 @@ impl AppRequest {
     }
 }
 
-impl FromRequestParts<State> for AppRequest {
+impl FromRequestParts<Arc<State>> for AppRequest {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, ApiError> {
         let (request, claims) = authenticated(parts, state).await?;
         if claims.scope != Scope::App {
             return Err(ApiError::forbidden("this token is not an app token"));
@@ -123,10 +123,10 @@ impl FromRequestParts<State> for AppRequest {
 /// A request that bears an app token, or a user token of the very user in its path.
 pub(super) struct UserRequest(pub AppRequest);
 
-impl FromRequestParts<State> for UserRequest {
+impl FromRequestParts<Arc<State>> for UserRequest {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, ApiError> {
         let (request, claims) = authenticated(parts, state).await?;
         let own = claims.scope == Scope::User && claims.sub == request.variable("user");
         if claims.scope == Scope::App || own {
@@ -156,10 +156,10 @@ async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, 
 /// A JSON object, or a list of them: serde alone would take a list for any object.
 pub(super) struct Body<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &State) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
         let axum::Json(value) =
             axum::Json::<Json>::from_request(request, state).await.map_err(|rejection| match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY),

@@ -9,6 +9,7 @@ use axum::Form;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
+use std::sync::Arc;
 use tracing::info;
 
 /// The fields the four questions have, each with some of them.
@@ -38,7 +39,7 @@ const EXCHANGE: &str = "amq.topic";
 const QUEUE: &str = "mqtt-";
 
 pub(super) async fn ask(
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Path(about): Path<String>,
     form: Result<Form<Question>, FormRejection>,
 ) -> Result<&'static str, ApiError> {

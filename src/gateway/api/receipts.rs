@@ -9,11 +9,12 @@ use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tracing::{debug, warn};
 
 /// Takes one vendor's report. The answer is what the vendors' own examples give.
 pub(super) async fn receive(
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Path((vendor, path)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
@@ -53,7 +54,9 @@ pub(super) async fn receive(
 }
 
 /// What is counted, for Prometheus.
-pub(super) async fn metrics(Shared(state): Shared<State>) -> (StatusCode, [(&'static str, &'static str); 1], String) {
+pub(super) async fn metrics(
+    Shared(state): Shared<Arc<State>>,
+) -> (StatusCode, [(&'static str, &'static str); 1], String) {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (StatusCode::OK, [("content-type", kind)], state.push.metrics.text())
 }

@@ -10,6 +10,7 @@ use axum::Form;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
+use std::sync::Arc;
 use tracing::info;
 
 /// The fields the two questions have, each with some of them.
@@ -29,7 +30,7 @@ pub(super) struct Question {
 }
 
 pub(super) async fn ask(
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Path(about): Path<String>,
     form: Result<Form<Question>, FormRejection>,
 ) -> Result<&'static str, ApiError> {

@@ -12,6 +12,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Longest push nickname, in characters.
 const MAX_NICKNAME: usize = 100;
@@ -28,14 +29,14 @@ fn shown(rules: &AppRules) -> Value {
     json!(rules)
 }
 
-pub(super) async fn rules(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn rules(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let rules = state.store.rules(request.app.clone()).await?;
     Ok(request.envelope("get", "data", shown(&rules)))
 }
 
 pub(super) async fn set_rules(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(rules): Body<AppRules>,
 ) -> Result<Json<Value>, ApiError> {
     if !(1..=100).contains(&rules.device_limit) {
@@ -60,7 +61,7 @@ pub(super) struct NewTemplate {
 
 pub(super) async fn set_template(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(template): Body<NewTemplate>,
 ) -> Result<Json<Value>, ApiError> {
     let NewTemplate { name, title_pattern, content_pattern } = template;
@@ -86,7 +87,7 @@ fn no_template(name: &str) -> ApiError {
     ApiError::not_found(format!("no template is named `{name}`"))
 }
 
-pub(super) async fn template(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn template(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let name = request.variable("name");
     let key = Key::Template(name.clone());
     let found: Option<Template> = state.store.setting(request.app.clone(), String::new(), key).await?;
@@ -96,7 +97,7 @@ pub(super) async fn template(request: AppRequest, Shared(state): Shared<State>) 
 
 pub(super) async fn remove_template(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
 ) -> Result<Json<Value>, ApiError> {
     let name = request.variable("name");
     if !state.store.unset(request.app.clone(), String::new(), Key::Template(name.clone())).await? {
@@ -130,7 +131,7 @@ fn silence_key(request: &AppRequest, user: &str) -> Result<(Key, bool), ApiError
 
 pub(super) async fn silence(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
 ) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
     let (key, _) = silence_key(&request, &user)?;
@@ -140,7 +141,7 @@ pub(super) async fn silence(
 
 pub(super) async fn set_silence(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(new): Body<NewSilence>,
 ) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
@@ -211,7 +212,7 @@ async fn profile(request: &AppRequest, state: &State) -> Result<(String, Profile
 
 pub(super) async fn language(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
 ) -> Result<Json<Value>, ApiError> {
     let (_, profile) = profile(&request, &state).await?;
     Ok(request.envelope("get", "data", json!({ "language": profile.language.unwrap_or_default() })))
@@ -219,7 +220,7 @@ pub(super) async fn language(
 
 pub(super) async fn set_language(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(new): Body<NewLanguage>,
 ) -> Result<Json<Value>, ApiError> {
     let NewLanguage { translation_language } = new;
@@ -235,7 +236,7 @@ pub(super) async fn set_language(
 
 pub(super) async fn choice(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
 ) -> Result<Json<Value>, ApiError> {
     let (_, profile) = profile(&request, &state).await?;
     Ok(request.envelope("get", "data", json!({ "templateName": profile.template.unwrap_or_default() })))
@@ -243,7 +244,7 @@ pub(super) async fn choice(
 
 pub(super) async fn set_choice(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(new): Body<NewChoice>,
 ) -> Result<Json<Value>, ApiError> {
     let NewChoice { template_name } = new;
@@ -263,7 +264,7 @@ pub(super) async fn set_choice(
 /// The user's push nickname and display style.
 pub(super) async fn set_profile(
     UserRequest(request): UserRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(new): Body<NewProfile>,
 ) -> Result<Json<Value>, ApiError> {
     let NewProfile { nickname, notification_display_style } = new;

@@ -10,6 +10,7 @@ use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Users made by one call, as in the original system.
 const MAX_USERS: usize = 60;
@@ -53,7 +54,7 @@ pub(super) struct BindingBody {
 }
 
 pub(super) async fn token(
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Path(path): Path<HashMap<String, String>>,
     Body(grant): Body<Grant>,
 ) -> Result<Json<Value>, ApiError> {
@@ -82,7 +83,7 @@ pub(super) async fn token(
 
 pub(super) async fn create(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(users): Body<NewUsers>,
 ) -> Result<Json<Value>, ApiError> {
     let users = match users {
@@ -104,13 +105,13 @@ pub(super) async fn create(
     Ok(request.envelope("post", "entities", Value::Array(entities)))
 }
 
-pub(super) async fn devices(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn devices(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
     let devices = state.store.devices(request.app.clone(), user).await?;
     Ok(request.envelope("get", "entities", json!(devices)))
 }
 
-pub(super) async fn bindings(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn bindings(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
     let bindings = state.store.bindings(request.app.clone(), user, None).await?;
     Ok(request.envelope("get", "entities", json!(bindings)))
@@ -118,7 +119,7 @@ pub(super) async fn bindings(request: AppRequest, Shared(state): Shared<State>) 
 
 pub(super) async fn bind(
     request: AppRequest,
-    Shared(state): Shared<State>,
+    Shared(state): Shared<Arc<State>>,
     Body(body): Body<BindingBody>,
 ) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
@@ -137,18 +138,18 @@ pub(super) async fn bind(
     Ok(request.envelope("put", "entities", json!(bindings)))
 }
 
-pub(super) async fn ready(Shared(state): Shared<State>) -> Result<&'static str, ApiError> {
+pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<&'static str, ApiError> {
     state.store.next_due().await?;
     Ok("ready\n")
 }
 
 /// Ends a user's logins on all devices.
-pub(super) async fn kick_all(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn kick_all(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     kick(request, &state, None).await
 }
 
 /// Ends a user's login on one device.
-pub(super) async fn kick_one(request: AppRequest, Shared(state): Shared<State>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn kick_one(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let device = request.variable("device");
     kick(request, &state, Some(device)).await
 }

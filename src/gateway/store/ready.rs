@@ -40,7 +40,7 @@ pub(super) fn ready(
     };
     let app = known.rules(t, &address.app)?;
     let policy = app.rules.multi_device.unwrap_or(rules.policy);
-    let Wishes { profile, app_wide, conversation } = settings::wishes(t, &address, &message)?;
+    let Wishes { receiver, sender, app_wide, conversation } = settings::wishes(t, &address, &message)?;
     let mentioned = policy::mentions(&message.ext, &address.user);
     let stop = policy::stop(&policy::Facts {
         ext: &message.ext,
@@ -63,7 +63,7 @@ pub(super) fn ready(
     Ok(match (stop, certificate, binding) {
         (Some(stop), ..) => Err(stop),
         (None, Some(certificate), Some((_, token, _))) => {
-            let setting = settings::shown(t, known, &address, &message, profile)?;
+            let setting = settings::shown(t, known, &address, &message, sender.nickname, receiver)?;
             let webhook = app.rules.webhook.clone();
             Ok(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms })
         }

@@ -60,11 +60,12 @@ fn parsed<T: DeserializeOwned + Default>(app: &str, user: &str, key: &str, text:
     })
 }
 
-/// What a receiver has set that decides about one message.
+/// What single users have set that one message needs.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
-    pub profile: Profile,
-    /// For everything, and for the conversation the message is of.
+    pub receiver: Profile,
+    pub sender: Profile,
+    /// The receiver's, for everything, and for the conversation the message is of.
     pub app_wide: Silence,
     pub conversation: Silence,
 }
@@ -77,17 +78,27 @@ pub(super) fn wishes(t: &Transaction<'_>, address: &Address, message: &Message) 
         None => Key::SilenceWith(message.from.clone()),
     };
     let Address { app, user, .. } = address;
-    let conversation = key.text();
-    let found: Vec<(String, String)> = t
+    let (conversation, sender) = (key.text(), &message.from);
+    let found: Vec<(String, String, String)> = t
         .prepare_cached(
-            "SELECT key, value FROM settings WHERE app = ?1 AND user = ?2 AND key IN ('profile', 'silence', ?3)",
+            "SELECT user, key, value FROM settings
+             WHERE app = ?1 AND user = ?2 AND key IN ('profile', 'silence', ?3)
+             UNION ALL SELECT user, key, value FROM settings WHERE app = ?1 AND user = ?4 AND key = 'profile'",
         )?
-        .query_map([app, user, &conversation], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .query_map([app, user, &conversation, sender], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<Result<_, _>>()?;
     let mut wishes = Wishes::default();
-    for (key, value) in found {
+    for (of, key, value) in found {
         match key.as_str() {
-            "profile" => wishes.profile = parsed(app, user, &key, &value),
+            "profile" => {
+                let profile: Profile = parsed(app, &of, &key, &value);
+                if of == *sender {
+                    wishes.sender = profile.clone();
+                }
+                if of == *user {
+                    wishes.receiver = profile;
+                }
+            }
             "silence" => wishes.app_wide = parsed(app, user, &key, &value),
             _ => wishes.conversation = parsed(app, user, &key, &value),
         }
@@ -101,10 +112,10 @@ pub(super) fn shown(
     known: &Known,
     address: &Address,
     message: &Message,
+    sender_nickname: Option<String>,
     receiver: Profile,
 ) -> Result<Setting, StoreError> {
-    let sender: Profile = get(t, &address.app, &message.from, &Key::Profile)?;
-    let mut setting = Setting { sender_nickname: sender.nickname, ..Setting::default() };
+    let mut setting = Setting { sender_nickname, ..Setting::default() };
     for name in template_names(message, &receiver) {
         let template = known.template(t, &address.app, &name)?;
         setting.templates.extend(template.map(|template| (name, template)));

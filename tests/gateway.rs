@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{Agent, Certificates, Flaw, Gateway, Mosquitto, Process, Rest, certificates, has, skipped};
+use support::{Agent, Certificates, Flaw, Gateway, Mosquitto, Process, Rest, certificates, free_port, has, skipped};
 
 fn clients_or_skip(test: &str) -> bool {
     let there = has("mosquitto_pub") && has("mosquitto_sub");
@@ -287,4 +287,73 @@ fn what_a_gateway_cut_off_from_its_broker_accepts_reaches_a_device_that_stayed_c
     agent.process.terminate();
     let log = agent.process.rest().join("\n");
     assert_eq!(log.matches("\"link.up\"").count(), 1, "the device stayed connected: {log}");
+}
+
+/// A broker that lets everyone say everything, as EMQX and RMQTT say under `$SYS` what they see.
+fn telling_broker(runtime: &tokio::runtime::Runtime) -> u16 {
+    use mqtt5::broker::{MqttBroker, config::BrokerConfig};
+    runtime.block_on(async {
+        let config = BrokerConfig::new().with_bind_addresses(vec![([127, 0, 0, 1], 0).into()]);
+        let mut broker = MqttBroker::with_config(config).await.expect("a broker");
+        let port = broker.local_addr().expect("an address").port();
+        tokio::spawn(async move { broker.run().await });
+        port
+    })
+}
+
+#[test]
+fn a_broker_that_tells_of_its_clients_is_believed_about_connections_older_than_its_word() {
+    if !clients_or_skip("a_broker_that_tells_of_its_clients_is_believed_about_connections_older_than_its_word") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let port = telling_broker(&runtime);
+    let config = dir.path().join("gateway.toml");
+    let (api, state) = (free_port(), dir.path().join("state"));
+    let text = format!(
+        "[api]\nlisten = '127.0.0.1:{api}'\n[broker]\nurl = 'mqtt://127.0.0.1:{port}'\nclient_events = true\n\
+         [paths]\nstate = '{}'\n[log]\nformat = 'json'\n",
+        state.display()
+    );
+    std::fs::write(&config, text).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    let mut gateway = Process::start(command.arg("--config").arg(&config).arg("serve"), true);
+    gateway.event("broker.up");
+    let reach = json!({"api": format!("http://127.0.0.1:{api}"), "admin_secret_file": state.join("admin.secret")});
+    let rest = Rest::new(&reach, &certificates(dir.path(), Flaw::None).ca);
+    rest.ok("POST", "users", Some(&json!({"username": "ann", "password": "a password"})));
+    let publish = |topic: &str, payload: &Value| {
+        let done = Command::new("mosquitto_pub")
+            .args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", topic])
+            .args(["-m", &payload.to_string()])
+            .output()
+            .expect("published");
+        assert!(done.status.success(), "{done:?}");
+    };
+    let hello =
+        json!({"v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux"});
+    publish("im/v1/org%23app/ann/phone/up", &hello);
+    gateway.event("device.online");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after it").as_millis();
+    let now = u64::try_from(now).expect("a time");
+    let tell = |client: &str, reason: &str, at_ms: u64| {
+        let topic = format!("$SYS/brokers/1/clients/{client}/disconnected");
+        publish(&topic, &json!({"clientid": client, "reason": reason, "disconnected_at": at_ms}));
+    };
+    // Of an earlier connection, or of one that another has taken over, or of nobody.
+    tell("ann:phone@org%23app", "tcp_closed", now - 60_000);
+    tell("ann:phone@org%23app", "takenover", now + 60_000);
+    tell("somebody", "tcp_closed", now + 60_000);
+    tell("ann:tablet@org%23app", "tcp_closed", now + 60_000);
+    publish("$SYS/brokers/1/clients/x/disconnected", &json!("what?"));
+    gateway.event("input.refused");
+    // One device's words are carried out in their order: by this one all of them were.
+    publish("im/v1/org%23app/ann/phone/up", &hello);
+    gateway.event("device.online");
+    assert!(!gateway.seen.iter().any(|line| line.contains("device.offline")), "{:?}", gateway.seen);
+    tell("ann:phone@org%23app", "tcp_closed", now + 60_000);
+    let offline = gateway.event("device.offline");
+    assert_eq!((&offline["device"], &offline["told_by"]), (&json!("ann:phone@org%23app"), &json!("broker")));
+    assert_eq!(rest.ok("GET", "users/ann/devices", None)["entities"][0]["online"], false);
 }

@@ -114,7 +114,7 @@ impl Daemon {
         let address = self.online.as_ref().map(|online| online.address.clone());
         if !session_present || self.subscribed != address {
             self.subscribed = None;
-            self.wire(async |c| c.subscribe(&down).await).await;
+            self.wire(async |c| c.subscribe(&down).await.map(drop)).await;
         }
         match purpose {
             Purpose::Login => {
@@ -172,7 +172,7 @@ impl Daemon {
                     self.count_refused("publish_refused", &why);
                 }
             }
-            Incoming::Subscribed { refused } => {
+            Incoming::Subscribed { refused, .. } => {
                 self.heard(now).await?;
                 self.subscribed = self.online.as_ref().map(|online| online.address.clone());
                 if let Some(why) = refused {

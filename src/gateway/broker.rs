@@ -22,6 +22,8 @@ pub struct Access {
     pub password: Secret,
     /// `$share` groups split the work between several gateways.
     pub shared: bool,
+    /// It tells of its clients' connections.
+    pub events: bool,
 }
 
 /// Where devices reach the broker, for the operator's eyes.
@@ -58,6 +60,7 @@ impl External {
             user: settings.user.clone().unwrap_or_default(),
             password: settings.password.clone().unwrap_or_default(),
             shared: settings.shared_subscriptions,
+            events: settings.client_events,
         }))
     }
 }

@@ -62,6 +62,9 @@ pub struct Broker {
     pub ca_file: Option<PathBuf>,
     /// The broker has shared subscriptions, so several gateways split the work.
     pub shared_subscriptions: bool,
+    /// The broker publishes its clients' ends under `$SYS/brokers`, as EMQX and RMQTT do, and lets the
+    /// gateway's account hear of them.
+    pub client_events: bool,
     /// Address of the embedded broker, TLS.
     pub listen: SocketAddr,
     /// PEM files of the embedded broker's certificate chain and key. Without them the gateway makes
@@ -84,6 +87,7 @@ impl Default for Broker {
             password: None,
             ca_file: None,
             shared_subscriptions: true,
+            client_events: false,
             listen: SocketAddr::from(([0, 0, 0, 0], 8883)),
             certificate: None,
             key: None,
@@ -205,6 +209,9 @@ impl Config {
         }
         if self.postgres()?.is_some() && self.broker.url.is_none() {
             return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
+        }
+        if self.broker.client_events && self.broker.url.is_none() {
+            return Err(bad("broker.client_events is for a broker at broker.url; the embedded one needs none".into()));
         }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {
             return Err(bad("broker.certificate and broker.key go together".into()));

@@ -6,7 +6,7 @@ use super::delivery::AfterVendor;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::store::{
-    Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Rules, Store, StoreError, VendorJob, Welcome,
+    Acked, Bind, BindReply, Claimed, Ended, Kick, NewMessage, Recall, Rules, Store, StoreError, VendorJob, Welcome,
 };
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
@@ -152,9 +152,10 @@ impl Dispatch {
         }
     }
 
-    pub async fn on_offline(&self, address: Address, nonce: String) -> Result<(), StoreError> {
-        if self.store.went_offline(address.clone(), nonce, now_ms()).await? {
-            info!(event = "device.offline", device = %address, "device disconnected");
+    pub async fn on_offline(&self, address: Address, ended: Ended) -> Result<(), StoreError> {
+        let told_by = ended.told_by();
+        if self.store.went_offline(address.clone(), ended, now_ms()).await? {
+            info!(event = "device.offline", device = %address, told_by, "device disconnected");
             self.alarm.ring(now_ms());
         }
         Ok(())

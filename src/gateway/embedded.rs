@@ -74,6 +74,7 @@ impl Embedded {
                 user: "gateway".to_owned(),
                 password,
                 shared: false,
+                events: false,
             },
             reach: Reach { address: outer, ca_file: identity.ca },
             shutdown,

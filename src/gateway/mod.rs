@@ -22,6 +22,7 @@ mod dispatch;
 mod door;
 mod embedded;
 mod error;
+mod events;
 mod metrics;
 mod outgoing;
 mod policy;

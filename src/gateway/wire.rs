@@ -2,12 +2,14 @@
 
 use super::broker::Access;
 use super::dispatch::Dispatch;
+use super::events;
 use super::outgoing::{Outgoing, Wire};
-use super::workers::{Heard, Workers, refuse};
+use super::workers::{Heard, Said, Workers, refuse};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
-use crate::protocol::{Leg, Topics};
+use crate::protocol::{Address, Leg, Topics};
+use bytes::Bytes;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +73,7 @@ impl Driver {
         reconnect: &mut Reconnect,
         stop: &CancellationToken,
     ) -> Option<MqttError> {
-        let mut connection = match self.connect().await {
+        let (mut connection, events) = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => return Some(error),
         };
@@ -88,6 +90,11 @@ impl Driver {
                     return None;
                 }
                 incoming = connection.next() => match incoming {
+                    // They are only hints: it works without.
+                    Ok(Incoming::Subscribed { packet_id, refused: Some(why) }) if events == Some(packet_id) => {
+                        warn!(event = "broker.events_refused", why, "the broker does not let the gateway hear of its clients' connections");
+                        Ok(())
+                    }
                     Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, &workers).await,
                     Err(error) => Err(error),
                 },
@@ -119,7 +126,8 @@ impl Driver {
         }
     }
 
-    async fn connect(&self) -> Result<Connection<Stream>, MqttError> {
+    /// The connection, and the packet that asks for the broker's events.
+    async fn connect(&self) -> Result<(Connection<Stream>, Option<u16>), MqttError> {
         let options = ConnectOptions {
             client_id: self.access.client_id.clone(),
             user_name: self.access.user.clone(),
@@ -135,7 +143,11 @@ impl Driver {
         for leg in [Leg::Up, Leg::State] {
             connection.subscribe(&format!("{group}{}", self.topics.everyone(leg))).await?;
         }
-        Ok(connection)
+        let events = match self.access.events {
+            true => Some(connection.subscribe(&format!("{group}{}", events::FILTER)).await?),
+            false => None,
+        };
+        Ok((connection, events))
     }
 
     async fn on_incoming(
@@ -147,20 +159,15 @@ impl Driver {
     ) -> Result<(), MqttError> {
         match incoming {
             Incoming::Publish { topic, payload, packet_id } => {
-                let heard = match self.topics.parse(&topic) {
-                    Ok((address, leg)) if leg != Leg::Down => Heard { address, leg, payload, packet_id },
-                    Ok(_) => return acknowledge(connection, packet_id).await,
-                    Err(error) => {
-                        refuse("topic", &error);
-                        return acknowledge(connection, packet_id).await;
-                    }
+                let Some((address, said)) = self.understood(&topic, payload) else {
+                    return acknowledge(connection, packet_id).await;
                 };
-                if !workers.take(heard) {
+                if !workers.take(Heard { address, said, packet_id }) {
                     // The broker sent more than it was told it may.
                     return Err(MqttError::new(Cause::ProtocolError, "more unacknowledged publishes than agreed"));
                 }
             }
-            Incoming::Subscribed { refused: Some(why) } => {
+            Incoming::Subscribed { refused: Some(why), .. } => {
                 return Err(MqttError::new(
                     Cause::NotAuthorized,
                     format!("the broker refused the gateway's subscription: {why}"),
@@ -175,6 +182,19 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// `None` for what is nobody's word, and was said if it should not be.
+    fn understood(&self, topic: &str, payload: Bytes) -> Option<(Address, Said)> {
+        if self.access.events && events::is_event(topic) {
+            let gone = events::gone(&payload).inspect_err(|why| refuse("event", why)).ok()??;
+            return Some((gone.address, Said::Ended { at_ms: gone.at_ms }));
+        }
+        match self.topics.parse(topic).inspect_err(|why| refuse("topic", why)).ok()? {
+            (address, Leg::Up) => Some((address, Said::Up(payload))),
+            (address, Leg::State) => Some((address, Said::State(payload))),
+            (_, Leg::Down) => None,
+        }
     }
 }
 

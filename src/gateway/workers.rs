@@ -2,9 +2,10 @@
 //! once, so that their commits go to the disk together.
 
 use super::dispatch::Dispatch;
+use super::events::CLOCKS_MS;
 use super::outgoing::Wire;
-use super::store::{Bind, BindReply, StoreError};
-use crate::protocol::{Address, BindResult, Down, Leg, Up, decode_state, decode_up};
+use super::store::{Bind, BindReply, Ended, StoreError};
+use crate::protocol::{Address, BindResult, Down, Up, decode_state, decode_up};
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
@@ -19,13 +20,22 @@ const DEPTH: usize = 256;
 const STORE_TRIES: u32 = 30;
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A publish of a device.
+/// A publish of a device, or of the broker about it.
 #[derive(Debug)]
 pub(super) struct Heard {
     pub address: Address,
-    pub leg: Leg,
-    pub payload: Bytes,
+    pub said: Said,
     pub packet_id: Option<u16>,
+}
+
+#[derive(Debug)]
+pub(super) enum Said {
+    Up(Bytes),
+    State(Bytes),
+    /// By the broker: its connection was over at this moment, whichever it was.
+    Ended {
+        at_ms: u64,
+    },
 }
 
 /// A publish that can be acknowledged, or why the store would not take it.
@@ -57,12 +67,15 @@ impl Workers {
         (Self { queues: queues.collect() }, finished)
     }
 
-    /// `false` when a worker has more to do than the broker may have sent.
+    /// `false` when a worker has more to do than the broker may have sent. What the broker says by itself
+    /// is not bounded by that, is only a hint, and is passed over before it is in the devices' way.
     pub fn take(&self, heard: Heard) -> bool {
         let mut hasher = DefaultHasher::new();
         heard.address.hash(&mut hasher);
         let at = usize::try_from(hasher.finish() % WORKERS as u64).unwrap_or(0);
-        self.queues[at].try_send(heard).is_ok()
+        let queue = &self.queues[at];
+        let hint = matches!(heard.said, Said::Ended { .. }) && heard.packet_id.is_none();
+        (hint && queue.capacity() <= DEPTH / 2) || queue.try_send(heard).is_ok()
     }
 }
 
@@ -89,18 +102,23 @@ async fn carry_out(heard: Heard, dispatch: &Dispatch, wire: &Wire) -> Result<(),
 
 async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
     let address = heard.address.clone();
-    match heard.leg {
-        Leg::State => match decode_state(&heard.payload) {
-            Ok(state) if !state.online => dispatch.on_offline(address, state.nonce).await?,
+    match &heard.said {
+        Said::State(payload) => match decode_state(payload) {
+            Ok(state) if !state.online => {
+                dispatch.on_offline(address, Ended::Connection { nonce: state.nonce }).await?;
+            }
             // Online is said by `hello`, which also asks for what was missed.
             Ok(_) => {}
             Err(error) => refuse(error.as_str(), &error),
         },
-        Leg::Up => match decode_up(&heard.payload) {
+        Said::Up(payload) => match decode_up(payload) {
             Ok(up) => return on_up(address, up, dispatch).await,
             Err(error) => refuse(error.as_str(), &error),
         },
-        Leg::Down => {}
+        Said::Ended { at_ms } => {
+            let before = Ended::Before { at_ms: at_ms.saturating_sub(CLOCKS_MS) };
+            dispatch.on_offline(address, before).await?;
+        }
     }
     Ok(Vec::new())
 }

@@ -69,6 +69,7 @@ pub enum Incoming {
         refused: Option<String>,
     },
     Subscribed {
+        packet_id: u16,
         refused: Option<String>,
     },
     Pong,
@@ -162,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Packet::SubAck(ack) => {
                 let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-                Ok(Incoming::Subscribed { refused: refused.map(|code| format!("{code:?}")) })
+                Ok(Incoming::Subscribed { packet_id: ack.pkid, refused: refused.map(|code| format!("{code:?}")) })
             }
             Packet::PingResp(_) => Ok(Incoming::Pong),
             Packet::Disconnect(disconnect) => Err(parted(disconnect)),
@@ -208,10 +209,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// # Errors
     /// [`MqttError`]; the connection is over then.
-    pub async fn subscribe(&mut self, filter: &str) -> Result<(), MqttError> {
+    pub async fn subscribe(&mut self, filter: &str) -> Result<u16, MqttError> {
         let mut subscribe = Subscribe::new(Filter::new(filter, QoS::AtLeastOnce), None);
         subscribe.pkid = self.next_packet_id();
-        self.write(&Packet::Subscribe(subscribe)).await
+        let packet_id = subscribe.pkid;
+        self.write(&Packet::Subscribe(subscribe)).await?;
+        Ok(packet_id)
     }
 
     /// Acknowledges a received publish. Call it only when the message is safe.

@@ -84,6 +84,15 @@ impl Address {
         format!("{}:{}@{}", client_part(&self.user), client_part(&self.device), client_part(&self.app))
     }
 
+    /// The address whose client id this is; `None` where an id stands in it by its digest, and for what
+    /// [`Self::client_id`] cannot have written.
+    pub fn from_client_id(text: &str) -> Option<Self> {
+        let ClientId { user, device, app } = ClientId::parse(text).ok()?;
+        let whole = |part| decode(part, text).ok();
+        let address = Self::new(whole(app)?, whole(user)?, whole(device)?).ok()?;
+        (address.client_id() == text).then_some(address)
+    }
+
     /// `{app}/{user}`, each part encoded: the MQTT user name.
     pub fn user_name(&self) -> String {
         user_name(&self.app, &self.user)
@@ -227,6 +236,8 @@ mod tests {
                 let client_id = address.client_id();
                 let parts = ClientId::parse(&client_id).expect(&client_id);
                 assert_eq!((parts.user, parts.device), (client_part(user).as_str(), client_part(device).as_str()));
+                let whole = !client_id.contains('~');
+                assert_eq!(Address::from_client_id(&client_id), whole.then_some(address));
             }
         }
     }
@@ -254,6 +265,7 @@ mod tests {
         assert!(format!("{one}{PROBE_SUFFIX}").len() <= 128, "{one}");
         assert_ne!(one, other);
         assert!(ClientId::parse(&one).is_ok());
+        assert_eq!(Address::from_client_id(&one), None);
     }
 
     #[test]

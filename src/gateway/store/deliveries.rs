@@ -18,6 +18,25 @@ pub struct Acked {
     pub recalls: Vec<Recall>,
 }
 
+/// Which of a device's connections ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The one that said so, by its will or its goodbye.
+    Connection { nonce: String },
+    /// The one the device has, if it was last heard of before this moment.
+    Before { at_ms: u64 },
+}
+
+impl Ended {
+    /// The word in the log.
+    pub const fn told_by(&self) -> &'static str {
+        match self {
+            Self::Connection { .. } => "device",
+            Self::Before { .. } => "broker",
+        }
+    }
+}
+
 /// Settings the decisions need.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -101,9 +120,19 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn went_offline(&self, address: Address, nonce: String, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn went_offline(&self, address: Address, ended: Ended, now_ms: u64) -> Result<bool, StoreError> {
         self.run(move |t| {
             let Address { app, user, device } = &address;
+            let nonce: Option<String> = match ended {
+                Ended::Connection { nonce } => Some(nonce),
+                Ended::Before { at_ms } => t
+                    .prepare_cached(
+                        "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1 AND seen_ms < ?4",
+                    )?
+                    .query_row(params![app, user, device, as_i64(at_ms)], |r| r.get(0))
+                    .optional()?,
+            };
+            let Some(nonce) = nonce else { return Ok(false) };
             let changed = t.execute(
                 "UPDATE devices SET online = 0, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND online = 1",
                 params![app, user, device, nonce, as_i64(now_ms)],

@@ -26,7 +26,7 @@ mod vault;
 pub use accept::NewMessage;
 pub use certificates::Certificate;
 pub use claims::{Claimed, Recall, VendorJob, VendorResult};
-pub use deliveries::{Acked, Rules};
+pub use deliveries::{Acked, Ended, Rules};
 pub use devices::{Bind, BindReply};
 pub use kicks::{Kick, Welcome};
 pub use settings::Key;

@@ -156,6 +156,22 @@ impl Case {
         token
     }
 
+    /// The newest device has the message over its connection.
+    fn acknowledge(&self, gateway: &Gateway, id: &str) {
+        let (user, device) = (self.user(), format!("device-{}", self.devices));
+        let grant = json!({"grant_type": "password", "username": user, "password": "a password"});
+        let (_, answer) = self.rest.ask("POST", &format!("{}/token", self.rest.base), Some(&grant));
+        let token = answer["access_token"].as_str().expect("a token");
+        let client = format!("{user}:{device}@org%23app");
+        let ack = json!({"v": 1, "type": "ack", "ids": [id]}).to_string();
+        let done = gateway
+            .mosquitto("mosquitto_pub", &client, &format!("org%23app/{user}"), token)
+            .args(["-t", &format!("im/v1/org%23app/{user}/{device}/up"), "-m", &ack])
+            .output()
+            .expect("published");
+        assert!(done.status.success(), "{done:?}");
+    }
+
     /// Takes every device away again.
     fn no_devices(&self) {
         for token in self.bound() {
@@ -447,12 +463,13 @@ fn a_receipt_nobody_could_have_sent_is_refused() {
 }
 
 #[test]
-fn harmony_os_next_is_reached_with_a_service_account() {
+fn harmony_os_next_is_reached_with_a_service_account_and_its_notifications_taken_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let made =
         Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
-    let Ok(made) = made else {
-        return support::skipped("harmony_os_next_is_reached_with_a_service_account", "openssl is not installed");
+    let (Ok(made), true) = (made, support::has("mosquitto_pub")) else {
+        let name = "harmony_os_next_is_reached_with_a_service_account_and_its_notifications_taken_back";
+        return support::skipped(name, "openssl or mosquitto's clients are not installed");
     };
     let key = String::from_utf8(made.stdout).expect("PEM");
     let clouds = Clouds::start(dir.path());
@@ -467,6 +484,9 @@ fn harmony_os_next_is_reached_with_a_service_account() {
     let id = case.send(TITLE, TEXT);
     case.rest.traced(&id, &["vendor_sent"]);
     assert_eq!(case.tray(&token)[0]["body"], TEXT);
+    case.acknowledge(&gateway, &id);
+    case.rest.traced(&id, &["acked", "recalled: huawei: delivered"]);
+    assert_eq!(case.tray(&token)[0]["recalled"], true);
     case.lab("tokens", &json!({"vendor": "huawei", "token": token, "state": "dead"}));
     let id = case.send(TITLE, TEXT);
     case.rest.traced(&id, &["token_dead"]);

@@ -190,7 +190,7 @@ impl Dispatch {
             self.tasks.spawn(async move {
                 let found = this.store.certificate(recall.address.app.clone(), recall.notifier.clone()).await;
                 let Ok(Some(certificate)) = found else { return };
-                if let Some(said) = this.push.recall(&certificate, &recall.vendor_id).await {
+                if let Some(said) = this.push.recall(&certificate, &recall).await {
                     report(this.store.recalled(recall, said, now_ms()).await);
                 }
             });

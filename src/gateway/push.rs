@@ -5,8 +5,8 @@ use super::content::{Setting, badge, compose, sound};
 use super::delivery::{AfterVendor, Hop, after_vendor};
 use super::metrics::Metrics;
 use super::receipts::Proof;
-use super::sender::{Notification, Open, Outcome, Senders};
-use super::store::{Certificate, Rules, VendorJob, VendorResult};
+use super::sender::{Accepted, Notification, Open, Outcome, Senders};
+use super::store::{Certificate, Recall, Rules, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::protocol::Message;
 use crate::secret::fingerprint;
@@ -80,8 +80,10 @@ impl Push {
     }
 
     /// Takes back a push whose message has reached the device after all. `None`: the vendor cannot.
-    pub async fn recall(&self, certificate: &Certificate, vendor_id: &str) -> Option<String> {
-        let outcome = self.senders.recall(certificate, vendor_id, now_ms()).await?;
+    pub async fn recall(&self, certificate: &Certificate, recall: &Recall) -> Option<String> {
+        let Recall { message, token, vendor_id, .. } = recall;
+        let accepted = Accepted { token, collapse_id: collapse_id(message), vendor_id };
+        let outcome = self.senders.recall(certificate, &accepted, now_ms()).await?;
         self.metrics.hop(Hop::Recalled.as_str());
         Some(format!("{}: {} {}", certificate.vendor, outcome.as_str(), outcome.detail()))
     }

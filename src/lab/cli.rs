@@ -141,6 +141,9 @@ enum Command {
         /// The broker has no shared subscriptions: every gateway hears everything
         #[arg(long)]
         unshared: bool,
+        /// The broker tells of its clients' connections: the gateways listen
+        #[arg(long)]
+        client_events: bool,
         /// Where the REST API of all gateways is; the broker may ask there who may enter
         #[arg(long, default_value = "127.0.0.1:18680")]
         front: SocketAddr,
@@ -346,14 +349,12 @@ fn execute(command: Command) -> Result<bool, String> {
                 bench::keepalive(json, &LIMITS, reconnects, comebacks).await
             }
             Command::Cluster {
-                store, brokers, user, password, unshared, front, gateways, devices, kills, kill_node, start_node, json,
+                store, brokers, user, password, unshared, client_events, front, gateways, devices, kills, kill_node,
+                start_node, json,
             } => {
-                let (gateways, devices, shared) = (gateways.into(), devices.into(), !unshared);
-                let brokers = Brokers { urls: brokers, user, password };
-                let plan = Plan {
-                    store,
-                    brokers, shared, front, gateways, devices, kills, kill_node, start_node,
-                };
+                let (gateways, devices) = (gateways.into(), devices.into());
+                let brokers = Brokers { urls: brokers, user, password, shared: !unshared, client_events };
+                let plan = Plan { store, brokers, front, gateways, devices, kills, kill_node, start_node };
                 show_cluster(&cluster::measure(&plan).await?, json)
             }
             Command::Wire { a, b, delay_ms, loss } => {

@@ -43,8 +43,6 @@ pub(super) struct Plan {
     /// `postgres://...`, with an empty database.
     pub store: String,
     pub brokers: Brokers,
-    /// The broker has shared subscriptions.
-    pub shared: bool,
     /// Where the gateways' REST API is, in front of them all.
     pub front: SocketAddr,
     pub gateways: usize,
@@ -149,11 +147,12 @@ async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<(Vec<Gatewa
         let broker = &plan.brokers.urls[n % plan.brokers.urls.len()];
         let text = format!(
             "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nurl = '{broker}'\nuser = '{}'\npassword = '{}'\n\
-             shared_subscriptions = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\n{vendors}timeout_ms = 500\n\
+             shared_subscriptions = {}\nclient_events = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\n{vendors}timeout_ms = 500\n\
              [paths]\nstate = '{}'\nsecrets_key = '{}'\n[log]\nlevel = 'warn'\n",
             plan.brokers.user,
             plan.brokers.password,
-            plan.shared,
+            plan.brokers.shared,
+            plan.brokers.client_events,
             plan.store,
             home.join(format!("gateway-{n}")).display(),
             key.display(),

@@ -15,6 +15,10 @@ pub(super) struct Brokers {
     pub urls: Vec<String>,
     pub user: String,
     pub password: String,
+    /// It has shared subscriptions.
+    pub shared: bool,
+    /// It tells of its clients' connections.
+    pub client_events: bool,
 }
 
 const CONNECT: Duration = Duration::from_secs(10);

@@ -5,9 +5,9 @@
 //! HMS-Core/hms-push-serverdemo-java.
 
 use super::jwt::{Algorithm, sign};
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, oauth_granted};
+use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, notify_id, oauth_granted};
 use super::text::shrink;
-use super::{Credential, Meaning, meaning_of};
+use super::{Accepted, Credential, Meaning, meaning_of};
 use crate::gateway::store::Certificate;
 use crate::secret::Secret;
 use serde::Deserialize;
@@ -126,6 +126,16 @@ impl Protocol for Huawei {
         let call = Call::json(url, &body).with("authorization", format!("Bearer {}", push.access));
         // 0: a notification with an alert.
         if is_v3(push.certificate) { call.with("push-type", "0".to_owned()) } else { call }
+    }
+
+    /// HarmonyOS NEXT's `push-msg-revoke`: by the token and the notification's id.
+    fn recall(&self, certificate: &Certificate, accepted: &Accepted<'_>) -> Option<Call> {
+        if !is_v3(certificate) || accepted.token.is_empty() {
+            return None;
+        }
+        let url = format!("{}/v1/{}/messages:revoke", self.push_url, certificate.name);
+        let body = json!({ "notifyId": notify_id(accepted.collapse_id), "token": [accepted.token] });
+        Some(Call::json(url, &body).with("push-type", "0".to_owned()))
     }
 
     fn read(&self, answer: &Answer<'_>) -> Reading {

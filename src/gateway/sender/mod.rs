@@ -157,6 +157,14 @@ pub struct Notification {
     pub sound: Option<String>,
 }
 
+/// A push the vendor has.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted<'a> {
+    pub token: &'a str,
+    pub collapse_id: u32,
+    pub vendor_id: &'a str,
+}
+
 /// The senders, with their connections and credentials.
 #[derive(Debug)]
 pub struct Senders {
@@ -202,11 +210,12 @@ impl Senders {
         }
     }
 
-    /// Takes an accepted push back, where its vendor can and says how (page 1559 of Xiaomi's; the others'
-    /// calls are not public, or take whole batches back).
-    pub async fn recall(&self, certificate: &Certificate, vendor_id: &str, now_ms: u64) -> Option<Outcome> {
+    /// Takes an accepted push back, where its vendor can and says how: Xiaomi, and Huawei on HarmonyOS NEXT.
+    /// The others' calls are not public, or take whole batches back.
+    pub async fn recall(&self, certificate: &Certificate, accepted: &Accepted<'_>, now_ms: u64) -> Option<Outcome> {
         match certificate.vendor {
-            Vendor::Xiaomi => self.xiaomi.recall(certificate, vendor_id, now_ms).await,
+            Vendor::Xiaomi => self.xiaomi.recall(certificate, accepted, now_ms).await,
+            Vendor::Huawei => self.huawei.recall(certificate, accepted, now_ms).await,
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! What differs between the vendors, as plain values: how a credential is had, what is asked, what an answer means.
 
-use super::{Credential, Meaning, Notification};
+use super::{Accepted, Credential, Meaning, Notification};
 use crate::gateway::store::Certificate;
 use crate::secret::Secret;
 use serde::Deserialize;
@@ -75,13 +75,17 @@ impl Push<'_> {
 
     /// The notification id the vendors take: positive, 31 bits.
     pub fn notify_id(&self) -> u32 {
-        (self.notification.collapse_id & 0x7fff_ffff).max(1)
+        notify_id(self.notification.collapse_id)
     }
 
     /// Seconds the vendor should keep it, within `least` and `most`.
     pub fn life_s(&self, least: u64, most: u64) -> u64 {
         self.notification.time_to_live.as_secs().clamp(least, most)
     }
+}
+
+pub(super) fn notify_id(collapse_id: u32) -> u32 {
+    (collapse_id & 0x7fff_ffff).max(1)
 }
 
 /// A vendor's answer.
@@ -193,8 +197,8 @@ pub(super) trait Protocol: Send + Sync {
 
     fn request(&self, push: &Push<'_>, handle: Option<&str>) -> Call;
 
-    /// Takes an accepted push back, by the vendor's id; for vendors whose calls need no credential.
-    fn recall(&self, _certificate: &Certificate, _vendor_id: &str) -> Option<Call> {
+    /// Takes an accepted push back, where the vendor says how. A credential goes with it as its bearer.
+    fn recall(&self, _certificate: &Certificate, _accepted: &Accepted<'_>) -> Option<Call> {
         None
     }
 

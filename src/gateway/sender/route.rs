@@ -3,12 +3,18 @@
 use super::circuit::{Change, Circuits, Open, Sign};
 use super::credential::Credentials;
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::{Meaning, Notification, Outcome, outcome};
+use super::{Accepted, Meaning, Notification, Outcome, outcome};
 use crate::gateway::store::Certificate;
 use crate::http::{Http, HttpError};
 use crate::secret::Secret;
 use futures_util::future::join_all;
 use tracing::{error, info};
+
+/// What a vendor is called for.
+enum Errand<'a> {
+    Push { tokens: &'a [&'a str], notification: &'a Notification },
+    Recall(Call),
+}
 
 /// The way to one vendor.
 #[derive(Debug)]
@@ -38,9 +44,9 @@ impl<P: Protocol> Route<P> {
     }
 
     /// Takes an accepted push back. `None`: this vendor cannot.
-    pub async fn recall(&self, certificate: &Certificate, vendor_id: &str, now_ms: u64) -> Option<Outcome> {
-        let call = self.protocol.recall(certificate, vendor_id)?;
-        let read = self.call(&call, |answer| self.protocol.read(answer)).await;
+    pub async fn recall(&self, certificate: &Certificate, accepted: &Accepted<'_>, now_ms: u64) -> Option<Outcome> {
+        let errand = Errand::Recall(self.protocol.recall(certificate, accepted)?);
+        let read = self.ask(certificate, certificate.identity(), &errand, now_ms).await;
         Some(read.map_or_else(|failed| failed, |reading| outcome(&reading, &reading.rest, true, now_ms)))
     }
 
@@ -61,7 +67,7 @@ impl<P: Protocol> Route<P> {
             let waits = Outcome::LimitedUntil { until_ms, code: "circuit_open".into(), reason };
             return vec![waits; tokens.len()];
         }
-        let result = self.ask(certificate, key, tokens, notification, now_ms).await;
+        let result = self.ask(certificate, key, &Errand::Push { tokens, notification }, now_ms).await;
         self.judge(certificate, key, &result, now_ms);
         match result {
             Ok(reading) => {
@@ -76,16 +82,23 @@ impl<P: Protocol> Route<P> {
         &self,
         certificate: &Certificate,
         key: &str,
-        tokens: &[&str],
-        notification: &Notification,
+        errand: &Errand<'_>,
         now_ms: u64,
     ) -> Result<Reading, Outcome> {
         let mut stale: Option<Secret> = None;
         loop {
             let access = self.access(certificate, key, now_ms, stale.as_ref()).await?;
             let bearer = access.as_ref().map(Secret::expose).unwrap_or_default();
-            let push = Push { certificate, access: bearer, tokens, notification, now_ms };
-            let reading = self.exchange(&push).await?;
+            let reading = match errand {
+                Errand::Push { tokens, notification } => {
+                    self.exchange(&Push { certificate, access: bearer, tokens, notification, now_ms }).await?
+                }
+                Errand::Recall(call) => {
+                    let mut call = call.clone();
+                    call.headers.extend(access.as_ref().map(|_| ("authorization", format!("Bearer {bearer}"))));
+                    self.call(&call, |answer| self.protocol.read(answer)).await?
+                }
+            };
             // Once with what is cached, once with a fresh one: after that the certificate is at fault.
             if reading.rest.meaning != Meaning::Auth || stale.is_some() || access.is_none() {
                 return Ok(reading);

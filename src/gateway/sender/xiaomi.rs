@@ -3,7 +3,7 @@
 
 use super::protocol::{Answer, Call, Protocol, Push, Reading};
 use super::text::{Count, cut};
-use super::{Meaning, meaning_of};
+use super::{Accepted, Meaning, meaning_of};
 use crate::gateway::store::Certificate;
 use serde::Deserialize;
 
@@ -132,9 +132,11 @@ impl Protocol for Xiaomi {
             .with("authorization", format!("key={}", push.certificate.secret("app_secret")))
     }
 
-    fn recall(&self, certificate: &Certificate, vendor_id: &str) -> Option<Call> {
+    /// `revoke` of page 1559.
+    fn recall(&self, certificate: &Certificate, accepted: &Accepted<'_>) -> Option<Call> {
         let package = certificate.field("package").unwrap_or_default();
-        let call = Call::form(self.revoke_url.clone(), &[("msg_id", vendor_id), ("restricted_package_name", &package)]);
+        let fields = [("msg_id", accepted.vendor_id), ("restricted_package_name", &package)];
+        let call = Call::form(self.revoke_url.clone(), &fields);
         Some(call.with("authorization", format!("key={}", certificate.secret("app_secret"))))
     }
 

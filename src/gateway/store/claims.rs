@@ -55,6 +55,8 @@ pub struct Recall {
     pub address: Address,
     pub message: String,
     pub notifier: String,
+    /// Empty where the device's binding is gone.
+    pub token: String,
     pub vendor_id: String,
 }
 
@@ -231,8 +233,8 @@ fn settle(
                 "SELECT EXISTS (SELECT 1 FROM deliveries WHERE message = ?1 AND device = ?2 AND state = 'done')",
             )?
             .query_row([id, device], |r| r.get(0))?;
-        let (address, notifier) = (job.address.clone(), job.certificate.name.clone());
-        let recall = Recall { address, message: id.clone(), notifier, vendor_id: vendor_id.clone() };
+        let (address, notifier, token) = (job.address.clone(), job.certificate.name.clone(), job.token.clone());
+        let recall = Recall { address, message: id.clone(), notifier, token, vendor_id: vendor_id.clone() };
         return Ok(done.then_some(recall));
     }
     if let AfterVendor::GiveUp { dead_since_ms: Some(since_ms) } = result.after {

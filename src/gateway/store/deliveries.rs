@@ -180,7 +180,8 @@ impl Store {
                 let Some((state, notifier, vendor_id)) = found else { continue };
                 let Some(state) = State::parse(&state).filter(|s| *s != State::Done) else { continue };
                 if let (State::Pushed, Some(notifier), Some(vendor_id)) = (state, notifier, vendor_id) {
-                    recalls.push(Recall { address: address.clone(), message: id.clone(), notifier, vendor_id });
+                    let token = devices::token(t, &address, &notifier)?;
+                    recalls.push(Recall { address: address.clone(), message: id.clone(), notifier, token, vendor_id });
                 }
                 set_done(t, &id, &address.device)?;
                 let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };

@@ -242,6 +242,16 @@ fn set(
     Ok(BindReply::Ok)
 }
 
+/// The token bound for one certificate; empty where there is none.
+pub(super) fn token(t: &Transaction<'_>, address: &Address, notifier: &str) -> Result<String, StoreError> {
+    let Address { app, user, device } = address;
+    let token: Option<String> = t
+        .prepare_cached("SELECT token FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4")?
+        .query_row([app.as_str(), user, device, notifier], |r| r.get(0))
+        .optional()?;
+    Ok(token.unwrap_or_default())
+}
+
 /// The certificate name and token a push to this device would use, and until when its user has switched
 /// notifications off: the one bound last.
 pub(super) fn newest_binding(

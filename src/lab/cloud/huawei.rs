@@ -34,6 +34,7 @@ pub(super) fn router(world: World) -> Router {
         .route("/oauth2/v3/token", post(grant))
         .route("/v1/{client}/messages:send", post(send_v1))
         .route("/v3/{project}/messages:send", post(send_v3))
+        .route("/v1/{client}/messages:revoke", post(revoke))
         .with_state(world)
 }
 
@@ -138,6 +139,29 @@ async fn send_v3(State(world): State<World>, Path(project): Path<String>, header
         v3: true,
     };
     deliver(&world, &id, &request, &ask).into_response()
+}
+
+/// Takes notifications back, by their id and their tokens; with a service account's token only
+/// (developer.huawei.com, `push-msg-revoke`).
+async fn revoke(State(world): State<World>, Path(client): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    let known = world.app(Vendor::Huawei, &client);
+    let Some(app) = known else { return answer("80300002", "The app does not have permission").into_response() };
+    if let Err(code) = check_account(&app, bearer(&headers)) {
+        return (StatusCode::UNAUTHORIZED, answer(code, "JWT authentication error.")).into_response();
+    }
+    if headers.get("push-type").is_none_or(|kind| kind != "0") {
+        return answer("80100003", "Illegal payload, The header does not contain valid push-type").into_response();
+    }
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let tokens: Vec<&str> =
+        request["token"].as_array().map(|t| t.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+    if !request["notifyId"].is_u64() || tokens.is_empty() || tokens.len() > MAX_TOKENS {
+        return answer("80100001", "notifyId and 1 to 1000 tokens are mandatory").into_response();
+    }
+    for token in tokens {
+        world.recall(Vendor::Huawei, token, &request["notifyId"].to_string());
+    }
+    answer("80000000", "Success").into_response()
 }
 
 /// A service account's JWT: PS256, its key id, its account, not older than an hour.

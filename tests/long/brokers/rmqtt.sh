@@ -2,7 +2,7 @@
 # It comes from the crate registry, which takes half an hour on two cores; the program is kept for the next
 # time. Needs Debian's protobuf-compiler and cmake.
 root=$lab/rmqtt
-options=(--user gateway --password 'at the brokers')
+options=(--user gateway --password 'at the brokers' --client-events)
 port=18840
 
 [ -x "$root/bin/rmqttd" ] || cargo install rmqttd --version 0.24.0 --locked --root "$root"
@@ -19,7 +19,7 @@ to = "console"
 level = "warn"
 [plugins]
 dir = "$root/n$n/plugins"
-default_startups = ["rmqtt-cluster-raft", "rmqtt-auth-http", "rmqtt-acl", "rmqtt-retainer", "rmqtt-shared-subscription"]
+default_startups = ["rmqtt-cluster-raft", "rmqtt-auth-http", "rmqtt-acl", "rmqtt-retainer", "rmqtt-sys-topic", "rmqtt-shared-subscription"]
 disabled_default_startups = ["rmqtt-http-api"]
 [listener.tcp.external]
 addr = "127.0.0.1:$((port + n))"
@@ -43,7 +43,7 @@ CONF
     cat >"$root/n$n/plugins/rmqtt-acl.toml" <<CONF
 rules = [["allow", { user = "gateway", password = "at the brokers" }], ["deny", "all"]]
 CONF
-    touch "$root/n$n/plugins/rmqtt-retainer.toml"
+    touch "$root/n$n/plugins/rmqtt-retainer.toml" "$root/n$n/plugins/rmqtt-sys-topic.toml"
 done
 
 # What `impush-lab cluster` kills and starts nodes with.

@@ -1,9 +1,8 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
-use super::claims::VendorJob;
 use super::deliveries::Rules;
 use super::known::Known;
-use super::ready::{Due, ready};
+use super::ready::{Due, VendorJob, ready};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;

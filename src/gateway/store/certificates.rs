@@ -1,6 +1,6 @@
 //! Push certificates: a vendor's credentials under the name devices bind to.
 
-use super::known::forget;
+use super::edition;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{Store, StoreError, Vault, as_i64};
 use crate::secret::fingerprint;
@@ -145,7 +145,7 @@ impl Store {
                     certificate.enabled, as_i64(now_ms)
                 ],
             )?;
-            forget(t)
+            edition::next(t)
         })
         .await
     }
@@ -191,7 +191,7 @@ impl Store {
         self.run(move |t| {
             let sql = "UPDATE certificates SET enabled = ?3 WHERE app = ?1 AND name = ?2";
             let changed = t.execute(sql, params![app, name, enabled])?;
-            forget(t)?;
+            edition::next(t)?;
             Ok(changed > 0)
         })
         .await
@@ -204,7 +204,7 @@ impl Store {
     pub async fn remove_certificate(&self, app: String, name: String) -> Result<bool, StoreError> {
         self.run(move |t| {
             let gone = t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", [&app, &name])?;
-            forget(t)?;
+            edition::next(t)?;
             Ok(gone > 0)
         })
         .await

@@ -1,35 +1,18 @@
 //! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
 
 use super::deliveries::{Rules, set_state};
-use super::ready::{Due, ready};
+use super::ready::{Due, VendorJob, ready};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Certificate, Store, StoreError, as_i64, as_u64};
-use crate::gateway::content::Setting;
+use super::{Store, StoreError, as_i64, as_u64};
 use crate::gateway::delivery::{AfterVendor, Hop, State, over_the_connection};
-use crate::gateway::policy::{Stop, Webhook};
+use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Message};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Vendor sends claimed at once.
 const CLAIM: u32 = 256;
-
-/// A claimed vendor send.
-#[derive(Debug, Clone)]
-pub struct VendorJob {
-    pub address: Address,
-    pub message: Arc<Message>,
-    pub certificate: Arc<Certificate>,
-    pub token: String,
-    /// What decides, beside the message, what is shown.
-    pub setting: Setting,
-    /// Where the app wants to hear of this.
-    pub webhook: Option<Webhook>,
-    /// Counts this one.
-    pub attempts: u32,
-    pub expires_ms: u64,
-}
 
 /// What is to be done now.
 #[derive(Debug, Default)]

@@ -5,12 +5,11 @@
 //! leaves nothing behind.
 
 use super::settings::{Key, get};
-use super::sql::{OptionalExtension as _, Transaction};
-use super::{Certificate, StoreError, Vault, certificates};
+use super::sql::Transaction;
+use super::{Certificate, StoreError, Vault, certificates, edition};
 use crate::gateway::content::Template;
 use crate::gateway::policy::{AppRules, Stop};
 use crate::gateway::silence;
-use crate::secret::random_hex;
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -103,7 +102,7 @@ impl Known {
     }
 
     fn remembered(&self, t: &Transaction<'_>) -> Result<MutexGuard<'_, Remembered>, StoreError> {
-        let edition = t.edition(|| read(t))?;
+        let edition = edition::of(t)?;
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.edition != *edition {
             *remembered = Remembered { edition: edition.to_string(), apps: HashMap::new() };
@@ -123,19 +122,4 @@ fn make_room<T>(all: &mut HashMap<String, T>) {
     if all.len() >= MOST {
         all.clear();
     }
-}
-
-fn read(t: &Transaction<'_>) -> Result<String, StoreError> {
-    let found = t.query_row("SELECT value FROM meta WHERE key = 'edition'", [] as [&str; 0], |r| r.get(0));
-    Ok(found.optional()?.unwrap_or_default())
-}
-
-/// Something was set in this transaction: from its commit on, whoever remembers reads again.
-pub(super) fn forget(t: &Transaction<'_>) -> Result<(), StoreError> {
-    t.execute(
-        "INSERT INTO meta (key, value) VALUES ('edition', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        [random_hex::<8>().as_str()],
-    )?;
-    t.forget_edition();
-    Ok(())
 }

@@ -10,6 +10,7 @@ mod checkpoint;
 mod claims;
 mod deliveries;
 mod devices;
+mod edition;
 mod kicks;
 mod known;
 mod ready;
@@ -25,10 +26,11 @@ mod vault;
 
 pub use accept::NewMessage;
 pub use certificates::Certificate;
-pub use claims::{Claimed, Recall, VendorJob, VendorResult};
+pub use claims::{Claimed, Recall, VendorResult};
 pub use deliveries::{Acked, Ended, Rules};
 pub use devices::{Bind, BindReply};
 pub use kicks::{Kick, Welcome};
+pub use ready::VendorJob;
 pub use settings::Key;
 pub use vault::Vault;
 

@@ -1,15 +1,31 @@
 //! Whether a message that is due for a device's vendor becomes a notification, and what the send needs.
 
-use super::claims::VendorJob;
 use super::deliveries::Rules;
 use super::known::Known;
 use super::settings::Wishes;
 use super::sql::{Transaction, params};
-use super::{StoreError, devices, settings};
-use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB};
+use super::{Certificate, StoreError, devices, settings};
+use crate::gateway::content::{Profile, Setting, template_names};
+use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB, Webhook};
 use crate::gateway::silence;
 use crate::protocol::{Address, Message};
 use std::sync::Arc;
+
+/// A claimed vendor send.
+#[derive(Debug, Clone)]
+pub struct VendorJob {
+    pub address: Address,
+    pub message: Arc<Message>,
+    pub certificate: Arc<Certificate>,
+    pub token: String,
+    /// What decides, beside the message, what is shown.
+    pub setting: Setting,
+    /// Where the app wants to hear of this.
+    pub webhook: Option<Webhook>,
+    /// Counts this one.
+    pub attempts: u32,
+    pub expires_ms: u64,
+}
 
 /// A message for a device that is not connected.
 pub(super) struct Due {
@@ -63,7 +79,7 @@ pub(super) fn ready(
     Ok(match (stop, certificate, binding) {
         (Some(stop), ..) => Err(stop),
         (None, Some(certificate), Some((_, token, _))) => {
-            let setting = settings::shown(t, known, &address, &message, sender.nickname, receiver)?;
+            let setting = shown(t, known, &address, &message, sender.nickname, receiver)?;
             let webhook = app.rules.webhook.clone();
             Ok(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms })
         }
@@ -78,4 +94,28 @@ fn others_online(t: &Transaction<'_>, address: &Address, count_web: bool) -> Res
         .query_map(params![app, user, device], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
     Ok(platforms.iter().any(|platform| count_web || !WEB.contains(&platform.as_str())))
+}
+
+/// What a notification for this device says beside the message.
+fn shown(
+    t: &Transaction<'_>,
+    known: &Known,
+    address: &Address,
+    message: &Message,
+    sender_nickname: Option<String>,
+    receiver: Profile,
+) -> Result<Setting, StoreError> {
+    let mut setting = Setting { sender_nickname, ..Setting::default() };
+    for name in template_names(message, &receiver) {
+        let template = known.template(t, &address.app, &name)?;
+        setting.templates.extend(template.map(|template| (name, template)));
+    }
+    setting.receiver = receiver;
+    setting.waiting = t
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
+             AND open = 1 LIMIT 100) AS w",
+        )?
+        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
+    Ok(setting)
 }

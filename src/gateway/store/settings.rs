@@ -1,9 +1,9 @@
 //! What apps and users have set: one JSON value under each key.
 
-use super::known::{Known, forget};
+use super::edition;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError};
-use crate::gateway::content::{Profile, Setting, template_names};
+use crate::gateway::content::Profile;
 use crate::gateway::policy::AppRules;
 use crate::gateway::silence::Silence;
 use crate::protocol::{Address, Message};
@@ -106,33 +106,9 @@ pub(super) fn wishes(t: &Transaction<'_>, address: &Address, message: &Message) 
     Ok(wishes)
 }
 
-/// What a notification for this device says beside the message.
-pub(super) fn shown(
-    t: &Transaction<'_>,
-    known: &Known,
-    address: &Address,
-    message: &Message,
-    sender_nickname: Option<String>,
-    receiver: Profile,
-) -> Result<Setting, StoreError> {
-    let mut setting = Setting { sender_nickname, ..Setting::default() };
-    for name in template_names(message, &receiver) {
-        let template = known.template(t, &address.app, &name)?;
-        setting.templates.extend(template.map(|template| (name, template)));
-    }
-    setting.receiver = receiver;
-    setting.waiting = t
-        .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
-             AND open = 1 LIMIT 100) AS w",
-        )?
-        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
-    Ok(setting)
-}
-
 /// What single users set is not remembered.
 fn forget_if_app_wide(t: &Transaction<'_>, user: &str) -> Result<(), StoreError> {
-    if user.is_empty() { forget(t) } else { Ok(()) }
+    if user.is_empty() { edition::next(t) } else { Ok(()) }
 }
 
 impl Store {

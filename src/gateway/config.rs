@@ -1,6 +1,6 @@
 //! The gateway's settings, their ranges, and where its state lives.
 
-use super::store::Rules;
+use super::delivery::Rules;
 use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;

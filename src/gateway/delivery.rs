@@ -17,8 +17,43 @@
 //! `waiting` and `pushed` are not ends: the message stays for the device to fetch until it
 //! acknowledges or the message expires.
 
-use crate::gateway::sender::Outcome;
+use crate::gateway::outcome::Outcome;
+use crate::gateway::policy::MultiDevice;
 use serde::{Deserialize, Serialize};
+
+/// Which of a device's connections ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The one that said so, by its will or its goodbye.
+    Connection { nonce: String },
+    /// The one the device has, if it was last heard of before this moment.
+    Before { at_ms: u64 },
+}
+
+impl Ended {
+    /// The word in the log.
+    pub const fn told_by(&self) -> &'static str {
+        match self {
+            Self::Connection { .. } => "device",
+            Self::Before { .. } => "broker",
+        }
+    }
+}
+
+/// Settings the decisions need.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub ack_deadline_ms: u64,
+    pub push_life_s: u64,
+    /// Seconds a message waits for its devices.
+    pub keep_s: u64,
+    /// Messages kept for one device; more evict the oldest.
+    pub keep_most: u32,
+    /// A vendor send claimed by a gateway that then died is taken over after this: longer than any send
+    /// can take.
+    pub lease_ms: u64,
+    pub policy: MultiDevice,
+}
 
 /// Where a (message, device) pair stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,12 +2,10 @@
 
 use super::alarm::Alarm;
 use super::clock::now_ms;
-use super::delivery::AfterVendor;
+use super::delivery::{AfterVendor, Ended, Rules};
 use super::outgoing::Wire;
 use super::push::{Push, together};
-use super::store::{
-    Acked, Bind, BindReply, Claimed, Ended, Kick, NewMessage, Recall, Rules, Store, StoreError, VendorJob, Welcome,
-};
+use super::store::{Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Store, StoreError, VendorJob, Welcome};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
 use crate::service::Service;

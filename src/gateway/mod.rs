@@ -13,6 +13,7 @@
 mod alarm;
 mod api;
 mod broker;
+mod certificate;
 pub mod cli;
 mod clock;
 mod config;
@@ -24,6 +25,7 @@ mod embedded;
 mod error;
 mod events;
 mod metrics;
+mod outcome;
 mod outgoing;
 mod policy;
 mod push;

@@ -1,12 +1,14 @@
 //! From claimed vendor work to what came of it: the notification, the call, the next step.
 
+use super::certificate::Certificate;
 use super::clock::now_ms;
 use super::content::{Setting, badge, compose, sound};
-use super::delivery::{AfterVendor, Hop, after_vendor};
+use super::delivery::{AfterVendor, Hop, Rules, after_vendor};
 use super::metrics::Metrics;
+use super::outcome::Outcome;
 use super::receipts::Proof;
-use super::sender::{Accepted, Notification, Open, Outcome, Senders};
-use super::store::{Certificate, Recall, Rules, VendorJob, VendorResult};
+use super::sender::{Accepted, Notification, Open, Senders};
+use super::store::{Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::protocol::Message;
 use crate::secret::fingerprint;

@@ -1,7 +1,7 @@
 //! Vendors' receipts: what happened to a notification after the vendor had taken it, in one shape.
 //! Shapes and codes: each vendor's receipt page, as cited at its arm.
 
-use super::store::Certificate;
+use super::certificate::Certificate;
 use crate::secret::hex;
 use crate::vendor::Vendor;
 use base64::Engine as _;

@@ -1,10 +1,11 @@
 //! What devices say, carried out side by side: one device's words in their order, different devices' at
 //! once, so that their commits go to the disk together.
 
+use super::delivery::Ended;
 use super::dispatch::Dispatch;
 use super::events::CLOCKS_MS;
 use super::outgoing::Wire;
-use super::store::{Bind, BindReply, Ended, StoreError};
+use super::store::{Bind, BindReply, StoreError};
 use crate::protocol::{Address, BindResult, Down, Up, decode_state, decode_up};
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

@@ -1,8 +1,8 @@
 //! Push certificates over REST. Secrets go in and never come out.
 
+use super::super::certificate::Certificate;
 use super::super::clock::{message_id, now_ms};
 use super::super::sender::check_keys;
-use super::super::store::Certificate;
 use super::{ApiError, AppRequest, Body, State};
 use crate::protocol::Message;
 use crate::vendor::Vendor;

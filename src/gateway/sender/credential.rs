@@ -1,6 +1,6 @@
 //! A vendor's access token: fetched once for everybody who waits, and again a while before it ends.
 
-use super::Outcome;
+use crate::gateway::outcome::Outcome;
 use crate::secret::Secret;
 use std::collections::HashMap;
 use std::future::Future;

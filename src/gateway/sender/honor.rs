@@ -5,7 +5,7 @@
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, oauth_granted};
 use super::text::{Count, cut};
 use super::{Credential, Meaning};
-use crate::gateway::store::Certificate;
+use crate::gateway::certificate::Certificate;
 use serde::Deserialize;
 use serde_json::json;
 

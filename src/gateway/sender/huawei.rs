@@ -8,7 +8,7 @@ use super::jwt::{Algorithm, sign};
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, notify_id, oauth_granted};
 use super::text::shrink;
 use super::{Accepted, Credential, Meaning, meaning_of};
-use crate::gateway::store::Certificate;
+use crate::gateway::certificate::Certificate;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};

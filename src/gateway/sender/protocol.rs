@@ -1,7 +1,7 @@
 //! What differs between the vendors, as plain values: how a credential is had, what is asked, what an answer means.
 
 use super::{Accepted, Credential, Meaning, Notification};
-use crate::gateway::store::Certificate;
+use crate::gateway::certificate::Certificate;
 use crate::secret::Secret;
 use serde::Deserialize;
 

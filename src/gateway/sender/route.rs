@@ -3,8 +3,9 @@
 use super::circuit::{Change, Circuits, Open, Sign};
 use super::credential::Credentials;
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::{Accepted, Meaning, Notification, Outcome, outcome};
-use crate::gateway::store::Certificate;
+use super::{Accepted, Meaning, Notification, outcome};
+use crate::gateway::certificate::Certificate;
+use crate::gateway::outcome::Outcome;
 use crate::http::{Http, HttpError};
 use crate::secret::Secret;
 use futures_util::future::join_all;

@@ -4,7 +4,7 @@
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
 use super::text::{Count, cut};
 use super::{Credential, Meaning, meaning_of};
-use crate::gateway::store::Certificate;
+use crate::gateway::certificate::Certificate;
 use crate::secret::{Secret, hex};
 use md5::{Digest as _, Md5};
 use serde::Deserialize;

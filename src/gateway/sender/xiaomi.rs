@@ -4,7 +4,7 @@
 use super::protocol::{Answer, Call, Protocol, Push, Reading};
 use super::text::{Count, cut};
 use super::{Accepted, Meaning, meaning_of};
-use crate::gateway::store::Certificate;
+use crate::gateway::certificate::Certificate;
 use serde::Deserialize;
 
 /// Titles are under 50 characters, descriptions under 128 (page 1559).

@@ -1,13 +1,12 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
-use super::deliveries::Rules;
 use super::known::Known;
 use super::ready::{Due, VendorJob, ready};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Store, StoreError, as_i64, users};
-use crate::gateway::delivery::{Hop, State};
+use crate::gateway::delivery::{Hop, Rules, State};
 use crate::gateway::policy::{ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Message};
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
 
-use super::deliveries::{Rules, set_state};
+use super::deliveries::set_state;
 use super::ready::{Due, VendorJob, ready};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Store, StoreError, as_i64, as_u64};
-use crate::gateway::delivery::{AfterVendor, Hop, State, over_the_connection};
+use crate::gateway::delivery::{AfterVendor, Hop, Rules, State, over_the_connection};
 use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Message};
 use std::collections::HashSet;

@@ -3,8 +3,8 @@
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, users};
-use crate::gateway::delivery::{Hop, State};
-use crate::gateway::policy::{MultiDevice, Stop};
+use crate::gateway::delivery::{Ended, Hop, Rules, State};
+use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Hello, KickCode, Message};
 
 /// Messages a device is sent after one hello; it asks again when it has taken them.
@@ -16,40 +16,6 @@ pub struct Acked {
     /// What the device is sent next.
     pub more: Vec<Message>,
     pub recalls: Vec<Recall>,
-}
-
-/// Which of a device's connections ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// The one that said so, by its will or its goodbye.
-    Connection { nonce: String },
-    /// The one the device has, if it was last heard of before this moment.
-    Before { at_ms: u64 },
-}
-
-impl Ended {
-    /// The word in the log.
-    pub const fn told_by(&self) -> &'static str {
-        match self {
-            Self::Connection { .. } => "device",
-            Self::Before { .. } => "broker",
-        }
-    }
-}
-
-/// Settings the decisions need.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    pub ack_deadline_ms: u64,
-    pub push_life_s: u64,
-    /// Seconds a message waits for its devices.
-    pub keep_s: u64,
-    /// Messages kept for one device; more evict the oldest.
-    pub keep_most: u32,
-    /// A vendor send claimed by a gateway that then died is taken over after this: longer than any send
-    /// can take.
-    pub lease_ms: u64,
-    pub policy: MultiDevice,
 }
 
 pub(super) fn set_state(

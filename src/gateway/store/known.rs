@@ -6,7 +6,8 @@
 
 use super::settings::{Key, get};
 use super::sql::Transaction;
-use super::{Certificate, StoreError, Vault, certificates, edition};
+use super::{StoreError, Vault, certificates, edition};
+use crate::gateway::certificate::Certificate;
 use crate::gateway::content::Template;
 use crate::gateway::policy::{AppRules, Stop};
 use crate::gateway::silence;

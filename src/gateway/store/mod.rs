@@ -25,9 +25,8 @@ mod value;
 mod vault;
 
 pub use accept::NewMessage;
-pub use certificates::Certificate;
 pub use claims::{Claimed, Recall, VendorResult};
-pub use deliveries::{Acked, Ended, Rules};
+pub use deliveries::Acked;
 pub use devices::{Bind, BindReply};
 pub use kicks::{Kick, Welcome};
 pub use ready::VendorJob;

@@ -1,11 +1,12 @@
 //! Whether a message that is due for a device's vendor becomes a notification, and what the send needs.
 
-use super::deliveries::Rules;
 use super::known::Known;
 use super::settings::Wishes;
 use super::sql::{Transaction, params};
-use super::{Certificate, StoreError, devices, settings};
+use super::{StoreError, devices, settings};
+use crate::gateway::certificate::Certificate;
 use crate::gateway::content::{Profile, Setting, template_names};
+use crate::gateway::delivery::Rules;
 use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB, Webhook};
 use crate::gateway::silence;
 use crate::protocol::{Address, Message};

@@ -28,6 +28,8 @@ const CALL: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(180);
 /// A broker's node may take so long to come back: some wait until their ports are free again.
 const NODE: Duration = Duration::from_secs(180);
+/// A device's first word may take so long: it is said again after 15 s, and then after 30.
+const WELCOME: Duration = Duration::from_secs(90);
 /// Lost messages whose traces are shown.
 const EXPLAINED: usize = 3;
 /// App servers that send to the offline device, and as many to the connected ones.
@@ -147,7 +149,7 @@ async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<(Vec<Gatewa
         let broker = &plan.brokers.urls[n % plan.brokers.urls.len()];
         let text = format!(
             "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nurl = '{broker}'\nuser = '{}'\npassword = '{}'\n\
-             shared_subscriptions = {}\nclient_events = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\n{vendors}timeout_ms = 500\n\
+             shared_subscriptions = {}\nclient_events = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\nkeep_most = 100000\n{vendors}timeout_ms = 500\n\
              [paths]\nstate = '{}'\nsecrets_key = '{}'\n[log]\nlevel = 'warn'\n",
             plan.brokers.user,
             plan.brokers.password,
@@ -241,7 +243,22 @@ async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) 
         });
         agents.push(Device { _agent: agent, _watch: reader, received });
     }
+    for n in 0..plan.devices {
+        welcomed(http, &format!("{base}/users/{}/devices", user(n)), token).await?;
+    }
     Ok(agents)
+}
+
+/// Waits until a gateway has heard the user's device: a broker that has just started may lose its first word.
+async fn welcomed(http: &Http, devices: &str, token: &str) -> Result<(), String> {
+    let deadline = Instant::now() + WELCOME;
+    while call_as(http, "GET", devices, Some(token), None).await?["entities"][0]["online"] != true {
+        if Instant::now() > deadline {
+            return Err("a device connected and no gateway heard of it".to_owned());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// Kills and restarts one after the other; a node comes back on its own time, and no second goes meanwhile.

@@ -130,7 +130,7 @@ impl Default for Delivery {
 }
 
 /// What the gateway knows for good, and where it is kept.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Store {
     /// `postgres://user:password@host[:port]/database[?sslmode=disable|prefer|require]`, which several
@@ -139,6 +139,14 @@ pub struct Store {
     pub url: Option<Secret>,
     /// PEM file of the authorities to trust for PostgreSQL, instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Connections of this gateway to PostgreSQL, 1 to 64.
+    pub connections: usize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { url: None, ca_file: None, connections: 4 }
+    }
 }
 
 /// Where the vendors' servers are. The defaults are their production hosts in mainland China.
@@ -225,6 +233,7 @@ impl Config {
             ("delivery.keep_most", u64::from(self.delivery.keep_most), 1, 100_000),
             ("delivery.push_life_s", self.delivery.push_life_s, 60, 2_592_000),
             ("delivery.concurrency", self.delivery.concurrency as u64, 1, 4096),
+            ("store.connections", self.store.connections as u64, 1, 64),
             ("vendors.timeout_ms", self.vendors.timeout_ms, 100, 60_000),
         ];
         for (key, value, low, high) in ranges {

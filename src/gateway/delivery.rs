@@ -21,25 +21,6 @@ use crate::gateway::outcome::Outcome;
 use crate::gateway::policy::MultiDevice;
 use serde::{Deserialize, Serialize};
 
-/// Which of a device's connections ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// The one that said so, by its will or its goodbye.
-    Connection { nonce: String },
-    /// The one the device has, if it was last heard of before this moment.
-    Before { at_ms: u64 },
-}
-
-impl Ended {
-    /// The word in the log.
-    pub const fn told_by(&self) -> &'static str {
-        match self {
-            Self::Connection { .. } => "device",
-            Self::Before { .. } => "broker",
-        }
-    }
-}
-
 /// Settings the decisions need.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {

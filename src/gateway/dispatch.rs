@@ -2,7 +2,8 @@
 
 use super::alarm::Alarm;
 use super::clock::now_ms;
-use super::delivery::{AfterVendor, Ended, Rules};
+use super::delivery::{AfterVendor, Rules};
+use super::events::CLOCKS_MS;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::store::{Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Store, StoreError, VendorJob, Welcome};
@@ -150,10 +151,19 @@ impl Dispatch {
         }
     }
 
-    pub async fn on_offline(&self, address: Address, ended: Ended) -> Result<(), StoreError> {
-        let told_by = ended.told_by();
-        if self.store.went_offline(address.clone(), ended, now_ms()).await? {
-            info!(event = "device.offline", device = %address, told_by, "device disconnected");
+    pub async fn on_offline(&self, address: Address, nonce: String) -> Result<(), StoreError> {
+        if self.store.went_offline(address.clone(), nonce, now_ms()).await? {
+            info!(event = "device.offline", device = %address, "device disconnected");
+            self.alarm.ring(now_ms());
+        }
+        Ok(())
+    }
+
+    /// The broker says that some connection of the device was over at this moment, by its clock.
+    pub async fn on_gone(&self, address: Address, at_ms: u64) -> Result<(), StoreError> {
+        let under_way = self.store.doubted(address.clone(), at_ms.saturating_sub(CLOCKS_MS), now_ms()).await?;
+        if under_way > 0 {
+            info!(event = "device.doubted", device = %address, under_way, "the broker says that the device is gone");
             self.alarm.ring(now_ms());
         }
         Ok(())

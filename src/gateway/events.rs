@@ -4,8 +4,10 @@
 //! <https://github.com/rmqtt/rmqtt/blob/master/docs/en_US/sys-topic.md>: the same topic, and JSON with
 //! `clientid`, `disconnected_at` (milliseconds since the Unix epoch) and `reason`.
 //!
-//! A device's will says which connection ended; such an event does not. So it counts only against a
-//! connection that is older than the event by more than the clocks may differ.
+//! A device's will says which connection ended; such an event does not, and a broker may tell of an old
+//! connection's end long after the device has come back by another node. So it never makes a device offline: it
+//! only cuts short the wait for acknowledgements on a connection that is older than the event by more than the
+//! clocks may differ.
 
 use crate::protocol::Address;
 use serde::Deserialize;
@@ -19,7 +21,7 @@ pub(super) const CLOCKS_MS: u64 = 10_000;
 /// Reasons that say that the same client has come back: EMQX (`takenover`, `discarded`), RMQTT (`Kicked`).
 const CAME_BACK: [&str; 3] = ["takenover", "discarded", "Kicked"];
 
-/// A device's connection has ended.
+/// A device's connection is over, or an earlier one was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gone {
     pub address: Address,

@@ -58,8 +58,8 @@ pub async fn serve(
     let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
     let store = match config.postgres()? {
         Some(settings) => {
-            Store::connect(settings, client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone(), vault)
-                .await?
+            let tls = client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone();
+            Store::connect(settings, tls, config.store.connections, vault).await?
         }
         None => Store::open(&state.join("gateway.sqlite"), vault)?,
     };

@@ -188,7 +188,7 @@ impl Driver {
     fn understood(&self, topic: &str, payload: Bytes) -> Option<(Address, Said)> {
         if self.access.events && events::is_event(topic) {
             let gone = events::gone(&payload).inspect_err(|why| refuse("event", why)).ok()??;
-            return Some((gone.address, Said::Ended { at_ms: gone.at_ms }));
+            return Some((gone.address, Said::Gone { at_ms: gone.at_ms }));
         }
         match self.topics.parse(topic).inspect_err(|why| refuse("topic", why)).ok()? {
             (address, Leg::Up) => Some((address, Said::Up(payload))),

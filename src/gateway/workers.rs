@@ -1,9 +1,7 @@
 //! What devices say, carried out side by side: one device's words in their order, different devices' at
 //! once, so that their commits go to the disk together.
 
-use super::delivery::Ended;
 use super::dispatch::Dispatch;
-use super::events::CLOCKS_MS;
 use super::outgoing::Wire;
 use super::store::{Bind, BindReply, StoreError};
 use crate::protocol::{Address, BindResult, Down, Up, decode_state, decode_up};
@@ -33,8 +31,8 @@ pub(super) struct Heard {
 pub(super) enum Said {
     Up(Bytes),
     State(Bytes),
-    /// By the broker: its connection was over at this moment, whichever it was.
-    Ended {
+    /// By the broker: a connection of it was over at this moment.
+    Gone {
         at_ms: u64,
     },
 }
@@ -75,7 +73,7 @@ impl Workers {
         heard.address.hash(&mut hasher);
         let at = usize::try_from(hasher.finish() % WORKERS as u64).unwrap_or(0);
         let queue = &self.queues[at];
-        let hint = matches!(heard.said, Said::Ended { .. }) && heard.packet_id.is_none();
+        let hint = matches!(heard.said, Said::Gone { .. }) && heard.packet_id.is_none();
         (hint && queue.capacity() <= DEPTH / 2) || queue.try_send(heard).is_ok()
     }
 }
@@ -106,7 +104,7 @@ async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, Sto
     match &heard.said {
         Said::State(payload) => match decode_state(payload) {
             Ok(state) if !state.online => {
-                dispatch.on_offline(address, Ended::Connection { nonce: state.nonce }).await?;
+                dispatch.on_offline(address, state.nonce).await?;
             }
             // Online is said by `hello`, which also asks for what was missed.
             Ok(_) => {}
@@ -116,9 +114,8 @@ async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, Sto
             Ok(up) => return on_up(address, up, dispatch).await,
             Err(error) => refuse(error.as_str(), &error),
         },
-        Said::Ended { at_ms } => {
-            let before = Ended::Before { at_ms: at_ms.saturating_sub(CLOCKS_MS) };
-            dispatch.on_offline(address, before).await?;
+        Said::Gone { at_ms } => {
+            dispatch.on_gone(address, *at_ms).await?;
         }
     }
     Ok(Vec::new())

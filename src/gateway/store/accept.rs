@@ -71,20 +71,20 @@ impl Accepting<'_, '_> {
         let (t, now_ms) = (self.t, self.now_ms);
         let NewMessage { app, message, expires_ms, idempotency } = new;
         let (id, user) = (&message.id, &message.to);
-        if let Some(key) = idempotency {
+        let body = serde_json::to_string(&**message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        let new_here = t
+            .prepare_cached(
+                "INSERT OR IGNORE INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![id, app, user, body, as_i64(now_ms), as_i64(*expires_ms), idempotency])?;
+        if new_here == 0 {
             let known = t
                 .prepare_cached("SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND idempotency = ?3")?
-                .query_row([app, user, key], |r| r.get(0))
+                .query_row(params![app, user, idempotency], |r| r.get(0))
                 .optional()?;
-            if let Some(id) = known {
-                return Ok(Accepted { id, ..Accepted::default() });
-            }
+            let id = known.ok_or_else(|| StoreError::Corrupt(format!("the message id {id} is taken")))?;
+            return Ok(Accepted { id, ..Accepted::default() });
         }
-        let body = serde_json::to_string(&**message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        t.prepare_cached(
-            "INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![id, app, user, body, as_i64(now_ms), as_i64(*expires_ms), idempotency])?;
         let mut found = devices(t, app, user)?;
         let mut known = true;
         if found.is_empty() {
@@ -163,7 +163,7 @@ impl Accepting<'_, '_> {
 /// The devices the user is logged in on: id, whether it is connected, and by which connection.
 fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<(String, bool, String)>, StoreError> {
     t.prepare_cached(
-        "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* lock */",
+        "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* share */",
     )?
     .query_map([app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
     .collect()

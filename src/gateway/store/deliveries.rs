@@ -3,7 +3,7 @@
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, users};
-use crate::gateway::delivery::{Ended, Hop, Rules, State};
+use crate::gateway::delivery::{Hop, Rules, State};
 use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Hello, KickCode, Message};
 
@@ -38,6 +38,20 @@ fn set_done(t: &Transaction<'_>, message: &str, device: &str) -> Result<(), Stor
     )?
     .execute([message, device])?;
     Ok(())
+}
+
+/// The vendor's turn for what was published to this connection and is not acknowledged.
+fn give_up(t: &Transaction<'_>, address: &Address, nonce: &str, why: &str, now_ms: u64) -> Result<usize, StoreError> {
+    let Address { app, user, device } = address;
+    let live: Vec<String> = t
+        .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> '' AND state = 'live'")?
+        .query_map([app.as_str(), user, device, nonce], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in &live {
+        set_state(t, id, device, State::Vendor, "", Some(now_ms))?;
+        note(t, id, device, now_ms, Hop::WentOffline, why)?;
+    }
+    Ok(live.len())
 }
 
 impl Store {
@@ -86,35 +100,38 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn went_offline(&self, address: Address, ended: Ended, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn went_offline(&self, address: Address, nonce: String, now_ms: u64) -> Result<bool, StoreError> {
         self.run(move |t| {
             let Address { app, user, device } = &address;
-            let nonce: Option<String> = match ended {
-                Ended::Connection { nonce } => Some(nonce),
-                Ended::Before { at_ms } => t
-                    .prepare_cached(
-                        "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1 AND seen_ms < ?4",
-                    )?
-                    .query_row(params![app, user, device, as_i64(at_ms)], |r| r.get(0))
-                    .optional()?,
-            };
-            let Some(nonce) = nonce else { return Ok(false) };
             let changed = t.execute(
                 "UPDATE devices SET online = 0, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND online = 1",
                 params![app, user, device, nonce, as_i64(now_ms)],
             )?;
-            if changed == 0 {
-                return Ok(false);
+            if changed > 0 {
+                give_up(t, &address, &nonce, "the connection ended before an acknowledgement", now_ms)?;
             }
-            let live: Vec<String> = t
-                .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> '' AND state = 'live'")?
-                .query_map([app, user, device, &nonce], |r| r.get(0))?
-                .collect::<Result<_, _>>()?;
-            for id in live {
-                set_state(t, &id, device, State::Vendor, "", Some(now_ms))?;
-                note(t, &id, device, now_ms, Hop::WentOffline, "the connection ended before an acknowledgement")?;
-            }
-            Ok(true)
+            Ok(changed > 0)
+        })
+        .await
+    }
+
+    /// The broker says that the device's connection is over, and not which: the one it was last heard on
+    /// before `before_ms`, or an older one whose end comes late. What is under way does not wait for an
+    /// acknowledgement any longer; what comes goes over the connection as before. Returns how much it was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn doubted(&self, address: Address, before_ms: u64, now_ms: u64) -> Result<usize, StoreError> {
+        self.run(move |t| {
+            let Address { app, user, device } = &address;
+            let nonce: Option<String> = t
+                .prepare_cached(
+                    "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1 AND seen_ms < ?4",
+                )?
+                .query_row(params![app, user, device, as_i64(before_ms)], |r| r.get(0))
+                .optional()?;
+            let Some(nonce) = nonce else { return Ok(0) };
+            give_up(t, &address, &nonce, "the broker says that the connection is over", now_ms)
         })
         .await
     }

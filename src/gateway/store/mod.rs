@@ -89,10 +89,11 @@ impl Store {
     pub async fn connect(
         config: postgres::Config,
         tls: rustls::ClientConfig,
+        connections: usize,
         vault: Vault,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        thread::postgres(config, tls, queue).await?;
+        thread::postgres(config, tls, connections, queue).await?;
         Ok(Self::over(jobs, vault, true))
     }
 

@@ -1,4 +1,5 @@
-//! The one thread that owns the database, and how it grows from version to version.
+//! The threads that own the database, one for a SQLite file and one for each connection to PostgreSQL, and how
+//! it grows from version to version.
 
 use super::checkpoint::Checkpoints;
 use super::sql::{Statements, Transaction, in_postgres};
@@ -7,6 +8,7 @@ use postgres::{Client, Config};
 use rusqlite::Connection;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -19,6 +21,8 @@ const BUSY: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 /// A transaction takes no further job after this: what is in it would wait for too long.
 const LONGEST: Duration = Duration::from_millis(25);
+/// Most jobs one connection to PostgreSQL takes while others may be free.
+const SHARE: usize = 16;
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
 /// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
@@ -53,29 +57,48 @@ pub(super) fn sqlite(path: &Path, queue: mpsc::Receiver<Job>) -> Result<(), Stor
     spawn(move || work_sqlite(connection, &checkpoints, queue))
 }
 
-/// Connects to PostgreSQL, grows the schema and starts the thread.
+/// A PostgreSQL, and how it is reached.
+#[derive(Clone)]
+struct Server {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+/// Connects to PostgreSQL, grows the schema and starts a thread for each connection.
 pub(super) async fn postgres(
     config: Config,
     tls: rustls::ClientConfig,
+    connections: usize,
     queue: mpsc::Receiver<Job>,
 ) -> Result<(), StoreError> {
-    let (opened, answer) = oneshot::channel();
-    // The client has a runtime of its own, which cannot be started inside another.
-    spawn(move || {
-        let tls = MakeRustlsConnect::new(tls);
-        let connected = config.connect(tls.clone()).map_err(StoreError::from).and_then(|mut client| {
-            grow_postgres(&mut client)?;
-            Ok(client)
-        });
-        match connected {
-            Ok(client) => {
-                drop(opened.send(Ok(())));
-                work_postgres(client, &config, &tls, queue);
+    let server = Server { config, tls: MakeRustlsConnect::new(tls) };
+    let queue = Arc::new(Mutex::new(queue));
+    for _ in 0..connections.max(1) {
+        let (server, queue) = (server.clone(), queue.clone());
+        let (opened, answer) = oneshot::channel();
+        // The client has a runtime of its own, which cannot be started inside another.
+        spawn(move || {
+            let connected = server.connect().and_then(|mut client| {
+                grow_postgres(&mut client)?;
+                Ok(client)
+            });
+            match connected {
+                Ok(client) => {
+                    drop(opened.send(Ok(())));
+                    work_postgres(client, &server, &queue);
+                }
+                Err(error) => drop(opened.send(Err(error))),
             }
-            Err(error) => drop(opened.send(Err(error))),
-        }
-    })?;
-    answer.await.map_err(|_| StoreError::Closed)?
+        })?;
+        answer.await.map_err(|_| StoreError::Closed)??;
+    }
+    Ok(())
+}
+
+impl Server {
+    fn connect(&self) -> Result<Client, StoreError> {
+        Ok(self.config.connect(self.tls.clone())?)
+    }
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
@@ -129,15 +152,14 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, mut queue:
     }
 }
 
-fn work_postgres(client: Client, config: &Config, tls: &MakeRustlsConnect, mut queue: mpsc::Receiver<Job>) {
-    let mut jobs = VecDeque::with_capacity(BATCH);
+fn work_postgres(client: Client, server: &Server, queue: &Mutex<mpsc::Receiver<Job>>) {
+    let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
     let mut statements = Statements::new();
-    let mut last = 0;
-    while gather(&mut queue, &mut jobs, &mut last) {
+    while share(queue, &mut jobs) {
         if client.as_ref().is_none_or(Client::is_closed) {
             statements.clear();
-            client = config.connect(tls.clone()).map_err(|error| {
+            client = server.connect().map_err(|error| {
                 tracing::error!(event = "store.failed", %error, "PostgreSQL cannot be reached; callers are told, and it is tried again");
             }).ok();
         }
@@ -182,6 +204,22 @@ fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut VecDeque<Job>, last: &mut 
         jobs.push_back(job);
     }
     *last = jobs.len();
+    !jobs.is_empty()
+}
+
+/// Adds one connection's share of the jobs to those left over; `false` when there will be none.
+#[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for jobs")]
+fn share(queue: &Mutex<mpsc::Receiver<Job>>, jobs: &mut VecDeque<Job>) -> bool {
+    if jobs.is_empty() {
+        // Who waits here for a job keeps the others waiting for theirs, which is the same.
+        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.extend(queue.blocking_recv());
+        while jobs.len() < SHARE
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push_back(job);
+        }
+    }
     !jobs.is_empty()
 }
 

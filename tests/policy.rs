@@ -47,6 +47,13 @@ impl Stage {
         Self { dir, _clouds: clouds, url, gateway, rest }
     }
 
+    /// A file with everyone's password.
+    fn password(&self) -> String {
+        let file = self.dir.path().join("password");
+        std::fs::write(&file, "a password").expect("written");
+        file.display().to_string()
+    }
+
     /// A user with a phone, and its token.
     fn user(&self, user: &str) -> String {
         self.rest.ok("POST", "users", Some(&json!({"username": user, "password": "a password"})));
@@ -381,6 +388,36 @@ fn a_notification_is_taken_back_when_the_message_reaches_the_device_after_all() 
     let (_, shown) =
         stage.rest.ask("GET", &format!("{}/_lab/tray?vendor=xiaomi&wait_ms=1&token={query}", stage.url), None);
     assert_eq!(shown[0]["recalled"], true, "{shown}");
+}
+
+#[test]
+fn a_lost_acknowledgement_does_not_hold_up_what_waits_behind_it() {
+    if !support::has("mosquitto_pub") {
+        let name = "a_lost_acknowledgement_does_not_hold_up_what_waits_behind_it";
+        return support::skipped(name, "mosquitto's clients are not installed");
+    }
+    let stage = Stage::keeping(1000, "");
+    stage.user("ann");
+    let ids: Vec<String> = (0..510).map(|n| stage.send("bob", "ann", text(&n.to_string()), json!({}))).collect();
+    let token = stage.gateway.ok(&["token", "--app", "org/app", "--password-file", &stage.password(), "--", "ann"]);
+    let say = |payload: &Value| {
+        let done = stage
+            .gateway
+            .mosquitto("mosquitto_pub", "ann:phone@org%23app", "org%23app/ann", &token)
+            .args(["-t", "im/v1/org%23app/ann/phone/up", "-m", &payload.to_string()])
+            .output()
+            .expect("published");
+        assert!(done.status.success(), "{done:?}");
+    };
+    say(&json!({"v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux"}));
+    stage.rest.traced(&ids[499], &["synced"]);
+    say(&json!({"v": 1, "type": "ack", "ids": ids[1..500]}));
+    for id in &ids[500..] {
+        stage.rest.traced(id, &["synced"]);
+    }
+    // What is under way is not sent with the next: it has its own time.
+    let trace = stage.rest.traced(&ids[0], &["synced"]);
+    assert_eq!(trace.iter().filter(|line| line.starts_with("synced")).count(), 1, "{trace:?}");
 }
 
 #[test]

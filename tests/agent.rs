@@ -56,6 +56,31 @@ fn a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched() {
 }
 
 #[test]
+fn a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again() {
+    if !mosquitto_or_skip("a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again") {
+        return;
+    }
+    let dir = home();
+    let certificates = certificates(dir.path(), Flaw::None);
+    let mut broker = Mosquitto::start(dir.path(), &certificates);
+    let mut up = broker.subscribe("im/v1/+/+/+/up");
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", "secret");
+    agent.process.event("link.up");
+    let hello = |line: &str| {
+        let said: Value = serde_json::from_str(line.split_once(' ')?.1).ok()?;
+        (said["type"] == "hello").then(|| said["nonce"].clone())
+    };
+    let own = up.wait_for("hello", hello);
+    let answer = |nonce: &Value| json!({"v": 1, "type": "settings", "nonce": nonce}).to_string().into_bytes();
+    // The right answer, too, may come after the wrong one: which hello counts at the gateway is not known.
+    broker.publish(&down(&agent), &answer(&json!("0123456789abcdef")));
+    broker.publish(&down(&agent), &answer(&own));
+    assert_eq!(up.wait_for("a second hello", hello), own);
+}
+
+#[test]
 fn a_websocket_carries_the_connection_where_nothing_else_gets_out() {
     if !mosquitto_or_skip("a_websocket_carries_the_connection_where_nothing_else_gets_out") {
         return;

@@ -17,6 +17,8 @@ use tracing::{debug, info};
 const HELLO_PAUSE_MOST: Duration = Duration::from_secs(600);
 /// When the gateway is greeted again after it refused, or the disk failed.
 const HELLO_AGAIN: Duration = Duration::from_secs(30);
+/// ... and after the answer to an earlier connection's: what is under way settles first.
+const HELLO_OVERTAKEN: Duration = Duration::from_secs(1);
 /// How soon resting is thought of again while the binding is not confirmed.
 const UNBOUND_LINGER: Duration = Duration::from_secs(5);
 
@@ -132,6 +134,7 @@ impl Daemon {
     /// have come while no gateway listened.
     pub async fn say_hello(&mut self) {
         let Some(online) = &self.online else { return };
+        self.hello_overtaken = false;
         let hello = Up::Hello(Hello {
             nonce: online.nonce.clone(),
             agent: format!("impush/{}", env!("CARGO_PKG_VERSION")),
@@ -200,8 +203,8 @@ impl Daemon {
                 Some(user) => self.owed_settled(&user).await,
                 None => self.on_kick(code, replaced_by).await,
             },
-            Ok(Down::Settings { heartbeat_ceiling_s }) => {
-                self.hello_at = None;
+            Ok(Down::Settings { nonce, heartbeat_ceiling_s }) => {
+                self.welcomed(nonce.as_deref());
                 if let (Some(seconds), Some(online)) = (heartbeat_ceiling_s.filter(|s| *s >= 5), self.online.as_mut()) {
                     let ceiling = Duration::from_secs(u64::from(seconds));
                     online.server_limit = Some(online.server_limit.map_or(ceiling, |limit| limit.min(ceiling)));
@@ -213,6 +216,18 @@ impl Daemon {
                 self.count_refused(error.as_str(), &error);
                 Ok(())
             }
+        }
+    }
+
+    /// A gateway has heard a `hello`. One of an earlier connection may have overtaken this one's, and then the
+    /// gateway takes the end of that connection for the device's.
+    fn welcomed(&mut self, nonce: Option<&str>) {
+        let own = self.online.as_ref().map(|online| online.nonce.as_str());
+        if nonce.is_some() && nonce != own {
+            self.hello_overtaken = true;
+            self.hello_at = Some(clock::now() + HELLO_OVERTAKEN);
+        } else if !self.hello_overtaken {
+            self.hello_at = None;
         }
     }
 

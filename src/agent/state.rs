@@ -161,6 +161,8 @@ pub(super) struct Daemon {
     pub hello_at: Option<Moment>,
     /// ... and how long after that again.
     pub hello_pause: Duration,
+    /// A gateway has answered an earlier connection's since this one's was said.
+    pub hello_overtaken: bool,
     /// The inbox was full; the gateway is asked again when there is room.
     pub starved: bool,
     pub refused: BTreeMap<String, u64>,
@@ -215,6 +217,7 @@ impl Daemon {
             owed_until: None,
             hello_at: None,
             hello_pause: HELLO_PAUSE,
+            hello_overtaken: false,
             starved: false,
             refused: BTreeMap::new(),
             config,

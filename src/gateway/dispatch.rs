@@ -124,7 +124,7 @@ impl Dispatch {
 
     /// Returns what the device is told: its welcome and what it missed, or that its login has ended.
     pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Down>, StoreError> {
-        let channel = hello.channel.clone();
+        let (channel, nonce) = (hello.channel.clone(), Some(hello.nonce.clone()));
         match self.store.hello(address.clone(), hello, self.rules(), now_ms()).await? {
             Welcome::In { missed, kicked } => {
                 info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
@@ -132,7 +132,7 @@ impl Dispatch {
                     self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
                 }
                 self.tell_kicked(kicked);
-                let welcome = Down::Settings { heartbeat_ceiling_s: None };
+                let welcome = Down::Settings { nonce, heartbeat_ceiling_s: None };
                 Ok(missed.into_iter().map(Down::Message).chain([welcome]).collect())
             }
             Welcome::Out(Kick { code, by, .. }) => {

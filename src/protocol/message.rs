@@ -36,6 +36,9 @@ pub enum Down {
     },
     /// The answer to `hello`, and values the gateway wants the device to use until it says otherwise.
     Settings {
+        /// Of the `hello` that is answered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         heartbeat_ceiling_s: Option<u32>,
     },

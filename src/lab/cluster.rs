@@ -24,8 +24,9 @@ use tokio::time::{Instant, sleep};
 
 const START: Duration = Duration::from_secs(30);
 const CALL: Duration = Duration::from_secs(10);
-/// What is under way after the last kill may take so long.
-const SETTLE: Duration = Duration::from_secs(180);
+/// What is under way after the last kill may take so long: a device whose broker loses its first words says them
+/// again ever more rarely.
+const SETTLE: Duration = Duration::from_secs(480);
 /// A broker's node may take so long to come back: some wait until their ports are free again.
 const NODE: Duration = Duration::from_secs(180);
 /// A device's first word may take so long: it is said again after 15 s, and then after 30.

@@ -1,8 +1,8 @@
 //! What the gateway knows for good: users, devices, bindings, certificates, messages, deliveries.
 //!
-//! One thread owns the SQLite file, or the connection to PostgreSQL. Work that arrives while it commits is carried out together in the
-//! next transaction, so that a burst costs a few fsyncs and not one each; every caller is answered
-//! only after the commit that holds its work.
+//! One thread owns the SQLite file, or each connection to PostgreSQL. Work that arrives while it commits is
+//! carried out together in the next transaction, so that a burst costs a few fsyncs and not one each; every
+//! caller is answered only after the commit that holds its work.
 
 mod accept;
 mod certificates;
@@ -60,7 +60,7 @@ type Job = Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>;
 /// Tells the caller, once the commit has succeeded or failed.
 type Finish = Box<dyn FnOnce(bool) + Send>;
 
-/// A handle; clones share the thread.
+/// A handle; clones share its threads.
 #[derive(Debug, Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,

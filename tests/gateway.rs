@@ -291,9 +291,12 @@ fn what_a_gateway_cut_off_from_its_broker_accepts_reaches_a_device_that_stayed_c
 
 /// A broker that lets everyone say everything, as EMQX and RMQTT say under `$SYS` what they see.
 fn telling_broker(runtime: &tokio::runtime::Runtime) -> u16 {
-    use mqtt5::broker::{MqttBroker, config::BrokerConfig};
+    use mqtt5::broker::MqttBroker;
+    use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig};
     runtime.block_on(async {
-        let config = BrokerConfig::new().with_bind_addresses(vec![([127, 0, 0, 1], 0).into()]);
+        let config = BrokerConfig::new()
+            .with_bind_addresses(vec![([127, 0, 0, 1], 0).into()])
+            .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory));
         let mut broker = MqttBroker::with_config(config).await.expect("a broker");
         let port = broker.local_addr().expect("an address").port();
         tokio::spawn(async move { broker.run().await });

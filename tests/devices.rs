@@ -1,7 +1,7 @@
 //! Every row of the device table is detected as its row says. The rows come from public dumps and
 //! lists; each names its source.
 
-use impush::device::detect_below;
+use impush::device::detect;
 use std::path::Path;
 
 /// The parts of one CSV line, with quoted fields.
@@ -55,7 +55,7 @@ fn tree_of(row: &[String]) -> tempfile::TempDir {
 }
 
 fn detected(root: &Path) -> String {
-    detect_below(root).expect("a profile").channel.map_or("none", |vendor| vendor.as_str()).to_owned()
+    detect(Some(root)).expect("a profile").channel.map_or("none", |vendor| vendor.as_str()).to_owned()
 }
 
 #[test]

@@ -20,10 +20,7 @@ pub async fn collect(config: &Config, client: &Client) -> String {
     };
     section("version", concat!("impush ", env!("CARGO_PKG_VERSION")));
     section("kernel", &std::fs::read_to_string("/proc/version").unwrap_or_default());
-    let detected = match &config.device.root {
-        Some(root) => crate::device::detect_below(root),
-        None => crate::device::detect_running(),
-    };
+    let detected = crate::device::detect(config.device.root.as_deref());
     section("device", &as_text(detected.map_err(|e| e.to_string())));
     section("configuration", &as_text(Ok::<_, String>(without_secrets(config.clone()))));
     let status = client.call("GET", "/v1/status", None).await;

@@ -348,10 +348,7 @@ async fn watch(client: &Client, json: bool, peek: bool) -> Result<(), CommandErr
 }
 
 fn detect(root: Option<&Path>, json: bool) -> Result<(), CommandError> {
-    let profile = match root {
-        Some(root) => crate::device::detect_below(root)?,
-        None => crate::device::detect_running()?,
-    };
+    let profile = crate::device::detect(root)?;
     if json {
         return print(&serde_json::to_string(&profile)?);
     }

@@ -40,10 +40,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (store, inbox, profile) = blocking(move || -> Result<_, RunError> {
         let store = Store::open(&state_directory)?;
         let inbox = Inbox::open(&state_directory.join("inbox.jsonl"))?;
-        let profile = match root {
-            Some(root) => device::detect_below(&root)?,
-            None => device::detect_running()?,
-        };
+        let profile = device::detect(root.as_deref())?;
         Ok((store, inbox, profile))
     })
     .await?;

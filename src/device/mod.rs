@@ -55,21 +55,17 @@ pub struct Profile {
     pub why: Option<String>,
 }
 
-/// Reads the device below `root`: a file tree laid out as on the device.
+/// Reads the device below `root`, a file tree laid out as on the device; without one, the running system.
+/// Blocks on files, and for the running system on `getprop` for up to five seconds.
 ///
 /// # Errors
 /// [`PropertyError`] when the root is no directory. Files that are absent, unreadable or malformed
 /// are facts about the device, not errors; the malformed ones are counted in the evidence.
-pub fn detect_below(root: &Path) -> Result<Profile, PropertyError> {
-    let properties = Properties::from_tree(root)?;
-    Ok(profile(&properties, || board::from_tree(root)))
-}
-
-/// Reads the running system. Blocks on files and on `getprop` for up to five seconds.
-///
-/// # Errors
-/// As [`detect_below`].
-pub fn detect_running() -> Result<Profile, PropertyError> {
+pub fn detect(root: Option<&Path>) -> Result<Profile, PropertyError> {
+    if let Some(root) = root {
+        let properties = Properties::from_tree(root)?;
+        return Ok(profile(&properties, || board::from_tree(root)));
+    }
     let root = Path::new("/");
     let mut properties = Properties::from_tree(root)?;
     properties.overlay_getprop();

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use std::path::Path;
-use support::{Agent, Flaw, Mosquitto, certificates, has, impush, skipped};
+use support::{Agent, Flaw, Mosquitto, Process, certificates, has, impush, skipped};
 
 fn mosquitto_or_skip(test: &str) -> bool {
     let there = has("mosquitto") && has("mosquitto_pub") && has("mosquitto_sub");
@@ -16,6 +16,27 @@ fn mosquitto_or_skip(test: &str) -> bool {
 
 fn home() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory")
+}
+
+/// A running agent with mosquitto as its server, and what is published on the topics asked for.
+struct Stage {
+    dir: tempfile::TempDir,
+    broker: Mosquitto,
+    heard: Process,
+    agent: Agent,
+}
+
+impl Stage {
+    fn new(topics: &str, extra: impl FnOnce(&Path) -> String) -> Self {
+        let dir = home();
+        let certificates = certificates(dir.path(), Flaw::None);
+        let mut broker = Mosquitto::start(dir.path(), &certificates);
+        let heard = broker.subscribe(topics);
+        let (home, url) = (dir.path().join("a"), format!("mqtts://localhost:{}", broker.tls));
+        Agent::configure(&home, &url, &certificates.ca, &extra(dir.path()));
+        let agent = Agent::start(&home);
+        Self { dir, broker, heard, agent }
+    }
 }
 
 fn down(agent: &Agent) -> String {
@@ -33,19 +54,14 @@ fn a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched() {
     if !mosquitto_or_skip("a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched") {
         return;
     }
-    let dir = home();
-    let certificates = certificates(dir.path(), Flaw::None);
-    let mut broker = Mosquitto::start(dir.path(), &certificates);
-    let mut up = broker.subscribe("im/v1/+/+/+/up");
-    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
-    let mut agent = Agent::start(&dir.path().join("a"));
+    let Stage { dir: _dir, broker, heard: mut up, mut agent } = Stage::new("im/v1/+/+/+/up", |_| String::new());
     agent.login("ann", "secret");
     agent.process.event("link.up");
     up.wait_for("hello", |line| line.contains(r#""type":"hello""#).then_some(()));
     broker.publish(&down(&agent), &message("m1"));
     agent.process.event("message.received");
     up.wait_for("ack", |line| line.contains(r#""type":"ack","ids":["m1"]"#).then_some(()));
-    let mut watch = support::Process::start(impush(&agent.home).args(["watch", "--json"]), false);
+    let mut watch = Process::start(impush(&agent.home).args(["watch", "--json"]), false);
     let shown: Value = watch.wait_for("m1", |line| serde_json::from_str(line).ok());
     assert_eq!(shown["id"], "m1");
     // The same message again, as after a lost acknowledgement: acknowledged, and shown no second time.
@@ -60,12 +76,7 @@ fn a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again() {
     if !mosquitto_or_skip("a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again") {
         return;
     }
-    let dir = home();
-    let certificates = certificates(dir.path(), Flaw::None);
-    let mut broker = Mosquitto::start(dir.path(), &certificates);
-    let mut up = broker.subscribe("im/v1/+/+/+/up");
-    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
-    let mut agent = Agent::start(&dir.path().join("a"));
+    let Stage { dir: _dir, broker, heard: mut up, mut agent } = Stage::new("im/v1/+/+/+/up", |_| String::new());
     agent.login("ann", "secret");
     agent.process.event("link.up");
     let hello = |line: &str| {
@@ -169,12 +180,8 @@ fn sigterm_disconnects_cleanly_and_says_offline_first() {
     if !mosquitto_or_skip("sigterm_disconnects_cleanly_and_says_offline_first") {
         return;
     }
-    let dir = home();
-    let certificates = certificates(dir.path(), Flaw::None);
-    let mut broker = Mosquitto::start(dir.path(), &certificates);
-    let mut states = broker.subscribe("im/v1/+/+/+/state");
-    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
-    let mut agent = Agent::start(&dir.path().join("a"));
+    let Stage { dir: _dir, mut broker, heard: mut states, mut agent } =
+        Stage::new("im/v1/+/+/+/state", |_| String::new());
     agent.login("ann", "secret");
     states.wait_for("online", |line| line.contains(r#""online":true"#).then_some(()));
     let status = agent.process.terminate();
@@ -189,19 +196,13 @@ fn a_healthy_run_logs_no_warning_and_no_secret() {
     if !mosquitto_or_skip("a_healthy_run_logs_no_warning_and_no_secret") {
         return;
     }
-    let dir = home();
-    let certificates = certificates(dir.path(), Flaw::None);
-    let mut broker = Mosquitto::start(dir.path(), &certificates);
-    let mut up = broker.subscribe("im/v1/+/+/+/up");
-    let tree = dir.path().join("tree/vendor");
-    std::fs::create_dir_all(&tree).expect("made");
-    std::fs::write(tree.join("build.prop"), "ro.miui.ui.version.name=V12\n").expect("written");
-    let extra = format!(
-        "[device]\nroot = '{}'\n[certificates]\nMICertificateName = '288'\n",
-        dir.path().join("tree").display()
-    );
-    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, &extra);
-    let mut agent = Agent::start(&dir.path().join("a"));
+    let Stage { dir: _dir, broker: _broker, heard: mut up, mut agent } = Stage::new("im/v1/+/+/+/up", |dir| {
+        let tree = dir.join("tree/vendor");
+        std::fs::create_dir_all(&tree).expect("made");
+        std::fs::write(tree.join("build.prop"), "ro.miui.ui.version.name=V12\n").expect("written");
+        let root = dir.join("tree");
+        format!("[device]\nroot = '{}'\n[certificates]\nMICertificateName = '288'\n", root.display())
+    });
     let token = "d//igwEhgBGCI2TG6lWqlK2rWf8dUBvBaNMf1/wOBJxXvUDGhs6FOSiZJrR4JmMR";
     agent.ok(&["token", "set", "xiaomi", token]);
     agent.login("ann", "a-very-secret-password");
@@ -255,7 +256,7 @@ fn state_survives_a_kill_and_corrupt_state_is_set_aside() {
     agent.process.kill();
     let login = dir.path().join("a/state/login.json");
     std::fs::write(&login, b"{\"user\":").expect("torn");
-    let process = support::Process::start(impush(&agent.home).arg("run"), true);
+    let process = Process::start(impush(&agent.home).arg("run"), true);
     let mut agent = Agent { process, home: agent.home.clone() };
     assert_eq!(agent.process.event("store.corrupt")["level"], "ERROR");
     agent.process.event("agent.started");

@@ -142,6 +142,9 @@ impl Daemon {
             platform: self.profile.platform.clone(),
             model: self.profile.model.clone(),
             login: self.disk.store.login().map(|login| login.id.clone()).filter(|id| !id.is_empty()),
+            check: false,
+            instance: None,
+            binding: None,
         });
         self.hello_at = Some(clock::now() + self.hello_pause);
         self.hello_pause = (self.hello_pause * 2).min(HELLO_PAUSE_MOST);
@@ -203,7 +206,7 @@ impl Daemon {
                 Some(user) => self.owed_settled(&user).await,
                 None => self.on_kick(code, replaced_by).await,
             },
-            Ok(Down::Settings { nonce, heartbeat_ceiling_s }) => {
+            Ok(Down::Settings { nonce, heartbeat_ceiling_s, .. }) => {
                 self.welcomed(nonce.as_deref());
                 if let (Some(seconds), Some(online)) = (heartbeat_ceiling_s.filter(|s| *s >= 5), self.online.as_mut()) {
                     let ceiling = Duration::from_secs(u64::from(seconds));
@@ -242,7 +245,7 @@ impl Daemon {
                     info!(event = "message.received", id, "message is on disk");
                     self.arrived.send_modify(|n| *n += 1);
                 }
-                self.send(&Up::Ack { ids: vec![id] }).await;
+                self.send(&Up::Ack { ids: vec![id], attached: None }).await;
                 Ok(())
             }
             Err(InboxError::Full) => {

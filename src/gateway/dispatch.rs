@@ -132,7 +132,7 @@ impl Dispatch {
                     self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
                 }
                 self.tell_kicked(kicked);
-                let welcome = Down::Settings { nonce, heartbeat_ceiling_s: None };
+                let welcome = Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: None, token: None };
                 Ok(missed.into_iter().map(Down::Message).chain([welcome]).collect())
             }
             Welcome::Out(Kick { code, by, .. }) => {

@@ -136,7 +136,7 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             let bind = Bind::Remove { notifier, logout };
             vec![bound(sequence, dispatch.on_bind(address, sequence, bind).await?)]
         }
-        Up::Ack { ids } => {
+        Up::Ack { ids, .. } => {
             let more = dispatch.on_ack(address, ids).await?;
             more.into_iter().map(Down::Message).collect()
         }
@@ -145,7 +145,7 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             Vec::new()
         }
         // An app at the device's socket says nothing about the connection, which is what decides.
-        Up::Presence { .. } => Vec::new(),
+        Up::Presence { .. } | Up::Taken { .. } | Up::Renew => Vec::new(),
     })
 }
 

@@ -97,6 +97,9 @@ async fn vanished(rig: &Rig, account: &Account) -> Result<f64, String> {
         platform: "android".to_owned(),
         model: None,
         login: None,
+        check: false,
+        instance: None,
+        binding: None,
     });
     connection.publish(&topics.topic(&address, Leg::Up), hello.encode(), false, None).await.map_err(fail)?;
     let token = rig.install(account, user).await?;

@@ -41,6 +41,12 @@ pub enum Down {
         nonce: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         heartbeat_ceiling_s: Option<u32>,
+        /// What the gateway holds for this device and user. Absent: a gateway of before, which does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bindings: Option<Vec<BindingReport>>,
+        /// A new password for the next connection; the old one stays good until this one has been used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<Secret>,
     },
 }
 
@@ -67,7 +73,16 @@ pub enum Up {
     /// These messages are durable on the device.
     Ack {
         ids: Vec<String>,
+        /// Whether a local app is attached that will show them. Absent: an agent of before, which does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attached: Option<bool>,
     },
+    /// A local app has taken these messages.
+    Taken {
+        ids: Vec<String>,
+    },
+    /// Asks for a new password before the present one ends; the welcome brings it.
+    Renew,
     /// A person saw or opened the message's notification.
     Receipt {
         id: String,
@@ -95,6 +110,88 @@ pub struct Hello {
     /// that was kicked and comes back with the same one is told again; another one may kick in its turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
+    /// A short look at the bindings alone: no presence, no queue, the answer is the welcome.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check: bool,
+    /// Which machine this is, so that two that share one state directory are told apart: a fingerprint of
+    /// what the hardware says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The one binding the device wants; whatever else the gateway holds for it is to go. Absent: an agent
+    /// of before, which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Held>,
+}
+
+/// The binding a device believes in, as its greeting names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "held", rename_all = "lowercase")]
+pub enum Held {
+    /// None is wanted.
+    None,
+    /// This notifier with the token of this [`fingerprint`](crate::secret::fingerprint).
+    Bound { notifier: String, token: String },
+}
+
+/// How one binding does, as the gateway knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingReport {
+    pub notifier: String,
+    /// Fingerprint of the token.
+    pub token: String,
+    pub state: BindingState,
+    /// Since when, in milliseconds since the Unix epoch by the gateway's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// `limited` ends then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+    /// The vendor's code or words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// Whether a push through a binding can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BindingState {
+    /// The vendor accepted a push for this very token since it was bound, within seven days.
+    Working,
+    /// Nothing was pushed through it yet, or not for long.
+    Unproven,
+    /// The vendor says that the token is dead.
+    Dead,
+    /// An operator has switched the certificate off.
+    Disabled,
+    /// There is no certificate of this name.
+    MissingCertificate,
+    /// The certificate's pushes have failed for ten minutes or more.
+    Failing,
+    /// A quota of the certificate or the device is used up.
+    Limited,
+    /// A word of a newer gateway: not to be relied on.
+    #[serde(other)]
+    Unknown,
+}
+
+impl BindingState {
+    /// Whether a device may close its connection and leave its messages to this binding.
+    pub const fn may_be_rested_on(self) -> bool {
+        matches!(self, Self::Working | Self::Unproven)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Unproven => "unproven",
+            Self::Dead => "dead",
+            Self::Disabled => "disabled",
+            Self::MissingCertificate => "missing_certificate",
+            Self::Failing => "failing",
+            Self::Limited => "limited",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A message for the user.
@@ -266,7 +363,7 @@ pub fn decode_down(bytes: &[u8]) -> Result<Down, PayloadError> {
 /// # Errors
 /// [`PayloadError`] for anything but a well-formed version 1 message to the gateway.
 pub fn decode_up(bytes: &[u8]) -> Result<Up, PayloadError> {
-    decode(bytes, &["hello", "bind", "unbind", "ack", "receipt", "presence"])
+    decode(bytes, &["hello", "bind", "unbind", "ack", "taken", "renew", "receipt", "presence"])
 }
 
 /// # Errors

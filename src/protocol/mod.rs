@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {prefix}/{app}/{user}/{device}/down    gateway -> device   message bound kick settings
-//! {prefix}/{app}/{user}/{device}/up      device -> gateway   hello bind unbind ack receipt presence
+//! {prefix}/{app}/{user}/{device}/up      device -> gateway   hello bind unbind ack taken renew receipt presence
 //! {prefix}/{app}/{user}/{device}/state   device -> gateway   online; the will says offline
 //! ```
 
@@ -13,7 +13,7 @@ pub use address::{
     Address, AddressError, ClientId, GATEWAY_CLIENT_PREFIX, Leg, PROBE_SUFFIX, Topics, client_part, user_name,
 };
 pub use message::{
-    BindResult, Down, Hello, KickCode, Message, PayloadError, Presence, State, Up, decode_down, decode_state, decode_up,
+    BindResult, BindingReport, BindingState, Down, Held, Hello, KickCode, Message, PayloadError, Presence, State, Up, decode_down, decode_state, decode_up,
 };
 
 /// The major version in every payload; another one is refused.

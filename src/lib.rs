@@ -17,6 +17,8 @@ pub mod channel;
 pub mod device;
 pub mod keepalive;
 
+pub mod session;
+
 pub mod mqtt;
 pub mod store;
 

@@ -17,8 +17,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("device", &["vendor"]),
     ("channel", &["vendor"]),
     ("binding", &["secret", "vendor", "protocol", "keepalive"]),
+    ("session", &["secret", "vendor", "protocol", "keepalive", "channel", "binding"]),
     ("mqtt", &["secret", "protocol", "keepalive"]),
-    ("store", &["secret", "vendor", "protocol", "keepalive", "binding"]),
+    ("store", &["secret", "vendor", "protocol", "keepalive", "binding", "session"]),
     (
         "agent",
         &[
@@ -33,6 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "device",
             "channel",
             "binding",
+            "session",
             "mqtt",
             "store",
         ],

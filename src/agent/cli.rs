@@ -2,9 +2,9 @@
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError};
+use super::daemon::RunError;
 use super::doctor::{self, Outcome};
 use super::reload::reloads;
-use super::state::RunError;
 use super::{bundle, daemon, text};
 use crate::logs;
 use crate::settings::{self, SettingsError};

@@ -34,17 +34,6 @@ pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The wall-clock time of a moment, for people.
-pub fn wall_ms_of(moment: Moment) -> u64 {
-    let now = now();
-    let distance = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(0);
-    if moment >= now {
-        wall_ms().saturating_add(distance(moment - now))
-    } else {
-        wall_ms().saturating_sub(distance(now - moment))
-    }
-}
-
 /// A timer that also runs while the device sleeps and is due at once when it wakes. tokio's own
 /// timers stand still meanwhile (tokio #3185).
 #[derive(Debug)]

@@ -104,11 +104,15 @@ pub struct ChannelSettings {
     pub order: Vec<Vendor>,
     /// Seconds the connection is held after the last app went, when a vendor channel delivers. 0 to 86400.
     pub linger_s: u64,
+    /// Seconds until a channel that is rested on is first looked after; doubles while all is well. 1 to 86400.
+    pub check_first_s: u64,
+    /// Seconds between two such looks at most. 1 to 86400.
+    pub check_most_s: u64,
 }
 
 impl Default for ChannelSettings {
     fn default() -> Self {
-        Self { order: Vendor::ORDER.to_vec(), linger_s: 60 }
+        Self { order: Vendor::ORDER.to_vec(), linger_s: 60, check_first_s: 600, check_most_s: 14_400 }
     }
 }
 
@@ -221,6 +225,15 @@ impl Config {
         }
         if self.channel.linger_s > 86_400 {
             return Err(bad(format!("channel.linger_s is {}; 0 to 86400 seconds", self.channel.linger_s)));
+        }
+        for (key, value) in [("check_first_s", self.channel.check_first_s), ("check_most_s", self.channel.check_most_s)]
+        {
+            if !(1..=86_400).contains(&value) {
+                return Err(bad(format!("channel.{key} is {value}; 1 to 86400 seconds")));
+            }
+        }
+        if self.channel.check_first_s > self.channel.check_most_s {
+            return Err(bad("channel.check_first_s is above channel.check_most_s".into()));
         }
         self.log.check().map_err(bad)?;
         Ok(Ready { endpoints, proxy, app, topics })

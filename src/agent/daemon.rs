@@ -1,35 +1,73 @@
-//! The loop that turns events into deeds: one task, which owns everything.
+//! The loop: one task, which turns what happens on the machine into a session's events.
 
 use super::clock::{self, ClockStep, Timer};
-use super::config::Config;
+use super::config::{Config, Ready};
 use super::control::{self, Ask, Refusal, Reply, Request};
-use super::disk::{Disk, blocking};
+use super::disk::{Disk, OnDisk, blocking};
+use super::metrics;
 use super::network::Watch;
-use super::state::{Daemon, RunError};
-use crate::device;
-use crate::keepalive::{Attempt, Cause, Moment, next_wake};
-use crate::mqtt::{MqttError, client_config};
-use crate::protocol::Up;
-use crate::store::{Inbox, Store};
+use super::shell::{Dialled, Shell, StreamsEnd, now};
+use super::side::Running;
+use crate::device::{self, Profile};
+use crate::keepalive::{Bounds, Failure, Moment};
+use crate::mqtt::{Incoming, TlsSetupError, client_config};
+use crate::secret::random_hex;
+use crate::service::Service;
+use crate::session::{self, Event, RequestId, Session, SideKind, SideOutcome};
+use crate::settings::SettingsError;
+use crate::store::{OpenError, Store};
 use serde_json::json;
-use std::future::Future;
+use std::collections::BTreeMap;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::path::PathBuf;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 /// Requests that wait for the daemon; a peer beyond that waits in its own task.
 const REQUEST_DEPTH: usize = 16;
-/// Notices of one change come in bursts; the look is taken when they have ended.
-const DEBOUNCE: Duration = Duration::from_millis(500);
 /// A shorter sleep endangers no connection.
 const SLEEP_GAP: Duration = Duration::from_secs(5);
 /// A deadline that is never reached.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// The whole goodbye; two seconds are the service's promise.
+const GOODBYE: Duration = Duration::from_millis(1500);
+
+/// Why the agent cannot run. Each has an exit code that tells a service manager whether to try again.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    State(#[from] OpenError),
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    #[error("device.root: {0}")]
+    Device(#[from] device::PropertyError),
+    #[error("cannot open the control socket {path}: {source}; its directory must be writable")]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("the kernel gives no timer: {0}")]
+    Timer(io::Error),
+}
+
+impl RunError {
+    /// sysexits: 78 needs an edit, 75 may pass by itself, 71 and 73 are the system's.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Tls(_) | Self::Device(_) => 78,
+            Self::State(OpenError::InUse { .. }) => 75,
+            Self::State(OpenError::Io { .. }) | Self::Socket { .. } => 73,
+            Self::Timer(_) => 71,
+        }
+    }
+}
 
 /// Runs the agent until `shutdown` is done, then disconnects cleanly.
 ///
 /// # Errors
-/// [`RunError`], before anything was connected or when the disk fails.
+/// [`RunError`], before anything was connected.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let ready = config.check()?;
     let tls = client_config(
@@ -37,11 +75,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref()),
     )?;
     let (state_directory, root) = (config.state_directory(), config.device.root.clone());
-    let (store, inbox, profile) = blocking(move || -> Result<_, RunError> {
-        let store = Store::open(&state_directory)?;
-        let inbox = Inbox::open(&state_directory.join("inbox.jsonl"))?;
-        let profile = device::detect(root.as_deref())?;
-        Ok((store, inbox, profile))
+    let (store, profile) = blocking(move || -> Result<_, RunError> {
+        Ok((Store::open(&state_directory)?, device::detect(root.as_deref())?))
     })
     .await?;
     let path = config.socket();
@@ -50,15 +85,31 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let own_socket = door.own;
     let (sender, requests) = mpsc::channel(REQUEST_DEPTH);
     let (arrived, arrivals) = watch::channel(0);
-    let server = tokio::spawn(control::Server { door, requests: sender, arrivals }.run());
-    let mut daemon = Daemon::new(config, ready, tls, Disk { store, inbox }, profile, arrived);
+    let (ended, ends) = watch::channel(StreamsEnd::default());
+    let server = tokio::spawn(control::Server { door, requests: sender, arrivals, ends }.run());
     info!(
-        event = "agent.started", version = env!("CARGO_PKG_VERSION"), device = daemon.disk.store.device_id(),
-        candidate = daemon.profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
+        event = "agent.started", version = env!("CARGO_PKG_VERSION"), device = store.device_id(),
+        candidate = profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
         "agent started"
     );
-    daemon.service.ready();
-    let result = daemon.serve(requests, shutdown).await;
+    let session = Session::new(settings(&config, &ready, &profile, &store), store.saved(), now());
+    let disk = OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None });
+    let mut shell = Shell {
+        config,
+        ready,
+        tls,
+        session,
+        disk,
+        connection: None,
+        dialling: None,
+        sides: Vec::new(),
+        replies: BTreeMap::new(),
+        arrived,
+        ended,
+    };
+    let mut service = Service::from_environment();
+    service.ready();
+    let result = shell.serve(&mut service, requests, shutdown).await;
     server.abort();
     if own_socket {
         drop(std::fs::remove_file(&path));
@@ -67,204 +118,200 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     result
 }
 
-impl Daemon {
+fn settings(config: &Config, ready: &Ready, profile: &Profile, store: &Store) -> session::Settings {
+    let seconds = Duration::from_secs;
+    let beat = &config.keep_alive;
+    session::Settings {
+        app: ready.app.clone(),
+        topics: ready.topics.clone(),
+        device_id: store.device_id().to_owned(),
+        instance: store.machine().map(str::to_owned),
+        endpoints: ready.endpoints.iter().map(ToString::to_string).collect(),
+        order: config.channel.order.clone(),
+        certificates: config.certificates.names(),
+        candidate: profile.channel,
+        platform: profile.platform.clone(),
+        model: profile.model.clone(),
+        linger: seconds(config.channel.linger_s),
+        check_first: seconds(config.channel.check_first_s),
+        check_most: seconds(config.channel.check_most_s),
+        bounds: Bounds { floor: seconds(beat.floor_s), start: seconds(beat.start_s), ceiling: seconds(beat.ceiling_s) },
+        low_power: beat.low_power,
+        low_power_ceiling: seconds(beat.low_power_ceiling_s),
+        entropy: u64::from_str_radix(&random_hex::<8>(), 16).unwrap_or_else(|_| now().wall_ms),
+    }
+}
+
+/// What the loop woke for.
+enum Woken {
+    Shutdown,
+    Request(Request),
+    Dialled(String, Dialled),
+    Heard(Result<Incoming, Failure>),
+    Side(SideKind, SideOutcome),
+    AboutToPing,
+    Network,
+    ClockStepped,
+    Timer,
+}
+
+impl Shell {
     async fn serve(
         &mut self,
+        service: &mut Service,
         mut requests: mpsc::Receiver<Request>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::pin!(shutdown);
-        self.bind_wanted().await?;
-        self.want_connection();
+        let mut slept = clock::slept();
+        let mut next_id = 0_u64;
+        self.feed(Event::Started).await;
         let timer = match Timer::new(self.config.keep_alive.wake_device) {
             Ok(timer) => timer,
             Err(error) => {
                 warn!(event = "clock.no_wake_alarm", %error, "keep_alive.wake_device needs CAP_WAKE_ALARM; a sleeping device is not woken");
-                Timer::new(false)?
+                Timer::new(false).map_err(RunError::Timer)?
             }
         };
-        let step = ClockStep::new()?;
+        let step = ClockStep::new().map_err(RunError::Timer)?;
         let watch = Watch::new()
             .inspect_err(|error| info!(event = "network.unwatched", %error, "network changes cannot be watched; pings notice them, later"))
             .ok();
         loop {
-            self.service.alive(clock::now());
-            let headline = self.headline();
-            self.service.status(headline);
-            let deadline = self.next_deadline();
-            let together = self.search.probe.as_ref().map(|probe| probe.together.clone());
-            tokio::select! {
-                () = &mut shutdown => break,
-                Some(request) = requests.recv() => self.on_request(request).await?,
-                outcome = async { self.connecting.as_mut().expect("guarded").await }, if self.connecting.is_some() => {
-                    self.connecting = None;
-                    self.on_connected(outcome).await?;
+            service.alive(clock::now());
+            service.status(self.session.headline());
+            let deadline = self.deadline(service.deadline());
+            let network = async {
+                match &watch {
+                    Some(watch) => watch.changed().await,
+                    None => pending().await,
                 }
-                incoming = async { self.online.as_mut().expect("guarded").connection.next().await }, if self.online.is_some() => {
-                    self.on_incoming(incoming).await?;
+            };
+            let woken = tokio::select! {
+                () = &mut shutdown => Woken::Shutdown,
+                Some(request) = requests.recv() => Woken::Request(request),
+                woken = next_of(&mut self.dialling, &mut self.connection, &mut self.sides) => woken,
+                () = network => Woken::Network,
+                () = step.stepped() => Woken::ClockStepped,
+                () = timer.until(deadline) => Woken::Timer,
+            };
+            match woken {
+                Woken::Shutdown => break,
+                Woken::Request(request) => {
+                    next_id += 1;
+                    self.on_request(RequestId(next_id), request).await;
                 }
-                (tested, outcome) = async { self.search.probe.as_mut().expect("guarded").run.as_mut().await }, if self.search.probe.is_some() => {
-                    self.heart_probe_ended(tested, outcome).await?;
-                }
-                () = async { together.as_ref().expect("guarded").notified().await }, if together.is_some() => {
-                    if let Some(online) = self.online.as_mut() {
-                        online.link.ping_now();
-                    }
-                }
-                () = async { watch.as_ref().expect("guarded").changed().await }, if watch.is_some() => {
-                    // Without a connection nothing is gained by waiting for the burst to end.
-                    let wait = if self.online.is_some() { DEBOUNCE } else { Duration::ZERO };
-                    self.network_check = Some(clock::now() + wait);
-                }
-                () = step.stepped() => self.on_clock_step(),
-                () = timer.until(deadline) => self.on_deadline().await?,
+                Woken::Dialled(nonce, outcome) => self.on_dialled(nonce, outcome).await,
+                Woken::Heard(incoming) => self.on_incoming(incoming).await,
+                Woken::Side(side, outcome) => self.feed(Event::SideEnded { side, outcome }).await,
+                Woken::AboutToPing => self.feed(Event::SideAboutToPing).await,
+                Woken::Network => self.feed(Event::NetworkNotice).await,
+                Woken::ClockStepped => self.feed(Event::ClockStepped).await,
+                Woken::Timer => self.feed(Event::Tick).await,
             }
-            self.notice_sleep();
+            // A device that slept finds its timers late and its connection perhaps forgotten.
+            let total = clock::slept();
+            let gap = total.saturating_sub(slept);
+            slept = total;
+            if gap >= SLEEP_GAP {
+                self.feed(Event::Woke { gap }).await;
+            }
         }
-        self.service.stopping();
-        // Two seconds are the service's promise; the pieces inside are shorter.
-        drop(tokio::time::timeout(Duration::from_millis(1500), self.part(Cause::Shutdown, false)).await);
+        service.stopping();
+        drop(tokio::time::timeout(GOODBYE, self.feed(Event::Shutdown)).await);
         Ok(())
     }
 
-    fn next_deadline(&self) -> Moment {
-        let pulse = self.online.as_ref().map(|online| online.link.next_deadline());
-        let others = [
-            self.next_attempt.filter(|_| self.connecting.is_none() && self.online.is_none()).map(|attempt| attempt.at),
-            self.binding.next_deadline().filter(|_| self.online.is_some()),
-            self.linger_until.filter(|_| self.online.is_some()),
-            self.logout.as_ref().map(|logout| logout.deadline),
-            self.search.next.filter(|_| self.online.is_some() && self.search.probe.is_none()),
-            self.network_check,
-            self.owed_until.filter(|_| self.online.is_some()),
-            self.hello_at.filter(|_| self.online.is_some()),
-            self.service.deadline(),
-        ]
-        .into_iter()
-        .flatten();
-        next_wake(pulse, others, self.saving && self.logout.is_none() && self.network_check.is_none())
-            .unwrap_or_else(|| clock::now() + NEVER)
+    fn deadline(&self, service: Option<Moment>) -> Moment {
+        self.session.next_wake().into_iter().chain(service).min().unwrap_or_else(|| clock::now() + NEVER)
     }
 
-    async fn on_deadline(&mut self) -> Result<(), RunError> {
-        let now = clock::now();
-        if self.logout.as_ref().is_some_and(|logout| logout.deadline <= now) {
-            self.finish_logout(false).await?;
-        }
-        if self.network_check.is_some_and(|at| at <= now) {
-            self.network_check = None;
-            self.on_network_change().await;
-        }
-        if self.owed_until.is_some_and(|at| at <= now) {
-            self.owed_until = None;
-            self.lose(MqttError::new(Cause::AckLost, "the gateway did not answer an old logout")).await;
-        }
-        if self.hello_at.is_some_and(|at| at <= now) && self.online.is_some() {
-            self.hello_at = None;
-            self.say_hello().await;
-        }
-        if self.online.is_some() {
-            self.heart_probe(now);
-            self.tick_link(now).await?;
-            self.bind_event(crate::binding::Event::Tick).await?;
-            if self.linger_until.is_some_and(|until| until <= now) {
-                self.rest().await;
-            }
-        } else if self.connecting.is_none() && self.next_attempt.is_some_and(|attempt| attempt.at <= now) {
-            self.connect();
-        }
-        Ok(())
-    }
-
-    /// A device that slept finds its timers late and its connection perhaps forgotten.
-    fn notice_sleep(&mut self) {
-        let slept = clock::slept();
-        let gap = slept.saturating_sub(self.slept);
-        self.slept = slept;
-        if gap >= SLEEP_GAP {
-            self.on_wake(gap);
-        }
-    }
-
-    async fn on_request(&mut self, request: Request) -> Result<(), RunError> {
+    async fn on_request(&mut self, id: RequestId, request: Request) {
         let Request { ask, reply } = request;
         let answer = match ask {
-            Ask::Status => serde_json::to_value(self.status())
-                .map(Reply::Json)
-                .map_err(|e| Refusal::new(500, "internal", e.to_string())),
-            Ask::Login { user, password } => self.login(user, password).await?,
-            Ask::Logout { keep_binding } => {
-                self.start_logout(keep_binding, reply).await?;
-                return Ok(());
+            Ask::Session(ask) => {
+                self.replies.insert(id, reply);
+                return self.feed(Event::Request { id, ask }).await;
             }
-            Ask::SetToken { vendor, token } => self.set_token(vendor, Some(token)).await?,
-            Ask::RemoveToken { vendor } => self.set_token(vendor, None).await?,
-            Ask::Messages { after } => Ok(Reply::Messages(self.disk.inbox.pending_after(after).take(64).collect())),
-            Ask::Ack { ids } => {
-                let taken = self.disk.run(move |disk| disk.inbox.ack(&ids)).await?;
-                if self.starved && taken > 0 {
-                    self.starved = false;
-                    self.say_hello().await;
-                }
-                Ok(Reply::Json(json!({ "acked": taken })))
-            }
-            Ask::Reconnect => self.reconnect_now().await,
-            Ask::Power { mode } => {
-                self.power_mode = mode;
-                self.check_power();
-                Ok(Reply::Json(json!({ "saving": self.saving })))
-            }
-            Ask::Init => Ok(Reply::Json(self.plugin_init())),
-            Ask::UsePlugin { config } => self.use_plugin(*config).await?,
-            Ask::UnbindPushToken => self.unbind_push_token().await?,
-            Ask::Receipt { id, event } => self.tell_receipt(id, event).await,
-            Ask::Metrics => Ok(Reply::Text(super::metrics::text(&self.status(), &self.counts))),
-            Ask::Attach => {
+            Ask::Attach { app } => {
                 // A peer that left before it was attached never detaches.
                 if reply.send(Ok(Reply::Json(json!({})))).is_ok() {
-                    self.attached += 1;
-                    self.linger_until = None;
-                    self.want_connection();
+                    self.feed(Event::Request { id, ask: session::Ask::Attach { app } }).await;
                 }
-                return Ok(());
+                return;
             }
-            Ask::Detach => {
-                self.attached = self.attached.saturating_sub(1);
-                self.linger();
-                Ok(Reply::Json(json!({})))
+            Ask::Status => serde_json::to_value(self.status().await)
+                .map(Reply::Json)
+                .map_err(|e| Refusal::new(500, "internal", e.to_string())),
+            Ask::Metrics => Ok(Reply::Text(metrics::text(&self.status().await, self.session.counts()))),
+            Ask::Messages { app, after } => {
+                let found = self.disk.run(move |disk| disk.messages(&app, after)).await;
+                found.map(Reply::Messages).map_err(|e| Refusal::new(500, "inbox_unreadable", e.to_string()))
             }
+            Ask::Ack { app, ids } => self.taken(app, ids).await,
         };
         // A peer that went away no longer wants its answer.
         drop(reply.send(answer));
-        Ok(())
     }
 
-    /// A person saw or opened a notification. Told now or not at all: an old click is worth nothing.
-    async fn tell_receipt(&mut self, id: String, event: String) -> Result<Reply, Refusal> {
-        if !["arrived", "clicked"].contains(&event.as_str()) || id.is_empty() || id.len() > 128 {
-            return Err(Refusal::new(400, "bad_receipt", "`event` is arrived or clicked, `id` a message's id"));
+    /// A local app has taken these messages.
+    async fn taken(&mut self, app: String, ids: Vec<String>) -> Result<Reply, Refusal> {
+        let taken = self.disk.run(move |disk| disk.take(&app, &ids)).await;
+        let taken =
+            taken.map_err(|e| Refusal::new(507, "not_stored", format!("{e}; the messages stay in the inbox")))?;
+        let answer = json!({ "acked": taken.count });
+        if !taken.first.is_empty() {
+            self.feed(Event::Taken { ids: taken.first }).await;
         }
-        let told = self.online.is_some();
-        self.send(&Up::Receipt { id, event }).await;
-        Ok(Reply::Json(json!({ "told": told })))
+        Ok(Reply::Json(answer))
     }
 
-    async fn reconnect_now(&mut self) -> Result<Reply, Refusal> {
-        if self.disk.store.login().is_none() && self.binding.owed().is_none() {
-            return Err(Refusal::new(409, "logged_out", "nobody is logged in; use `impush login`"));
+    async fn status(&mut self) -> session::Status {
+        let inbox = self.disk.run(|disk| disk.depth()).await;
+        session::Status { inbox, ..self.session.status(now()) }
+    }
+}
+
+/// The next thing from the attempt, the connection or the connections beside it.
+async fn next_of(
+    dialling: &mut Option<super::shell::Dialling>,
+    connection: &mut Option<crate::mqtt::Connection<crate::mqtt::Stream>>,
+    sides: &mut Vec<Running>,
+) -> Woken {
+    let dialled = async {
+        match dialling {
+            Some(dialling) => Woken::Dialled(dialling.nonce.clone(), dialling.run.as_mut().await),
+            None => pending().await,
         }
-        if self.connecting.is_none() {
-            if self.online.is_some() {
-                self.part(Cause::Requested, false).await;
+    };
+    let heard = async {
+        match connection {
+            Some(connection) => Woken::Heard(connection.next().await),
+            None => pending().await,
+        }
+    };
+    let notices: Vec<_> = sides.iter().map(|side| side.about_to_ping.clone()).collect();
+    let about = async {
+        let notified = notices.iter().map(|notify| Box::pin(notify.notified())).collect::<Vec<_>>();
+        if notified.is_empty() {
+            return pending().await;
+        }
+        futures_util::future::select_all(notified).await;
+        Woken::AboutToPing
+    };
+    let side = poll_fn(|context| {
+        for at in 0..sides.len() {
+            if let Poll::Ready(outcome) = sides[at].run.as_mut().poll(context) {
+                let kind = sides.swap_remove(at).kind;
+                return Poll::Ready(Woken::Side(kind, outcome));
             }
-            self.next_attempt = Some(Attempt {
-                at: clock::now(),
-                base: Duration::ZERO,
-                jitter: Duration::ZERO,
-                cause: Cause::Requested,
-            });
-            self.connect();
         }
-        Ok(Reply::Json(json!({ "reconnecting": true })))
+        Poll::Pending
+    });
+    tokio::select! {
+        woken = dialled => woken,
+        woken = heard => woken,
+        woken = about => woken,
+        woken = side => woken,
     }
 }

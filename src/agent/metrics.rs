@@ -1,17 +1,7 @@
 //! The status and what was counted, as text for Prometheus (exposition format 0.0.4).
 
-use super::status::{State, Status};
-use std::collections::BTreeMap;
+use crate::session::{Counts, State, Status};
 use std::fmt::Write as _;
-
-/// What only grows, since the process began.
-#[derive(Debug, Clone, Default)]
-pub struct Counts {
-    pub connections: u64,
-    pub messages: u64,
-    /// Links lost and attempts failed, by their cause's word.
-    pub lost: BTreeMap<&'static str, u64>,
-}
 
 const STATES: [(State, &str); 6] = [
     (State::LoggedOut, "logged_out"),
@@ -41,6 +31,7 @@ pub fn text(status: &Status, counts: &Counts) -> String {
         ("saving_power", "1 while power is saved", f64::from(u8::from(status.saving_power))),
         ("inbox_messages", "Messages no app has taken yet", status.inbox as f64),
         ("apps_attached", "Open message streams", status.apps_attached as f64),
+        ("store_failing", "1 while the state directory cannot be written", f64::from(u8::from(status.store_failing))),
         ("logouts_owed", "Logouts the gateway has not heard of", status.logouts_owed as f64),
     ];
     for (name, help, value) in gauges {
@@ -50,6 +41,7 @@ pub fn text(status: &Status, counts: &Counts) -> String {
     for (name, help, value) in [
         ("connections_total", "Connections that were accepted", counts.connections),
         ("messages_total", "Messages received", counts.messages),
+        ("checks_total", "Short looks at a channel that is rested on", counts.checks),
     ] {
         head(&mut out, name, "counter", help);
         let _ = writeln!(out, "impush_{name} {value}");

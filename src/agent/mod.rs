@@ -1,13 +1,13 @@
-//! The daemon: wires the deciding rooms to the machine.
+//! The daemon: a shell around the session, which decides.
 //!
 //! ```text
 //!            apps, CLI                                  broker
 //!                |  control socket (HTTP/1.1, JSON)        |  MQTT 5 over TLS
 //!                v                                         v
 //!            control --Request--> daemon <--Incoming-- mqtt::Connection
-//!                                   |  asks: channel, binding, keepalive (plain values)
-//!                                   v
-//!                                 store (identity, login, tokens, ledger, inbox)
+//!                                   |  Event   ^ Actions
+//!                                   v          |
+//!                                 session    shell --> store, sockets, side connections
 //! ```
 //!
 //! One task owns everything; nothing is shared, so nothing is locked.
@@ -20,21 +20,14 @@ pub mod control;
 mod daemon;
 mod disk;
 mod doctor;
-mod heart;
-mod link;
-mod login;
 mod metrics;
 mod network;
-mod owed;
-mod plugin;
 mod power;
 mod reload;
-mod report;
-mod state;
-mod status;
+mod shell;
+mod side;
 mod text;
 
+pub use crate::session::Status;
 pub use config::{Certificates, Config};
-pub use daemon::run;
-pub use state::RunError;
-pub use status::Status;
+pub use daemon::{RunError, run};

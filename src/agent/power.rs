@@ -1,37 +1,12 @@
-//! Saving power: what the battery says, and what the daemon then does differently.
+//! What the battery says.
 
-use super::state::Daemon;
-use crate::keepalive::{Battery, PowerMode, is_low};
+use crate::keepalive::Battery;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
-use tracing::info;
 
-impl Daemon {
-    /// Looks at the battery. Called where the device is awake anyway, so that looking costs no wakeup.
-    pub fn check_power(&mut self) {
-        let root = self.config.device.root.as_deref().unwrap_or(Path::new("/"));
-        let saving = is_low(self.power_mode, battery(&root.join("sys/class/power_supply")));
-        if saving != self.saving {
-            info!(event = "power.mode", saving, mode = ?self.power_mode, "power is {}", if saving { "saved" } else { "no longer saved" });
-            self.saving = saving;
-        }
-        let beat = &self.config.keep_alive;
-        let ceiling = if saving { beat.low_power_ceiling_s.max(beat.ceiling_s) } else { beat.ceiling_s };
-        self.heartbeat.set_ceiling(Duration::from_secs(ceiling));
-        if let Some(online) = self.online.as_mut() {
-            online.link.set_saving(saving);
-        }
-        self.set_heartbeat();
-    }
-
-    /// Seconds; the longest heartbeat this configuration can come to, which is what CONNECT asks for: the
-    /// server waits 1.5 times as long.
-    pub fn longest_heartbeat_s(&self) -> u64 {
-        let beat = &self.config.keep_alive;
-        let saves = self.saving || beat.low_power != PowerMode::Normal;
-        if saves { beat.low_power_ceiling_s.max(beat.ceiling_s) } else { beat.ceiling_s }
-    }
+/// Below this root, the kernel's power_supply class.
+pub(super) fn look(root: Option<&Path>) -> Option<Battery> {
+    battery(&root.unwrap_or(Path::new("/")).join("sys/class/power_supply"))
 }
 
 /// The device's own battery below the kernel's power_supply class (Documentation/ABI/testing/sysfs-class-power);

@@ -1,8 +1,8 @@
 //! What the command line prints for people.
 
 use super::doctor::Check;
-use super::status::{State, Status};
 use crate::device::Profile;
+use crate::session::{State, Status};
 use serde_json::Value as Json;
 
 /// Doctor's findings, each with what to do under it.

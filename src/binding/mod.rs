@@ -42,6 +42,9 @@ pub struct Wanted {
 /// A logout the gateway has not heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
+    /// The IM app; empty in a file of an older version, which meant the configured one.
+    #[serde(default)]
+    pub app: String,
     pub user: String,
     /// The login's own password: the unbind is sent in that user's name.
     pub password: Secret,
@@ -56,7 +59,19 @@ pub struct Ledger {
     /// The fingerprint of the token the gateway last confirmed, for `status` before the next answer.
     pub confirmed: Option<String>,
     pub owed: Vec<Tombstone>,
+    /// Tokens a vendor has called dead, as fingerprints: they are not bound again.
+    pub dead: Vec<(Vendor, String)>,
 }
+
+impl Ledger {
+    pub fn is_dead(&self, vendor: Vendor, token: &Secret) -> bool {
+        let fingerprint = token.fingerprint();
+        self.dead.iter().any(|(of, dead)| *of == vendor && *dead == fingerprint)
+    }
+}
+
+/// Most dead tokens that are remembered; each device has one living token a vendor.
+const MAX_DEAD: usize = 16;
 
 /// Where the binding stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +104,11 @@ pub enum Event {
         sequence: u64,
         result: BindResult,
         reason: Option<String>,
+        /// The gateway has seen this number already: this device's own was restored from an older copy.
+        expected: Option<u64>,
     },
+    /// The gateway does not know a binding that it had confirmed.
+    Lost,
     /// Ask the gateway to forget this device. `logout` ends the login itself.
     Unbind {
         logout: bool,
@@ -100,6 +119,7 @@ pub enum Event {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one or two of these live for a moment; a box each would cost more")]
 pub enum Action {
     Send(Up),
     /// The ledger changed and must be on disk before anything else is sent.
@@ -160,10 +180,21 @@ impl Binding {
 
     /// The request that pays the oldest logout owed, sent in that user's name. The caller persists the
     /// ledger first.
-    pub fn pay(&mut self) -> Option<Up> {
+    pub fn pay(&mut self) -> Option<(u64, Up)> {
         self.ledger.owed.first()?;
         self.ledger.sequence += 1;
-        Some(Up::Unbind { sequence: self.ledger.sequence, notifier: None, logout: true })
+        let sequence = self.ledger.sequence;
+        Some((sequence, Up::Unbind { sequence, notifier: None, logout: true }))
+    }
+
+    /// A vendor called this token dead. The caller persists the ledger.
+    pub fn bury(&mut self, vendor: Vendor, token: &Secret) {
+        if !self.ledger.is_dead(vendor, token) {
+            if self.ledger.dead.len() >= MAX_DEAD {
+                self.ledger.dead.remove(0);
+            }
+            self.ledger.dead.push((vendor, token.fingerprint()));
+        }
     }
 
     /// Strikes a logout off: it was delivered, or can never be. The caller persists the ledger.
@@ -195,7 +226,18 @@ impl Binding {
                 }
                 Vec::new()
             }
-            Event::Answered { sequence, result, reason } => self.answered(now, sequence, result, reason),
+            Event::Answered { sequence, result, reason, expected } => {
+                self.answered(now, sequence, result, reason, expected)
+            }
+            Event::Lost => {
+                self.ledger.confirmed = None;
+                self.attempts = 0;
+                if self.connected {
+                    return self.send_bind(now);
+                }
+                self.standing = Standing::Unbound;
+                vec![Action::Persist]
+            }
             Event::Unbind { logout } => {
                 self.logout |= logout;
                 self.wanted = None;
@@ -260,7 +302,14 @@ impl Binding {
         self.ledger.sequence
     }
 
-    fn answered(&mut self, now: Moment, sequence: u64, result: BindResult, reason: Option<String>) -> Vec<Action> {
+    fn answered(
+        &mut self,
+        now: Moment,
+        sequence: u64,
+        result: BindResult,
+        reason: Option<String>,
+        expected: Option<u64>,
+    ) -> Vec<Action> {
         let current = match self.standing {
             Standing::Binding { sequence, .. } | Standing::Unbinding { sequence } => sequence,
             _ => return Vec::new(),
@@ -268,6 +317,12 @@ impl Binding {
         // The answer to an earlier request says nothing about the newer one.
         if sequence != current {
             return Vec::new();
+        }
+        if let Some(expected) = expected.filter(|expected| *expected >= self.ledger.sequence) {
+            // On from where the gateway is; the request is said again with the next number.
+            self.ledger.sequence = expected;
+            self.retry_at = Some(now);
+            return vec![Action::Persist];
         }
         match result {
             BindResult::Later => {
@@ -320,7 +375,7 @@ mod tests {
     }
 
     fn ok(sequence: u64) -> Event {
-        Event::Answered { sequence, result: BindResult::Ok, reason: None }
+        Event::Answered { sequence, result: BindResult::Ok, reason: None, expected: None }
     }
 
     fn bound(token: &str) -> Binding {
@@ -398,7 +453,7 @@ mod tests {
     fn a_logout_without_network_is_owed_until_settled() {
         let mut binding = bound("a");
         binding.on_event(NOW, Event::Disconnected);
-        binding.owe(Tombstone { user: "ann".into(), password: Secret::new("p") });
+        binding.owe(Tombstone { app: "o#a".into(), user: "ann".into(), password: Secret::new("p") });
         let mut after = Binding::new(binding.ledger().clone());
         assert_eq!(after.owed().map(|t| t.user.as_str()), Some("ann"));
         after.settle("ann");
@@ -412,7 +467,12 @@ mod tests {
         binding.on_event(NOW, Event::Connected);
         binding.on_event(
             NOW,
-            Event::Answered { sequence: 1, result: BindResult::Refused, reason: Some("no notifier".into()) },
+            Event::Answered {
+                sequence: 1,
+                result: BindResult::Refused,
+                reason: Some("no notifier".into()),
+                expected: None,
+            },
         );
         assert_eq!(binding.next_deadline(), None);
         assert_eq!(sent(&binding.on_event(NOW, Event::Want(Some(wanted("b"))))).len(), 1);
@@ -439,7 +499,7 @@ mod tests {
     fn tombstones_are_bounded() {
         let mut binding = Binding::new(Ledger::default());
         for n in 0..100 {
-            binding.owe(Tombstone { user: format!("u{n}"), password: Secret::new("p") });
+            binding.owe(Tombstone { app: "o#a".into(), user: format!("u{n}"), password: Secret::new("p") });
         }
         assert_eq!(binding.ledger().owed.len(), MAX_TOMBSTONES);
         assert_eq!(binding.owed().map(|t| t.user.as_str()), Some("u68"));

@@ -20,6 +20,8 @@ pub enum WhyNot {
     BadCertificateName,
     /// The device and the configuration would allow it; no token has arrived yet.
     NoToken,
+    /// The vendor has called the token in hand dead; another one is awaited.
+    TokenDead,
     /// The operator's order leaves it out.
     NotInOrder,
 }
@@ -31,6 +33,7 @@ impl fmt::Display for WhyNot {
             Self::NoCertificate => "no certificate configured",
             Self::BadCertificateName => "the certificate name is not of this vendor's form",
             Self::NoToken => "no token yet",
+            Self::TokenDead => "the vendor says that the token is dead; a new one is awaited",
             Self::NotInOrder => "left out of the configured order",
         })
     }
@@ -45,6 +48,8 @@ pub struct Facts<'a> {
     pub certificates: &'a BTreeMap<Vendor, String>,
     /// Vendors of which a token is in hand.
     pub tokens: &'a [Vendor],
+    /// Vendors that called the token in hand dead.
+    pub dead: &'a [Vendor],
 }
 
 /// The outcome of the choice.
@@ -67,6 +72,7 @@ pub fn choose(facts: &Facts<'_>) -> Choice {
         match facts.certificates.get(&vendor) {
             None => Some(WhyNot::NoCertificate),
             Some(name) if vendor.check_certificate_name(name).is_err() => Some(WhyNot::BadCertificateName),
+            Some(_) if facts.dead.contains(&vendor) => Some(WhyNot::TokenDead),
             Some(_) if !facts.tokens.contains(&vendor) => Some(WhyNot::NoToken),
             Some(_) => None,
         }
@@ -86,7 +92,7 @@ mod tests {
 
     fn chosen(candidate: Option<Vendor>, certificate: Option<&str>, tokens: &[Vendor]) -> Choice {
         let certificates = certificate.map(|name| (Vendor::Vivo, name.to_owned())).into_iter().collect();
-        choose(&Facts { candidate, order: &Vendor::ORDER, certificates: &certificates, tokens })
+        choose(&Facts { candidate, order: &Vendor::ORDER, certificates: &certificates, tokens, dead: &[] })
     }
 
     fn why(choice: &Choice, vendor: Vendor) -> Option<WhyNot> {
@@ -116,6 +122,7 @@ mod tests {
             order: &[Vendor::Xiaomi],
             certificates: &certificates,
             tokens: &[Vendor::Vivo],
+            dead: &[],
         });
         assert_eq!((choice.active, why(&choice, Vendor::Vivo)), (None, Some(WhyNot::NotInOrder)));
     }

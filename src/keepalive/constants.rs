@@ -45,6 +45,8 @@ pub const AT_ONCE_SPREAD: Duration = Duration::from_secs(2);
 pub const NETWORK_SPREAD: Duration = Duration::from_millis(150);
 /// First and longest pause for causes on the server's side: it asked for quiet.
 pub const SLOW_BASE: Duration = Duration::from_secs(30);
+/// Least pause after a refusal that may be a mistake: of credentials that worked before, or a takeover.
+pub const PATIENT_BASE: Duration = Duration::from_secs(60);
 pub const SLOW_CAP: Duration = Duration::from_secs(1800);
 /// A link that lived this long proves the server healthy; only then the pauses start over.
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);

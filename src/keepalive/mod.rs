@@ -1,12 +1,14 @@
 //! When to ping, when a link is dead, when to reconnect. No socket and no clock: every time is passed in.
 
 pub mod constants;
+mod failure;
 mod heartbeat;
 mod link;
 mod power;
 mod reason;
 mod reconnect;
 
+pub use failure::Failure;
 pub use heartbeat::{Bounds, Heartbeat, ProbeOutcome, Record};
 pub use link::{Link, LinkAction};
 pub use power::{Battery, PowerMode, is_low, next_wake};

@@ -13,7 +13,9 @@ pub enum Recovery {
     Retry,
     /// The server asked for quiet, or trying fast cannot help: long pauses.
     Slow,
-    /// Only a person, a new password or a new login can help.
+    /// Another holds what this device wants: minutes between attempts.
+    Patient,
+    /// Only a person, a new password or a new login can help, where the login never worked.
     Stop,
 }
 
@@ -80,9 +82,10 @@ causes! {
     40 BadCredentials "bad_credentials" Stop "the user name or password is wrong; log in again",
     41 NotAuthorized "not_authorized" Stop "this login is not authorized; log in again",
     42 Banned "banned" Stop "this device or user is banned",
-    43 TakenOver "taken_over" Stop "another connection with this device's id took over",
+    43 TakenOver "taken_over" Patient "another connection with this device's id took over; two machines may share one state directory",
     44 Kicked "kicked" Stop "the gateway ended this login",
     45 ClientIdRefused "client_id_refused" Stop "the server refuses this device's client id",
+    46 LoginExpired "login_expired" Stop "this login has expired; log in again",
     50 Requested "requested" Retry "an operator asked for a new connection",
     51 LingerOver "linger_over" Stop "the vendor channel delivers; no app is attached",
     52 Shutdown "shutdown" Stop "the agent is stopping",

@@ -5,7 +5,8 @@
 //! device, so one device's behaviour can be replayed.
 
 use super::constants::{
-    AT_ONCE_SPREAD, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP, STABLE_AFTER,
+    AT_ONCE_SPREAD, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, PATIENT_BASE, RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP,
+    STABLE_AFTER,
 };
 use super::{Cause, Moment, Recovery};
 use std::time::Duration;
@@ -70,7 +71,15 @@ impl Reconnect {
             Recovery::Retry if stable || cause == Cause::Requested => Verdict::Retry(self.at_once(now, cause)),
             Recovery::Retry if !flapping => Verdict::Retry(self.draw(now, cause, RECONNECT_BASE, RECONNECT_CAP)),
             Recovery::Retry | Recovery::Slow => Verdict::Retry(self.draw(now, cause, SLOW_BASE, SLOW_CAP)),
+            Recovery::Patient => Verdict::Retry(self.draw(now, cause, PATIENT_BASE, SLOW_CAP)),
         }
+    }
+
+    /// A login that has worked was refused by a code that is not the gateway's own word: whoever refuses may
+    /// be wrong, and comes to his senses without this device.
+    pub fn on_doubtful(&mut self, now: Moment, cause: Cause) -> Attempt {
+        self.up_since = None;
+        self.draw(now, cause, PATIENT_BASE, SLOW_CAP)
     }
 
     /// The network is back, or the operator does not want to wait. Only the pause is cut short: what

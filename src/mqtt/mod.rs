@@ -13,14 +13,13 @@ mod codec;
 mod connection;
 mod dial;
 mod endpoint;
-mod error;
 mod proxy;
 mod tls;
 mod websocket;
 
+pub use crate::keepalive::Failure as MqttError;
 pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
 pub use dial::{Stream, dial, dial_first};
 pub use endpoint::{Endpoint, EndpointError};
-pub use error::MqttError;
 pub use proxy::{Proxy, ProxyError};
 pub use tls::{TlsSetupError, client_config};

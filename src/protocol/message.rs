@@ -267,6 +267,22 @@ pub enum KickCode {
     Other(u16),
 }
 
+impl KickCode {
+    /// The word that stands beside the number in logs, `status` and apps' streams.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::AccountDeleted => "account_deleted",
+            Self::BoundElsewhere => "bound_elsewhere",
+            Self::TooManyDevices => "too_many_devices",
+            Self::PasswordChanged => "password_changed",
+            Self::Kicked => "kicked",
+            Self::Banned => "banned",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
 impl From<KickCode> for u16 {
     fn from(code: KickCode) -> Self {
         match code {

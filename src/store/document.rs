@@ -14,7 +14,7 @@ pub struct Document<T> {
     value: T,
 }
 
-impl<T: Serialize + DeserializeOwned> Document<T> {
+impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
     /// Reads the file. One that cannot be read or understood is renamed to `<name>.corrupt-<n>` with one
     /// error line, and `default` is used.
     ///
@@ -48,8 +48,11 @@ impl<T: Serialize + DeserializeOwned> Document<T> {
     /// # Errors
     /// The disk's error; neither the file nor the value in memory has changed then.
     pub fn set(&mut self, value: T) -> io::Result<()> {
-        write_json(&self.path, &value)?;
-        self.value = value;
+        // What stands there already is not written again; a file that is not there yet has no value.
+        if value != self.value || !self.path.exists() {
+            write_json(&self.path, &value)?;
+            self.value = value;
+        }
         Ok(())
     }
 

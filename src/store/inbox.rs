@@ -131,17 +131,16 @@ impl Inbox {
     ///
     /// # Errors
     /// The disk's error; they stay pending then.
-    pub fn ack(&mut self, ids: &[String]) -> io::Result<usize> {
+    pub fn ack(&mut self, ids: &[String]) -> io::Result<Vec<String>> {
         let acked: Vec<String> = self.pending.values().filter(|m| ids.contains(&m.id)).map(|m| m.id.clone()).collect();
-        let count = acked.len();
-        if count > 0 {
+        if !acked.is_empty() {
             self.write(&[Line::Acked { acked: acked.clone() }])?;
-            self.apply(Line::Acked { acked });
+            self.apply(Line::Acked { acked: acked.clone() });
             if self.length > COMPACT_ABOVE {
                 self.compact()?;
             }
         }
-        Ok(count)
+        Ok(acked)
     }
 
     /// Pending messages with a number above `after`, oldest first.
@@ -149,6 +148,12 @@ impl Inbox {
         self.pending
             .range(after.saturating_add(1)..)
             .map(|(number, message)| Entry { number: *number, message: message.clone() })
+    }
+
+    /// # Errors
+    /// The disk's error.
+    pub fn close_and_unlink(self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
     }
 
     pub fn depth(&self) -> usize {
@@ -254,7 +259,7 @@ mod tests {
         assert_eq!(inbox.append(vec![message("a"), message("b"), message("a")]).expect("kept").len(), 2);
         let mut inbox = Inbox::open(&path).expect("reopened");
         assert_eq!(ids(&inbox), ["a", "b"]);
-        assert_eq!(inbox.ack(&["a".into(), "nobody".into()]).expect("acked"), 1);
+        assert_eq!(inbox.ack(&["a".into(), "nobody".into()]).expect("acked"), ["a"]);
         let mut inbox = Inbox::open(&path).expect("reopened");
         assert_eq!(ids(&inbox), ["b"]);
         assert!(inbox.append(vec![message("a"), message("b")]).expect("kept").is_empty(), "both are known");

@@ -13,6 +13,7 @@ pub use inbox::{Entry, Inbox, InboxError};
 use crate::binding::Ledger;
 use crate::keepalive::Record;
 use crate::secret::{Secret, random_hex};
+use crate::session::{Change, Ended, Login, Reports, Saved};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,19 +27,6 @@ pub struct Identity {
     pub device_id: String,
 }
 
-/// Whose messages this device receives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Login {
-    pub user: String,
-    pub password: Secret,
-    /// Made at the login; empty in a file of an older version.
-    #[serde(default)]
-    pub id: String,
-    /// The app had the token unbound; it stays so until the next login.
-    #[serde(default)]
-    pub unbound: bool,
-}
-
 /// Everything small, read at start and written when it changes.
 #[derive(Debug)]
 pub struct Store {
@@ -49,6 +37,8 @@ pub struct Store {
     ledger: Document<Ledger>,
     heartbeat: Document<Vec<Record>>,
     plugin: Document<BTreeMap<Vendor, String>>,
+    reports: Document<Reports>,
+    ended: Document<Option<Ended>>,
 }
 
 impl Store {
@@ -68,6 +58,8 @@ impl Store {
             ledger: Document::open(path.join("bindings.json"), Ledger::default).map_err(read_only)?,
             heartbeat: Document::open(path.join("heartbeat.json"), Vec::new).map_err(read_only)?,
             plugin: Document::open(path.join("plugin.json"), BTreeMap::new).map_err(read_only)?,
+            reports: Document::open(path.join("reports.json"), Reports::default).map_err(read_only)?,
+            ended: Document::open(path.join("ended.json"), || None).map_err(read_only)?,
             identity,
             directory,
         })
@@ -81,61 +73,38 @@ impl Store {
         &self.identity.value().device_id
     }
 
-    pub fn login(&self) -> Option<&Login> {
-        self.login.value().as_ref()
+    /// The machine this state belongs to, as a fingerprint; `None` where the hardware says nothing.
+    pub fn machine(&self) -> Option<&str> {
+        None
     }
 
-    pub fn tokens(&self) -> &BTreeMap<Vendor, Secret> {
-        self.tokens.value()
+    /// Everything a session begins with.
+    pub fn saved(&self) -> Saved {
+        Saved {
+            login: self.login.value().clone(),
+            tokens: self.tokens.value().clone(),
+            plugin: self.plugin.value().clone(),
+            ledger: self.ledger.value().clone(),
+            heartbeat: self.heartbeat.value().clone(),
+            reports: self.reports.value().clone(),
+            ended: self.ended.value().clone(),
+        }
     }
 
-    pub fn ledger(&self) -> &Ledger {
-        self.ledger.value()
-    }
-
-    /// Certificate names an app gave, which stand over the configuration's.
-    pub fn plugin(&self) -> &BTreeMap<Vendor, String> {
-        self.plugin.value()
-    }
-
-    /// What was learnt of each network, as stored: not yet repaired.
-    pub fn heartbeat(&self) -> &[Record] {
-        self.heartbeat.value()
-    }
-
+    /// Puts one change on the disk; what stands there already is not written again.
+    ///
     /// # Errors
-    /// The disk's error; the value in memory is unchanged then.
-    pub fn set_login(&mut self, login: Option<Login>) -> io::Result<()> {
-        self.login.set(login)
-    }
-
-    /// # Errors
-    /// As [`Self::set_login`].
-    pub fn set_token(&mut self, vendor: Vendor, token: Option<Secret>) -> io::Result<()> {
-        let mut tokens = self.tokens.value().clone();
-        match token {
-            Some(token) => tokens.insert(vendor, token),
-            None => tokens.remove(&vendor),
-        };
-        self.tokens.set(tokens)
-    }
-
-    /// # Errors
-    /// As [`Self::set_login`].
-    pub fn set_plugin(&mut self, names: BTreeMap<Vendor, String>) -> io::Result<()> {
-        self.plugin.set(names)
-    }
-
-    /// # Errors
-    /// As [`Self::set_login`].
-    pub fn set_heartbeat(&mut self, records: Vec<Record>) -> io::Result<()> {
-        self.heartbeat.set(records)
-    }
-
-    /// # Errors
-    /// As [`Self::set_login`].
-    pub fn set_ledger(&mut self, ledger: Ledger) -> io::Result<()> {
-        self.ledger.set(ledger)
+    /// The disk's error; the file is unchanged then.
+    pub fn apply(&mut self, change: Change) -> io::Result<()> {
+        match change {
+            Change::Login(login) => self.login.set(login),
+            Change::Tokens(tokens) => self.tokens.set(tokens),
+            Change::Plugin(names) => self.plugin.set(names),
+            Change::Ledger(ledger) => self.ledger.set(ledger),
+            Change::Heartbeat(records) => self.heartbeat.set(records),
+            Change::Reports(reports) => self.reports.set(reports),
+            Change::Ended(ended) => self.ended.set(ended),
+        }
     }
 }
 
@@ -150,17 +119,17 @@ mod tests {
         let path = dir.path().join("state");
         let mut store = Store::open(&path).expect("opened");
         let device = store.device_id().to_owned();
-        store
-            .set_login(Some(Login { user: "ann".into(), password: Secret::new("p"), id: "l1".into(), unbound: false }))
-            .expect("saved");
-        store.set_token(Vendor::Xiaomi, Some(Secret::new("t"))).expect("saved");
-        store.set_ledger(Ledger { sequence: 9, ..Ledger::default() }).expect("saved");
+        let login = r#"{"user":"ann","password":"p","id":"l1"}"#;
+        let login: Login = serde_json::from_str(login).expect("a login of an older version");
+        store.apply(Change::Login(Some(login))).expect("saved");
+        store.apply(Change::Tokens([(Vendor::Xiaomi, Secret::new("t"))].into())).expect("saved");
+        store.apply(Change::Ledger(Ledger { sequence: 9, ..Ledger::default() })).expect("saved");
         drop(store);
         let store = Store::open(&path).expect("opened again");
         assert_eq!(store.device_id(), device);
-        assert_eq!(store.login().map(|l| l.user.as_str()), Some("ann"));
-        assert_eq!(store.tokens()[&Vendor::Xiaomi].expose(), "t");
-        assert_eq!(store.ledger().sequence, 9);
+        assert_eq!(store.saved().login.map(|l| l.user).as_deref(), Some("ann"));
+        assert_eq!(store.saved().tokens[&Vendor::Xiaomi].expose(), "t");
+        assert_eq!(store.saved().ledger.sequence, 9);
         let mode = |p: &Path| std::fs::metadata(p).expect("metadata").permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
         for name in ["identity.json", "login.json", "tokens.json", "bindings.json"] {
@@ -185,8 +154,8 @@ mod tests {
         std::fs::write(dir.path().join("tokens.json"), b"\0\0{broken").expect("written");
         let mut store = Store::open(dir.path()).expect("opened in spite of it");
         assert_eq!(store.device_id(), device);
-        assert!(store.tokens().is_empty());
-        store.set_token(Vendor::Oppo, Some(Secret::new("t"))).expect("saved");
+        assert!(store.saved().tokens.is_empty());
+        store.apply(Change::Tokens([(Vendor::Oppo, Secret::new("t"))].into())).expect("saved");
         drop(store);
         std::fs::write(dir.path().join("tokens.json"), b"").expect("a power cut's empty file");
         drop(Store::open(dir.path()).expect("opened in spite of it"));
@@ -197,7 +166,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("unreadable")).expect("made");
         std::fs::remove_file(dir.path().join("login.json")).unwrap_or_default();
         std::fs::create_dir(dir.path().join("login.json")).expect("a directory cannot be read as a file");
-        assert!(Store::open(dir.path()).expect("opened in spite of it").login().is_none());
+        assert!(Store::open(dir.path()).expect("opened in spite of it").saved().login.is_none());
         assert!(dir.path().join("login.json.corrupt-1").is_dir());
         assert_eq!(aside, 2, "each corrupt file is kept under its own name");
     }

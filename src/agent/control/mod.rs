@@ -3,12 +3,12 @@
 //! | method and path | does |
 //! | --- | --- |
 //! | `GET /v1/status` | the status document |
-//! | `POST /v1/login` `{user, password}` | stores the login and connects |
+//! | `POST /v1/login` `{user, password, wait}` | stores the login and connects; with `wait` answers when a server has accepted it, or says why not |
 //! | `POST /v1/logout` `{keep_binding}` | unbinds and ends the login |
 //! | `PUT /v1/tokens/{channel}` `{token}` | a vendor token came or changed |
 //! | `DELETE /v1/tokens/{channel}` | it went |
-//! | `GET /v1/messages?after=N&stream=true` | messages as JSON lines, oldest first |
-//! | `POST /v1/messages/ack` `{ids}` | the app has taken them |
+//! | `GET /v1/messages?app=NAME&after=N&stream=true` | messages as JSON lines, oldest first; a stream's last line is `{"end": {word, detail}}` |
+//! | `POST /v1/messages/ack` `{ids, app}` | the app has taken them |
 //! | `POST /v1/reconnect` | a new connection now |
 //! | `PUT /v1/power` `{mode}` | `auto`, `normal` or `low`: save power, or a metered network |
 //! | `POST /v1/receipts` `{id, event}` | a notification was `arrived` or `clicked` |
@@ -26,13 +26,10 @@ mod server;
 pub use client::{Client, ClientError};
 pub use server::{Server, bind};
 
-use super::config::Certificates;
+pub use crate::session::Refusal;
 
-use crate::keepalive::PowerMode;
-use crate::secret::Secret;
+use crate::session;
 use crate::store::Entry;
-use crate::vendor::Vendor;
-use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
@@ -42,44 +39,23 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 /// What a peer asks of the daemon.
 #[derive(Debug)]
 pub enum Ask {
+    /// What the session decides.
+    Session(session::Ask),
     Status,
-    Login {
-        user: String,
-        password: Secret,
-    },
-    Logout {
-        keep_binding: bool,
-    },
-    SetToken {
-        vendor: Vendor,
-        token: Secret,
-    },
-    RemoveToken {
-        vendor: Vendor,
-    },
+    /// Messages for a local app.
     Messages {
+        app: String,
         after: u64,
     },
     Ack {
+        app: String,
         ids: Vec<String>,
     },
-    Reconnect,
-    Init,
-    UsePlugin {
-        config: Box<Certificates>,
-    },
-    UnbindPushToken,
-    Receipt {
-        id: String,
-        event: String,
-    },
     Metrics,
-    Power {
-        mode: PowerMode,
+    /// A message stream was opened.
+    Attach {
+        app: String,
     },
-    /// A message stream was opened or closed.
-    Attach,
-    Detach,
 }
 
 /// A question and the way back.
@@ -94,19 +70,4 @@ pub enum Reply {
     Json(Json),
     Messages(Vec<Entry>),
     Text(String),
-}
-
-/// Why a request was refused, as the peer reads it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    #[serde(skip, default)]
-    pub status: u16,
-    pub code: String,
-    pub message: String,
-}
-
-impl Refusal {
-    pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into() }
-    }
 }

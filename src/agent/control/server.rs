@@ -1,9 +1,11 @@
 //! The listening half of the control socket.
 
 use super::super::config::Certificates;
+use super::super::shell::StreamsEnd;
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
+use crate::session::{self, Patience};
 use crate::store::Entry;
 use crate::vendor::Vendor;
 use http_body_util::combinators::BoxBody;
@@ -101,12 +103,14 @@ pub struct Server {
     pub requests: mpsc::Sender<Request>,
     /// Changes whenever the inbox has something new.
     pub arrivals: watch::Receiver<u64>,
+    /// Changes whenever a login ends, and its streams with it.
+    pub ends: watch::Receiver<StreamsEnd>,
 }
 
 impl Server {
     pub async fn run(self) {
         let peers = Arc::new(Semaphore::new(MAX_PEERS));
-        let peer = Peer { requests: self.requests, arrivals: self.arrivals, group: self.door.group };
+        let peer = Peer { requests: self.requests, arrivals: self.arrivals, ends: self.ends, group: self.door.group };
         loop {
             let Ok(permit) = peers.clone().acquire_owned().await else { return };
             match self.door.listener.accept().await {
@@ -131,6 +135,7 @@ impl Server {
 struct Peer {
     requests: mpsc::Sender<Request>,
     arrivals: watch::Receiver<u64>,
+    ends: watch::Receiver<StreamsEnd>,
     group: bool,
 }
 
@@ -138,6 +143,9 @@ struct Peer {
 struct LoginBody {
     user: String,
     password: Secret,
+    /// Answer when a server has accepted the login.
+    #[serde(default)]
+    wait: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -171,15 +179,19 @@ struct ReceiptBody {
 #[derive(Deserialize)]
 struct AckBody {
     ids: Vec<String>,
+    /// The local app's name; without one it is the user it runs as.
+    #[serde(default)]
+    app: Option<String>,
 }
 
 impl Peer {
     async fn serve(&self, stream: UnixStream) {
         let own = rustix::process::geteuid().as_raw();
         let allowed = self.group || stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
+        let uid = stream.peer_cred().map_or(own, |peer| peer.uid());
         let service = service_fn(|request| async move {
             let answer = if allowed {
-                self.answer(request).await
+                self.answer(request, uid).await
             } else {
                 Err(Refusal::new(
                     403,
@@ -200,46 +212,49 @@ impl Peer {
         }
     }
 
-    async fn answer(&self, request: hyper::Request<Incoming>) -> Result<Response<AnyBody>, Refusal> {
+    async fn answer(&self, request: hyper::Request<Incoming>, uid: u32) -> Result<Response<AnyBody>, Refusal> {
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         let query = head.uri.query().unwrap_or_default().to_owned();
         let ask = match (&head.method, path.as_str()) {
             (&Method::GET, "/v1/status") => Ask::Status,
             (&Method::POST, "/v1/login") => {
-                let LoginBody { user, password } = read(body).await?;
-                Ask::Login { user, password }
+                let LoginBody { user, password, wait } = read(body).await?;
+                let patience = if wait { Patience::UntilAccepted } else { Patience::UntilStored };
+                Ask::Session(session::Ask::Login { user, password, patience })
             }
             (&Method::POST, "/v1/logout") => {
                 let LogoutBody { keep_binding } = read_or_default(body).await?;
-                Ask::Logout { keep_binding }
+                Ask::Session(session::Ask::Logout { keep_binding })
             }
             (&Method::PUT, path) if path.starts_with("/v1/tokens/") => {
                 let vendor = vendor_of(path)?;
                 let TokenBody { token } = read(body).await?;
-                Ask::SetToken { vendor, token }
+                Ask::Session(session::Ask::SetToken { vendor, token })
             }
-            (&Method::DELETE, path) if path.starts_with("/v1/tokens/") => Ask::RemoveToken { vendor: vendor_of(path)? },
-            (&Method::GET, "/v1/messages") => return self.messages(&query).await,
+            (&Method::DELETE, path) if path.starts_with("/v1/tokens/") => {
+                Ask::Session(session::Ask::RemoveToken { vendor: vendor_of(path)? })
+            }
+            (&Method::GET, "/v1/messages") => return self.messages(&query, uid).await,
             (&Method::POST, "/v1/messages/ack") => {
-                let AckBody { ids } = read(body).await?;
-                Ask::Ack { ids }
+                let AckBody { ids, app } = read(body).await?;
+                Ask::Ack { ids, app: app_name(app.as_deref(), uid)? }
             }
-            (&Method::POST, "/v1/reconnect") => Ask::Reconnect,
-            (&Method::POST, "/v1/init") => Ask::Init,
+            (&Method::POST, "/v1/reconnect") => Ask::Session(session::Ask::Reconnect),
+            (&Method::POST, "/v1/init") => Ask::Session(session::Ask::Init),
             (&Method::PUT, "/v1/plugin") => {
                 let PluginBody { config } = read(body).await?;
-                Ask::UsePlugin { config }
+                Ask::Session(session::Ask::UsePlugin { names: config.names() })
             }
-            (&Method::POST, "/v1/unbindPushToken") => Ask::UnbindPushToken,
+            (&Method::POST, "/v1/unbindPushToken") => Ask::Session(session::Ask::UnbindPushToken),
             (&Method::POST, "/v1/receipts") => {
                 let ReceiptBody { id, event } = read(body).await?;
-                Ask::Receipt { id, event }
+                Ask::Session(session::Ask::Receipt { id, event })
             }
             (&Method::GET, "/v1/metrics") => Ask::Metrics,
             (&Method::PUT, "/v1/power") => {
                 let PowerBody { mode } = read(body).await?;
-                Ask::Power { mode }
+                Ask::Session(session::Ask::Power { mode })
             }
             (method, path) => {
                 return Err(Refusal::new(404, "unknown_path", format!("{method} {path} is nothing this agent knows")));
@@ -264,31 +279,46 @@ impl Peer {
             .unwrap_or_else(|_| Err(Refusal::new(504, "busy", "the agent did not answer in time; try again")))
     }
 
-    async fn messages(&self, query: &str) -> Result<Response<AnyBody>, Refusal> {
+    async fn messages(&self, query: &str, uid: u32) -> Result<Response<AnyBody>, Refusal> {
         let pairs = || query.split('&').filter_map(|pair| pair.split_once('='));
         let value = |name: &str| pairs().find(|(key, _)| *key == name).map(|(_, value)| value);
         let after = value("after").unwrap_or("0");
         let after: u64 = after.parse().map_err(|_| Refusal::new(400, "bad_query", "after is a message number"))?;
+        let app = app_name(value("app"), uid)?;
         if value("stream") != Some("true") {
-            let Reply::Messages(entries) = self.ask(Ask::Messages { after }).await? else { return Err(unexpected()) };
+            let Reply::Messages(entries) = self.ask(Ask::Messages { app, after }).await? else {
+                return Err(unexpected());
+            };
             return Ok(lines_response(full(lines(&entries))));
         }
-        self.ask(Ask::Attach).await?;
+        let mut ends = self.ends.clone();
+        ends.mark_unchanged();
+        self.ask(Ask::Attach { app: app.clone() }).await?;
         let (sender, receiver) = mpsc::channel(STREAM_DEPTH);
         let peer = self.clone();
         tokio::spawn(async move {
-            peer.feed(after, &sender).await;
+            peer.feed(&app, after, &sender, ends).await;
             // The daemon counts attached apps; when it is gone there is nothing to count.
-            drop(peer.ask(Ask::Detach).await);
+            drop(peer.ask(Ask::Session(session::Ask::Detach { app })).await);
         });
         Ok(lines_response(BoxBody::new(Lines(receiver))))
     }
 
-    async fn feed(&self, mut after: u64, sender: &mpsc::Sender<Bytes>) {
+    async fn feed(
+        &self,
+        app: &str,
+        mut after: u64,
+        sender: &mpsc::Sender<Bytes>,
+        mut ends: watch::Receiver<StreamsEnd>,
+    ) {
         let mut arrivals = self.arrivals.clone();
         loop {
             arrivals.mark_unchanged();
-            let Ok(Reply::Messages(entries)) = self.ask(Ask::Messages { after }).await else { return };
+            if ends.has_changed().unwrap_or(true) {
+                return say_end(&ends, sender).await;
+            }
+            let ask = Ask::Messages { app: app.to_owned(), after };
+            let Ok(Reply::Messages(entries)) = self.ask(ask).await else { return };
             if let Some(last) = entries.last() {
                 after = last.number;
                 if sender.send(lines(&entries)).await.is_err() {
@@ -299,9 +329,32 @@ impl Peer {
             }
             tokio::select! {
                 changed = arrivals.changed() => if changed.is_err() { return },
+                _ = ends.changed() => return say_end(&ends, sender).await,
                 () = sender.closed() => return,
             }
         }
+    }
+}
+
+/// A stream belongs to a login: it ends with it, and says why.
+async fn say_end(ends: &watch::Receiver<StreamsEnd>, sender: &mpsc::Sender<Bytes>) {
+    let StreamsEnd { word, detail, .. } = ends.borrow().clone();
+    let line = json!({ "end": { "word": word, "detail": detail } }).to_string() + "\n";
+    // A reader that left needs no reason.
+    drop(sender.send(line.into()).await);
+}
+
+/// A local app's name, or the user it runs as: cursors belong to one or the other.
+fn app_name(named: Option<&str>, uid: u32) -> Result<String, Refusal> {
+    match named {
+        None => Ok(format!("uid:{uid}")),
+        Some(name)
+            if (1..=64).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>
+        {
+            Ok(name.to_owned())
+        }
+        Some(_) => Err(Refusal::new(400, "bad_app", "app is a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -")),
     }
 }
 

@@ -1,9 +1,9 @@
 //! What the agent says of itself, its disk, and the clock everything hangs on.
 
 use super::super::config::Config;
-use super::super::status::{State, Status};
 use super::Check;
 use crate::binding::Standing;
+use crate::session::{State, Status};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;

@@ -9,8 +9,8 @@ mod network;
 
 use super::config::Config;
 use super::control::Client;
-use super::status::Status;
 use crate::mqtt::client_config;
+use crate::session::Status;
 use serde::Serialize;
 
 /// How a check ended.

@@ -1,0 +1,251 @@
+//! Carries a session's actions out: sockets, files, streams. It decides nothing.
+
+use super::clock;
+use super::config::{Config, Ready};
+use super::control::{Refusal, Reply};
+use super::disk::OnDisk;
+use super::network;
+use super::power;
+use super::side::{Running, Way};
+use crate::keepalive::Failure;
+use crate::keepalive::constants::CONNECT_TIMEOUT;
+use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Stream, Will, dial_first, handshake};
+use crate::protocol::{Leg, SESSION_EXPIRY_S, State as Announced};
+use crate::session::{
+    Action, Dial, Event, Goodbye, LinkStanding, Now, Packet, RequestId, Server, Session, Sight, Write,
+};
+use rustls::ClientConfig;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tracing::info;
+
+/// How long a goodbye may take.
+const FAREWELL: Duration = Duration::from_millis(1200);
+
+/// How an attempt ended.
+pub(super) type Dialled = Result<(Connection<Stream>, Box<LinkStanding>), Failure>;
+
+/// An attempt under way.
+pub(super) struct Dialling {
+    pub nonce: String,
+    pub run: Pin<Box<dyn Future<Output = Dialled>>>,
+}
+
+/// Why local apps' streams ended, and how often one has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamsEnd {
+    pub times: u64,
+    pub word: String,
+    pub detail: String,
+}
+
+/// Everything that touches the machine.
+pub(super) struct Shell {
+    pub config: Config,
+    pub ready: Ready,
+    pub tls: Arc<ClientConfig>,
+    pub session: Session,
+    pub disk: OnDisk,
+    pub connection: Option<Connection<Stream>>,
+    pub dialling: Option<Dialling>,
+    pub sides: Vec<Running>,
+    /// Who waits for an answer.
+    pub replies: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,
+    /// Changes whenever the inbox has something new.
+    pub arrived: watch::Sender<u64>,
+    pub ended: watch::Sender<StreamsEnd>,
+}
+
+/// Now, by both clocks.
+pub(super) fn now() -> Now {
+    Now { at: clock::now(), wall_ms: clock::wall_ms() }
+}
+
+impl Shell {
+    /// One event, what follows it, and what follows that.
+    pub async fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.session.on_event(now(), event) {
+                events.extend(self.carry_out(action).await);
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Dial(dial) => return Some(self.dial(*dial)),
+            Action::CancelDial => self.dialling = None,
+            Action::Write(write) => return self.write(write).await,
+            Action::Close(goodbye) => self.close(goodbye).await,
+            Action::Abandon => self.connection = None,
+            Action::Persist { change, version } => {
+                let kind = change.kind();
+                let outcome = self.disk.run(move |disk| disk.apply(change)).await;
+                return Some(Event::persisted(kind, version, outcome));
+            }
+            Action::Keep { message, packet_id } => {
+                let id = message.id.clone();
+                let kept = self.disk.run(move |disk| disk.keep(*message)).await;
+                if kept == crate::session::Kept::New {
+                    self.arrived.send_modify(|n| *n += 1);
+                }
+                return Some(Event::Kept { id, packet_id, kept });
+            }
+            Action::LookAtNetwork => return Some(Event::NetworkSeen(self.sight())),
+            Action::LookAtBattery => return Some(Event::BatterySeen(power::look(self.config.device.root.as_deref()))),
+            Action::StartSide(side) => {
+                let way = Way {
+                    endpoints: self.ready.endpoints.clone(),
+                    proxy: self.ready.proxy.clone(),
+                    tls: self.tls.clone(),
+                    topics: self.ready.topics.clone(),
+                };
+                self.sides.push(Running::start(*side, way));
+            }
+            Action::CancelSide(kind) => self.sides.retain(|side| side.kind != kind),
+            Action::Answer { id, answer } => {
+                if let Some(reply) = self.replies.remove(&id) {
+                    // A peer that went away no longer wants its answer.
+                    drop(reply.send(answer.map(Reply::Json)));
+                }
+            }
+            Action::OpenInbox { user } => self.disk.run(move |disk| disk.open_inbox(&user)).await,
+            Action::UnlinkInbox => self.disk.run(|disk| disk.unlink_inbox()).await,
+            Action::EndStreams { word, detail } => {
+                self.ended.send_modify(|end| *end = StreamsEnd { times: end.times + 1, word, detail });
+            }
+        }
+        None
+    }
+
+    fn dial(&mut self, dial: Dial) -> Event {
+        let servers: Vec<(Server, Endpoint)> = dial
+            .servers
+            .into_iter()
+            .filter_map(|server| {
+                let endpoint = match &server {
+                    Server::Configured(at) => self.ready.endpoints.get(*at)?.clone(),
+                    // What a server named may be no address; the others are there.
+                    Server::Named(text) => format!("mqtts://{text}").parse().ok()?,
+                };
+                Some((server, endpoint))
+            })
+            .collect();
+        let options = ConnectOptions {
+            client_id: dial.address.client_id(),
+            user_name: dial.address.user_name(),
+            password: dial.password,
+            keep_alive_s: dial.keep_alive_s,
+            session_expiry_s: SESSION_EXPIRY_S,
+            clean_start: dial.clean_start,
+            will: Some(Will {
+                topic: self.ready.topics.topic(&dial.address, Leg::State),
+                payload: Announced { online: false, nonce: dial.nonce.clone() }.encode(),
+                retain: true,
+            }),
+        };
+        let (proxy, tls) = (self.ready.proxy.clone(), self.tls.clone());
+        let network = network::key();
+        let ground = network::ground(network.clone());
+        let run = Box::pin(async move {
+            let started = clock::now();
+            let endpoints: Vec<Endpoint> = servers.iter().map(|(_, endpoint)| endpoint.clone()).collect();
+            let (winner, stream) = dial_first(&endpoints, proxy.as_ref(), &tls, CONNECT_TIMEOUT).await?;
+            let asked = clock::now();
+            let left = CONNECT_TIMEOUT.saturating_sub(asked.saturating_sub(started)).max(Duration::from_secs(1));
+            let (connection, connected) = handshake(stream, &options, left).await?;
+            let server = servers.into_iter().find(|(_, endpoint)| *endpoint == winner);
+            let standing = LinkStanding {
+                server: server.map_or(Server::Configured(0), |(server, _)| server),
+                server_name: winner.to_string(),
+                session_present: connected.session_present,
+                server_keep_alive_s: connected.server_keep_alive_s,
+                round_trip: clock::now().saturating_sub(asked),
+                network: network::key(),
+            };
+            Ok((connection, Box::new(standing)))
+        });
+        self.dialling = Some(Dialling { nonce: dial.nonce, run });
+        Event::DialStarted { ground }
+    }
+
+    pub async fn on_dialled(&mut self, nonce: String, outcome: Dialled) {
+        self.dialling = None;
+        match outcome {
+            Ok((connection, standing)) => {
+                self.connection = Some(connection);
+                self.feed(Event::Dialled { nonce, standing }).await;
+            }
+            Err(failure) => self.feed(Event::DialFailed { nonce, failure }).await,
+        }
+    }
+
+    pub async fn on_incoming(&mut self, incoming: Result<Incoming, Failure>) {
+        let event = match incoming {
+            Ok(Incoming::Publish { payload, packet_id, .. }) => {
+                Event::Heard(Packet::Publish { payload: payload.into(), packet_id })
+            }
+            Ok(Incoming::Published { refused, .. }) => Event::Heard(Packet::Published { refused }),
+            Ok(Incoming::Subscribed { refused, .. }) => Event::Heard(Packet::Subscribed { refused }),
+            Ok(Incoming::Pong) => Event::Heard(Packet::Pong),
+            Err(failure) => {
+                self.connection = None;
+                Event::Lost(failure)
+            }
+        };
+        self.feed(event).await;
+    }
+
+    async fn write(&mut self, write: Write) -> Option<Event> {
+        let connection = self.connection.as_mut()?;
+        let written = match write {
+            Write::Subscribe(topic) => connection.subscribe(&topic).await.map(drop),
+            Write::Publish { topic, payload, retain } => connection.publish(&topic, payload, retain, None).await,
+            Write::Acknowledge(packet_id) => connection.ack(packet_id).await,
+            // The session counts its own pings.
+            Write::Ping => match connection.ping().await {
+                Ok(()) => return None,
+                Err(failure) => Err(failure),
+            },
+            Write::Queued => connection.send_queued().await,
+        };
+        Some(match written {
+            Ok(()) => Event::Written { unanswered: connection.unacknowledged() > 0 },
+            Err(failure) => {
+                self.connection = None;
+                Event::Lost(failure)
+            }
+        })
+    }
+
+    async fn close(&mut self, goodbye: Goodbye) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let said = async {
+            if let Some((topic, payload)) = goodbye.offline {
+                connection.publish(&topic, payload, true, None).await?;
+            }
+            connection.disconnect(goodbye.end_session).await
+        };
+        let clean = tokio::time::timeout(FAREWELL, said).await.is_ok_and(|said| said.is_ok());
+        let cause = goodbye.cause;
+        info!(event = "link.closed", cause = cause.as_str(), number = cause.number(), clean, "{}", cause.text());
+    }
+
+    fn sight(&self) -> Sight {
+        let key = network::key();
+        let stream = self.connection.as_ref().map(Connection::stream);
+        let own = stream.and_then(Stream::local_address);
+        let way = stream.and_then(Stream::peer_address).and_then(network::source_towards);
+        Sight {
+            address_gone: own.is_some_and(|address| !network::has_address(address)),
+            same_way: way.is_some() && way == own.map(|address| address.ip()),
+            ground: network::ground(key.clone()),
+            network: key,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Local apps: which are attached, and what follows when one comes or goes.
+
+use super::{Now, Session, Timer};
+use crate::protocol::{Presence, Up};
+
+impl Session {
+    pub(super) fn on_attach(&mut self, now: Now, app: String) {
+        *self.apps.entry(app).or_default() += 1;
+        self.timers.clear(Timer::Linger);
+        self.say_attached();
+        self.want_connection(now);
+    }
+
+    pub(super) fn on_detach(&mut self, now: Now, app: &str) {
+        if let Some(open) = self.apps.get_mut(app) {
+            *open -= 1;
+            if *open == 0 {
+                self.apps.remove(app);
+            }
+        }
+        self.say_attached();
+        self.linger(now);
+    }
+
+    /// A phone whose app is closed is offline to its user, though the agent lingers on the connection.
+    pub(super) fn say_attached(&mut self) {
+        let presence = if self.attached() > 0 { Presence::Attached } else { Presence::Detached };
+        // Only where a vendor could deliver instead does it matter to the gateway, which takes a connection that
+        // says nothing for an attached one.
+        let told = self.told_presence().unwrap_or(Presence::Attached);
+        if told != presence && self.online().is_some() && self.binding.wanted().is_some() {
+            self.set_told_presence(presence);
+            self.send(&Up::Presence { presence });
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What comes over the connection, and what follows.
+
+use super::{Action, Kept, Kind, Now, Packet, Session, Write, token};
+use crate::binding::Event as BindingEvent;
+use crate::keepalive::{Cause, Failure};
+use crate::protocol::{Down, Up, decode_down};
+use crate::secret::Secret;
+use std::time::Duration;
+use tracing::{debug, info};
+
+/// A shorter heartbeat than this is not asked for by any gateway in earnest.
+const LEAST_CEILING_S: u32 = 5;
+
+impl Session {
+    pub(super) fn on_packet(&mut self, now: Now, packet: Packet) {
+        if self.online().is_none() {
+            return;
+        }
+        match packet {
+            Packet::Publish { payload, packet_id } => self.on_payload(now, &payload, packet_id),
+            Packet::Published { refused } => {
+                self.heard(now);
+                self.act(Action::Write(Write::Queued));
+                if let Some(why) = refused {
+                    // Perhaps nobody heard the greeting.
+                    self.greet_later(now);
+                    self.count_refused("publish_refused", &why);
+                }
+            }
+            Packet::Subscribed { refused } => {
+                self.heard(now);
+                self.subscribed = refused.is_none();
+                if let Some(why) = refused {
+                    self.on_lost(
+                        now,
+                        Failure::new(Cause::NotAuthorized, format!("the subscription was refused: {why}")),
+                    );
+                }
+            }
+            Packet::Pong => self.heard(now),
+        }
+    }
+
+    /// After a message is on disk, or was refused for good, the broker need not send it again: a bad one must
+    /// not come back for ever.
+    fn acknowledge(&mut self, packet_id: Option<u16>) {
+        if let Some(packet_id) = packet_id {
+            self.act(Action::Write(Write::Acknowledge(packet_id)));
+        }
+    }
+
+    fn on_payload(&mut self, now: Now, payload: &[u8], packet_id: Option<u16>) {
+        match decode_down(payload) {
+            Ok(Down::Message(message)) => {
+                return self.act(Action::Keep { message: Box::new(message), packet_id });
+            }
+            Ok(Down::Bound { sequence, result, reason, .. }) => {
+                self.acknowledge(packet_id);
+                self.bind_event(now, BindingEvent::Answered { sequence, result, reason, expected: None });
+                return self.on_bound(now);
+            }
+            Ok(Down::Kick { code, replaced_by }) => {
+                self.acknowledge(packet_id);
+                return self.on_kick(now, code, replaced_by);
+            }
+            Ok(Down::Settings { nonce, heartbeat_ceiling_s, bindings, token }) => {
+                self.on_settings(now, nonce.as_deref(), heartbeat_ceiling_s);
+                self.on_renewed(token);
+                if nonce.is_some() {
+                    self.on_bindings(now, bindings);
+                    self.ask_renewal(now);
+                }
+            }
+            Err(error) => self.count_refused(error.as_str(), &error),
+        }
+        self.acknowledge(packet_id);
+    }
+
+    fn on_bound(&mut self, now: Now) {
+        if self.timers.get(super::Timer::Linger).is_none() {
+            self.linger(now);
+        }
+    }
+
+    fn on_settings(&mut self, now: Now, nonce: Option<&str>, ceiling_s: Option<u32>) {
+        self.welcomed(now, nonce);
+        if let (Some(seconds), Some(online)) = (ceiling_s.filter(|s| *s >= LEAST_CEILING_S), self.online_mut()) {
+            let ceiling = Duration::from_secs(u64::from(seconds));
+            online.server_limit = Some(online.server_limit.map_or(ceiling, |limit| limit.min(ceiling)));
+            online.link.set_interval(online.link.interval().min(ceiling));
+        }
+    }
+
+    /// Two thirds of the login's life are over: the gateway is asked for a new token.
+    fn ask_renewal(&mut self, now: Now) {
+        let due = self
+            .saved
+            .login
+            .as_ref()
+            .and_then(|login| token::Life::of(&login.password))
+            .is_some_and(|life| life.asks_renewal(now.wall_ms));
+        if due {
+            self.send(&Up::Renew);
+        }
+    }
+
+    /// The gateway gave a new token. It is on disk before it is used, and the old one stays beside it until
+    /// the new one has entered.
+    pub(super) fn on_renewed(&mut self, token: Option<Secret>) {
+        let (Some(token), Some(login)) = (token, self.saved.login.as_mut()) else { return };
+        if token.is_empty() || token == login.password {
+            return;
+        }
+        let former = std::mem::replace(&mut login.password, token);
+        login.former_password.get_or_insert(former);
+        self.persist(Kind::Login);
+        info!(event = "login.renewed", "the gateway renewed this login");
+    }
+
+    pub(super) fn on_kept(&mut self, now: Now, id: String, packet_id: Option<u16>, kept: Kept) {
+        match kept {
+            Kept::New => {
+                self.counts.messages += 1;
+                info!(event = "message.received", id, "message is on disk");
+                self.say_kept(id);
+            }
+            Kept::Duplicate => {
+                debug!(event = "message.duplicate", id, "already in the inbox");
+                self.say_kept(id);
+            }
+            Kept::Full(why) => {
+                self.starved = true;
+                self.count_refused("inbox_full", &why);
+            }
+            Kept::Failed(why) => {
+                // Not acknowledged to the gateway, which keeps it. A full disk passes.
+                self.greet_later(now);
+                self.count_refused("inbox_unwritable", &why);
+            }
+            Kept::Nobody => self.count_refused("logged_out", &"a message for a login that has ended"),
+        }
+        self.acknowledge(packet_id);
+    }
+
+    fn say_kept(&mut self, id: String) {
+        let attached = Some(self.attached() > 0);
+        self.send(&Up::Ack { ids: vec![id], attached });
+    }
+
+    fn heard(&mut self, now: Now) {
+        if let Some(idle) = self.online_mut().and_then(|online| online.link.on_answer(now.at)) {
+            self.search_answered(now, idle);
+        }
+    }
+}

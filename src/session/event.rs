@@ -1,0 +1,168 @@
+//! What happens to a session.
+
+use super::{Ask, Kind, RequestId, endpoints::Server};
+use crate::keepalive::{Battery, Failure, Moment, ProbeOutcome};
+use crate::protocol::{BindResult, BindingReport, KickCode};
+use crate::secret::Secret;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The moment of an event, by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// What CLOCK_BOOTTIME shows.
+    pub at: Moment,
+    /// Milliseconds since the Unix epoch: for people, for records that outlive a boot, and for tokens' ends.
+    pub wall_ms: u64,
+}
+
+/// What an attempt stands on: the network's key, and this device's address on it.
+pub type Ground = (String, Option<IpAddr>);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The disk was read; on with the work.
+    Started,
+    Request {
+        id: RequestId,
+        ask: Ask,
+    },
+    /// Local apps have taken these messages, for the first time.
+    Taken {
+        ids: Vec<String>,
+    },
+    /// An attempt begins, on this ground.
+    DialStarted {
+        ground: Option<Ground>,
+    },
+    Dialled {
+        nonce: String,
+        standing: Box<Standing>,
+    },
+    DialFailed {
+        nonce: String,
+        failure: Failure,
+    },
+    Heard(Packet),
+    /// The connection is over.
+    Lost(Failure),
+    /// A write is done; `unanswered`: the server owes an answer.
+    Written {
+        unanswered: bool,
+    },
+    Kept {
+        id: String,
+        packet_id: Option<u16>,
+        kept: Kept,
+    },
+    /// A timer is due.
+    Tick,
+    /// An address, route or link changed.
+    NetworkNotice,
+    NetworkSeen(Sight),
+    /// The device slept so long.
+    Woke {
+        gap: Duration,
+    },
+    /// Somebody set the wall clock.
+    ClockStepped,
+    BatterySeen(Option<Battery>),
+    /// The probe is about to ping; the main link pings with it, so that the radio wakes once.
+    SideAboutToPing,
+    SideEnded {
+        side: SideKind,
+        outcome: SideOutcome,
+    },
+    Persisted {
+        kind: Kind,
+        version: u64,
+    },
+    PersistFailed {
+        kind: Kind,
+        version: u64,
+        why: String,
+    },
+    /// The agent is to end.
+    Shutdown,
+}
+
+/// What CONNACK said, and where.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub server: Server,
+    /// As people read it.
+    pub server_name: String,
+    pub session_present: bool,
+    /// Seconds, where the server set another keep alive than asked.
+    pub server_keep_alive_s: Option<u16>,
+    /// From CONNECT to CONNACK.
+    pub round_trip: Duration,
+    /// The network the connection is on.
+    pub network: Option<String>,
+}
+
+/// What the server sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Packet {
+    Publish { payload: Vec<u8>, packet_id: Option<u16> },
+    Published { refused: Option<String> },
+    Subscribed { refused: Option<String> },
+    Pong,
+}
+
+/// What became of a message that was to be made durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    New,
+    Duplicate,
+    /// The inbox is full.
+    Full(String),
+    /// The disk refused.
+    Failed(String),
+    /// No inbox is open: nobody is logged in any more.
+    Nobody,
+}
+
+/// What a look at the network showed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sight {
+    pub network: Option<String>,
+    /// `None` without a default route.
+    pub ground: Option<Ground>,
+    /// The connection's own address has left the device.
+    pub address_gone: bool,
+    /// The kernel would still use the connection's own address towards its peer.
+    pub same_way: bool,
+}
+
+/// Which side connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SideKind {
+    Probe,
+    Check,
+    Unbind,
+}
+
+/// How a side connection ended.
+#[derive(Debug, Clone)]
+pub enum SideOutcome {
+    Probed {
+        idle: Duration,
+        outcome: ProbeOutcome,
+    },
+    /// The gateway's welcome.
+    Checked {
+        bindings: Option<Vec<BindingReport>>,
+        token: Option<Secret>,
+    },
+    Kicked {
+        code: KickCode,
+        replaced_by: Option<String>,
+    },
+    /// The gateway's answer to the unbind.
+    Unbound {
+        result: BindResult,
+    },
+    Failed(Failure),
+}

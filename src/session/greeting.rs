@@ -1,0 +1,105 @@
+//! The hello after each connect, said again until a gateway has answered it.
+
+use super::{Now, Session, Timer};
+use crate::protocol::{Held, Hello, Up};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// First pause before the gateway is greeted again; it doubles.
+const PAUSE: Duration = Duration::from_secs(15);
+const PAUSE_MOST: Duration = Duration::from_secs(600);
+/// When the gateway is greeted again after it refused, or the disk failed.
+const AGAIN: Duration = Duration::from_secs(30);
+/// ... and after the answer to an earlier connection's: what is under way settles first.
+const OVERTAKEN: Duration = Duration::from_secs(1);
+/// So many hellos of one connection without an answer mean that no gateway listens at this broker.
+const SILENT_AFTER: u32 = 2;
+
+/// Where the greeting of this connection stands.
+#[derive(Debug, Default)]
+pub(super) struct Greeting {
+    said: u32,
+    pause: Duration,
+    /// A gateway has answered an earlier connection's since this one's was said.
+    overtaken: bool,
+    answered: bool,
+    /// No gateway answers, and it has been said.
+    silent: bool,
+}
+
+impl Greeting {
+    /// A new connection.
+    pub fn reset(&mut self) {
+        *self = Self { pause: PAUSE, silent: self.silent, ..Self::default() };
+    }
+
+    pub fn answered(&self) -> bool {
+        self.answered
+    }
+
+    pub fn silent(&self) -> bool {
+        self.silent
+    }
+}
+
+impl Session {
+    /// Asks the gateway for what was missed; again, ever more rarely, until it has answered: the first may
+    /// have come while no gateway listened.
+    pub(super) fn greet(&mut self, now: Now) {
+        let Some(online) = self.online() else { return };
+        let hello = self.hello(online.nonce.clone(), false);
+        self.greeting.overtaken = false;
+        self.greeting.answered = false;
+        if self.greeting.said >= SILENT_AFTER && !self.greeting.silent {
+            self.greeting.silent = true;
+            warn!(event = "gateway.silent", server = %self.server_name(), "the broker accepts this device, but no gateway answers it; is impush-gateway connected to this broker?");
+        }
+        self.greeting.said = self.greeting.said.saturating_add(1);
+        self.timers.set(Timer::Greeting, now.at + self.greeting.pause);
+        self.greeting.pause = (self.greeting.pause * 2).min(PAUSE_MOST);
+        self.send(&hello);
+    }
+
+    pub(super) fn greet_later(&mut self, now: Now) {
+        self.timers.set(Timer::Greeting, now.at + AGAIN);
+    }
+
+    /// What the device says of itself. `check`: only the bindings are asked about.
+    pub(super) fn hello(&self, nonce: String, check: bool) -> Up {
+        let held = match self.binding.wanted() {
+            Some(wanted) => Held::Bound { notifier: wanted.notifier.clone(), token: wanted.token.fingerprint() },
+            None => Held::None,
+        };
+        Up::Hello(Hello {
+            nonce,
+            agent: format!("impush/{}", env!("CARGO_PKG_VERSION")),
+            channel: self.choice.active.map_or("none", |v| v.as_str()).to_owned(),
+            platform: self.settings.platform.clone(),
+            model: self.settings.model.clone(),
+            login: self.saved.login.as_ref().map(|login| login.id.clone()).filter(|id| !id.is_empty()),
+            check,
+            instance: self.settings.instance.clone(),
+            binding: Some(held),
+        })
+    }
+
+    /// A gateway has heard a `hello`. One of an earlier connection may have overtaken this one's, and then the
+    /// gateway takes the end of that connection for the device's.
+    pub(super) fn welcomed(&mut self, now: Now, nonce: Option<&str>) {
+        let own = self.online().map(|online| online.nonce.as_str());
+        if nonce.is_some() && nonce != own {
+            self.greeting.overtaken = true;
+            self.timers.set(Timer::Greeting, now.at + OVERTAKEN);
+            return;
+        }
+        if self.greeting.overtaken {
+            return;
+        }
+        self.greeting.answered = true;
+        self.greeting.said = 0;
+        self.timers.clear(Timer::Greeting);
+        if std::mem::take(&mut self.greeting.silent) {
+            info!(event = "gateway.heard", "a gateway answers this device again");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The agent's core: what it holds, and what follows each event. No I/O, no clock, no tokio.
+//!
+//! ```text
+//!             shell                                   session
+//!   sockets, disk, clock ---- Event ----> on_event(now, event) ---- Actions ----> carried out in order
+//!                        <--- what came of each, as the next events ---
+//! ```
+//!
+//! A login that has a way to its gateway is at every moment online, or resting on a channel that the gateway
+//! confirmed within the check interval, or its next attempt stands in the table of timers; it stops only on
+//! the gateway's own word or the operator's.
+
+mod action;
+mod apps;
+mod channel;
+mod connection;
+mod down;
+mod endpoints;
+mod event;
+mod greeting;
+mod login;
+mod network;
+mod owed;
+mod persist;
+mod phase;
+mod random;
+mod request;
+mod resting;
+mod saved;
+mod search;
+mod status;
+mod timers;
+mod token;
+
+pub use action::{Action, Actions, Dial, Goodbye, Side, Write};
+pub use endpoints::Server;
+pub use event::{Event, Ground, Kept, Now, Packet, SideKind, SideOutcome, Sight, Standing as LinkStanding};
+pub use persist::{Change, Kind};
+pub use phase::Phase;
+pub use request::{Answer, Ask, Patience, Refusal, RequestId};
+pub use saved::{Ended, Login, Reports, Saved};
+pub use status::{CauseReport, NextAttempt, State, Status};
+pub use timers::{Timer, Timers};
+
+use crate::binding::Binding;
+use crate::channel::Choice;
+use crate::keepalive::{Bounds, Failure, Heartbeat, Moment, PowerMode, Reconnect, next_wake};
+use crate::protocol::Topics;
+use crate::vendor::Vendor;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// What a session is made with: the configuration, and what the device is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub app: String,
+    pub topics: Topics,
+    pub device_id: String,
+    /// Fingerprint of the machine, so that two with one state directory are told apart.
+    pub instance: Option<String>,
+    /// The configured servers as people read them, the fallbacks after the first.
+    pub endpoints: Vec<String>,
+    /// Vendors in the order in which they are tried.
+    pub order: Vec<Vendor>,
+    /// The configuration's certificate names.
+    pub certificates: BTreeMap<Vendor, String>,
+    /// The channel this device's ROM can carry.
+    pub candidate: Option<Vendor>,
+    pub platform: String,
+    pub model: Option<String>,
+    /// How long the connection is held after the last app went, when a vendor channel delivers.
+    pub linger: Duration,
+    /// First pause between two looks at a channel that is rested on; it doubles while all is well.
+    pub check_first: Duration,
+    /// ... up to this.
+    pub check_most: Duration,
+    pub bounds: Bounds,
+    pub low_power: PowerMode,
+    pub low_power_ceiling: Duration,
+    /// Random from the system: connections and logins of two runs are not confused.
+    pub entropy: u64,
+}
+
+/// What only grows, since the process began.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    pub connections: u64,
+    pub messages: u64,
+    /// Short looks at a channel that is rested on.
+    pub checks: u64,
+    /// Links lost and attempts failed, by their cause's word.
+    pub lost: BTreeMap<&'static str, u64>,
+    /// Bad input that was refused, by kind.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// The agent's state, and the only thing that decides.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    saved: Saved,
+    unsaved: persist::Unsaved,
+    /// A request that is answered when the disk has it.
+    storing: Option<request::Storing>,
+    /// Requests that wait for the gateway.
+    login_waits: Option<RequestId>,
+    logout_waits: Option<RequestId>,
+    binding: Binding,
+    choice: Choice,
+    reconnect: Reconnect,
+    heartbeat: Heartbeat,
+    search: search::Search,
+    endpoints: endpoints::Endpoints,
+    greeting: greeting::Greeting,
+    resting: resting::Resting,
+    owed: owed::Owed,
+    phase: Phase,
+    /// When the phase began: wall-clock milliseconds.
+    since_ms: u64,
+    /// Why the last link ended or attempt failed.
+    cause: Option<Failure>,
+    timers: Timers,
+    /// Streams that are open, by the local app's name.
+    apps: BTreeMap<String, usize>,
+    /// The network the connection was made on.
+    network: Option<String>,
+    /// What the last attempt was made on: without a change, a notice is no reason for another.
+    tried: Option<Ground>,
+    power_mode: PowerMode,
+    saving: bool,
+    /// The broker's session holds this process's subscription.
+    subscribed: bool,
+    /// The session at the broker holds something this agent cannot read: the next connection ends it, or it
+    /// would come again for ever. The gateway's store has every message.
+    poisoned: bool,
+    /// The inbox was full; the gateway is asked again when there is room.
+    starved: bool,
+    random: random::Random,
+    counts: Counts,
+    out: VecDeque<Action>,
+}
+
+impl Session {
+    /// A session that has not begun; [`Event::Started`] begins it.
+    pub fn new(settings: Settings, saved: Saved, now: Now) -> Self {
+        let seed = u64::from_str_radix(settings.device_id.get(..15).unwrap_or("0"), 16).unwrap_or(0);
+        Self {
+            heartbeat: Heartbeat::new(settings.bounds, saved.heartbeat.clone(), now.wall_ms),
+            binding: Binding::new(saved.ledger.clone()),
+            // The device's own seed: a replayed device behaves the same, a fleet does not.
+            reconnect: Reconnect::new(seed),
+            random: random::Random::new(settings.entropy),
+            power_mode: settings.low_power,
+            endpoints: endpoints::Endpoints::new(settings.endpoints.len()),
+            cause: saved.ended.as_ref().map(Ended::failure),
+            settings,
+            saved,
+            unsaved: persist::Unsaved::default(),
+            storing: None,
+            login_waits: None,
+            logout_waits: None,
+            choice: Choice::default(),
+            search: search::Search::default(),
+            greeting: greeting::Greeting::default(),
+            resting: resting::Resting::default(),
+            owed: owed::Owed::default(),
+            phase: Phase::LoggedOut,
+            since_ms: now.wall_ms,
+            timers: Timers::default(),
+            apps: BTreeMap::new(),
+            network: None,
+            tried: None,
+            saving: false,
+            subscribed: false,
+            poisoned: false,
+            starved: false,
+            counts: Counts::default(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// What follows an event. The actions are carried out in their order, and what comes of each is told as
+    /// an event before anything else is.
+    pub fn on_event(&mut self, now: Now, event: Event) -> Actions {
+        match event {
+            Event::Started => self.on_started(now),
+            Event::Request { id, ask } => self.on_request(now, id, ask),
+            Event::Taken { ids } => self.on_taken(now, ids),
+            Event::DialStarted { ground } => self.tried = ground,
+            Event::Dialled { nonce, standing } => self.on_dialled(now, &nonce, *standing),
+            Event::DialFailed { nonce, failure } => self.on_dial_failed(now, &nonce, failure),
+            Event::Heard(packet) => self.on_packet(now, packet),
+            Event::Lost(failure) => self.on_lost(now, failure),
+            Event::Written { unanswered } => self.on_written(now, unanswered),
+            Event::Kept { id, packet_id, kept } => self.on_kept(now, id, packet_id, kept),
+            Event::Tick => self.on_tick(now),
+            Event::NetworkNotice => self.on_notice(now),
+            Event::NetworkSeen(sight) => self.on_sight(now, sight),
+            Event::Woke { gap } => self.on_wake(now, gap),
+            Event::ClockStepped => self.on_clock_step(now),
+            Event::BatterySeen(battery) => self.on_battery(battery),
+            Event::SideAboutToPing => self.on_side_about_to_ping(),
+            Event::SideEnded { side, outcome } => self.on_side_ended(now, side, outcome),
+            Event::Persisted { kind, version } => self.on_persisted(now, kind, version),
+            Event::PersistFailed { kind, version, why } => self.on_persist_failed(now, kind, version, &why),
+            Event::Shutdown => self.on_shutdown(now),
+        }
+        self.settle_timers();
+        Actions(std::mem::take(&mut self.out))
+    }
+
+    /// When [`Event::Tick`] is due; `None` when nothing is planned.
+    pub fn next_wake(&self) -> Option<Moment> {
+        let pulse = self.timers.get(Timer::Link);
+        let urgent = self.logout_waits.is_some() || self.timers.get(Timer::NetworkLook).is_some();
+        next_wake(pulse, self.timers.others(Timer::Link), self.saving && !urgent)
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    /// What should stand on the disk.
+    pub fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// What the disk has not taken yet.
+    pub fn unsaved(&self) -> impl Iterator<Item = Kind> {
+        self.unsaved.kinds()
+    }
+
+    fn act(&mut self, action: Action) {
+        self.out.push_back(action);
+    }
+
+    fn enter(&mut self, now: Now, phase: Phase) {
+        if State::from(&self.phase) != State::from(&phase) {
+            self.since_ms = now.wall_ms;
+        }
+        // A planned attempt belongs to the phase that waits for it.
+        match &phase {
+            Phase::Waiting(attempt) => self.timers.set(Timer::Attempt, attempt.at),
+            _ => self.timers.clear(Timer::Attempt),
+        }
+        if !matches!(phase, Phase::Online(_)) {
+            for timer in [Timer::Linger, Timer::Greeting, Timer::Search, Timer::Recheck] {
+                self.timers.clear(timer);
+            }
+        }
+        if !matches!(phase, Phase::Resting) {
+            self.timers.clear(Timer::Check);
+        }
+        self.phase = phase;
+    }
+
+    /// Two deadlines belong to values of their own.
+    fn settle_timers(&mut self) {
+        let link = self.online().map(|online| online.link.next_deadline());
+        let binding = self.online().and_then(|_| self.binding.next_deadline());
+        self.timers.put(Timer::Link, link);
+        self.timers.put(Timer::Binding, binding);
+    }
+
+    fn online(&self) -> Option<&phase::Online> {
+        match &self.phase {
+            Phase::Online(online) => Some(online),
+            _ => None,
+        }
+    }
+
+    fn online_mut(&mut self) -> Option<&mut phase::Online> {
+        match &mut self.phase {
+            Phase::Online(online) => Some(online),
+            _ => None,
+        }
+    }
+
+    fn attached(&self) -> usize {
+        self.apps.values().sum()
+    }
+
+    /// Counts bad input and logs its first time only.
+    fn count_refused(&mut self, kind: &str, why: &dyn std::fmt::Display) {
+        let count = self.counts.refused.entry(kind.to_owned()).or_default();
+        *count += 1;
+        if *count == 1 {
+            tracing::warn!(event = "input.refused", kind, %why, "bad input refused; more of this kind are only counted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! Where the connection stands: one of six, each with what belongs to it alone.
+
+use crate::keepalive::{Attempt, Cause, Link};
+use crate::protocol::Address;
+use std::time::Duration;
+
+/// Where the connection stands.
+#[derive(Debug)]
+pub enum Phase {
+    /// No user is logged in.
+    LoggedOut,
+    /// The next attempt stands in the table of timers.
+    Waiting(Attempt),
+    /// An attempt is under way; its nonce tells its outcome from an older one's.
+    Connecting {
+        nonce: String,
+    },
+    Online(Box<Online>),
+    /// The vendor channel delivers and no app is attached: not connected on purpose.
+    Resting,
+    /// Only the gateway's own word or the operator's leads here, or a login that never worked.
+    Stopped(Cause),
+}
+
+/// A connection that stands.
+#[derive(Debug)]
+pub struct Online {
+    pub link: Link,
+    pub address: Address,
+    pub nonce: String,
+    /// As people read it.
+    pub server: String,
+    /// The longest heartbeat the server's own keep alive, or the gateway, allows.
+    pub server_limit: Option<Duration>,
+}

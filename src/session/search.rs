@@ -1,0 +1,179 @@
+//! The heartbeat's search: side connections that idle, and what the main link's own answers and losses
+//! teach.
+
+use super::event::SideKind;
+use super::{Action, Now, Session, Side, SideOutcome, Timer};
+use crate::keepalive::{Cause, Moment, ProbeOutcome};
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// Pause before a probe that said nothing is tried again; it doubles up to the longest.
+const PAUSE: Duration = Duration::from_secs(30);
+const PAUSE_MOST: Duration = Duration::from_secs(3600);
+/// A lost link is idle-expiry evidence only if a new one stands this soon after.
+const SUCCEEDS_AT_ONCE: Duration = Duration::from_secs(15);
+
+/// What the search remembers between events.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    probing: bool,
+    pause: Duration,
+    /// A probe was not answered: it counts once the main link has answered.
+    doubted: Option<Duration>,
+    /// The main link was lost after so long idle, at that moment, on that network.
+    suspect: Option<(Duration, Moment, Option<String>)>,
+}
+
+impl Session {
+    /// A connection stands: name the network, judge an earlier loss, set the interval.
+    pub(super) fn search_up(&mut self, now: Now, network: Option<String>) {
+        if let Some(key) = &network {
+            self.heartbeat.on_network(key, now.wall_ms);
+        }
+        if let Some((idle, at, known)) = self.search.suspect.take()
+            && now.at.saturating_sub(at) <= SUCCEEDS_AT_ONCE
+            && known == network
+        {
+            self.heartbeat.on_lost_after(idle, now.wall_ms);
+            info!(
+                event = "heartbeat.lost",
+                idle_s = idle.as_secs(),
+                interval_s = self.heartbeat.interval().as_secs(),
+                "this network cuts idle connections earlier than known"
+            );
+            self.save_heartbeat();
+        }
+        self.network = network;
+        self.act(Action::LookAtBattery);
+        self.set_heartbeat();
+        self.search.pause = PAUSE;
+        self.timers.set(Timer::Search, now.at + PAUSE);
+    }
+
+    /// The main link was lost. Only a loss after idleness says anything about the network.
+    pub(super) fn search_lost(&mut self, now: Now, cause: Cause, idle: Duration) {
+        self.cancel_probe();
+        self.search.suspect =
+            matches!(cause, Cause::PongLost | Cause::AckLost).then(|| (idle, now.at, self.network.clone()));
+    }
+
+    /// The main link answered after `idle`.
+    pub(super) fn search_answered(&mut self, now: Now, idle: Duration) {
+        if let Some(tested) = self.search.doubted.take() {
+            self.search_learnt(now, tested, ProbeOutcome::Lost);
+        }
+        if self.heartbeat.on_answer_after(idle, now.wall_ms) {
+            debug!(
+                event = "link.idle_survived",
+                idle_s = idle.as_secs(),
+                "the network kept an idle connection this long"
+            );
+            self.save_heartbeat();
+        }
+        self.set_heartbeat();
+    }
+
+    /// Starts a probe if one is wanted.
+    pub(super) fn search_step(&mut self, now: Now) {
+        if self.search.probing {
+            return;
+        }
+        // A vendor channel that delivers needs no long heartbeat; the connection rests soon.
+        let wanted = self.heartbeat.wanted_probe(now.wall_ms).filter(|_| self.choice.active.is_none());
+        let (Some(idle), Some(address), Some(login)) = (wanted, self.address(), self.saved.login.clone()) else {
+            self.timers.set(Timer::Search, now.at + PAUSE_MOST);
+            return;
+        };
+        debug!(
+            event = "heartbeat.probe",
+            tested_s = idle.as_secs(),
+            "a side connection tests how long this network keeps it"
+        );
+        self.search.probing = true;
+        self.act(Action::StartSide(Box::new(Side::Probe { address, password: login.password, idle })));
+    }
+
+    pub(super) fn on_side_about_to_ping(&mut self) {
+        if let Some(online) = self.online_mut() {
+            online.link.ping_now();
+        }
+    }
+
+    pub(super) fn on_side_ended(&mut self, now: Now, side: SideKind, outcome: SideOutcome) {
+        match (side, outcome) {
+            (SideKind::Probe, SideOutcome::Probed { idle, outcome }) => self.on_probe_ended(now, idle, outcome),
+            (SideKind::Probe, _) => self.search.probing = false,
+            (SideKind::Check, outcome) => self.on_check_ended(now, outcome),
+            (SideKind::Unbind, outcome) => self.on_unbind_ended(now, outcome),
+        }
+    }
+
+    /// A probe ended. A loss is believed only after the main link has answered a ping.
+    fn on_probe_ended(&mut self, now: Now, tested: Duration, outcome: ProbeOutcome) {
+        if !std::mem::take(&mut self.search.probing) || self.online().is_none() {
+            return;
+        }
+        if outcome == ProbeOutcome::Lost {
+            self.search.doubted = Some(tested);
+            return self.on_side_about_to_ping();
+        }
+        self.search_learnt(now, tested, outcome);
+    }
+
+    fn search_learnt(&mut self, now: Now, tested: Duration, outcome: ProbeOutcome) {
+        let refused_before = self.heartbeat.side_refused();
+        self.heartbeat.on_probe(tested, outcome, now.wall_ms);
+        self.timers.set(Timer::Search, now.at + self.search.pause);
+        if outcome == ProbeOutcome::Inconclusive {
+            self.search.pause = (self.search.pause * 2).clamp(PAUSE, PAUSE_MOST);
+            return;
+        }
+        self.search.pause = Duration::ZERO;
+        if outcome == ProbeOutcome::Refused && !refused_before {
+            warn!(
+                event = "heartbeat.side_refused",
+                "the server allows no second connection; the main link is stretched in small steps instead"
+            );
+        }
+        let record = self.heartbeat.current();
+        let settled = record.is_some_and(|record| record.settled_ms.is_some());
+        info!(
+            event = if settled { "heartbeat.settled" } else { "heartbeat.probed" }, tested_s = tested.as_secs(), outcome = ?outcome,
+            interval_s = self.heartbeat.interval().as_secs(), network = self.network, probes = record.map(|r| r.probes), "heartbeat search"
+        );
+        self.set_heartbeat();
+        self.save_heartbeat();
+    }
+
+    pub(super) fn set_heartbeat(&mut self) {
+        let interval = self.heartbeat.interval();
+        if let Some(online) = self.online_mut() {
+            online.link.set_interval(online.server_limit.map_or(interval, |limit| interval.min(limit)));
+        }
+    }
+
+    pub(super) fn cancel_probe(&mut self) {
+        self.search.doubted = None;
+        if std::mem::take(&mut self.search.probing) {
+            self.act(Action::CancelSide(SideKind::Probe));
+        }
+    }
+
+    /// A probe's idleness was disturbed; what it would say counts no more.
+    pub(super) fn disturb_search(&mut self, now: Now) {
+        if self.search.probing {
+            self.cancel_probe();
+            if self.online().is_some() {
+                self.timers.set(Timer::Search, now.at + PAUSE);
+            }
+        }
+    }
+
+    pub(super) fn forget_search(&mut self, now: Now) {
+        self.cancel_probe();
+        self.search.suspect = None;
+        if self.online().is_some() {
+            self.timers.set(Timer::Search, now.at + PAUSE);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What `impush status` says: the state, since when, why, and when something happens next.
+
+use super::{Now, Phase, Session, token};
+use crate::binding::Standing;
+use crate::channel::WhyNot;
+use crate::keepalive::Cause;
+use crate::protocol::BindingState;
+use crate::secret::Secret;
+use crate::vendor::Vendor;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where the connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// No user is logged in.
+    LoggedOut,
+    Connecting,
+    Online,
+    /// Between two attempts; `next_attempt` says when.
+    Waiting,
+    /// The vendor channel delivers and no app is attached: not connected on purpose.
+    Resting,
+    /// Only a login or an operator can help; `cause` says why.
+    Stopped,
+}
+
+impl From<&Phase> for State {
+    fn from(phase: &Phase) -> Self {
+        match phase {
+            Phase::LoggedOut => Self::LoggedOut,
+            Phase::Waiting(_) => Self::Waiting,
+            Phase::Connecting { .. } => Self::Connecting,
+            Phase::Online(_) => Self::Online,
+            Phase::Resting => Self::Resting,
+            Phase::Stopped(_) => Self::Stopped,
+        }
+    }
+}
+
+/// Why the last link ended or attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseReport {
+    pub word: Cause,
+    pub number: u16,
+    pub text: String,
+    pub detail: String,
+}
+
+/// A planned attempt and how its time came about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NextAttempt {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub in_s: f64,
+    pub base_s: f64,
+    pub jitter_s: f64,
+}
+
+/// The whole status document. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub state: State,
+    pub since_ms: u64,
+    pub cause: Option<CauseReport>,
+    pub next_attempt: Option<NextAttempt>,
+    pub server: String,
+    pub app: String,
+    pub user: Option<String>,
+    pub device_id: String,
+    pub model: Option<String>,
+    /// The active channel, or `none`.
+    pub channel: String,
+    pub why_not: BTreeMap<Vendor, WhyNot>,
+    /// Fingerprint of the active channel's token.
+    pub token: Option<String>,
+    pub binding: Standing,
+    /// What the gateway said last of the binding; absent while it has said nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_state: Option<BindingState>,
+    /// Whether a gateway has answered this connection's hello; absent without a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_answers: Option<bool>,
+    /// When the gateway is next asked how the channel that is rested on does; absent while not resting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_in_s: Option<f64>,
+    /// Whole days until the login's token can only renew itself; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_days_left: Option<u64>,
+    /// The state directory cannot be written now.
+    #[serde(default)]
+    pub store_failing: bool,
+    /// Logouts the gateway has not heard of yet.
+    pub logouts_owed: usize,
+    /// Messages on disk that no app has taken; the shell's to fill in.
+    pub inbox: usize,
+    pub apps_attached: usize,
+    pub heartbeat_s: f64,
+    /// The search on this network has ended.
+    pub heartbeat_settled: bool,
+    /// Power is saved: the heartbeat may be longer.
+    pub saving_power: bool,
+    /// Kind and hashed gateway of the network the connection was made on.
+    pub network: Option<String>,
+    pub round_trip_ms: Option<u64>,
+    /// Bad input that was refused, by kind.
+    pub refused: BTreeMap<String, u64>,
+    pub version: String,
+    pub pid: u32,
+}
+
+impl Session {
+    /// The state for people and programs.
+    pub fn status(&self, now: Now) -> Status {
+        let online = self.online();
+        let active = self.choice.active;
+        let interval = online.map_or(self.heartbeat.interval(), |online| online.link.interval());
+        let wall_of = |at: crate::keepalive::Moment| {
+            let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+            now.wall_ms.saturating_add(ms(at.saturating_sub(now.at))).saturating_sub(ms(now.at.saturating_sub(at)))
+        };
+        let check = self.timers.get(super::Timer::Check);
+        Status {
+            state: State::from(&self.phase),
+            since_ms: self.since_ms,
+            cause: self.cause.as_ref().map(|failure| CauseReport {
+                word: failure.cause,
+                number: failure.cause.number(),
+                text: failure.cause.text().to_owned(),
+                detail: failure.detail.clone(),
+            }),
+            next_attempt: match &self.phase {
+                Phase::Waiting(attempt) => Some(NextAttempt {
+                    at_ms: wall_of(attempt.at),
+                    in_s: attempt.at.saturating_sub(now.at).as_secs_f64(),
+                    base_s: attempt.base.as_secs_f64(),
+                    jitter_s: attempt.jitter.as_secs_f64(),
+                }),
+                _ => None,
+            },
+            server: self.server_name(),
+            app: self.settings.app.clone(),
+            user: self.saved.login.as_ref().map(|login| login.user.clone()),
+            device_id: self.settings.device_id.clone(),
+            model: self.settings.model.clone(),
+            channel: active.map_or("none", |v| v.as_str()).to_owned(),
+            why_not: self.choice.why_not.iter().copied().collect(),
+            token: active.and_then(|v| self.saved.tokens.get(&v)).map(Secret::fingerprint),
+            binding: self.binding_standing(),
+            channel_state: self.resting.report().map(|report| report.state),
+            gateway_answers: online.map(|_| self.greeting.answered()),
+            check_in_s: check.map(|at| at.saturating_sub(now.at).as_secs_f64()),
+            login_days_left: self
+                .saved
+                .login
+                .as_ref()
+                .and_then(|login| token::Life::of(&login.password))
+                .map(|life| life.days_left(now.wall_ms)),
+            store_failing: self.unsaved.failing(),
+            logouts_owed: self.binding.ledger().owed.len(),
+            inbox: 0,
+            apps_attached: self.attached(),
+            heartbeat_s: interval.as_secs_f64(),
+            heartbeat_settled: self.heartbeat.current().is_some_and(|record| record.settled_ms.is_some()),
+            saving_power: self.saving,
+            network: self.network.clone(),
+            round_trip_ms: online
+                .and_then(|online| online.link.round_trip())
+                .map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX)),
+            refused: self.counts.refused.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+        }
+    }
+
+    /// A phone that rests on its channel is bound, though no connection says so at this moment.
+    fn binding_standing(&self) -> Standing {
+        match (&self.phase, self.binding.standing()) {
+            (Phase::Resting, Standing::Stale) => Standing::Bound,
+            (_, standing) => standing.clone(),
+        }
+    }
+
+    /// One line for the service manager.
+    pub fn headline(&self) -> String {
+        let why = |what: &str| match &self.cause {
+            Some(failure) => format!("{what}: {}", failure.cause.text()),
+            None => what.to_owned(),
+        };
+        match &self.phase {
+            Phase::Online(online) if self.greeting.silent() => {
+                format!("connected to {}, but no gateway answers there", online.server)
+            }
+            Phase::Online(online) => format!(
+                "online at {}, heartbeat {:.0} s, channel {}",
+                online.server,
+                online.link.interval().as_secs_f64(),
+                self.choice.active.map_or("none", |vendor| vendor.as_str())
+            ),
+            Phase::LoggedOut => "nobody is logged in".to_owned(),
+            Phase::Resting => "the vendor's channel delivers; not connected on purpose".to_owned(),
+            Phase::Connecting { .. } => format!("connecting to {}", self.server_name()),
+            Phase::Waiting(_) => why("waiting to try again"),
+            Phase::Stopped(_) => why("stopped until somebody helps"),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The session as a machine explores it: every phase and event, and long random lives.
+
+mod lives;
+mod stage;
+mod stories;

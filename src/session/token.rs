@@ -1,0 +1,63 @@
+//! What a login's own token says of its life: the claims of a JWT (RFC 7519), read and not verified.
+
+use crate::secret::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+/// The ends of a token's life, in seconds since the Unix epoch. Passwords that are no JWT have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) struct Life {
+    exp: u64,
+    #[serde(default)]
+    iat: Option<u64>,
+    #[serde(default)]
+    renew_after: Option<u64>,
+    /// Between here and `exp` the token may only renew.
+    #[serde(default)]
+    life: Option<u64>,
+}
+
+impl Life {
+    pub fn of(password: &Secret) -> Option<Self> {
+        let payload = password.expose().split('.').nth(1)?;
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+    }
+
+    /// No server can take it any more.
+    pub fn ended(&self, wall_ms: u64) -> bool {
+        wall_ms / 1000 >= self.exp
+    }
+
+    /// Two thirds of its life are over.
+    pub fn asks_renewal(&self, wall_ms: u64) -> bool {
+        let two_thirds = self.iat.map(|iat| iat + self.exp.saturating_sub(iat) / 3 * 2);
+        self.renew_after.or(two_thirds).is_some_and(|at| wall_ms / 1000 >= at)
+    }
+
+    /// Whole days until it is good for nothing but its renewal.
+    pub fn days_left(&self, wall_ms: u64) -> u64 {
+        self.life.unwrap_or(self.exp).saturating_sub(wall_ms / 1000) / 86_400
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(claims: &str) -> Secret {
+        Secret::new(format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)))
+    }
+
+    #[test]
+    fn a_token_says_when_it_wants_to_be_renewed_and_when_it_ends() {
+        let life = Life::of(&token(r#"{"exp":1000000,"iat":0,"renew_after":400,"life":600}"#)).expect("claims");
+        assert!(!life.asks_renewal(399_000) && life.asks_renewal(400_000));
+        assert!(!life.ended(999_999_000) && life.ended(1_000_000_000));
+        let old = Life::of(&token(r#"{"exp":900,"iat":0}"#)).expect("claims");
+        assert!(!old.asks_renewal(599_000) && old.asks_renewal(600_000));
+        for none in ["secret", "a.b.c", "e30.e30.x"] {
+            assert_eq!(Life::of(&Secret::new(none)), None, "{none}");
+        }
+    }
+}

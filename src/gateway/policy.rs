@@ -24,6 +24,7 @@ pub enum Stop {
     NoSuchUser,
     AnotherDeviceOnline,
     NoBinding,
+    TokenDead,
     NoCertificate,
     CertificateDisabled,
     CertificateUnreadable,
@@ -43,6 +44,7 @@ impl Stop {
             Self::NoSuchUser => "no user exist",
             Self::AnotherDeviceOnline => "another device online",
             Self::NoBinding => "no push binding",
+            Self::TokenDead => "push token dead",
             Self::NoCertificate => "no notifier exist",
             Self::CertificateDisabled => "notifier disabled",
             Self::CertificateUnreadable => "notifier unreadable",
@@ -135,6 +137,8 @@ pub struct Facts<'a> {
     pub others_online: bool,
     pub silenced: bool,
     pub bound: bool,
+    /// Whatever is bound, its vendor calls dead.
+    pub dead: bool,
     /// The vendor reported that the device's user switched notifications off.
     pub switched_off: bool,
     pub certificate: CertificateState,
@@ -160,6 +164,7 @@ pub fn stop(facts: &Facts<'_>) -> Option<Stop> {
         (facts.silenced && !forced, Stop::Silenced),
         (facts.policy == MultiDevice::AllOffline && facts.others_online, Stop::AnotherDeviceOnline),
         (!facts.bound, Stop::NoBinding),
+        (facts.dead, Stop::TokenDead),
         (filtered(&facts.ext["em_push_filter"], facts.device, facts.notifier), Stop::Filtered),
         (facts.switched_off, Stop::SwitchedOff),
         (facts.certificate == CertificateState::Missing, Stop::NoCertificate),
@@ -210,6 +215,7 @@ mod tests {
             policy: MultiDevice::AnyOffline,
             others_online: true,
             bound: true,
+            dead: false,
             switched_off: false,
             certificate: CertificateState::Ready,
         }
@@ -227,6 +233,8 @@ mod tests {
         assert_eq!(stop(&Facts { age_s: 86_401, ..facts(&ignore) }), Some(Stop::Expired));
         let unbound = Facts { bound: false, certificate: CertificateState::Missing, ..facts(&NO_EXT) };
         assert_eq!(stop(&unbound), Some(Stop::NoBinding));
+        let dead = Facts { dead: true, certificate: CertificateState::Missing, ..facts(&NO_EXT) };
+        assert_eq!(stop(&dead), Some(Stop::TokenDead));
         assert_eq!(
             stop(&Facts { certificate: CertificateState::Missing, ..facts(&NO_EXT) }),
             Some(Stop::NoCertificate)

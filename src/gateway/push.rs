@@ -154,7 +154,8 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
     } else {
         info!(event = "vendor.answered", vendor, message = %job.message.id, token = fingerprint(&job.token), outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     }
-    VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()), vendor_id: None }
+    let code = outcome.code().to_owned();
+    VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()), code, vendor_id: None }
 }
 
 /// The original system's report of one vendor send.

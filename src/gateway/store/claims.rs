@@ -1,6 +1,7 @@
 //! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
 
 use super::deliveries::set_state;
+use super::marks::{Death, mark_dead};
 use super::ready::{Due, VendorJob, ready};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
@@ -28,6 +29,8 @@ pub struct VendorResult {
     pub after: AfterVendor,
     pub hop: Hop,
     pub detail: String,
+    /// The vendor's code; `0` for success.
+    pub code: String,
     /// The vendor's id, where the push was for this device alone.
     pub vendor_id: Option<String>,
 }
@@ -221,9 +224,8 @@ fn settle(
         return Ok(done.then_some(recall));
     }
     if let AfterVendor::GiveUp { dead_since_ms: Some(since_ms) } = result.after {
-        // Only if it is still that token, bound before it died: a fresh one may be there meanwhile.
-        t.prepare_cached("DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND bound_ms <= ?4")?
-            .execute(params![job.certificate.app, job.certificate.name, job.token, as_i64(since_ms)])?;
+        let (app, notifier, token) = (&job.certificate.app, &job.certificate.name, &job.token);
+        mark_dead(t, &Death { app, notifier, token, since_ms, code: &result.code })?;
     }
     Ok(None)
 }

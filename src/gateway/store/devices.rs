@@ -12,6 +12,12 @@ pub struct Binding {
     pub device_id: String,
     pub device_token: String,
     pub notifier_name: String,
+    /// Since when the vendor calls the token dead, in milliseconds since the Unix epoch: nothing is pushed to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_ms: Option<u64>,
+    /// The vendor's code for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_code: Option<String>,
 }
 
 /// A device as the REST API shows it.
@@ -142,10 +148,16 @@ impl Store {
         self.run(move |t| {
             let rows = t
                 .prepare_cached(
-                    "SELECT device, token, notifier FROM bindings WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) ORDER BY device, notifier",
+                    "SELECT device, token, notifier, dead_ms, dead_code FROM bindings WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) ORDER BY device, notifier",
                 )?
                 .query_map(params![app, user, device], |r| {
-                    Ok(Binding { device_id: r.get(0)?, device_token: r.get(1)?, notifier_name: r.get(2)? })
+                    Ok(Binding {
+                        device_id: r.get(0)?,
+                        device_token: r.get(1)?,
+                        notifier_name: r.get(2)?,
+                        dead_ms: r.get::<Option<i64>>(3)?.map(as_u64),
+                        dead_code: r.get(4)?,
+                    })
                 })?
                 .collect::<Result<_, _>>()?;
             Ok(rows)
@@ -218,7 +230,9 @@ fn set(
             )?;
             t.execute(
                 "INSERT INTO bindings (app, user, device, notifier, token, sequence, bound_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms, off_until_ms = 0",
+                 ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms, off_until_ms = 0,
+                 dead_ms = CASE WHEN bindings.token = excluded.token THEN bindings.dead_ms END,
+                 dead_code = CASE WHEN bindings.token = excluded.token THEN bindings.dead_code END",
                 params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)],
             )?;
             t.execute(
@@ -252,21 +266,36 @@ pub(super) fn token(t: &Transaction<'_>, address: &Address, notifier: &str) -> R
     Ok(token.unwrap_or_default())
 }
 
-/// The certificate name and token a push to this device would use, and until when its user has switched
-/// notifications off: the one bound last.
-pub(super) fn newest_binding(
-    t: &Transaction<'_>,
-    address: &Address,
-) -> Result<Option<(String, String, u64)>, StoreError> {
+/// What a push to a device would go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Newest {
+    /// Nothing is bound.
+    None,
+    /// Only tokens their vendors call dead.
+    Dead,
+    Usable {
+        notifier: String,
+        token: String,
+        /// Until when the device's user has switched notifications off, in milliseconds since the Unix epoch.
+        off_until_ms: u64,
+    },
+}
+
+/// The binding a push to this device would use: of those whose token lives, the one bound last.
+pub(super) fn newest_binding(t: &Transaction<'_>, address: &Address) -> Result<Newest, StoreError> {
     // A device has a few at most. Sorting in SQL would have SQLite prepare the statement anew for each run.
-    let all: Vec<(String, String, u64, i64)> = t
+    let all: Vec<(String, String, u64, i64, bool)> = t
         .prepare_cached(
-            "SELECT notifier, token, off_until_ms, bound_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
+            "SELECT notifier, token, off_until_ms, bound_ms, dead_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
         .query_map([&address.app, &address.user, &address.device], |r| {
-            Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?), r.get(3)?))
+            Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?), r.get(3)?, r.get::<Option<i64>>(4)?.is_some()))
         })?
         .collect::<Result<_, _>>()?;
-    let newest = all.into_iter().max_by(|(a, .., a_ms), (b, .., b_ms)| a_ms.cmp(b_ms).then_with(|| b.cmp(a)));
-    Ok(newest.map(|(notifier, token, off_until_ms, _)| (notifier, token, off_until_ms)))
+    let none = if all.is_empty() { Newest::None } else { Newest::Dead };
+    let newest = all
+        .into_iter()
+        .filter(|(.., dead)| !dead)
+        .max_by(|(a, _, _, a_ms, _), (b, _, _, b_ms, _)| a_ms.cmp(b_ms).then_with(|| b.cmp(a)));
+    Ok(newest.map_or(none, |(notifier, token, off_until_ms, ..)| Newest::Usable { notifier, token, off_until_ms }))
 }

@@ -13,6 +13,7 @@ mod devices;
 mod edition;
 mod kicks;
 mod known;
+mod marks;
 mod ready;
 mod receipts;
 mod room;

@@ -1,9 +1,10 @@
 //! Whether a message that is due for a device's vendor becomes a notification, and what the send needs.
 
+use super::devices::{Newest, newest_binding};
 use super::known::Known;
 use super::settings::Wishes;
 use super::sql::{Transaction, params};
-use super::{StoreError, devices, settings};
+use super::{StoreError, settings};
 use crate::gateway::certificate::Certificate;
 use crate::gateway::content::{Profile, Setting, template_names};
 use crate::gateway::delivery::Rules;
@@ -47,13 +48,13 @@ pub(super) fn ready(
     now_ms: u64,
 ) -> Result<Result<VendorJob, Stop>, StoreError> {
     let Due { address, message, attempts, accepted_ms, expires_ms } = due;
-    let binding = devices::newest_binding(t, &address)?;
+    let binding = newest_binding(t, &address)?;
     let certificate = match &binding {
-        Some((notifier, ..)) => match known.certificate(t, &address.app, notifier)? {
+        Newest::Usable { notifier, .. } => match known.certificate(t, &address.app, notifier)? {
             Ok(found) => found,
             Err(stop) => return Ok(Err(stop)),
         },
-        None => None,
+        Newest::None | Newest::Dead => None,
     };
     let app = known.rules(t, &address.app)?;
     let policy = app.rules.multi_device.unwrap_or(rules.policy);
@@ -63,14 +64,15 @@ pub(super) fn ready(
         ext: &message.ext,
         command: message.body["type"] == "cmd",
         device: &address.device,
-        notifier: binding.as_ref().map_or("", |(notifier, ..)| notifier),
+        notifier: if let Newest::Usable { notifier, .. } = &binding { notifier } else { "" },
         age_s: now_ms.saturating_sub(accepted_ms) / 1000,
         push_life_s: rules.push_life_s,
         policy,
         others_online: policy == MultiDevice::AllOffline && others_online(t, &address, app.rules.count_web)?,
         silenced: silence::silenced(&app_wide, &conversation, mentioned, now_ms, &app.home),
-        bound: binding.is_some(),
-        switched_off: binding.as_ref().is_some_and(|(.., off_until_ms)| *off_until_ms > now_ms),
+        bound: binding != Newest::None,
+        dead: binding == Newest::Dead,
+        switched_off: matches!(binding, Newest::Usable { off_until_ms, .. } if off_until_ms > now_ms),
         certificate: match &certificate {
             None => CertificateState::Missing,
             Some(certificate) if !certificate.enabled => CertificateState::Disabled,
@@ -79,7 +81,7 @@ pub(super) fn ready(
     });
     Ok(match (stop, certificate, binding) {
         (Some(stop), ..) => Err(stop),
-        (None, Some(certificate), Some((_, token, _))) => {
+        (None, Some(certificate), Newest::Usable { token, .. }) => {
             let setting = shown(t, known, &address, &message, sender.nickname, receiver)?;
             let webhook = app.rules.webhook.clone();
             Ok(VendorJob { address, message, certificate, token, setting, webhook, attempts: attempts + 1, expires_ms })

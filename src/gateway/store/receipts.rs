@@ -1,5 +1,6 @@
 //! What a vendor reported after it had taken a notification: into the trace and the binding.
 
+use super::marks::{Death, mark_dead};
 use super::sql::{OptionalExtension as _, params};
 use super::traces::note;
 use super::{Store, StoreError, as_i64};
@@ -36,10 +37,8 @@ impl Store {
                 }
                 match event {
                     Event::Dead => {
-                        t.execute(
-                            "DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3",
-                            [&app, &notifier, token],
-                        )?;
+                        let (app, notifier) = (&app, &notifier);
+                        mark_dead(t, &Death { app, notifier, token, since_ms: now_ms, code })?;
                     }
                     Event::Off => {
                         t.execute(

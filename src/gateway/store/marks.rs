@@ -1,0 +1,141 @@
+//! Which bound tokens their vendors call dead. A report marks a binding and never deletes it.
+
+use super::sql::{Transaction, params};
+use super::{StoreError, as_i64};
+
+/// A vendor's report, in its answer to a push or in a receipt.
+pub(super) struct Death<'a> {
+    pub app: &'a str,
+    pub notifier: &'a str,
+    pub token: &'a str,
+    /// When the token died, in milliseconds since the Unix epoch; the report's own time where it names none.
+    pub since_ms: u64,
+    /// The vendor's code.
+    pub code: &'a str,
+}
+
+/// Marks the binding, unless it was bound after the token's death or is marked already.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn mark_dead(t: &Transaction<'_>, death: &Death<'_>) -> Result<(), StoreError> {
+    let Death { app, notifier, token, since_ms, code } = death;
+    // A report that is overtaken by a fresh binding speaks of the one before.
+    t.prepare_cached(
+        "UPDATE bindings SET dead_ms = ?4, dead_code = ?5
+         WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND bound_ms <= ?4 AND dead_ms IS NULL",
+    )?
+    .execute(params![*app, *notifier, *token, as_i64(*since_ms), *code])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::certificate::Certificate;
+    use crate::gateway::receipts::{Event, Receipt};
+    use crate::gateway::store::devices::{Newest, newest_binding};
+    use crate::gateway::store::{Bind, BindReply, Store, Vault};
+    use crate::protocol::Address;
+    use crate::vendor::Vendor;
+
+    const APP: &str = "o#a";
+    const OLD: &str = "a-token-of-the-phone-0001";
+    const NEW: &str = "a-token-of-the-phone-0002";
+
+    fn phone() -> Address {
+        Address { app: APP.into(), user: "ann".into(), device: "phone".into() }
+    }
+
+    async fn store(home: &std::path::Path) -> Store {
+        let vault = Vault::open(&home.join("key"), true).expect("a key");
+        let store = Store::open(&home.join("db"), vault).expect("a store");
+        for name in ["n1", "n2"] {
+            let certificate = Certificate::new(APP.into(), name.into(), Vendor::Honor, serde_json::json!({}));
+            store.put_certificate(certificate, 1).await.expect("stored");
+        }
+        store
+    }
+
+    async fn bind(store: &Store, notifier: &str, token: &str, now_ms: u64) {
+        let bind = Bind::Set { notifier: notifier.into(), token: token.into() };
+        assert_eq!(store.bind_by_api(phone(), bind, now_ms).await.expect("done"), BindReply::Ok);
+    }
+
+    async fn report(store: &Store, notifier: &'static str, token: &'static str, since_ms: u64) {
+        let death =
+            move |t: &Transaction<'_>| mark_dead(t, &Death { app: APP, notifier, token, since_ms, code: "80300007" });
+        store.run(death).await.expect("done");
+    }
+
+    /// When each binding's token died.
+    async fn deaths(store: &Store) -> Vec<Option<u64>> {
+        let all = store.bindings(APP.into(), "ann".into(), None).await.expect("listed");
+        all.into_iter().map(|binding| binding.dead_ms).collect()
+    }
+
+    async fn newest(store: &Store) -> Newest {
+        store.run(|t| newest_binding(t, &phone())).await.expect("read")
+    }
+
+    #[tokio::test]
+    async fn a_report_marks_the_binding_and_the_first_one_counts() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, "n1", OLD, 100).await;
+        report(&store, "n1", OLD, 200).await;
+        report(&store, "n1", OLD, 300).await;
+        let listed = store.bindings(APP.into(), "ann".into(), None).await.expect("listed");
+        assert_eq!((listed[0].dead_ms, listed[0].dead_code.as_deref()), (Some(200), Some("80300007")));
+        assert!(matches!(newest(&store).await, Newest::Dead));
+    }
+
+    #[tokio::test]
+    async fn a_report_from_before_the_binding_or_of_another_token_marks_nothing() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, "n1", OLD, 100).await;
+        report(&store, "n1", OLD, 99).await;
+        report(&store, "n1", NEW, 200).await;
+        report(&store, "n2", OLD, 200).await;
+        assert_eq!(deaths(&store).await, [None]);
+    }
+
+    #[tokio::test]
+    async fn the_same_token_bound_again_stays_marked_and_another_one_is_not() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, "n1", OLD, 100).await;
+        report(&store, "n1", OLD, 200).await;
+        bind(&store, "n1", OLD, 300).await;
+        assert_eq!(deaths(&store).await, [Some(200)]);
+        bind(&store, "n1", NEW, 400).await;
+        assert_eq!(deaths(&store).await, [None]);
+        assert!(matches!(newest(&store).await, Newest::Usable { token, .. } if token == NEW));
+    }
+
+    #[tokio::test]
+    async fn a_live_binding_is_used_before_a_newer_one_that_is_marked() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        assert!(matches!(newest(&store).await, Newest::None));
+        bind(&store, "n1", OLD, 100).await;
+        bind(&store, "n2", NEW, 200).await;
+        report(&store, "n2", NEW, 300).await;
+        assert!(matches!(newest(&store).await, Newest::Usable { notifier, .. } if notifier == "n1"));
+    }
+
+    #[tokio::test]
+    async fn a_receipt_marks_by_the_same_rule() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, "n1", OLD, 100).await;
+        for (now_ms, expected) in [(99, None), (200, Some(200))] {
+            let receipt =
+                Receipt { token: OLD.into(), event: Event::Dead, code: "40000003".into(), param: String::new() };
+            let bound = store.receipts(APP.into(), "n1".into(), vec![(receipt, None)], now_ms).await;
+            assert_eq!(bound.expect("noted"), 1);
+            assert_eq!(deaths(&store).await, [expected]);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+-- A token its vendor calls dead keeps its binding: the device is told, and does not bind that token again.
+ALTER TABLE bindings ADD COLUMN dead_ms INTEGER;
+ALTER TABLE bindings ADD COLUMN dead_code TEXT;

@@ -66,6 +66,39 @@ fn mosquittos_clients_get_in_with_a_jwt_and_reach_their_own_topics_only() {
 }
 
 #[test]
+fn a_device_that_asks_gets_a_new_token_that_lets_it_in_and_not_twice_in_a_minute() {
+    if !clients_or_skip("a_device_that_asks_gets_a_new_token_that_lets_it_in_and_not_twice_in_a_minute") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(dir.path(), "");
+    let ann = gateway.user("ann");
+    let ask = |token: &str, up: Value, wait: &str| {
+        let mut exchange = gateway.mosquitto("mosquitto_rr", "ann:dev@org%23app", "org%23app/ann", token);
+        let up = up.to_string();
+        exchange.args([
+            "-t",
+            "im/v1/org%23app/ann/dev/up",
+            "-e",
+            "im/v1/org%23app/ann/dev/down",
+            "-m",
+            &up,
+            "-W",
+            wait,
+        ]);
+        let output = exchange.output().expect("ran");
+        serde_json::from_slice::<Value>(&output.stdout).ok()
+    };
+    let answer = ask(&ann, json!({ "v": 1, "type": "renew" }), "20").expect("an answer");
+    assert_eq!(answer["type"], "settings");
+    let renewed = answer["token"].as_str().expect("a token").to_owned();
+    let hello =
+        json!({ "v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux" });
+    assert_eq!(ask(&renewed, hello, "20").expect("a welcome")["nonce"], "n1");
+    assert_eq!(ask(&renewed, json!({ "v": 1, "type": "renew" }), "2"), None, "one a minute");
+}
+
+#[test]
 fn a_wrong_token_user_or_client_id_does_not_get_in() {
     if !clients_or_skip("a_wrong_token_user_or_client_id_does_not_get_in") {
         return;

@@ -6,6 +6,7 @@ use super::delivery::{AfterVendor, Rules};
 use super::events::CLOCKS_MS;
 use super::outgoing::Wire;
 use super::push::{Push, together};
+use super::renewal::Renewal;
 use super::store::{Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Store, StoreError, VendorJob, Welcome};
 use crate::protocol::{Address, Down, Hello, Message};
 use crate::secret::fingerprint;
@@ -32,6 +33,7 @@ pub struct Dispatch {
     store: Store,
     wire: Wire,
     push: Push,
+    renewal: Renewal,
     /// As they are now; the operator may change them.
     rules: watch::Receiver<Rules>,
     alarm: Arc<Alarm>,
@@ -43,11 +45,19 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    pub fn new(store: Store, wire: Wire, push: Push, rules: watch::Receiver<Rules>, concurrency: usize) -> Self {
+    pub fn new(
+        store: Store,
+        wire: Wire,
+        push: Push,
+        renewal: Renewal,
+        rules: watch::Receiver<Rules>,
+        concurrency: usize,
+    ) -> Self {
         Self {
             store,
             wire,
             push,
+            renewal,
             rules,
             alarm: Arc::default(),
             calls: Arc::new(Semaphore::new(concurrency)),
@@ -157,6 +167,11 @@ impl Dispatch {
             self.alarm.ring(now_ms());
         }
         Ok(())
+    }
+
+    /// The device's token comes to its end: it is given a new one.
+    pub async fn on_renew(&self, address: &Address) -> Result<Option<Down>, StoreError> {
+        self.renewal.renew(&self.store, address).await
     }
 
     /// The broker says that some connection of the device was over at this moment, by its clock.

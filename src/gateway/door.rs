@@ -30,7 +30,7 @@ impl Door {
     pub fn enter(&self, client_id: &str, user: Option<&str>, password: &str) -> Result<(), Refused> {
         let id = client_id.strip_suffix(PROBE_SUFFIX).unwrap_or(client_id);
         let client = ClientId::parse(id).map_err(|e| Refused::ClientId(e.to_string()))?;
-        let claims = self.tokens.check(password).map_err(|e| Refused::Token(e.to_string()))?;
+        let claims = self.tokens.check_entry(password).map_err(|e| Refused::Token(e.to_string()))?;
         let own = claims.scope == Scope::User
             && client.app == client_part(&claims.app)
             && client.user == client_part(&claims.sub)

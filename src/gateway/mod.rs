@@ -31,6 +31,7 @@ mod policy;
 mod push;
 mod receipts;
 mod reload;
+mod renewal;
 mod sender;
 mod serve;
 mod silence;

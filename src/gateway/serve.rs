@@ -12,6 +12,7 @@ use super::outgoing::outgoing;
 use super::push::Push;
 use super::receipts::Proof;
 use super::reload::{Reload, Source};
+use super::renewal::Renewal;
 use super::sender::Senders;
 use super::store::{Store, Vault};
 use super::tokens::Tokens;
@@ -94,7 +95,8 @@ pub async fn serve(
         rules: rules.clone(),
         reports: Reports::start(http.clone()),
     };
-    let dispatch = Dispatch::new(store.clone(), wire, push.clone(), rules, config.delivery.concurrency);
+    let renewal = Renewal::new(tokens.clone(), config.api.user_token_s);
+    let dispatch = Dispatch::new(store.clone(), wire, push.clone(), renewal, rules, config.delivery.concurrency);
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
     let wire_stop = CancellationToken::new();

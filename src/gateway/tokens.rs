@@ -33,11 +33,28 @@ pub struct Claims {
     /// The only device this token serves, where it is bound to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Seconds since the Unix epoch.
+    /// Seconds since the Unix epoch, as the ones below. Nobody takes the token after it.
     pub exp: u64,
+    /// When it was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<u64>,
+    /// From here on its device asks for a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_after: Option<u64>,
+    /// Between here and `exp` it opens the connection, so that a device which was off can renew it, and
+    /// nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<u64>,
+    /// Generation of the user's logins: what ends them all raises it.
+    #[serde(default, rename = "gen")]
+    pub generation: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Json>,
 }
+
+/// How long after its life a user token still renews itself, in seconds: 400 days, for devices that lay in a
+/// drawer for a year.
+pub const GRACE_S: u64 = 400 * 86_400;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -80,6 +97,10 @@ impl Tokens {
             sub: String::new(),
             device: None,
             exp: now_s + life_s,
+            iat: Some(now_s),
+            renew_after: None,
+            life: None,
+            generation: 0,
             acl: None,
         })
     }
@@ -99,14 +120,29 @@ impl Tokens {
             app: app.to_owned(),
             sub: user.to_owned(),
             device: device.map(str::to_owned),
-            exp: now_s + life_s,
+            exp: now_s + life_s + GRACE_S,
+            iat: Some(now_s),
+            renew_after: Some(now_s + life_s / 3 * 2),
+            life: Some(now_s + life_s),
+            generation: 0,
             acl: Some(self.acl(app, user, device)?),
         })
     }
 
+    /// Whether a token allows what it names now.
+    ///
+    /// # Errors
+    /// [`TokenError`]; `Expired` also for one that can only renew itself.
+    pub fn check(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
+        let claims = self.check_entry(token)?;
+        if claims.life.is_some_and(|life| life <= now_s) { Err(TokenError::Expired) } else { Ok(claims) }
+    }
+
+    /// Whether a token opens a device's connection, over which it can be renewed.
+    ///
     /// # Errors
     /// [`TokenError`].
-    pub fn check(&self, token: &str) -> Result<Claims, TokenError> {
+    pub fn check_entry(&self, token: &str) -> Result<Claims, TokenError> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation);
         decoded.map(|data| data.claims).map_err(|e| match e.kind() {
             ErrorKind::ExpiredSignature => TokenError::Expired,
@@ -193,14 +229,14 @@ mod tests {
     #[test]
     fn a_user_token_says_who_and_which_topics() {
         let token = tokens("k").issue_user("o#a", "ann", Some("d"), now(), 60).expect("issued");
-        let claims = tokens("k").check(token.expose()).expect("valid");
+        let claims = tokens("k").check(token.expose(), now()).expect("valid");
         assert_eq!((claims.sub.as_str(), claims.app.as_str(), claims.device.as_deref()), ("ann", "o#a", Some("d")));
         assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/ann/d/down");
         let any = tokens("k").issue_user("o#a", "ann", None, now(), 60).expect("issued");
-        let claims = tokens("k").check(any.expose()).expect("valid");
+        let claims = tokens("k").check(any.expose(), now()).expect("valid");
         assert_eq!(claims.acl.expect("an acl")["pub"][0], "im/v1/o%23a/ann/+/up");
         let named = tokens("k").issue_user("o#a", "device", None, now(), 60).expect("issued");
-        let claims = tokens("k").check(named.expose()).expect("valid");
+        let claims = tokens("k").check(named.expose(), now()).expect("valid");
         assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/device/+/down");
         assert!(tokens("k").issue_user("o#a", "ann", Some(""), now(), 60).is_err());
     }
@@ -208,10 +244,15 @@ mod tests {
     #[test]
     fn a_foreign_or_expired_or_unsigned_token_is_refused() {
         let foreign = tokens("other").issue_app("a", now(), 60).expect("issued");
-        assert!(matches!(tokens("k").check(foreign.expose()), Err(TokenError::Invalid(_))));
+        assert!(matches!(tokens("k").check(foreign.expose(), now()), Err(TokenError::Invalid(_))));
         let old = tokens("k").issue_app("a", now() - 100, 60).expect("issued");
-        assert_eq!(tokens("k").check(old.expose()), Err(TokenError::Expired));
+        assert_eq!(tokens("k").check(old.expose(), now()), Err(TokenError::Expired));
+        let lying = tokens("k").issue_user("o#a", "ann", Some("d"), now() - 100, 60).expect("issued");
+        assert_eq!(tokens("k").check(lying.expose(), now()), Err(TokenError::Expired), "its life is over");
+        assert!(tokens("k").check_entry(lying.expose()).is_ok(), "it can still renew itself");
+        let gone = tokens("k").issue_user("o#a", "ann", Some("d"), now() - GRACE_S - 100, 60).expect("issued");
+        assert_eq!(tokens("k").check_entry(gone.expose()), Err(TokenError::Expired));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImFwcCIsImFwcCI6ImEiLCJleHAiOjk5OTk5OTk5OTl9.";
-        assert!(tokens("k").check(unsigned).is_err());
+        assert!(tokens("k").check(unsigned, now()).is_err());
     }
 }

@@ -145,7 +145,8 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             Vec::new()
         }
         // An app at the device's socket says nothing about the connection, which is what decides.
-        Up::Presence { .. } | Up::Taken { .. } | Up::Renew => Vec::new(),
+        Up::Presence { .. } | Up::Taken { .. } => Vec::new(),
+        Up::Renew => dispatch.on_renew(&address).await?.into_iter().collect(),
     })
 }
 

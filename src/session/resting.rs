@@ -103,8 +103,12 @@ impl Session {
     }
 
     pub(super) fn check(&mut self, now: Now) {
-        if State::from(&self.phase) != State::Resting || self.resting.checking {
+        if State::from(&self.phase) != State::Resting {
             return;
+        }
+        if std::mem::take(&mut self.resting.checking) {
+            self.act(Action::CancelSide(SideKind::Check));
+            return self.leave_rest(now, "the last look did not end");
         }
         let (Some(login), Some(address)) = (self.saved.login.clone(), self.address()) else { return };
         if self.resting.silent_gateway {

@@ -183,5 +183,5 @@ fn bearer(parts: &Parts, tokens: &Tokens) -> Result<Claims, ApiError> {
     let token = header
         .strip_prefix("Bearer ")
         .ok_or_else(|| ApiError::unauthorized("the header `Authorization: Bearer <token>` is missing"))?;
-    tokens.check(token.trim()).map_err(|e| ApiError::unauthorized(e.to_string()))
+    tokens.check(token.trim(), now_ms() / 1000).map_err(|e| ApiError::unauthorized(e.to_string()))
 }

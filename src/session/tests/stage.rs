@@ -301,7 +301,11 @@ impl Stage {
             Phase::Resting => {
                 let at = timer(Timer::Check).unwrap_or_else(|| panic!("{}: a rest that nobody looks after", what()));
                 assert!(at <= self.now.at + MOST_CHECK, "{}: the next look is too far", what());
-                assert!(session.may_rest(), "{}: rests on what does not serve", what());
+                assert!(
+                    session.may_rest() || timer(Timer::Logout).is_some(),
+                    "{}: rests on what does not serve",
+                    what()
+                );
                 assert_eq!(session.attached(), 0, "{}: rests with an app attached", what());
             }
             Phase::Stopped(_) => {

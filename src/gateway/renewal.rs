@@ -1,0 +1,59 @@
+//! New tokens for devices whose old one comes to its end: asked for over the device's own connection.
+
+use super::clock::now_ms;
+use super::store::{Store, StoreError};
+use super::tokens::Tokens;
+use crate::protocol::{Address, Down};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// A device gets one new token in this time; its connection's first question is what counts.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Devices that are remembered for that; beyond it the quiet ones are forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// Who may have a new token, and how long it lives. Clones share the limit.
+#[derive(Clone)]
+pub(super) struct Renewal {
+    tokens: Tokens,
+    life_s: u64,
+    limit: Arc<DefaultKeyedRateLimiter<Address>>,
+}
+
+impl Renewal {
+    pub fn new(tokens: Tokens, life_s: u64) -> Self {
+        let quota = Quota::with_period(PAUSE).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
+        Self { tokens, life_s, limit: Arc::new(RateLimiter::keyed(quota)) }
+    }
+
+    /// The topic has proven which user and device asks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renew(&self, store: &Store, address: &Address) -> Result<Option<Down>, StoreError> {
+        if self.limit.len() > REMEMBERED {
+            self.limit.retain_recent();
+        }
+        if self.limit.check_key(address).is_err() {
+            return Ok(None);
+        }
+        if !store.user_exists(address.app.clone(), address.user.clone()).await? {
+            warn!(event = "login.not_renewed", device = %address, "a device of a user nobody knows asks for a new token");
+            return Ok(None);
+        }
+        let now_s = now_ms() / 1000;
+        match self.tokens.issue_user(&address.app, &address.user, Some(&address.device), now_s, self.life_s) {
+            Ok(token) => {
+                info!(event = "login.renewed", device = %address, token = token.fingerprint(), "a login's token was renewed");
+                Ok(Some(Down::Settings { nonce: None, heartbeat_ceiling_s: None, bindings: None, token: Some(token) }))
+            }
+            Err(error) => {
+                warn!(event = "login.not_renewed", device = %address, %error, "a token could not be issued");
+                Ok(None)
+            }
+        }
+    }
+}

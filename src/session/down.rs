@@ -1,6 +1,6 @@
 //! What comes over the connection, and what follows.
 
-use super::{Action, Kept, Kind, Now, Packet, Session, Write, token};
+use super::{Action, Kept, Kind, Now, Packet, Session, Timer, Write, token};
 use crate::binding::Event as BindingEvent;
 use crate::keepalive::{Cause, Failure};
 use crate::protocol::{Down, Up, decode_down};
@@ -8,6 +8,10 @@ use crate::secret::Secret;
 use std::time::Duration;
 use tracing::{debug, info};
 
+/// A renewal that was not answered is asked for again after this: a little above what a gateway allows.
+const RENEWAL_AGAIN: Duration = Duration::from_secs(65);
+/// The token's own time is looked at this often at least.
+const RENEWAL_LOOK: Duration = Duration::from_secs(86_400);
 /// A shorter heartbeat than this is not asked for by any gateway in earnest.
 const LEAST_CEILING_S: u32 = 5;
 
@@ -66,9 +70,9 @@ impl Session {
             Ok(Down::Settings { nonce, heartbeat_ceiling_s, bindings, token }) => {
                 self.on_settings(now, nonce.as_deref(), heartbeat_ceiling_s);
                 self.on_renewed(token);
+                self.ask_renewal(now);
                 if nonce.is_some() {
                     self.on_bindings(now, bindings);
-                    self.ask_renewal(now);
                 }
             }
             Err(error) => self.count_refused(error.as_str(), &error),
@@ -77,7 +81,7 @@ impl Session {
     }
 
     fn on_bound(&mut self, now: Now) {
-        if self.timers.get(super::Timer::Linger).is_none() {
+        if self.timers.get(Timer::Linger).is_none() {
             self.linger(now);
         }
     }
@@ -91,17 +95,17 @@ impl Session {
         }
     }
 
-    /// Two thirds of the login's life are over: the gateway is asked for a new token.
-    fn ask_renewal(&mut self, now: Now) {
-        let due = self
-            .saved
-            .login
-            .as_ref()
-            .and_then(|login| token::Life::of(&login.password))
-            .is_some_and(|life| life.asks_renewal(now.wall_ms));
-        if due {
+    /// When two thirds of the login's life are over, the gateway is asked for a new token: now, or when it is
+    /// time while this connection stands.
+    pub(super) fn ask_renewal(&mut self, now: Now) {
+        let life = self.saved.login.as_ref().and_then(|login| token::Life::of(&login.password));
+        let due = life.and_then(|life| life.renewal_in(now.wall_ms)).map(Duration::from_secs);
+        if due == Some(Duration::ZERO) {
             self.send(&Up::Renew);
         }
+        // The wall clock may be set meanwhile, and an answer may be lost.
+        let again = due.map(|due| now.at + due.clamp(RENEWAL_AGAIN, RENEWAL_LOOK));
+        self.timers.put(Timer::Renewal, again);
     }
 
     /// The gateway gave a new token. It is on disk before it is used, and the old one stays beside it until

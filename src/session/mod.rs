@@ -252,7 +252,7 @@ impl Session {
             _ => self.timers.clear(Timer::Attempt),
         }
         if !matches!(phase, Phase::Online(_)) {
-            for timer in [Timer::Linger, Timer::Greeting, Timer::Search, Timer::Recheck] {
+            for timer in [Timer::Linger, Timer::Greeting, Timer::Search, Timer::Recheck, Timer::Renewal] {
                 self.timers.clear(timer);
             }
         }

@@ -408,6 +408,9 @@ impl Session {
         if self.timers.due(Timer::Greeting, now.at) || self.timers.due(Timer::Recheck, now.at) {
             self.greet(now);
         }
+        if self.timers.due(Timer::Renewal, now.at) {
+            self.ask_renewal(now);
+        }
         if self.timers.due(Timer::Search, now.at) {
             self.search_step(now);
         }

@@ -16,6 +16,8 @@ pub enum Timer {
     Linger,
     /// The gateway is greeted again.
     Greeting,
+    /// The login's token is asked to be renewed.
+    Renewal,
     /// The bindings are asked about again over the connection.
     Recheck,
     /// The gateway is asked how the channel that is rested on does.

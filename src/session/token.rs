@@ -29,10 +29,10 @@ impl Life {
         wall_ms / 1000 >= self.exp
     }
 
-    /// Two thirds of its life are over.
-    pub fn asks_renewal(&self, wall_ms: u64) -> bool {
+    /// Seconds until two thirds of its life are over; 0 when they are. `None`: it does not say.
+    pub fn renewal_in(&self, wall_ms: u64) -> Option<u64> {
         let two_thirds = self.iat.map(|iat| iat + self.exp.saturating_sub(iat) / 3 * 2);
-        self.renew_after.or(two_thirds).is_some_and(|at| wall_ms / 1000 >= at)
+        self.renew_after.or(two_thirds).map(|at| at.saturating_sub(wall_ms / 1000))
     }
 
     /// Whole days until it is good for nothing but its renewal.
@@ -52,10 +52,10 @@ mod tests {
     #[test]
     fn a_token_says_when_it_wants_to_be_renewed_and_when_it_ends() {
         let life = Life::of(&token(r#"{"exp":1000000,"iat":0,"renew_after":400,"life":600}"#)).expect("claims");
-        assert!(!life.asks_renewal(399_000) && life.asks_renewal(400_000));
+        assert_eq!((life.renewal_in(399_000), life.renewal_in(400_000)), (Some(1), Some(0)));
         assert!(!life.ended(999_999_000) && life.ended(1_000_000_000));
         let old = Life::of(&token(r#"{"exp":900,"iat":0}"#)).expect("claims");
-        assert!(!old.asks_renewal(599_000) && old.asks_renewal(600_000));
+        assert_eq!((old.renewal_in(599_000), old.renewal_in(700_000)), (Some(1), Some(0)));
         for none in ["secret", "a.b.c", "e30.e30.x"] {
             assert_eq!(Life::of(&Secret::new(none)), None, "{none}");
         }

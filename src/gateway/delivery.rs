@@ -14,8 +14,9 @@
 //!                                                                    +----> done <-------+
 //! ```
 //!
-//! `waiting` and `pushed` are not ends: the message stays for the device to fetch until it
-//! acknowledges or the message expires.
+//! `waiting` and `pushed` are not ends: the message stays for the device to fetch until an app has taken it
+//! or it expires. `ack` says that the device has it on its disk, `taken` that an app has it. For a device
+//! whose vendor can be reached only `taken` proves the delivery; for any other, `ack` ends the live leg.
 
 use crate::gateway::outcome::Outcome;
 use crate::gateway::policy::MultiDevice;
@@ -48,7 +49,7 @@ pub enum State {
     Pushed,
     /// No notification goes out; kept for the device's next connection.
     Waiting,
-    /// The device has it.
+    /// An app has it, or nobody will.
     Done,
 }
 
@@ -85,7 +86,10 @@ pub enum Hop {
     VendorRefused,
     /// Sent again after a hello.
     Synced,
+    /// It is on the device's disk.
     Acked,
+    /// A local app has it.
+    Taken,
     /// The notification was taken back: the device has the message.
     Recalled,
     /// The receipt of a vendor or app.
@@ -107,10 +111,67 @@ impl Hop {
             Self::VendorRefused => "vendor_refused",
             Self::Synced => "synced",
             Self::Acked => "acked",
+            Self::Taken => "taken",
             Self::Recalled => "recalled",
             Self::Receipt => "receipt",
             Self::Evicted => "evicted",
         }
+    }
+}
+
+/// What a device says of a message that is durable on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// Whether a local app is attached that will show it. `None`: an agent that does not know `taken`.
+    pub attached: Option<bool>,
+    /// The device has a binding that is not marked dead, with a certificate that is enabled.
+    pub bound: bool,
+}
+
+/// What follows an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterAck {
+    /// It proves the delivery.
+    Done,
+    /// The live leg is over; the message stands there until an app takes it.
+    Keep { state: State, due_in_ms: Option<u64> },
+}
+
+/// `state`: where the delivery stood.
+pub fn after_ack(ack: Ack, state: State, rules: &Rules) -> AfterAck {
+    let keep = |state, due_in_ms| AfterAck::Keep { state, due_in_ms };
+    match (ack.attached, ack.bound, state) {
+        (None, ..) | (_, _, State::Done) => AfterAck::Done,
+        // A notification stands until the message is taken, whatever else is acknowledged.
+        (_, _, State::Pushed) => keep(State::Pushed, None),
+        (Some(true), true, State::Live | State::Vendor) => keep(State::Live, Some(rules.ack_deadline_ms)),
+        (Some(false), true, State::Live) => keep(State::Vendor, Some(0)),
+        // It has its own time: a try under way, or a vendor's pause.
+        (Some(false), true, State::Vendor) => keep(State::Vendor, None),
+        (Some(_), false, _) | (_, _, State::Waiting) => keep(State::Waiting, None),
+    }
+}
+
+/// A device as the rules about presence see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence {
+    pub connected: bool,
+    /// By its last word.
+    pub attached: bool,
+    /// As in [`Ack`].
+    pub bound: bool,
+}
+
+impl Presence {
+    /// Whether its user sees what comes over the connection: a phone that lingers without an app does not
+    /// show it, and its vendor would.
+    pub const fn counts_as_online(self) -> bool {
+        self.connected && (self.attached || !self.bound)
+    }
+
+    /// Whether a new message goes to the connection and to the vendor at once.
+    pub const fn lingers(self) -> bool {
+        self.connected && !self.attached && self.bound
     }
 }
 
@@ -196,6 +257,67 @@ mod tests {
         }
         assert_eq!(sent, [5, 10, 20, 40, 80, 160, 320]);
         assert_eq!(over_the_connection(20, false), Some(Repeat { now: false, due_in_ms: 1000 }), "no connection now");
+    }
+
+    const RULES: Rules = Rules {
+        ack_deadline_ms: 5000,
+        push_life_s: 60,
+        keep_s: 60,
+        keep_most: 10,
+        lease_ms: 1000,
+        policy: MultiDevice::AnyOffline,
+    };
+
+    fn acked(attached: Option<bool>, bound: bool, state: State) -> AfterAck {
+        after_ack(Ack { attached, bound }, state, &RULES)
+    }
+
+    #[test]
+    fn an_agent_that_does_not_know_taken_proves_a_delivery_by_its_acknowledgement() {
+        for state in [State::Live, State::Vendor, State::Pushed, State::Waiting] {
+            for bound in [false, true] {
+                assert_eq!(acked(None, bound, state), AfterAck::Done);
+            }
+        }
+    }
+
+    #[test]
+    fn without_an_app_the_vendors_turn_comes_at_once_and_with_one_after_a_new_deadline() {
+        let keep = |state, due_in_ms| AfterAck::Keep { state, due_in_ms };
+        assert_eq!(acked(Some(false), true, State::Live), keep(State::Vendor, Some(0)));
+        assert_eq!(acked(Some(true), true, State::Live), keep(State::Live, Some(5000)));
+        assert_eq!(acked(Some(false), true, State::Vendor), keep(State::Vendor, None));
+        assert_eq!(acked(Some(true), true, State::Vendor), keep(State::Live, Some(5000)));
+    }
+
+    #[test]
+    fn without_a_usable_binding_the_live_leg_ends_and_the_message_is_kept() {
+        for attached in [false, true] {
+            for state in [State::Live, State::Vendor, State::Waiting] {
+                let kept = AfterAck::Keep { state: State::Waiting, due_in_ms: None };
+                assert_eq!(acked(Some(attached), false, state), kept);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_vendor_has_stays_shown_until_it_is_taken() {
+        for bound in [false, true] {
+            let kept = AfterAck::Keep { state: State::Pushed, due_in_ms: None };
+            assert_eq!(acked(Some(true), bound, State::Pushed), kept);
+        }
+    }
+
+    #[test]
+    fn a_phone_that_lingers_without_an_app_is_offline_to_its_user() {
+        let phone = Presence { connected: true, attached: false, bound: true };
+        assert!(!phone.counts_as_online() && phone.lingers());
+        let unbound = Presence { bound: false, ..phone };
+        assert!(unbound.counts_as_online() && !unbound.lingers());
+        let open = Presence { attached: true, ..phone };
+        assert!(open.counts_as_online() && !open.lingers());
+        let away = Presence { connected: false, ..open };
+        assert!(!away.counts_as_online() && !away.lingers());
     }
 
     fn retry() -> Outcome {

@@ -8,7 +8,7 @@ use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Store, StoreError, VendorJob, Welcome};
-use crate::protocol::{Address, Down, Hello, Message};
+use crate::protocol::{Address, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::sync::Arc;
@@ -197,16 +197,41 @@ impl Dispatch {
     }
 
     /// Returns what the device is sent next: it is told of what it missed in batches.
-    pub async fn on_ack(&self, address: Address, ids: Vec<String>) -> Result<Vec<Message>, StoreError> {
-        let Acked { more, recalls } = self.store.acked(address, ids, self.rules(), now_ms()).await?;
+    pub async fn on_ack(
+        &self,
+        address: Address,
+        ids: Vec<String>,
+        attached: Option<bool>,
+    ) -> Result<Vec<Message>, StoreError> {
+        let (now, rules) = (now_ms(), self.rules());
+        let acked = self.store.acked(address, ids, attached, rules, now).await?;
+        match attached {
+            Some(false) => self.alarm.ring(now),
+            Some(true) => self.alarm.ring(now + rules.ack_deadline_ms),
+            None => {}
+        }
+        Ok(self.next_of(acked))
+    }
+
+    /// Returns the same as [`Self::on_ack`].
+    pub async fn on_taken(&self, address: Address, ids: Vec<String>) -> Result<Vec<Message>, StoreError> {
+        let taken = self.store.taken(address, ids, self.rules(), now_ms()).await?;
+        Ok(self.next_of(taken))
+    }
+
+    pub async fn on_presence(&self, address: Address, presence: Presence) -> Result<(), StoreError> {
+        self.store.attached(address, presence == Presence::Attached).await
+    }
+
+    fn next_of(&self, Acked { more, recalls }: Acked) -> Vec<Message> {
         self.take_back(recalls);
         if !more.is_empty() {
             self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
         }
-        Ok(more)
+        more
     }
 
-    /// The device has these messages: their notifications go, where the vendor can take them back.
+    /// The messages are with an app: their notifications go, where the vendor can take them back.
     fn take_back(&self, recalls: Vec<Recall>) {
         for recall in recalls {
             let this = self.clone();

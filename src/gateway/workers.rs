@@ -136,16 +136,22 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             let bind = Bind::Remove { notifier, logout };
             vec![bound(sequence, dispatch.on_bind(address, sequence, bind).await?)]
         }
-        Up::Ack { ids, .. } => {
-            let more = dispatch.on_ack(address, ids).await?;
+        Up::Ack { ids, attached } => {
+            let more = dispatch.on_ack(address, ids, attached).await?;
+            more.into_iter().map(Down::Message).collect()
+        }
+        Up::Taken { ids } => {
+            let more = dispatch.on_taken(address, ids).await?;
             more.into_iter().map(Down::Message).collect()
         }
         Up::Receipt { id, event } => {
             dispatch.on_receipt(address, id, event).await?;
             Vec::new()
         }
-        // An app at the device's socket says nothing about the connection, which is what decides.
-        Up::Presence { .. } | Up::Taken { .. } => Vec::new(),
+        Up::Presence { presence } => {
+            dispatch.on_presence(address, presence).await?;
+            Vec::new()
+        }
         Up::Renew => dispatch.on_renew(&address).await?.into_iter().collect(),
     })
 }

@@ -1,12 +1,12 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
 use super::known::Known;
-use super::ready::{Due, VendorJob, ready};
+use super::ready::{Due, VendorJob, ready, usable};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Store, StoreError, as_i64, users};
-use crate::gateway::delivery::{Hop, Rules, State};
+use crate::gateway::delivery::{Hop, Presence, Rules, State};
 use crate::gateway::policy::{ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Message};
 use std::sync::Arc;
@@ -100,11 +100,19 @@ impl Accepting<'_, '_> {
                 wait_for_a_device(t, self.room, id, app, user, self.rules, now_ms)?;
             }
         }
-        for (device, online, nonce) in found {
-            if online {
+        for Receiver { device, online, nonce, attached } in found {
+            let address = || Address { app: app.clone(), user: user.clone(), device: device.clone() };
+            let bound = online && !attached && usable(t, self.known, &address())?;
+            let lingers = Presence { connected: online, attached, bound }.lingers();
+            if lingers && !online_only && self.vendor(new, &device, &mut accepted)?.is_none() {
+                note(t, id, &device, now_ms, Hop::Published, "to the connection and the vendor; no app is attached")?;
+                accepted.live.push(address());
+                evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
+            } else if online {
                 self.insert(new, &device, State::Live, &nonce, 0, Some(now_ms + self.rules.ack_deadline_ms))?;
                 note(t, id, &device, now_ms, Hop::Published, "to the connection")?;
-                accepted.live.push(Address { app: app.clone(), user: user.clone(), device });
+                accepted.live.push(address());
+                evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
             } else if online_only {
                 note(t, id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
             } else {
@@ -117,10 +125,19 @@ impl Accepting<'_, '_> {
 
     /// To a device that is not connected: its vendor's turn, at once where a send may be claimed.
     fn offline(&mut self, new: &NewMessage, device: &str, accepted: &mut Accepted) -> Result<(), StoreError> {
+        match self.vendor(new, device, accepted)? {
+            None => Ok(()),
+            Some(_) => self.insert(new, device, State::Waiting, "", 0, None),
+        }
+    }
+
+    /// The vendor's turn, or why it has none; then nothing stands in the store yet.
+    fn vendor(&mut self, new: &NewMessage, device: &str, accepted: &mut Accepted) -> Result<Option<Stop>, StoreError> {
         let now_ms = self.now_ms;
         if self.most == 0 {
             accepted.more = true;
-            return self.insert(new, device, State::Vendor, "", 0, Some(now_ms));
+            self.insert(new, device, State::Vendor, "", 0, Some(now_ms))?;
+            return Ok(None);
         }
         let NewMessage { app, message, expires_ms, .. } = new;
         let address = Address { app: app.clone(), user: message.to.clone(), device: device.to_owned() };
@@ -131,11 +148,12 @@ impl Accepting<'_, '_> {
                 job.setting.waiting += 1;
                 self.most -= 1;
                 accepted.jobs.push(job);
-                self.insert(new, device, State::Vendor, "", 1, Some(now_ms + self.rules.lease_ms))
+                self.insert(new, device, State::Vendor, "", 1, Some(now_ms + self.rules.lease_ms))?;
+                Ok(None)
             }
             Err(stop) => {
                 note(self.t, &message.id, device, now_ms, Hop::Stopped, stop.text())?;
-                self.insert(new, device, State::Waiting, "", 0, None)
+                Ok(Some(stop))
             }
         }
     }
@@ -160,12 +178,22 @@ impl Accepting<'_, '_> {
     }
 }
 
-/// The devices the user is logged in on: id, whether it is connected, and by which connection.
-fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<(String, bool, String)>, StoreError> {
+/// A device the user is logged in on.
+struct Receiver {
+    device: String,
+    online: bool,
+    /// The connection it is or was last on.
+    nonce: String,
+    attached: bool,
+}
+
+fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<Receiver>, StoreError> {
     t.prepare_cached(
-        "SELECT device, online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* share */",
+        "SELECT device, online, nonce, attached FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* share */",
     )?
-    .query_map([app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+    .query_map([app, user], |r| {
+        Ok(Receiver { device: r.get(0)?, online: r.get(1)?, nonce: r.get(2)?, attached: r.get(3)? })
+    })?
     .collect()
 }
 

@@ -54,6 +54,8 @@ struct Row {
     body: String,
     accepted_ms: u64,
     expires_ms: u64,
+    /// It lies on the device's disk.
+    acked: bool,
 }
 
 impl Store {
@@ -65,19 +67,21 @@ impl Store {
     pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Claimed, StoreError> {
         let known = self.known.clone();
         self.run(move |t| {
-            let late: Vec<(String, String)> = t
-                .prepare_cached("SELECT message, device FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT (?2 + 0) /* claim */")?
-                .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?)))?
+            let late: Vec<(String, String, bool)> = t
+                .prepare_cached("SELECT message, device, CASE WHEN acked_by IS NULL THEN 0 ELSE 1 END FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT (?2 + 0) /* claim */")?
+                .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
                 .collect::<Result<_, _>>()?;
-            for (id, device) in &late {
-                let detail = format!("no acknowledgement within {} ms", rules.ack_deadline_ms);
+            for (id, device, acked) in &late {
+                let what = if *acked { "no app took it" } else { "no acknowledgement" };
+                let detail = format!("{what} within {} ms", rules.ack_deadline_ms);
                 note(t, id, device, now_ms, Hop::NoAck, &detail)?;
                 set_state(t, id, device, State::Vendor, "", Some(now_ms))?;
             }
-            let late: HashSet<(String, String)> = late.into_iter().collect();
+            let late: HashSet<(String, String)> = late.into_iter().map(|(id, device, _)| (id, device)).collect();
             let due: Vec<Row> = t
                 .prepare_cached(
-                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id
+                    "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id,
+                     CASE WHEN d.acked_by IS NULL THEN 0 ELSE 1 END
                      FROM deliveries d JOIN messages m ON m.id = d.message
                      WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT (?2 + 0) /* claim */",
                 )?
@@ -89,11 +93,12 @@ impl Store {
                         accepted_ms: as_u64(r.get(5)?),
                         expires_ms: as_u64(r.get(6)?),
                         id: r.get(7)?,
+                        acked: r.get(8)?,
                     })
                 })?
                 .collect::<Result<_, _>>()?;
             let mut claimed = Claimed::default();
-            for Row { id, address, attempts, body, accepted_ms, expires_ms } in due {
+            for Row { id, address, attempts, body, accepted_ms, expires_ms, acked } in due {
                 // One row that cannot be read must not stop all others.
                 let Ok(message) = serde_json::from_str::<Message>(&body) else {
                     set_state(t, &id, &address.device, State::Waiting, "", None)?;
@@ -113,6 +118,10 @@ impl Store {
                     }
                     Err(stop) => {
                         note(t, &id, &address.device, now_ms, Hop::Stopped, stop.text())?;
+                        if acked {
+                            set_state(t, &id, &address.device, State::Waiting, "", None)?;
+                            continue;
+                        }
                         let unanswered = late.contains(&(id, address.device.clone()));
                         if stopped(t, &message, &address, accepted_ms, unanswered, now_ms)? {
                             claimed.again.push((address, message));

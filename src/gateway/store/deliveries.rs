@@ -1,9 +1,10 @@
 //! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
+use super::ready::usable;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
 use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, users};
-use crate::gateway::delivery::{Hop, Rules, State};
+use crate::gateway::delivery::{Ack, AfterAck, Hop, Rules, State, after_ack};
 use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Hello, KickCode, Message};
 
@@ -39,6 +40,96 @@ fn set_done(t: &Transaction<'_>, message: &str, device: &str) -> Result<(), Stor
     )?
     .execute([message, device])?;
     Ok(())
+}
+
+/// A delivery that is not done.
+struct Open {
+    state: State,
+    notifier: Option<String>,
+    vendor_id: Option<String>,
+}
+
+impl Open {
+    /// Its notification, if the vendor may be able to take it back.
+    fn recall(&self, t: &Transaction<'_>, address: &Address, id: &str) -> Result<Option<Recall>, StoreError> {
+        let (State::Pushed, Some(notifier), Some(vendor_id)) = (self.state, &self.notifier, &self.vendor_id) else {
+            return Ok(None);
+        };
+        let (address, message, notifier, vendor_id) =
+            (address.clone(), id.to_owned(), notifier.clone(), vendor_id.clone());
+        let token = devices::token(t, &address, &notifier)?;
+        Ok(Some(Recall { address, message, notifier, token, vendor_id }))
+    }
+}
+
+fn open(t: &Transaction<'_>, address: &Address, id: &str) -> Result<Option<Open>, StoreError> {
+    let Address { app, user, device } = address;
+    type Row = (String, Option<String>, Option<String>);
+    let found: Option<Row> = t
+        .prepare_cached(
+            "SELECT state, notifier, vendor_id FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
+        )?
+        .query_row([id, device, app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    Ok(found.and_then(|(state, notifier, vendor_id)| {
+        let state = State::parse(&state).filter(|state| *state != State::Done)?;
+        Some(Open { state, notifier, vendor_id })
+    }))
+}
+
+/// It lies on the device's disk, of the login that is there now, and is not under way to it any more. Without
+/// `due_ms` what is due stays so where the state stays.
+fn keep(t: &Transaction<'_>, address: &Address, id: &str, state: State, due_ms: Option<u64>) -> Result<(), StoreError> {
+    let Address { app, user, device } = address;
+    t.prepare_cached(
+        "UPDATE deliveries SET due_ms = COALESCE(CAST(?6 AS INTEGER), CASE WHEN state = ?5 THEN due_ms END),
+         state = ?5, nonce = '', acked_by = (SELECT login FROM devices WHERE app = ?3 AND user = ?4 AND device = ?2)
+         WHERE message = ?1 AND device = ?2",
+    )?
+    .execute(params![id, device, app, user, state.as_str(), due_ms.map(as_i64)])?;
+    Ok(())
+}
+
+fn set_attached(t: &Transaction<'_>, address: &Address, attached: bool) -> Result<(), StoreError> {
+    let Address { app, user, device } = address;
+    t.prepare_cached(
+        "UPDATE devices SET attached = ?4 WHERE app = ?1 AND user = ?2 AND device = ?3 AND attached <> ?4",
+    )?
+    .execute(params![app, user, device, attached])?;
+    Ok(())
+}
+
+/// What is on no device's disk any longer: its inbox goes with the login.
+pub(super) fn inbox_gone(t: &Transaction<'_>, address: &Address) -> Result<(), StoreError> {
+    let Address { app, user, device } = address;
+    t.execute(
+        "UPDATE deliveries SET acked_by = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1 AND acked_by IS NOT NULL",
+        [app, user, device],
+    )?;
+    Ok(())
+}
+
+/// What the device is sent next, once it has most of what it was sent.
+fn more(t: &Transaction<'_>, address: &Address, rules: Rules, now_ms: u64) -> Result<Vec<Message>, StoreError> {
+    let Address { app, user, device } = address;
+    let (online, nonce): (bool, String) = t
+        .prepare_cached("SELECT online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?
+        .unwrap_or_default();
+    if !online || nonce.is_empty() {
+        return Ok(Vec::new());
+    }
+    let under_way: u32 = t
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> ''
+             LIMIT (?5 + 0)) AS u",
+        )?
+        .query_row(params![app, user, device, nonce, WINDOW], |r| r.get(0))?;
+    match WINDOW - under_way {
+        room if room >= WINDOW / 2 => drain(t, address, &nonce, &nonce, room, rules, now_ms),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The vendor's turn for what was published to this connection and is not acknowledged.
@@ -78,7 +169,7 @@ impl Store {
             };
             let Address { app, user, device } = &address;
             t.execute(
-                "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, connection = connection + CASE WHEN nonce <> ?4 THEN 1 ELSE 0 END, channel = ?5,
+                "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, attached = CASE WHEN nonce <> ?4 THEN 1 ELSE attached END, connection = connection + CASE WHEN nonce <> ?4 THEN 1 ELSE 0 END, channel = ?5,
                  platform = ?6, model = ?7, agent = ?8, seen_ms = ?9 WHERE app = ?1 AND user = ?2 AND device = ?3",
                 params![app, user, device, hello.nonce, hello.channel, hello.platform, hello.model, hello.agent, as_i64(now_ms)],
             )?;
@@ -137,12 +228,55 @@ impl Store {
         .await
     }
 
-    /// The device has these messages. Once it has most of what it was sent, returns the next that wait; and
-    /// the pushes that need not be seen any more.
+    /// These messages are on the device's disk. Once it has most of what it was sent, returns the next that
+    /// wait; and the pushes that need not be seen any more.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn acked(
+        &self,
+        address: Address,
+        ids: Vec<String>,
+        attached: Option<bool>,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Acked, StoreError> {
+        let known = self.known.clone();
+        self.run(move |t| {
+            if let Some(attached) = attached {
+                set_attached(t, &address, attached)?;
+            }
+            let bound = attached.is_some() && usable(t, &known, &address)?;
+            let mut recalls = Vec::new();
+            for id in ids {
+                let Some(open) = open(t, &address, &id)? else { continue };
+                let mut detail =
+                    if open.state == State::Pushed { "after the vendor had it" } else { "over the connection" };
+                match after_ack(Ack { attached, bound }, open.state, &rules) {
+                    AfterAck::Done => {
+                        recalls.extend(open.recall(t, &address, &id)?);
+                        set_done(t, &id, &address.device)?;
+                    }
+                    AfterAck::Keep { state, due_in_ms } => {
+                        keep(t, &address, &id, state, due_in_ms.map(|in_ms| now_ms + in_ms))?;
+                        if (bound, attached) == (true, Some(false)) && open.state == State::Live {
+                            detail = "over the connection; no app is attached";
+                        }
+                    }
+                }
+                note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
+            }
+            let more = more(t, &address, rules, now_ms)?;
+            Ok(Acked { more, recalls })
+        })
+        .await
+    }
+
+    /// A local app has these messages. Returns the same as [`Self::acked`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn taken(
         &self,
         address: Address,
         ids: Vec<String>,
@@ -152,47 +286,24 @@ impl Store {
         self.run(move |t| {
             let mut recalls = Vec::new();
             for id in ids {
-                type Pushed = (String, Option<String>, Option<String>);
-                let found: Option<Pushed> = t
-                    .prepare_cached(
-                        "SELECT state, notifier, vendor_id FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
-                    )?
-                    .query_row([&id, &address.device, &address.app, &address.user], |r| {
-                        Ok((r.get(0)?, r.get(1)?, r.get(2)?))
-                    })
-                    .optional()?;
-                let Some((state, notifier, vendor_id)) = found else { continue };
-                let Some(state) = State::parse(&state).filter(|s| *s != State::Done) else { continue };
-                if let (State::Pushed, Some(notifier), Some(vendor_id)) = (state, notifier, vendor_id) {
-                    let token = devices::token(t, &address, &notifier)?;
-                    recalls.push(Recall { address: address.clone(), message: id.clone(), notifier, token, vendor_id });
-                }
+                let Some(open) = open(t, &address, &id)? else { continue };
+                recalls.extend(open.recall(t, &address, &id)?);
                 set_done(t, &id, &address.device)?;
-                let detail = if state == State::Pushed { "after the vendor had it" } else { "over the connection" };
-                note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
+                let detail = if open.state == State::Pushed { "after the vendor had it" } else { "by an app" };
+                note(t, &id, &address.device, now_ms, Hop::Taken, detail)?;
             }
-            let Address { app, user, device } = &address;
-            let (online, nonce): (bool, String) = t
-                .prepare_cached("SELECT online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-                .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
-                .optional()?
-                .unwrap_or_default();
-            if !online || nonce.is_empty() {
-                return Ok(Acked { more: Vec::new(), recalls });
-            }
-            let under_way: u32 = t
-                .prepare_cached(
-                    "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> ''
-                     LIMIT (?5 + 0)) AS u",
-                )?
-                .query_row(params![app, user, device, nonce, WINDOW], |r| r.get(0))?;
-            let more = match WINDOW - under_way {
-                room if room >= WINDOW / 2 => drain(t, &address, &nonce, &nonce, room, rules, now_ms)?,
-                _ => Vec::new(),
-            };
+            let more = more(t, &address, rules, now_ms)?;
             Ok(Acked { more, recalls })
         })
         .await
+    }
+
+    /// Whether an app is attached to a connected device, by its own word.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn attached(&self, address: Address, attached: bool) -> Result<(), StoreError> {
+        self.run(move |t| set_attached(t, &address, attached)).await
     }
 
     /// A person saw or opened a message's notification, by the device's own word.
@@ -263,6 +374,7 @@ fn drain(
             "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
              WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1 AND m.expires_ms > ?4
              AND (d.nonce <> ?6 OR ?6 = '')
+             AND (d.acked_by IS NULL OR d.acked_by <> (SELECT login FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3))
              ORDER BY m.accepted_ms, m.id LIMIT (?5 + 0)",
         )?
         .query_map(params![app, user, device, as_i64(now_ms), most, but], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
@@ -281,6 +393,10 @@ fn drain(
             _ => (State::Live, Some(now_ms + rules.ack_deadline_ms)),
         };
         set_state(t, &id, device, state, nonce, due)?;
+        t.prepare_cached(
+            "UPDATE deliveries SET acked_by = NULL WHERE message = ?1 AND device = ?2 AND acked_by IS NOT NULL",
+        )?
+        .execute([&id, device])?;
         note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
         messages.push(message);
     }

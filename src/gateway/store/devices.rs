@@ -246,6 +246,7 @@ fn set(
                 params![app, user, device, notifier],
             )?;
             if *logout {
+                super::deliveries::inbox_gone(t, address)?;
                 t.execute(
                     "UPDATE devices SET logged_in = 0, online = 0 WHERE app = ?1 AND user = ?2 AND device = ?3",
                     [app, user, device],

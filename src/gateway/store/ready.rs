@@ -7,7 +7,7 @@ use super::sql::{Transaction, params};
 use super::{StoreError, settings};
 use crate::gateway::certificate::Certificate;
 use crate::gateway::content::{Profile, Setting, template_names};
-use crate::gateway::delivery::Rules;
+use crate::gateway::delivery::{Presence, Rules};
 use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB, Webhook};
 use crate::gateway::silence;
 use crate::protocol::{Address, Message};
@@ -68,7 +68,7 @@ pub(super) fn ready(
         age_s: now_ms.saturating_sub(accepted_ms) / 1000,
         push_life_s: rules.push_life_s,
         policy,
-        others_online: policy == MultiDevice::AllOffline && others_online(t, &address, app.rules.count_web)?,
+        others_online: policy == MultiDevice::AllOffline && others_online(t, known, &address, app.rules.count_web)?,
         silenced: silence::silenced(&app_wide, &conversation, mentioned, now_ms, &app.home),
         bound: binding != Newest::None,
         dead: binding == Newest::Dead,
@@ -90,13 +90,29 @@ pub(super) fn ready(
     })
 }
 
-fn others_online(t: &Transaction<'_>, address: &Address, count_web: bool) -> Result<bool, StoreError> {
+fn others_online(t: &Transaction<'_>, known: &Known, address: &Address, count_web: bool) -> Result<bool, StoreError> {
     let Address { app, user, device } = address;
-    let platforms: Vec<String> = t
-        .prepare_cached("SELECT platform FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1")?
-        .query_map(params![app, user, device], |r| r.get(0))?
+    let others: Vec<(String, String, bool)> = t
+        .prepare_cached(
+            "SELECT platform, device, attached FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1",
+        )?
+        .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<Result<_, _>>()?;
-    Ok(platforms.iter().any(|platform| count_web || !WEB.contains(&platform.as_str())))
+    for (platform, device, attached) in others {
+        let bound = !attached && usable(t, known, &Address { device, ..address.clone() })?;
+        let counts = Presence { connected: true, attached, bound }.counts_as_online();
+        if counts && (count_web || !WEB.contains(&platform.as_str())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a notification can go to the device: it has a binding that is not marked dead, and its certificate
+/// is there and enabled.
+pub(super) fn usable(t: &Transaction<'_>, known: &Known, address: &Address) -> Result<bool, StoreError> {
+    let Newest::Usable { notifier, .. } = newest_binding(t, address)? else { return Ok(false) };
+    Ok(matches!(known.certificate(t, &address.app, &notifier)?, Ok(Some(certificate)) if certificate.enabled))
 }
 
 /// What a notification for this device says beside the message.

@@ -402,3 +402,170 @@ fn drain(
     }
     Ok(messages)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::certificate::Certificate;
+    use crate::gateway::delivery::AfterVendor;
+    use crate::gateway::policy::MultiDevice;
+    use crate::gateway::store::{Bind, NewMessage, Vault, VendorResult};
+    use crate::vendor::Vendor;
+    use std::sync::Arc;
+
+    const APP: &str = "o#a";
+    const RULES: Rules = Rules {
+        ack_deadline_ms: 5000,
+        push_life_s: 60,
+        keep_s: 60,
+        keep_most: 10,
+        lease_ms: 60_000,
+        policy: MultiDevice::AllOffline,
+    };
+
+    fn at(device: &str) -> Address {
+        Address { app: APP.into(), user: "ann".into(), device: device.into() }
+    }
+
+    struct Stage {
+        store: Store,
+        _home: tempfile::TempDir,
+    }
+
+    impl Stage {
+        async fn new() -> Self {
+            let home = tempfile::tempdir().expect("a directory");
+            let vault = Vault::open(&home.path().join("key"), true).expect("a key");
+            let store = Store::open(&home.path().join("db"), vault).expect("a store");
+            let certificate = Certificate::new(APP.into(), "n".into(), Vendor::Honor, serde_json::json!({}));
+            store.put_certificate(certificate, 1).await.expect("stored");
+            Self { store, _home: home }
+        }
+
+        async fn bind(&self, device: &str) {
+            let bind = Bind::Set { notifier: "n".into(), token: format!("a-token-of-the-device-{device}") };
+            self.store.bind_by_api(at(device), bind, 1).await.expect("bound");
+        }
+
+        /// The ids of what it is sent.
+        async fn hello(&self, device: &str, nonce: &str, login: &str) -> Vec<String> {
+            let hello = serde_json::json!({
+                "nonce": nonce, "agent": "t", "channel": "none", "platform": "android", "login": login,
+            });
+            let hello: Hello = serde_json::from_value(hello).expect("a hello");
+            match self.store.hello(at(device), hello, RULES, 2).await.expect("heard") {
+                Welcome::In { missed, .. } => missed.into_iter().map(|message| message.id).collect(),
+                Welcome::Out(kick) => panic!("{kick:?}"),
+            }
+        }
+
+        /// How many devices it is published to, and how many vendor sends are claimed with it.
+        async fn accept(&self, id: &str) -> (usize, usize) {
+            let message =
+                serde_json::json!({"id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
+            let message = Arc::new(serde_json::from_value(message).expect("a message"));
+            let new = NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None };
+            let accepted = self.store.accept(vec![new], RULES, 9, 10).await.expect("accepted");
+            (accepted[0].live.len(), accepted[0].jobs.len())
+        }
+
+        async fn ack(&self, id: &str, attached: Option<bool>) -> Acked {
+            self.store.acked(at("phone"), vec![id.into()], attached, RULES, 20).await.expect("acked")
+        }
+
+        /// Vendor sends that are due; the vendor takes them.
+        async fn push(&self, now_ms: u64) -> usize {
+            let claimed = self.store.claim(RULES, 9, now_ms).await.expect("claimed");
+            assert!(claimed.again.is_empty(), "what lies on the device is not sent again");
+            let sent = VendorResult {
+                after: AfterVendor::Pushed,
+                hop: Hop::VendorSent,
+                detail: String::new(),
+                code: "0".into(),
+                vendor_id: Some("v1".into()),
+            };
+            let count = claimed.jobs.len();
+            let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
+            self.store.vendor_results(results, now_ms).await.expect("noted");
+            count
+        }
+
+        async fn take(&self, id: &str) -> usize {
+            self.store.taken(at("phone"), vec![id.into()], RULES, 30).await.expect("taken").recalls.len()
+        }
+
+        async fn hops(&self, id: &str) -> Vec<String> {
+            let trace = self.store.trace(APP.into(), id.into()).await.expect("a trace");
+            trace.into_iter().map(|line| line.hop).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_app_is_there_to_take_is_pushed_at_once_and_recalled_when_one_takes_it() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        assert_eq!(stage.accept("m").await, (1, 0));
+        assert!(stage.ack("m", Some(false)).await.recalls.is_empty());
+        assert_eq!(stage.push(20).await, 1);
+        assert!(stage.hello("phone", "n2", "l1").await.is_empty(), "the login has it on its disk");
+        assert!(stage.ack("m", Some(false)).await.recalls.is_empty());
+        assert_eq!(stage.take("m").await, 1);
+        let hops = stage.hops("m").await;
+        assert_eq!(hops, ["accepted", "published", "acked", "vendor_sent", "acked", "taken"]);
+        assert!(stage.hello("phone", "n3", "l2").await.is_empty(), "it is done");
+    }
+
+    #[tokio::test]
+    async fn an_attached_app_has_a_deadline_of_its_own_to_take_it() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m").await;
+        stage.ack("m", Some(true)).await;
+        assert_eq!((stage.push(5019).await, stage.push(5020).await), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_say_whether_an_app_is_attached_is_done_by_its_ack() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m").await;
+        stage.ack("m", None).await;
+        assert_eq!(stage.push(50_000).await, 0);
+        assert!(stage.hello("phone", "n2", "l2").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_took_comes_again_at_another_login_and_after_a_logout() {
+        let stage = Stage::new().await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m").await;
+        stage.ack("m", Some(false)).await;
+        assert_eq!(stage.push(50_000).await, 0, "it has no binding");
+        assert!(stage.hello("phone", "n2", "l1").await.is_empty());
+        assert_eq!(stage.hello("phone", "n3", "l2").await, ["m"]);
+        stage.ack("m", Some(true)).await;
+        let out = Bind::Remove { notifier: None, logout: true };
+        stage.store.bind(at("phone"), 1, out, 40).await.expect("logged out");
+        assert_eq!(stage.hello("phone", "n4", "l2").await, ["m"]);
+        stage.take("m").await;
+        assert!(stage.hello("phone", "n5", "l3").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_phone_that_lingers_without_an_app_is_sent_to_and_pushed_at_once_and_holds_no_other_back() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.store.attached(at("phone"), false).await.expect("stored");
+        assert_eq!(stage.accept("m1").await, (1, 1));
+        stage.bind("tablet").await;
+        assert_eq!(stage.accept("m2").await, (1, 2), "the phone is offline to its user");
+        stage.store.attached(at("phone"), true).await.expect("stored");
+        assert_eq!(stage.accept("m3").await, (1, 0), "the user sees it on the phone");
+        stage.hello("phone", "n2", "l1").await;
+        assert_eq!(stage.accept("m4").await, (1, 0), "a new connection counts as attached until it says");
+    }
+}

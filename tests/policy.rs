@@ -435,3 +435,54 @@ fn a_device_that_missed_more_than_one_batch_gets_all_of_it() {
         stage.rest.traced(id, &["acked"]);
     }
 }
+
+#[test]
+fn a_phone_without_an_app_is_pushed_at_once_and_its_notification_stays_until_an_app_takes_the_message() {
+    if !support::has("mosquitto_pub") {
+        let name = "a_phone_without_an_app_is_pushed_at_once_and_its_notification_stays_until_an_app_takes_the_message";
+        return support::skipped(name, "mosquitto's clients are not installed");
+    }
+    let stage = Stage::new("");
+    let token = stage.user("ann");
+    let binding = json!({"device_id": "phone", "device_token": token, "notifier_name": "288"});
+    stage.rest.ask("PUT", &format!("{}/users/ann/push/binding", stage.rest.base), Some(&binding));
+    let password = stage.gateway.ok(&["token", "--app", "org/app", "--password-file", &stage.password(), "--", "ann"]);
+    let say = |payload: &Value| {
+        let done = stage
+            .gateway
+            .mosquitto("mosquitto_pub", "ann:phone@org%23app", "org%23app/ann", &password)
+            .args(["-t", "im/v1/org%23app/ann/phone/up", "-m", &payload.to_string()])
+            .output()
+            .expect("published");
+        assert!(done.status.success(), "{done:?}");
+    };
+    let hello = |nonce: &str| {
+        say(
+            &json!({"v": 1, "type": "hello", "nonce": nonce, "agent": "test", "channel": "xiaomi", "platform": "android",
+            "login": "l1"}),
+        );
+    };
+    let shown = || {
+        let query = token.replace('+', "%2B").replace('/', "%2F");
+        let url = format!("{}/_lab/tray?vendor=xiaomi&wait_ms=1&token={query}", stage.url);
+        stage.rest.ask("GET", &url, None).1
+    };
+    hello("n1");
+    let first = stage.send("bob", "ann", text("app killed"), json!({}));
+    let began = std::time::Instant::now();
+    say(&json!({"v": 1, "type": "ack", "ids": [first], "attached": false}));
+    stage.rest.traced(&first, &["acked", "vendor_sent"]);
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    hello("n2");
+    // One device's words are carried out in their order: the answer to this one comes after the hello.
+    let second = stage.send("bob", "ann", text("after the reboot"), json!({}));
+    say(&json!({"v": 1, "type": "ack", "ids": [first, second], "attached": false}));
+    let trace = stage.rest.traced(&second, &["acked", "vendor_sent"]);
+    assert!(!trace.iter().any(|line| line.starts_with("recalled")), "{trace:?}");
+    let trace = stage.rest.traced(&first, &["vendor_sent", "acked"]);
+    assert!(!trace.iter().any(|line| line.starts_with("recalled") || line.starts_with("synced")), "{trace:?}");
+    assert!(shown()[0]["recalled"] != true, "{}", shown());
+    say(&json!({"v": 1, "type": "taken", "ids": [first]}));
+    stage.rest.traced(&first, &["taken", "recalled: xiaomi: delivered"]);
+    assert_eq!(shown()[0]["recalled"], true, "{}", shown());
+}

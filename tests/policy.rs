@@ -383,7 +383,9 @@ fn a_notification_is_taken_back_when_the_message_reaches_the_device_after_all() 
     stage.rest.traced(&id, &["vendor_sent"]);
     let mut agent = Agent::start(&home);
     agent.process.event("message.received");
-    stage.rest.traced(&id, &["acked", "recalled: xiaomi: delivered"]);
+    stage.rest.traced(&id, &["acked"]);
+    let _app = support::Process::start(support::impush(&home).args(["watch", "--json"]), false);
+    stage.rest.traced(&id, &["acked", "taken", "recalled: xiaomi: delivered"]);
     let query = token.replace('+', "%2B").replace('/', "%2F");
     let (_, shown) =
         stage.rest.ask("GET", &format!("{}/_lab/tray?vendor=xiaomi&wait_ms=1&token={query}", stage.url), None);

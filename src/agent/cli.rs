@@ -64,6 +64,12 @@ enum Command {
         /// File with the password; `-` is standard input
         #[arg(long, value_name = "FILE")]
         password_file: PathBuf,
+        /// End as soon as the login is stored, not when a server has accepted it
+        #[arg(long)]
+        no_wait: bool,
+        /// Print the answer, or the refusal, as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Log out; the device's token is unbound first
     Logout {
@@ -169,10 +175,33 @@ impl CommandError {
             Self::Run(error) => error.exit_code(),
             Self::Client(ClientError::NotPermitted { .. }) => 77,
             Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) | Self::Unhealthy { .. } => 69,
-            Self::Client(ClientError::Refused(_)) => 65,
+            Self::Client(ClientError::Refused(refusal)) => refusal_code(&refusal.code),
             Self::File { .. } | Self::Detect(_) => 66,
             Self::Output(_) | Self::Json(_) => 74,
         }
+    }
+}
+
+/// sysexits for the reason's word: what a script may do about it differs.
+fn refusal_code(word: &str) -> u8 {
+    match word {
+        "dns_failed" => 68,
+        "not_stored" => 74,
+        "bad_credentials" | "not_authorized" | "banned" | "client_id_refused" | "login_expired" => 77,
+        "wrong_app" => 78,
+        "no_answer"
+        | "connect_timeout"
+        | "connect_refused"
+        | "network_unreachable"
+        | "server_busy"
+        | "server_unavailable"
+        | "server_shutting_down"
+        | "quota_exceeded"
+        | "busy"
+        | "peer_closed"
+        | "io_error" => 75,
+        word if word.starts_with("tls_") || matches!(word, "not_mqtt5" | "protocol_error") => 76,
+        _ => 65,
     }
 }
 
@@ -285,10 +314,17 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
                 let status = client.call("GET", "/v1/status", None).await?;
                 if json { print(&status.to_string()) } else { print(&text::status(&serde_json::from_value(status)?)) }
             }
-            Command::Login { user, password_file } => {
+            Command::Login { user, password_file, no_wait, json } => {
                 let password = read_secret(&password_file)?;
-                let answer =
-                    client.call("POST", "/v1/login", Some(&json!({ "user": user, "password": password }))).await?;
+                let body = json!({ "user": user, "password": password, "wait": !no_wait });
+                let answer = client.call("POST", "/v1/login", Some(&body)).await;
+                if json && let Err(ClientError::Refused(refusal)) = &answer {
+                    print(&json!({ "error": refusal }).to_string())?;
+                }
+                let answer = answer?;
+                if json {
+                    return print(&answer.to_string());
+                }
                 print(&format!("logged in as {user} on device {}", field(&answer, "device_id")))
             }
             Command::Logout { keep_binding } => {

@@ -33,8 +33,7 @@ impl Disk {
     /// The inbox of this user is the one from now on.
     pub fn open_inbox(&mut self, user: &str) {
         self.inbox = None;
-        let name = crate::secret::fingerprint(&format!("{}:{}{user}", self.app.len(), self.app));
-        match Inbox::open(&self.store.path().join(format!("inbox-{name}.jsonl"))) {
+        match Inbox::open_for(self.store.path(), &self.app, user) {
             Ok(inbox) => self.inbox = Some(inbox),
             Err(error) => {
                 error!(event = "inbox.unusable", %error, "messages cannot be kept on this device; they stay at the gateway");

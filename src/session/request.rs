@@ -174,6 +174,10 @@ impl Session {
         if password.is_empty() || password.expose().len() > MAX_PASSWORD {
             return self.refuse(id, 400, "bad_password", "the password is empty or longer than 8192 bytes");
         }
+        if let Some(other) = super::token::app(&password).filter(|app| *app != self.settings.app) {
+            let message = format!("the token is for the IM app {other}; server.app is {}", self.settings.app);
+            return self.refuse(id, 422, "wrong_app", message);
+        }
         if let Some(current) = self.saved.login.as_ref().filter(|login| login.user != user) {
             let message = format!("{} is logged in; log out first", current.user);
             return self.refuse(id, 409, "logged_in", message);

@@ -4,6 +4,22 @@ use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// The claims of a JWT; `None` for any other password.
+pub(super) fn claims<T: DeserializeOwned>(password: &Secret) -> Option<T> {
+    let payload = password.expose().split('.').nth(1)?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+}
+
+/// The IM app a token was issued for, where it says.
+pub(super) fn app(password: &Secret) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Issued {
+        app: String,
+    }
+    claims::<Issued>(password).map(|issued| issued.app)
+}
 
 /// The ends of a token's life, in seconds since the Unix epoch. Passwords that are no JWT have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -20,8 +36,7 @@ pub(super) struct Life {
 
 impl Life {
     pub fn of(password: &Secret) -> Option<Self> {
-        let payload = password.expose().split('.').nth(1)?;
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+        claims(password)
     }
 
     /// No server can take it any more.

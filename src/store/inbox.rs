@@ -15,13 +15,15 @@
 
 use super::document::{set_aside, write_atomically};
 use crate::protocol::Message;
+use crate::secret::hex;
+use ring::digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use tracing::error;
+use tracing::{error, info};
 
 /// Most messages that wait for an app. Beyond it nothing is acknowledged: they wait at the gateway.
 const MAX_PENDING: usize = 5000;
@@ -67,6 +69,45 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// The inbox of one user of one IM app below the state directory. What an older version kept for this user
+    /// in one file for all is taken over; what it kept for others goes with that file.
+    ///
+    /// # Errors
+    /// The disk's error.
+    pub fn open_for(state: &Path, app: &str, user: &str) -> io::Result<Self> {
+        // With the lengths in front no two pairs are confused.
+        let owner = format!("{}:{app}{}:{user}", app.len(), user.len());
+        let name = hex(&digest::digest(&digest::SHA256, owner.as_bytes()).as_ref()[..16]);
+        let mut inbox = Self::open(&state.join(format!("inbox-{name}.jsonl")))?;
+        let former = state.join("inbox.jsonl");
+        if former.exists() {
+            let old = Self::open(&former)?;
+            let (own, others): (Vec<_>, Vec<_>) =
+                old.pending_after(0).map(|entry| entry.message).partition(|message| message.to == user);
+            let (kept, dropped) = (own.len(), others.len());
+            inbox.append(own).map_err(io::Error::other)?;
+            std::fs::remove_file(&former)?;
+            info!(
+                event = "inbox.taken_over",
+                kept, dropped, "messages an older version kept were taken over; other users' were dropped"
+            );
+        }
+        inbox.unlink_others(state);
+        Ok(inbox)
+    }
+
+    /// What ended logins left behind because the disk refused at that time.
+    fn unlink_others(&self, state: &Path) {
+        for entry in std::fs::read_dir(state).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let inbox = name.to_str().is_some_and(|name| name.starts_with("inbox-") && name.ends_with(".jsonl"));
+            if inbox && entry.path() != self.path {
+                // Tried again at the next login.
+                drop(std::fs::remove_file(entry.path()));
+            }
+        }
+    }
+
     /// # Errors
     /// The disk's error.
     pub fn open(path: &Path) -> io::Result<Self> {
@@ -249,6 +290,19 @@ mod tests {
 
     fn ids(inbox: &Inbox) -> Vec<String> {
         inbox.pending_after(0).map(|e| e.message.id).collect()
+    }
+
+    #[test]
+    fn an_inbox_belongs_to_one_user_and_takes_over_only_what_was_theirs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut former = Inbox::open(&dir.path().join("inbox.jsonl")).expect("opened");
+        former.append(vec![message("a"), Message { to: "bob".into(), ..message("b") }]).expect("kept");
+        drop(former);
+        let inbox = Inbox::open_for(dir.path(), "o#a", "ann").expect("opened");
+        assert_eq!(ids(&inbox), ["a"]);
+        assert!(!dir.path().join("inbox.jsonl").exists());
+        assert!(ids(&Inbox::open_for(dir.path(), "o#a", "bob").expect("opened")).is_empty());
+        assert!(ids(&Inbox::open_for(dir.path(), "o#a", "ann").expect("opened")).is_empty(), "it went with its login");
     }
 
     #[test]

@@ -10,7 +10,7 @@ fn every_step_of_the_demo_holds() {
     let steps: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("one JSON document a line")).collect();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(steps.len(), 11);
+    assert_eq!(steps.len(), 12);
     for step in steps {
         assert_eq!(step["ok"], true, "{step}");
         assert!(step["step"].is_string() && step["ms"].is_u64(), "{step}");

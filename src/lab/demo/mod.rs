@@ -98,6 +98,12 @@ async fn story(steps: &Steps, home: &Path, account: Account) -> Result<(), Strin
     step!(steps, "login", "the phone with its maker's tree and the board with no maker log in", stage.login());
     step!(steps, "bind", "the phone binds its token, the board holds the connection", stage.bind());
     step!(steps, "live", "a message reaches both over the connection", stage.live());
+    step!(
+        steps,
+        "app",
+        "the phone's app is killed; a message sent in the same second is in the tray, until the app has it",
+        stage.app()
+    );
     step!(steps, "kill", "the phone's agent is killed (SIGKILL)", stage.kill());
     step!(steps, "push", "the next message reaches the phone's tray through its maker's cloud", stage.push());
     step!(steps, "resync", "the phone's agent restarts, rebinds from disk and syncs what it missed", stage.resync());
@@ -220,6 +226,34 @@ impl Stage {
             self.traced(id, &["published", "acked: over the connection"], SOON).await?;
         }
         Ok(((), "both acknowledged over the connection; nothing went to the vendor".to_owned()))
+    }
+
+    async fn app(&mut self) -> Told {
+        self.phone_watch.kill().await?;
+        let (phone, board) = self.send("now: the app is closed").await?;
+        let sent = tokio::time::Instant::now();
+        let event = self.phone.next(SOON).await?;
+        let shown_ms = sent.elapsed().as_millis();
+        if event["notification"]["body"] != "now: the app is closed" {
+            return Err(format!("the tray shows {event}"));
+        }
+        let message = self.board_watch.next(SOON).await?;
+        if message["id"] != board.as_str() {
+            return Err(format!("the board got {message}"));
+        }
+        let config = self.home.join("phone.toml");
+        self.phone_watch =
+            Process::start("phone-watch", &self.agent, &["--config", text(&config), "watch", "--json"], &self.home)?;
+        let message = self.phone_watch.next(SOON).await?;
+        if message["id"] != phone.as_str() {
+            return Err(format!("the app got {message}"));
+        }
+        // Only some vendors can take a notification back.
+        let gone = self.account.vendor == Vendor::Xiaomi;
+        let wanted: &[&str] =
+            if gone { &["acked", "vendor_sent", "taken", "recalled"] } else { &["acked", "vendor_sent", "taken"] };
+        let trace = self.traced(&phone, wanted, SOON).await?;
+        Ok(((), format!("in the tray after {shown_ms} ms, the connection standing; trace: {}", trace.join(" > "))))
     }
 
     async fn kill(&mut self) -> Told {

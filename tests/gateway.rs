@@ -398,3 +398,41 @@ fn a_broker_that_tells_of_its_clients_cuts_the_wait_for_acknowledgements_short()
     // It may be an old connection's end that comes late: the device stays reachable.
     assert_eq!(rest.ok("GET", "users/ann/devices", None)["entities"][0]["online"], true);
 }
+
+#[test]
+fn a_phone_rests_while_its_certificate_is_on_and_holds_a_connection_while_it_is_off() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let fields = json!({"app_secret": "s", "package": "com.example"});
+    rest.ok("POST", "certificates", Some(&json!({"vendor": "xiaomi", "name": "288", "fields": fields})));
+    let root = dir.path().join("phone");
+    std::fs::create_dir_all(root.join("system")).expect("made");
+    let properties = "ro.build.version.release=12\nro.product.manufacturer=Xiaomi\nro.product.brand=Redmi\nro.miui.ui.version.name=V12\nro.miui.ui.version.code=10\n";
+    std::fs::write(root.join("system/build.prop"), properties).expect("written");
+    let home = dir.path().join("a");
+    let extra = format!(
+        "[device]\nroot = '{}'\n[channel]\nlinger_s = 1\ncheck_first_s = 2\ncheck_most_s = 4\n[certificates]\nMICertificateName = '288'\n",
+        root.display()
+    );
+    Agent::configure(&home, &format!("mqtts://localhost:{}", gateway.port()), Path::new(gateway.ca()), &extra);
+    let mut agent = Agent::start(&home);
+    agent.login("ann", &gateway.user("ann"));
+    agent.process.event("link.up");
+    agent.ok(&["token", "set", "xiaomi", "d//igwEhgBGCI2TG6lWqlNH5Ma8BHPtVQDBUSr7KXm7bk1EyO3xl/7ysVeyJuZ6j"]);
+    let until = |agent: &Agent, state: &str, channel: &str| {
+        let deadline = std::time::Instant::now() + support::LIMIT;
+        loop {
+            let status = agent.status();
+            if status["state"] == state && status["channel_state"] == channel {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "never {state} and {channel}: {status}");
+        }
+    };
+    until(&agent, "resting", "unproven");
+    rest.ok("PATCH", "certificates/288", Some(&json!({"enabled": false})));
+    until(&agent, "online", "disabled");
+    rest.ok("PATCH", "certificates/288", Some(&json!({"enabled": true})));
+    until(&agent, "resting", "unproven");
+}

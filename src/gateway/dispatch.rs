@@ -7,8 +7,10 @@ use super::events::CLOCKS_MS;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
-use super::store::{Acked, Bind, BindReply, Claimed, Kick, NewMessage, Recall, Store, StoreError, VendorJob, Welcome};
-use crate::protocol::{Address, Down, Hello, Message, Presence};
+use super::store::{
+    Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Recall, Store, StoreError, VendorJob, Welcome,
+};
+use crate::protocol::{Address, BindingReport, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::sync::Arc;
@@ -135,20 +137,22 @@ impl Dispatch {
     /// Returns what the device is told: its welcome and what it missed, or that its login has ended.
     pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Down>, StoreError> {
         let (channel, nonce) = (hello.channel.clone(), Some(hello.nonce.clone()));
+        if hello.check {
+            return Ok(vec![match self.store.look(address.clone(), hello, now_ms()).await? {
+                Look::In(bindings) => welcome(nonce, bindings),
+                Look::Out(kick) => refused(&address, kick),
+            }]);
+        }
         match self.store.hello(address.clone(), hello, self.rules(), now_ms()).await? {
-            Welcome::In { missed, kicked } => {
+            Welcome::In { missed, kicked, bindings } => {
                 info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
                 if !missed.is_empty() {
                     self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
                 }
                 self.tell_kicked(kicked);
-                let welcome = Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: None, token: None };
-                Ok(missed.into_iter().map(Down::Message).chain([welcome]).collect())
+                Ok(missed.into_iter().map(Down::Message).chain([welcome(nonce, bindings)]).collect())
             }
-            Welcome::Out(Kick { code, by, .. }) => {
-                info!(event = "device.refused", device = %address, code = u16::from(code), "a login that has ended came back");
-                Ok(vec![Down::Kick { code, replaced_by: by }])
-            }
+            Welcome::Out(kick) => Ok(vec![refused(&address, kick)]),
         }
     }
 
@@ -329,6 +333,15 @@ impl Dispatch {
             again.into_iter().for_each(|at_ms| this.alarm.ring(at_ms));
         });
     }
+}
+
+fn welcome(nonce: Option<String>, bindings: Vec<BindingReport>) -> Down {
+    Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: Some(bindings), token: None }
+}
+
+fn refused(address: &Address, Kick { code, by, .. }: Kick) -> Down {
+    info!(event = "device.refused", device = %address, code = u16::from(code), "a login that has ended came back");
+    Down::Kick { code, replaced_by: by }
 }
 
 fn report<T>(result: Result<T, StoreError>) {

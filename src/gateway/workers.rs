@@ -157,10 +157,13 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
 }
 
 fn bound(sequence: u64, reply: BindReply) -> Down {
-    let (result, reason) = match reply {
-        // A stale request was overtaken by a newer one of the same device: the device ignores this.
-        BindReply::Ok | BindReply::Stale => (BindResult::Ok, None),
-        BindReply::Refused(reason) => (BindResult::Refused, Some(reason)),
+    let (result, reason, expected) = match reply {
+        BindReply::Ok => (BindResult::Ok, None, None),
+        // Overtaken by a newer one, and the device ignores this; or its state is of before, and it catches up.
+        BindReply::Stale { newest } => {
+            (BindResult::Later, Some(format!("sequence {sequence} is behind {newest}")), Some(newest))
+        }
+        BindReply::Refused(reason) => (BindResult::Refused, Some(reason), None),
     };
-    Down::Bound { sequence, result, reason }
+    Down::Bound { sequence, result, reason, expected }
 }

@@ -26,6 +26,9 @@ pub enum Down {
         result: BindResult,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// With `later`: the newest number the gateway has seen of this device, which goes on from it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<u64>,
     },
     /// The login ends here; see [`KickCode`].
     Kick {

@@ -58,9 +58,9 @@ impl Session {
             Ok(Down::Message(message)) => {
                 return self.act(Action::Keep { message: Box::new(message), packet_id });
             }
-            Ok(Down::Bound { sequence, result, reason, .. }) => {
+            Ok(Down::Bound { sequence, result, reason, expected }) => {
                 self.acknowledge(packet_id);
-                self.bind_event(now, BindingEvent::Answered { sequence, result, reason, expected: None });
+                self.bind_event(now, BindingEvent::Answered { sequence, result, reason, expected });
                 return self.on_bound(now);
             }
             Ok(Down::Kick { code, replaced_by }) => {

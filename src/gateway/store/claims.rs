@@ -4,6 +4,7 @@ use super::deliveries::set_state;
 use super::marks::{Death, mark_dead};
 use super::ready::{Due, VendorJob, ready};
 use super::sql::{OptionalExtension as _, Transaction, params};
+use super::standing::note_accepted;
 use super::traces::note;
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::gateway::delivery::{AfterVendor, Hop, Rules, State, over_the_connection};
@@ -208,6 +209,9 @@ fn settle(
 ) -> Result<Option<Recall>, StoreError> {
     let (id, device) = (&job.message.id, &job.address.device);
     note(t, id, device, now_ms, result.hop, &result.detail)?;
+    if matches!(result.after, AfterVendor::Pushed) {
+        note_accepted(t, &job.address, &job.certificate.name, &job.token, now_ms)?;
+    }
     let (state, due) = match result.after {
         AfterVendor::Pushed => (State::Pushed, None),
         AfterVendor::Again { in_ms } => (State::Vendor, Some(now_ms + in_ms)),

@@ -3,7 +3,7 @@
 use super::ready::usable;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Kick, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, users};
+use super::{Kick, Look, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, standing, users};
 use crate::gateway::delivery::{Ack, AfterAck, Hop, Rules, State, after_ack};
 use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Hello, KickCode, Message};
@@ -158,6 +158,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Welcome, StoreError> {
+        let known = self.known.clone();
         self.run(move |t| {
             users::hold(t, &address.app, &address.user, true)?;
             if !devices::ensure(t, &address)? {
@@ -183,7 +184,26 @@ impl Store {
             t.prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
                 .execute([app, user])?;
             let missed = drain(t, &address, &hello.nonce, "", WINDOW, rules, now_ms)?;
-            Ok(Welcome::In { missed, kicked })
+            standing::reconcile(t, &address, hello.binding.as_ref())?;
+            let bindings = standing::reports(t, &known, &address, now_ms)?;
+            Ok(Welcome::In { missed, kicked, bindings })
+        })
+        .await
+    }
+
+    /// A device that rests looks how its bindings do. Nothing is noted of its connection.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn look(&self, address: Address, hello: Hello, now_ms: u64) -> Result<Look, StoreError> {
+        let known = self.known.clone();
+        self.run(move |t| {
+            users::hold(t, &address.app, &address.user, true)?;
+            if let Some(kick) = kicks::ended(t, &address, &hello)? {
+                return Ok(Look::Out(kick));
+            }
+            standing::reconcile(t, &address, hello.binding.as_ref())?;
+            Ok(Look::In(standing::reports(t, &known, &address, now_ms)?))
         })
         .await
     }

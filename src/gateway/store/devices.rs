@@ -50,7 +50,10 @@ pub enum Bind {
 pub enum BindReply {
     Ok,
     /// A newer request of this device was seen already; this one changes nothing.
-    Stale,
+    Stale {
+        /// The newest request's number: the device goes on from it.
+        newest: u64,
+    },
     Refused(String),
 }
 
@@ -116,7 +119,11 @@ impl Store {
                 params![app, user, device, as_i64(sequence), as_i64(now_ms)],
             )?;
             if newer == 0 {
-                return Ok(BindReply::Stale);
+                let newest: i64 = t
+                    .prepare_cached("SELECT sequence FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+                    .query_row([app, user, device], |r| r.get(0))?;
+                let repeated = as_i64(sequence) == newest && holds(t, &address, sequence, &bind)?;
+                return Ok(if repeated { BindReply::Ok } else { BindReply::Stale { newest: as_u64(newest) } });
             }
             set(t, &address, sequence, &bind, now_ms)
         })
@@ -203,6 +210,30 @@ impl Store {
     }
 }
 
+/// Whether what is asked is so already: the answer to the newest request was lost, and it is said again.
+fn holds(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind) -> Result<bool, StoreError> {
+    let Address { app, user, device } = address;
+    match bind {
+        Bind::Set { notifier, token } => {
+            t.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4 AND token = ?5 AND sequence = ?6)",
+            )?
+            .query_row(params![app, user, device, notifier, token, as_i64(sequence)], |r| r.get(0))
+        }
+        Bind::Remove { notifier, logout } => {
+            let left: bool = t
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND (CAST(?4 AS TEXT) IS NULL OR notifier = ?4))",
+                )?
+                .query_row(params![app, user, device, notifier], |r| r.get(0))?;
+            let logged_in: bool = t
+                .prepare_cached("SELECT logged_in FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+                .query_row([app, user, device], |r| r.get(0))?;
+            Ok(!left && !(*logout && logged_in))
+        }
+    }
+}
+
 fn set(
     t: &Transaction<'_>,
     address: &Address,
@@ -231,6 +262,7 @@ fn set(
             t.execute(
                 "INSERT INTO bindings (app, user, device, notifier, token, sequence, bound_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms, off_until_ms = 0,
+                 accepted_ms = CASE WHEN bindings.token = excluded.token THEN bindings.accepted_ms END,
                  dead_ms = CASE WHEN bindings.token = excluded.token THEN bindings.dead_ms END,
                  dead_code = CASE WHEN bindings.token = excluded.token THEN bindings.dead_code END",
                 params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)],

@@ -4,7 +4,7 @@ use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64};
 use crate::gateway::policy::{AppRules, Login};
-use crate::protocol::{Address, Hello, KickCode, Message};
+use crate::protocol::{Address, BindingReport, Hello, KickCode, Message};
 
 /// A device whose login ended, and what it is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +18,32 @@ pub struct Kick {
 /// What a hello led to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Welcome {
-    /// It is in; what it missed, and the devices that yield to it.
-    In { missed: Vec<Message>, kicked: Vec<Kick> },
+    /// It is in; what it missed, the devices that yield to it, and how its bindings do.
+    In { missed: Vec<Message>, kicked: Vec<Kick>, bindings: Vec<BindingReport> },
     /// Its login has ended.
     Out(Kick),
+}
+
+/// What a look at the bindings led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Look {
+    /// How they do.
+    In(Vec<BindingReport>),
+    /// The device's login has ended.
+    Out(Kick),
+}
+
+/// Whether the login that speaks was ended by others: it may not have been told.
+pub(super) fn ended(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Result<Option<Kick>, StoreError> {
+    let found: Option<(String, Option<u16>, Option<String>)> = t
+        .prepare_cached(
+            "SELECT login, kicked_code, kicked_by FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
+        )?
+        .query_row([&address.app, &address.user, &address.device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    let same = |known: &str| !known.is_empty() && hello.login.as_deref() == Some(known);
+    let code = found.filter(|(known, ..)| same(known)).and_then(|(_, code, by)| Some((code?, by)));
+    Ok(code.map(|(code, by)| Kick { address: address.clone(), code: KickCode::from(code), by }))
 }
 
 /// Decides whether this login stands.
@@ -33,15 +55,12 @@ pub(super) fn admit(
 ) -> Result<Result<Vec<Kick>, Kick>, StoreError> {
     let Address { app, user, device } = address;
     let login = hello.login.clone().unwrap_or_default();
-    let (logged_in, known, code, by): (bool, String, Option<u16>, Option<String>) = t
-        .prepare_cached(
-            "SELECT logged_in, login, kicked_code, kicked_by FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
-        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?;
-    if let Some(code) = code.filter(|_| !login.is_empty() && login == known) {
-        // The same login came back: it may not have been told.
-        return Ok(Err(Kick { address: address.clone(), code: KickCode::from(code), by }));
+    if let Some(kick) = ended(t, address, hello)? {
+        return Ok(Err(kick));
     }
+    let (logged_in, known): (bool, String) = t
+        .prepare_cached("SELECT logged_in, login FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?;
     if logged_in && known == login {
         return Ok(Ok(Vec::new()));
     }

@@ -125,7 +125,7 @@ fn settings(config: &Config, ready: &Ready, profile: &Profile, store: &Store) ->
         app: ready.app.clone(),
         topics: ready.topics.clone(),
         device_id: store.device_id().to_owned(),
-        instance: store.machine().map(str::to_owned),
+        instance: None,
         endpoints: ready.endpoints.iter().map(ToString::to_string).collect(),
         order: config.channel.order.clone(),
         certificates: config.certificates.names(),

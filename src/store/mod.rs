@@ -73,11 +73,6 @@ impl Store {
         &self.identity.value().device_id
     }
 
-    /// The machine this state belongs to, as a fingerprint; `None` where the hardware says nothing.
-    pub fn machine(&self) -> Option<&str> {
-        None
-    }
-
     /// Everything a session begins with.
     pub fn saved(&self) -> Saved {
         Saved {

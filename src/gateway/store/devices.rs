@@ -229,7 +229,7 @@ fn holds(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind) -> 
             let logged_in: bool = t
                 .prepare_cached("SELECT logged_in FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
                 .query_row([app, user, device], |r| r.get(0))?;
-            Ok(!left && !(*logout && logged_in))
+            Ok(!(left || *logout && logged_in))
         }
     }
 }

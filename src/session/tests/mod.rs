@@ -3,3 +3,4 @@
 mod lives;
 mod stage;
 mod stories;
+mod table;

@@ -189,8 +189,21 @@ mod tests {
 
     #[test]
     fn a_cause_only_a_person_can_mend_stops_the_attempts() {
-        for cause in [Cause::BadCredentials, Cause::TakenOver, Cause::Kicked] {
+        for cause in [Cause::BadCredentials, Cause::Banned, Cause::Kicked] {
             assert_eq!(Reconnect::new(1).on_down(NOW, cause), Verdict::Stop(cause));
+        }
+    }
+
+    #[test]
+    fn who_took_over_is_left_alone_for_minutes_and_a_login_that_worked_is_not_given_up() {
+        for seed in 0..200 {
+            let mut reconnect = Reconnect::new(seed);
+            let takeover = pause(reconnect.on_down(NOW, Cause::TakenOver));
+            assert!((PATIENT_BASE..=SLOW_CAP).contains(&takeover), "{takeover:?}");
+            for _ in 0..20 {
+                let doubtful = pause(Verdict::Retry(reconnect.on_doubtful(NOW, Cause::BadCredentials)));
+                assert!((PATIENT_BASE..=SLOW_CAP).contains(&doubtful), "{doubtful:?}");
+            }
         }
     }
 

@@ -470,6 +470,12 @@ fn a_phone_without_an_app_is_pushed_at_once_and_its_notification_stays_until_an_
         stage.rest.ask("GET", &url, None).1
     };
     hello("n1");
+    // Until it is known to be connected, a message for it goes another way.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let online = || stage.rest.ok("GET", "users/ann/devices", None)["entities"][0]["online"] == true;
+    while !online() {
+        assert!(std::time::Instant::now() < deadline, "the device never came online");
+    }
     let first = stage.send("bob", "ann", text("app killed"), json!({}));
     let began = std::time::Instant::now();
     say(&json!({"v": 1, "type": "ack", "ids": [first], "attached": false}));

@@ -12,7 +12,7 @@ use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Stream, Will, dial_first, handshake};
 use crate::protocol::{Leg, SESSION_EXPIRY_S, State as Announced};
 use crate::session::{
-    Action, Dial, Event, Goodbye, LinkStanding, Now, Packet, RequestId, Server, Session, Sight, Write,
+    Action, Broker, Dial, Event, Goodbye, LinkStanding, Now, Packet, RequestId, Server, Session, Sight, Write,
 };
 use rustls::ClientConfig;
 use std::collections::{BTreeMap, VecDeque};
@@ -146,7 +146,8 @@ impl Shell {
             will: Some(Will {
                 topic: self.ready.topics.topic(&dial.address, Leg::State),
                 payload: Announced { online: false, nonce: dial.nonce.clone() }.encode(),
-                retain: true,
+                retain: dial.broker.retain,
+                at_least_once: dial.broker.at_least_once,
             }),
         };
         let (proxy, tls) = (self.ready.proxy.clone(), self.tls.clone());
@@ -165,6 +166,7 @@ impl Shell {
                 server_name: winner.to_string(),
                 session_present: connected.session_present,
                 server_keep_alive_s: connected.server_keep_alive_s,
+                broker: Broker { retain: connected.retain, at_least_once: connected.at_least_once },
                 round_trip: clock::now().saturating_sub(asked),
                 network: network::key(),
             };

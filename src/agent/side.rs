@@ -128,9 +128,8 @@ async fn heard(
                     return Ok(outcome);
                 }
             }
-            Incoming::Published { refused: Some(why), .. } | Incoming::Subscribed { refused: Some(why), .. } => {
-                return Err(Failure::new(Cause::NotAuthorized, why));
-            }
+            Incoming::Published { refused: Some(why), .. } => return Err(Failure::new(Cause::NotAuthorized, why)),
+            Incoming::Subscribed { refused: Some(failure), .. } => return Err(failure),
             Incoming::Published { .. } => connection.send_queued().await?,
             Incoming::Subscribed { .. } | Incoming::Pong => {}
         }

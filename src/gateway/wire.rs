@@ -92,7 +92,7 @@ impl Driver {
                 incoming = connection.next() => match incoming {
                     // They are only hints: it works without.
                     Ok(Incoming::Subscribed { packet_id, refused: Some(why) }) if events == Some(packet_id) => {
-                        warn!(event = "broker.events_refused", why, "the broker does not let the gateway hear of its clients' connections");
+                        warn!(event = "broker.events_refused", %why, "the broker does not let the gateway hear of its clients' connections");
                         Ok(())
                     }
                     Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, &workers).await,

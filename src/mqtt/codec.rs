@@ -7,7 +7,9 @@ use super::MqttError;
 use crate::keepalive::Cause;
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::Error as CodecError;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, check};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, SubscribeReasonCode, check,
+};
 
 /// Takes one whole packet off `buffer`, or `None` when more bytes are needed.
 pub(super) fn decode(buffer: &mut BytesMut, max_size: u32) -> Result<Option<Packet>, MqttError> {
@@ -52,6 +54,19 @@ pub(super) fn refusal(code: ConnectReturnCode) -> Cause {
         Code::ServerMoved => Cause::ServerMoved,
         Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => Cause::NotMqtt5,
         Code::MalformedPacket | Code::ProtocolError => Cause::ProtocolError,
+        Code::RetainNotSupported => Cause::RetainRefused,
+        Code::QoSNotSupported => Cause::QosRefused,
+        Code::PacketTooLarge => Cause::PacketTooLarge,
+        _ => Cause::Refused,
+    }
+}
+
+/// What a refused SUBSCRIBE asks for.
+pub(super) fn unsubscribable(code: SubscribeReasonCode) -> Cause {
+    use SubscribeReasonCode as Code;
+    match code {
+        Code::NotAuthorized | Code::TopicFilterInvalid => Cause::NotAuthorized,
+        Code::QuotaExceeded => Cause::QuotaExceeded,
         _ => Cause::Refused,
     }
 }
@@ -68,6 +83,9 @@ pub(super) fn parting(code: DisconnectReasonCode) -> Cause {
         Code::ServerShuttingDown | Code::MaximumConnectTime => Cause::ServerShutdown,
         Code::UseAnotherServer => Cause::UseAnotherServer,
         Code::ServerMoved => Cause::ServerMoved,
+        Code::RetainNotSupported => Cause::RetainRefused,
+        Code::QoSNotSupported => Cause::QosRefused,
+        Code::PacketTooLarge => Cause::PacketTooLarge,
         Code::NormalDisconnection | Code::DisconnectWithWillMessage | Code::KeepAliveTimeout => Cause::PeerClosed,
         _ => Cause::ProtocolError,
     }
@@ -85,9 +103,7 @@ fn broken(detail: String) -> MqttError {
 mod tests {
     use super::*;
     use rumqttc::v5::mqttbytes::QoS;
-    use rumqttc::v5::mqttbytes::v5::{
-        ConnAck, ConnAckProperties, PubAck, Publish, PublishProperties, SubAck, SubscribeReasonCode,
-    };
+    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, PubAck, Publish, PublishProperties, SubAck};
 
     #[test]
     fn a_disconnect_may_leave_out_its_properties_and_its_reason() {

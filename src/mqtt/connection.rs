@@ -3,7 +3,7 @@
 use super::{MqttError, codec};
 use crate::keepalive::Cause;
 use crate::keepalive::constants::WRITE_TIMEOUT;
-use crate::protocol::MAX_PACKET;
+use crate::protocol::{END_PROPERTY, MAX_PACKET};
 use crate::secret::Secret;
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::QoS;
@@ -29,7 +29,9 @@ const KEEP_BUFFER: usize = 4096;
 pub struct Will {
     pub topic: String,
     pub payload: Vec<u8>,
+    /// Some brokers refuse one or the other.
     pub retain: bool,
+    pub at_least_once: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +54,10 @@ pub struct Connected {
     /// Seconds, where the server set another one than asked.
     pub server_keep_alive_s: Option<u16>,
     pub assigned_client_id: Option<String>,
+    /// The broker keeps retained messages.
+    pub retain: bool,
+    /// The broker takes QoS 1; without it messages may be lost on the way.
+    pub at_least_once: bool,
 }
 
 /// What the server sent.
@@ -70,7 +76,7 @@ pub enum Incoming {
     },
     Subscribed {
         packet_id: u16,
-        refused: Option<String>,
+        refused: Option<MqttError>,
     },
     Pong,
 }
@@ -87,6 +93,9 @@ pub struct Connection<S> {
     /// How many unacknowledged publishes the server takes.
     window: usize,
     server_max_packet: Option<u32>,
+    /// What the broker has not, publishes go without.
+    retain: bool,
+    at_least_once: bool,
 }
 
 /// Sends CONNECT and waits for CONNACK.
@@ -107,6 +116,8 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         queued: VecDeque::new(),
         window: usize::from(u16::MAX),
         server_max_packet: None,
+        retain: true,
+        at_least_once: true,
     };
     let answer = async {
         connection.write(&connect_packet(options)).await?;
@@ -126,14 +137,19 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         let detail = properties.reason_string.unwrap_or_else(|| format!("CONNACK {:?}", connack.code));
         let mut error = MqttError::new(codec::refusal(connack.code), detail);
         error.server_reference = properties.server_reference;
+        error.end = end_of(&properties.user_properties);
         return Err(error);
     }
     connection.window = usize::from(properties.receive_max.unwrap_or(u16::MAX).max(1));
     connection.server_max_packet = properties.max_packet_size;
+    connection.retain = properties.retain_available != Some(0);
+    connection.at_least_once = properties.max_qos != Some(0);
     let connected = Connected {
         session_present: connack.session_present,
         server_keep_alive_s: properties.server_keep_alive,
         assigned_client_id: properties.assigned_client_identifier,
+        retain: connection.retain,
+        at_least_once: connection.at_least_once,
     };
     Ok((connection, connected))
 }
@@ -163,7 +179,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Packet::SubAck(ack) => {
                 let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-                Ok(Incoming::Subscribed { packet_id: ack.pkid, refused: refused.map(|code| format!("{code:?}")) })
+                let refused = refused.map(|code| {
+                    MqttError::new(codec::unsubscribable(*code), format!("the subscription was refused: {code:?}"))
+                });
+                Ok(Incoming::Subscribed { packet_id: ack.pkid, refused })
             }
             Packet::PingResp(_) => Ok(Incoming::Pong),
             Packet::Disconnect(disconnect) => Err(parted(disconnect)),
@@ -190,8 +209,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             message_expiry_interval: Some(u32::try_from(expiry.as_secs().max(1)).unwrap_or(u32::MAX)),
             ..PublishProperties::default()
         });
-        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload, properties);
-        publish.retain = retain;
+        let qos = if self.at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        let mut publish = Publish::new(topic, qos, payload, properties);
+        publish.retain = retain && self.retain;
+        if !self.at_least_once {
+            return self.write(&Packet::Publish(publish)).await;
+        }
         if self.in_flight.len() >= self.window || !self.queued.is_empty() {
             if self.queued.len() >= MAX_QUEUED {
                 return Err(MqttError::new(Cause::QuotaExceeded, "too many publishes wait for the server"));
@@ -331,10 +354,10 @@ fn connect_packet(options: &ConnectOptions) -> Packet {
         clean_start: options.clean_start,
         properties: Some(properties),
     };
-    let will = options
-        .will
-        .as_ref()
-        .map(|will| LastWill::new(will.topic.clone(), will.payload.clone(), QoS::AtLeastOnce, will.retain, None));
+    let will = options.will.as_ref().map(|will| {
+        let qos = if will.at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        LastWill::new(will.topic.clone(), will.payload.clone(), qos, will.retain, None)
+    });
     Packet::Connect(connect, will, Some(Login::new(options.user_name.clone(), options.password.expose())))
 }
 
@@ -345,8 +368,14 @@ fn parted(disconnect: Disconnect) -> MqttError {
         codec::parting(disconnect.reason_code),
         reason.unwrap_or_else(|| format!("DISCONNECT {:?}", disconnect.reason_code)),
     );
+    error.end = properties.as_ref().and_then(|p| end_of(&p.user_properties));
     error.server_reference = properties.and_then(|p| p.server_reference);
     error
+}
+
+/// The gateway's own word, on its own endpoint, that a login has ended: a kick code.
+fn end_of(properties: &[(String, String)]) -> Option<u16> {
+    properties.iter().find(|(name, _)| name == END_PROPERTY)?.1.parse().ok()
 }
 
 fn broken(error: &std::io::Error) -> MqttError {

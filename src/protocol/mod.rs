@@ -26,5 +26,8 @@ pub const MAX_PACKET: u32 = 96 * 1024;
 /// How long the broker keeps a device's session, in seconds. It bridges short gaps and saves a
 /// SUBSCRIBE; the offline queue is the gateway's store.
 pub const SESSION_EXPIRY_S: u32 = 3600;
+/// The user property of CONNACK and DISCONNECT with which the gateway says, on its own endpoint, that a login has
+/// ended; its value is a kick code. No broker's own code says that.
+pub const END_PROPERTY: &str = "impush-end";
 /// The default first levels of every topic.
 pub const DEFAULT_PREFIX: &str = "im/v1";

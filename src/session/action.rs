@@ -84,6 +84,20 @@ pub enum Write {
     Queued,
 }
 
+/// What a broker can do of what is asked for; MQTT 5 lets it leave either out (section 3.2.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broker {
+    pub retain: bool,
+    /// QoS 1.
+    pub at_least_once: bool,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self { retain: true, at_least_once: true }
+    }
+}
+
 /// An attempt at the main connection.
 #[derive(Debug, Clone)]
 pub struct Dial {
@@ -93,6 +107,8 @@ pub struct Dial {
     /// Servers in the order in which they join the race.
     pub servers: Vec<super::endpoints::Server>,
     pub keep_alive_s: u16,
+    /// What the broker is not known to refuse.
+    pub broker: Broker,
     /// The broker's old session is not wanted.
     pub clean_start: bool,
 }

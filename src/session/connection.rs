@@ -64,6 +64,7 @@ impl Session {
             servers: self.endpoints.order(),
             // Asking for the longest heartbeat leaves the search free.
             keep_alive_s: u16::try_from(self.longest_heartbeat().as_secs()).unwrap_or(u16::MAX),
+            broker: self.broker,
             clean_start: self.poisoned,
         })));
     }
@@ -91,6 +92,14 @@ impl Session {
             after = after.map(|e| e.cause.as_str()),
             "connected"
         );
+        if !standing.broker.at_least_once && self.broker.at_least_once {
+            warn!(
+                event = "link.at_most_once",
+                server = standing.server_name,
+                "this broker takes no QoS 1: messages may be lost on the way and come late; allow it in the broker"
+            );
+        }
+        self.broker = standing.broker;
         self.subscribed &= standing.session_present;
         let down = self.settings.topics.topic(&address, Leg::Down);
         let state = self.settings.topics.topic(&address, Leg::State);
@@ -159,6 +168,16 @@ impl Session {
             // The gateway's own word, on its own endpoint.
             return self.on_kick(now, code.into(), None);
         }
+        if self.do_without(failure.cause) {
+            debug!(
+                event = "link.without",
+                cause = failure.cause.as_str(),
+                "tried again at once without what the broker refused"
+            );
+            let attempt = Attempt { at: now.at, base: Duration::ZERO, jitter: Duration::ZERO, cause: failure.cause };
+            self.plan(now, attempt);
+            return self.dial(now);
+        }
         match self.verdict(now, failure.cause) {
             Verdict::Retry(attempt) => {
                 let (base, jitter) = (attempt.base.as_secs_f64(), attempt.jitter.as_secs_f64());
@@ -186,6 +205,16 @@ impl Session {
             self.login_refused(&failure);
         }
         self.cause = Some(failure);
+    }
+
+    /// The broker refused something that the connection can be made without: `true` when that is news.
+    fn do_without(&mut self, cause: Cause) -> bool {
+        let wanted = match cause {
+            Cause::RetainRefused => &mut self.broker.retain,
+            Cause::QosRefused => &mut self.broker.at_least_once,
+            _ => return false,
+        };
+        std::mem::replace(wanted, false)
     }
 
     /// A refusal in the light of what the login itself says: a password that has just been renewed is not

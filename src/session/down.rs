@@ -2,7 +2,6 @@
 
 use super::{Action, Kept, Kind, Now, Packet, Session, Timer, Write, token};
 use crate::binding::Event as BindingEvent;
-use crate::keepalive::{Cause, Failure};
 use crate::protocol::{Down, Up, decode_down};
 use crate::secret::Secret;
 use std::time::Duration;
@@ -34,11 +33,8 @@ impl Session {
             Packet::Subscribed { refused } => {
                 self.heard(now);
                 self.subscribed = refused.is_none();
-                if let Some(why) = refused {
-                    self.on_lost(
-                        now,
-                        Failure::new(Cause::NotAuthorized, format!("the subscription was refused: {why}")),
-                    );
+                if let Some(failure) = refused {
+                    self.on_lost(now, failure);
                 }
             }
             Packet::Pong => self.heard(now),

@@ -96,6 +96,7 @@ pub struct Standing {
     pub session_present: bool,
     /// Seconds, where the server set another keep alive than asked.
     pub server_keep_alive_s: Option<u16>,
+    pub broker: super::Broker,
     /// From CONNECT to CONNACK.
     pub round_trip: Duration,
     /// The network the connection is on.
@@ -107,7 +108,7 @@ pub struct Standing {
 pub enum Packet {
     Publish { payload: Vec<u8>, packet_id: Option<u16> },
     Published { refused: Option<String> },
-    Subscribed { refused: Option<String> },
+    Subscribed { refused: Option<Failure> },
     Pong,
 }
 

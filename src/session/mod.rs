@@ -32,7 +32,7 @@ mod status;
 mod timers;
 mod token;
 
-pub use action::{Action, Actions, Dial, Goodbye, Side, Write};
+pub use action::{Action, Actions, Broker, Dial, Goodbye, Side, Write};
 pub use endpoints::Server;
 pub use event::{Event, Ground, Kept, Now, Packet, SideKind, SideOutcome, Sight, Standing as LinkStanding};
 pub use persist::{Change, Kind};
@@ -133,6 +133,8 @@ pub struct Session {
     /// The session at the broker holds something this agent cannot read: the next connection ends it, or it
     /// would come again for ever. The gateway's store has every message.
     poisoned: bool,
+    /// What the broker is not known to refuse.
+    broker: Broker,
     /// The inbox was full; the gateway is asked again when there is room.
     starved: bool,
     random: random::Random,
@@ -173,6 +175,7 @@ impl Session {
             saving: false,
             subscribed: false,
             poisoned: false,
+            broker: Broker::default(),
             starved: false,
             counts: Counts::default(),
             out: VecDeque::new(),

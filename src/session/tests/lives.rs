@@ -42,6 +42,9 @@ const CAUSES: &[Cause] = &[
     Cause::TakenOver,
     Cause::Kicked,
     Cause::ClientIdRefused,
+    Cause::RetainRefused,
+    Cause::QosRefused,
+    Cause::PacketTooLarge,
 ];
 
 const STATES: &[Option<BindingState>] = &[
@@ -149,7 +152,9 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
         32 if stage.pending.connected => match random.next() % 6 {
             0 => stage.tell(&Down::Kick { code: KickCode::Kicked, replaced_by: None }),
             1 => stage.tell(&Down::Message(message(random.next() % 50))),
-            2 => stage.feed(Event::Heard(Packet::Subscribed { refused: Some("NotAuthorized".into()) })),
+            2 => stage.feed(Event::Heard(Packet::Subscribed {
+                refused: Some(Failure::new(Cause::QuotaExceeded, "NotAuthorized")),
+            })),
             3 => stage.feed(Event::Heard(Packet::Publish { payload: b"\xff".to_vec(), packet_id: Some(2) })),
             4 => stage.feed(Event::Heard(Packet::Pong)),
             _ => stage.feed(Event::SideAboutToPing),

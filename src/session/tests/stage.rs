@@ -167,6 +167,7 @@ impl Stage {
             server_name: "mqtts://a:8883".into(),
             session_present: false,
             server_keep_alive_s: None,
+            broker: dial.broker,
             round_trip: Duration::from_millis(50),
             network: Some("wifi-1".into()),
         });

@@ -252,3 +252,22 @@ fn logging_out_a_resting_phone_tells_the_gateway_now() {
     assert_eq!(stage.answers[&id].as_ref().expect("told")["unbound"], true);
     assert_eq!(stage.state(), State::LoggedOut);
 }
+
+#[test]
+fn what_a_broker_has_not_is_done_without_at_once() {
+    let mut stage = Stage::new(Saved::default());
+    stage.login("ann");
+    stage.refuse(Cause::RetainRefused);
+    assert_eq!(
+        stage.pending.dial.as_ref().map(|dial| dial.broker),
+        Some(Broker { retain: false, at_least_once: true })
+    );
+    stage.refuse(Cause::QosRefused);
+    assert_eq!(
+        stage.pending.dial.as_ref().map(|dial| dial.broker),
+        Some(Broker { retain: false, at_least_once: false })
+    );
+    // A broker that refuses what was not asked for is one like any other.
+    stage.refuse(Cause::QosRefused);
+    assert_eq!(stage.state(), State::Waiting);
+}

@@ -135,7 +135,9 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "the subscription is refused",
-        happens: |s| s.feed(Event::Heard(Packet::Subscribed { refused: Some("quota".into()) })),
+        happens: |s| {
+            s.feed(Event::Heard(Packet::Subscribed { refused: Some(Failure::new(Cause::QuotaExceeded, "quota")) }))
+        },
         leads_to: [None, None, None, WAITS, None, None],
     },
     Row {

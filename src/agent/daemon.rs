@@ -3,14 +3,14 @@
 use super::clock::{self, ClockStep, Timer};
 use super::config::Config;
 use super::control::{self, Ask, Refusal, Reply, Request};
-use super::disk::{Disk, blocking};
+use super::disk::{Disk, LOCAL_APP, blocking};
 use super::network::Watch;
 use super::state::{Daemon, RunError};
 use crate::device;
 use crate::keepalive::{Attempt, Cause, Moment, next_wake};
 use crate::mqtt::{MqttError, client_config};
 use crate::protocol::Up;
-use crate::store::{Inbox, Store};
+use crate::store::{Batch, Store};
 use serde_json::json;
 use std::future::Future;
 use std::time::Duration;
@@ -37,11 +37,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref()),
     )?;
     let (state_directory, root) = (config.state_directory(), config.device.root.clone());
-    let (store, inbox, profile) = blocking(move || -> Result<_, RunError> {
-        let store = Store::open(&state_directory)?;
-        let inbox = Inbox::open(&state_directory.join("inbox.jsonl"))?;
+    let app = ready.app.clone();
+    let (disk, profile) = blocking(move || -> Result<_, RunError> {
+        let mut disk = Disk { store: Store::open(&state_directory)?, inbox: None };
+        disk.open_inbox(&app)?;
         let profile = device::detect(root.as_deref())?;
-        Ok((store, inbox, profile))
+        Ok((disk, profile))
     })
     .await?;
     let path = config.socket();
@@ -51,7 +52,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (sender, requests) = mpsc::channel(REQUEST_DEPTH);
     let (arrived, arrivals) = watch::channel(0);
     let server = tokio::spawn(control::Server { door, requests: sender, arrivals }.run());
-    let mut daemon = Daemon::new(config, ready, tls, Disk { store, inbox }, profile, arrived);
+    let mut daemon = Daemon::new(config, ready, tls, disk, profile, arrived);
     info!(
         event = "agent.started", version = env!("CARGO_PKG_VERSION"), device = daemon.disk.store.device_id(),
         candidate = daemon.profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
@@ -199,9 +200,21 @@ impl Daemon {
             }
             Ask::SetToken { vendor, token } => self.set_token(vendor, Some(token)).await?,
             Ask::RemoveToken { vendor } => self.set_token(vendor, None).await?,
-            Ask::Messages { after } => Ok(Reply::Messages(self.disk.inbox.pending_after(after).take(64).collect())),
+            Ask::Messages { after } => {
+                let batch = self.disk.run(move |disk| match &mut disk.inbox {
+                    Some(inbox) => inbox.messages(LOCAL_APP, after, 64),
+                    None => Ok(Batch::default()),
+                });
+                batch
+                    .await
+                    .map(|batch| Reply::Messages(batch.entries))
+                    .map_err(|error| Refusal::new(503, "inbox_unreadable", error.to_string()))
+            }
             Ask::Ack { ids } => {
-                let taken = self.disk.run(move |disk| disk.inbox.ack(&ids)).await?;
+                let taken = self
+                    .disk
+                    .run(move |disk| disk.inbox.as_mut().map_or(0, |inbox| inbox.take(LOCAL_APP, &ids).len()))
+                    .await;
                 if self.starved && taken > 0 {
                     self.starved = false;
                     self.say_hello().await;

@@ -1,6 +1,6 @@
 //! The disk as the loop sees it: lent to a blocking thread, so that no fsync holds async code.
 
-use crate::store::{Inbox, Store};
+use crate::store::{Inbox, InboxError, Limits, Store};
 
 /// Runs disk work beside the loop.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -11,10 +11,34 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+/// Whose cursor stands for every local app.
+pub(super) const LOCAL_APP: &str = "default";
+
 /// What lives on the disk.
 pub(super) struct Disk {
     pub store: Store,
-    pub inbox: Inbox,
+    /// Of the user who is logged in.
+    pub inbox: Option<Inbox>,
+}
+
+impl Disk {
+    /// Opens the inbox of whoever is logged in; what belongs to nobody else goes.
+    ///
+    /// # Errors
+    /// [`InboxError::Io`].
+    pub fn open_inbox(&mut self, app: &str) -> Result<(), InboxError> {
+        let user = self.store.login().map(|login| login.user.clone());
+        Inbox::sweep_others(self.store.path(), user.as_deref().map(|user| (app, user)));
+        self.inbox = match user {
+            Some(user) => {
+                let mut inbox = Inbox::open(self.store.path(), app, &user, Limits::default())?;
+                inbox.attach(LOCAL_APP);
+                Some(inbox)
+            }
+            None => None,
+        };
+        Ok(())
+    }
 }
 
 /// Lends the disk to a blocking thread and takes it back, so that no fsync holds the loop's thread

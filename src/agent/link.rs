@@ -236,9 +236,12 @@ impl Daemon {
 
     async fn on_message(&mut self, message: Message) -> Result<(), RunError> {
         let id = message.id.clone();
-        match self.disk.run(move |disk| disk.inbox.append(vec![message])).await {
-            Ok(new) => {
-                if new.is_empty() {
+        let appended = self.disk.run(move |disk| disk.inbox.as_mut().map(|inbox| inbox.append(&[message]))).await;
+        // Nobody is logged in any more: it waits at the gateway.
+        let Some(appended) = appended else { return Ok(()) };
+        match appended {
+            Ok(appended) => {
+                if appended.new.is_empty() {
                     debug!(event = "message.duplicate", id, "already in the inbox");
                 } else {
                     self.counts.messages += 1;
@@ -253,7 +256,11 @@ impl Daemon {
                 self.count_refused("inbox_full", &InboxError::Full);
                 Ok(())
             }
-            Err(InboxError::Io(error)) => {
+            Err(error @ InboxError::TooLarge { .. }) => {
+                self.count_refused("too_large", &error);
+                Ok(())
+            }
+            Err(error @ InboxError::Io { .. }) => {
                 // Not acknowledged: the gateway keeps it. A full disk passes; the daemon goes on.
                 self.hello_at = Some(clock::now() + HELLO_AGAIN);
                 self.count_refused("inbox_unwritable", &error);

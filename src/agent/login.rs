@@ -9,7 +9,7 @@ use crate::keepalive::Cause;
 use crate::mqtt::MqttError;
 use crate::protocol::{Address, KickCode};
 use crate::secret::{Secret, random_hex};
-use crate::store::Login;
+use crate::store::{Inbox, Login};
 use crate::vendor::Vendor;
 use serde_json::json;
 use std::time::Duration;
@@ -45,7 +45,13 @@ impl Daemon {
         let login = Login { user, password, id, unbound: false };
         if self.disk.store.login() != Some(&login) {
             let stored = login.clone();
-            self.disk.run(move |disk| disk.store.set_login(Some(stored))).await?;
+            let app = self.ready.app.clone();
+            self.disk
+                .run(move |disk| -> Result<(), RunError> {
+                    disk.store.set_login(Some(stored))?;
+                    Ok(disk.open_inbox(&app)?)
+                })
+                .await?;
         }
         if renewed {
             info!(event = "login.stored", "login stored");
@@ -125,7 +131,13 @@ impl Daemon {
     }
 
     async fn end_login(&mut self, cause: Cause) -> Result<(), RunError> {
-        self.disk.run(|disk| disk.store.set_login(None)).await?;
+        self.disk
+            .run(|disk| -> Result<(), RunError> {
+                let closed = disk.inbox.take().map_or(Ok(()), Inbox::close_and_unlink);
+                disk.store.set_login(None)?;
+                Ok(closed?)
+            })
+            .await?;
         self.part(cause, true).await;
         self.connecting = None;
         self.next_attempt = None;

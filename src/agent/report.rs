@@ -54,7 +54,7 @@ impl Daemon {
                 .map(crate::secret::Secret::fingerprint),
             binding: self.binding.standing().clone(),
             logouts_owed: self.binding.ledger().owed.len(),
-            inbox: self.disk.inbox.depth(),
+            inbox: self.disk.inbox.as_ref().map_or(0, crate::store::Inbox::depth),
             apps_attached: self.attached,
             heartbeat_s: self
                 .online

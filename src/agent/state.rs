@@ -15,7 +15,7 @@ use crate::mqtt::{Connected, Connection, Endpoint, MqttError, Stream, TlsSetupEr
 use crate::protocol::Address;
 use crate::service::Service;
 use crate::settings::SettingsError;
-use crate::store::OpenError;
+use crate::store::{InboxError, OpenError};
 use rustls::ClientConfig;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -40,6 +40,8 @@ pub enum RunError {
     Device(#[from] device::PropertyError),
     #[error("cannot open the control socket {path}: {source}; its directory must be writable")]
     Socket { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
     #[error("the disk failed: {0}")]
     Disk(#[from] io::Error),
 }
@@ -51,7 +53,7 @@ impl RunError {
             Self::Settings(_) | Self::Tls(_) | Self::Device(_) => 78,
             Self::State(OpenError::InUse { .. }) => 75,
             Self::State(OpenError::Io { .. }) | Self::Socket { .. } => 73,
-            Self::Disk(_) => 74,
+            Self::Inbox(_) | Self::Disk(_) => 74,
         }
     }
 }

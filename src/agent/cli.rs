@@ -5,6 +5,7 @@ use super::control::{Client, ClientError};
 use super::doctor::{self, Outcome};
 use super::reload::reloads;
 use super::state::RunError;
+use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::{bundle, daemon, text};
 use crate::logs;
 use crate::settings::{self, SettingsError};
@@ -104,6 +105,11 @@ enum Command {
         #[arg(value_parser = ["auto", "normal", "low"])]
         mode: String,
     },
+    /// The messages that no app has taken, without a running agent
+    Inbox {
+        #[command(subcommand)]
+        command: InboxCommand,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -149,6 +155,8 @@ enum CommandError {
     Detect(#[from] crate::device::PropertyError),
     #[error("{failed} checks failed")]
     Unhealthy { failed: usize },
+    #[error(transparent)]
+    Inbox(#[from] InboxCommandError),
     #[error("cannot print: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -157,7 +165,14 @@ enum CommandError {
 
 impl Command {
     const fn needs_the_socket_only(&self) -> bool {
-        !matches!(self, Self::Run | Self::Doctor { .. } | Self::SupportBundle { .. } | Self::Config { .. })
+        !matches!(
+            self,
+            Self::Run
+                | Self::Doctor { .. }
+                | Self::SupportBundle { .. }
+                | Self::Config { .. }
+                | Self::Inbox { .. }
+        )
     }
 }
 
@@ -171,6 +186,7 @@ impl CommandError {
             Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) | Self::Unhealthy { .. } => 69,
             Self::Client(ClientError::Refused(_)) => 65,
             Self::File { .. } | Self::Detect(_) => 66,
+            Self::Inbox(error) => error.exit_code(),
             Self::Output(_) | Self::Json(_) => 74,
         }
     }
@@ -185,7 +201,11 @@ pub fn main() -> ExitCode {
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output left: `impush watch | head -1`.
-        Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CommandError::Output(error) | CommandError::Inbox(InboxCommandError::Output(error)))
+            if error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             terminal::complain("impush", &error);
             ExitCode::from(error.exit_code())
@@ -222,6 +242,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Config { command: ConfigCommand::Show } => {
             print(&serde_json::to_string_pretty(&bundle::without_secrets(config))?)
         }
+        Command::Inbox { command } => Ok(inbox::execute(&config.state_directory(), &command)?),
         Command::Doctor { json } => in_runtime(async {
             let checks = doctor::examine(&config, &Client::new(&socket)).await;
             if json {
@@ -324,6 +345,7 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
             Command::Run
             | Command::Detect { .. }
             | Command::Config { .. }
+            | Command::Inbox { .. }
             | Command::Doctor { .. }
             | Command::SupportBundle { .. } => Ok(()),
         }

@@ -21,6 +21,7 @@ mod daemon;
 mod disk;
 mod doctor;
 mod heart;
+mod inbox;
 mod link;
 mod login;
 mod metrics;

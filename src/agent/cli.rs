@@ -3,9 +3,9 @@
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError};
 use super::doctor::{self, Outcome};
+use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::reload::reloads;
 use super::state::RunError;
-use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::{bundle, daemon, text};
 use crate::logs;
 use crate::settings::{self, SettingsError};
@@ -167,11 +167,7 @@ impl Command {
     const fn needs_the_socket_only(&self) -> bool {
         !matches!(
             self,
-            Self::Run
-                | Self::Doctor { .. }
-                | Self::SupportBundle { .. }
-                | Self::Config { .. }
-                | Self::Inbox { .. }
+            Self::Run | Self::Doctor { .. } | Self::SupportBundle { .. } | Self::Config { .. } | Self::Inbox { .. }
         )
     }
 }

@@ -72,6 +72,45 @@ fn a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched() {
 }
 
 #[test]
+fn the_inbox_is_listed_and_cleared_without_a_running_agent_and_goes_with_its_user() {
+    if !mosquitto_or_skip("the_inbox_is_listed_and_cleared_without_a_running_agent_and_goes_with_its_user") {
+        return;
+    }
+    let Stage { dir: _dir, broker, heard: mut up, mut agent } = Stage::new("im/v1/+/+/+/up", |_| String::new());
+    agent.login("ann", "secret");
+    agent.process.event("link.up");
+    up.wait_for("hello", |line| line.contains(r#""type":"hello""#).then_some(()));
+    for id in ["m1", "m2"] {
+        broker.publish(&down(&agent), &message(id));
+        agent.process.event("message.received");
+    }
+    let refused = agent.run(&["inbox", "list"]);
+    assert_eq!(refused.status.code(), Some(75));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("stop it"));
+    agent.process.terminate();
+    let listed = agent.ok(&["inbox", "list", "--json"]);
+    let listed: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let what =
+        |line: &Value| (line["number"].as_u64(), line["id"].clone(), line["from"].clone(), line.get("body").cloned());
+    assert_eq!(what(&listed[0]), (Some(1), json!("m1"), json!("bob"), None));
+    assert_eq!(listed.len(), 2);
+    assert!(agent.ok(&["inbox", "list", "--bodies"]).contains(r#"{"msg":"hi"}"#));
+    agent.ok(&["inbox", "clear"]);
+    assert_eq!(agent.ok(&["inbox", "list"]), "");
+    let mut agent = Agent::start(&agent.home);
+    agent.process.event("link.up");
+    broker.publish(&down(&agent), &message("m1"));
+    agent.process.event("message.duplicate");
+    broker.publish(&down(&agent), &message("m3"));
+    agent.process.event("message.received");
+    agent.ok(&["logout"]);
+    agent.login("bob", "secret");
+    assert_eq!(agent.status()["inbox"], 0, "ann's messages are not bob's");
+    agent.process.terminate();
+    assert_eq!(agent.ok(&["inbox", "list"]), "");
+}
+
+#[test]
 fn a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again() {
     if !mosquitto_or_skip("a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again") {
         return;

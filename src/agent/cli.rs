@@ -1,9 +1,10 @@
 //! The `impush` command line: what each command asks, prints and exits with.
 
 use super::config::{Config, PREFIX, SYSTEM_FILE};
-use super::control::{Client, ClientError};
+use super::control::{Client, ClientError, Reader};
 use super::daemon::RunError;
 use super::doctor::{self, Outcome};
+use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::reload::reloads;
 use super::{bundle, daemon, text};
 use crate::logs;
@@ -89,6 +90,9 @@ enum Command {
         /// Leave the messages in the inbox
         #[arg(long)]
         peek: bool,
+        /// As this local app, which keeps a place of its own; else as the user this command runs as
+        #[arg(long, value_name = "NAME", conflicts_with = "peek")]
+        app: Option<String>,
     },
     /// Check everything between this device and its messages, in order, with what to do
     #[command(after_help = "Exit 0 if nothing failed, 69 otherwise. Changes nothing.")]
@@ -109,6 +113,11 @@ enum Command {
     Power {
         #[arg(value_parser = ["auto", "normal", "low"])]
         mode: String,
+    },
+    /// The messages that no app has taken, without a running agent
+    Inbox {
+        #[command(subcommand)]
+        command: InboxCommand,
     },
     /// Check or show the configuration
     Config {
@@ -153,8 +162,12 @@ enum CommandError {
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Detect(#[from] crate::device::PropertyError),
+    #[error("the login ended: {word} {detail}")]
+    LoginEnded { word: String, detail: String },
     #[error("{failed} checks failed")]
     Unhealthy { failed: usize },
+    #[error(transparent)]
+    Inbox(#[from] InboxCommandError),
     #[error("cannot print: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -163,7 +176,10 @@ enum CommandError {
 
 impl Command {
     const fn needs_the_socket_only(&self) -> bool {
-        !matches!(self, Self::Run | Self::Doctor { .. } | Self::SupportBundle { .. } | Self::Config { .. })
+        !matches!(
+            self,
+            Self::Run | Self::Doctor { .. } | Self::SupportBundle { .. } | Self::Config { .. } | Self::Inbox { .. }
+        )
     }
 }
 
@@ -177,6 +193,8 @@ impl CommandError {
             Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) | Self::Unhealthy { .. } => 69,
             Self::Client(ClientError::Refused(refusal)) => refusal_code(&refusal.code),
             Self::File { .. } | Self::Detect(_) => 66,
+            Self::LoginEnded { .. } => 77,
+            Self::Inbox(error) => error.exit_code(),
             Self::Output(_) | Self::Json(_) => 74,
         }
     }
@@ -214,7 +232,11 @@ pub fn main() -> ExitCode {
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output left: `impush watch | head -1`.
-        Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CommandError::Output(error) | CommandError::Inbox(InboxCommandError::Output(error)))
+            if error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             terminal::complain("impush", &error);
             ExitCode::from(error.exit_code())
@@ -251,6 +273,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Config { command: ConfigCommand::Show } => {
             print(&serde_json::to_string_pretty(&bundle::without_secrets(config))?)
         }
+        Command::Inbox { command } => Ok(inbox::execute(&config.state_directory(), &command)?),
         Command::Doctor { json } => in_runtime(async {
             let checks = doctor::examine(&config, &Client::new(&socket)).await;
             if json {
@@ -348,7 +371,7 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
                 client.call("DELETE", &format!("/v1/tokens/{channel}"), None).await?;
                 print(&format!("{channel} token forgotten"))
             }
-            Command::Watch { json, peek } => watch(client, json, peek).await,
+            Command::Watch { json, peek, app } => watch(client, json, peek, app.as_deref()).await,
             Command::Reconnect => {
                 client.call("POST", "/v1/reconnect", None).await?;
                 print("reconnecting")
@@ -360,15 +383,29 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
             Command::Run
             | Command::Detect { .. }
             | Command::Config { .. }
+            | Command::Inbox { .. }
             | Command::Doctor { .. }
             | Command::SupportBundle { .. } => Ok(()),
         }
     })
 }
 
-async fn watch(client: &Client, json: bool, peek: bool) -> Result<(), CommandError> {
-    let mut messages = client.messages(0).await?;
+async fn watch(client: &Client, json: bool, peek: bool, app: Option<&str>) -> Result<(), CommandError> {
+    let reader = match app {
+        _ if peek => Reader::Peek,
+        Some(app) => Reader::App(app),
+        None => Reader::User,
+    };
+    let mut messages = client.messages(0, reader).await?;
     while let Some(entry) = messages.next().await? {
+        if let Some(end) = entry["end"].as_object() {
+            let say = |key: &str| end.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
+            return Err(CommandError::LoginEnded { word: say("word"), detail: say("detail") });
+        }
+        if let Some(gap) = entry["gap"].as_u64() {
+            eprintln!("{gap} messages were given up for want of room");
+            continue;
+        }
         let message = &entry["message"];
         if json {
             print(&message.to_string())?;
@@ -377,7 +414,8 @@ async fn watch(client: &Client, json: bool, peek: bool) -> Result<(), CommandErr
         }
         if !peek {
             // Taken only now that the line has left this process.
-            client.call("POST", "/v1/messages/ack", Some(&json!({ "ids": [message["id"]] }))).await?;
+            let taken = json!({ "ids": [message["id"]], "app": app });
+            client.call("POST", "/v1/messages/ack", Some(&taken)).await?;
         }
     }
     Err(ClientError::Broken("the agent ended the message stream".to_owned()).into())

@@ -17,7 +17,7 @@ use crate::session::{self, Event, RequestId, Session, SideKind, SideOutcome};
 use crate::settings::SettingsError;
 use crate::store::{OpenError, Store};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::path::PathBuf;
@@ -93,7 +93,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         "agent started"
     );
     let session = Session::new(settings(&config, &ready, &profile, &store), store.saved(), now());
-    let disk = OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None });
+    let disk = OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None, attached: BTreeSet::new() });
     let mut shell = Shell {
         config,
         ready,
@@ -230,12 +230,22 @@ impl Shell {
         let Request { ask, reply } = request;
         let answer = match ask {
             Ask::Session(ask) => {
+                if let session::Ask::Detach { app } = &ask {
+                    let app = app.clone();
+                    self.disk.run(move |disk| disk.detach(&app)).await;
+                }
                 self.replies.insert(id, reply);
                 return self.feed(Event::Request { id, ask }).await;
             }
             Ask::Attach { app } => {
+                let named = app.clone();
+                let attached = self.disk.run(move |disk| {
+                    disk.attach(&named);
+                    disk.epoch()
+                });
+                let epoch = attached.await;
                 // A peer that left before it was attached never detaches.
-                if reply.send(Ok(Reply::Json(json!({})))).is_ok() {
+                if reply.send(Ok(Reply::Json(json!({ "epoch": epoch })))).is_ok() {
                     self.feed(Event::Request { id, ask: session::Ask::Attach { app } }).await;
                 }
                 return;
@@ -245,25 +255,26 @@ impl Shell {
                 .map_err(|e| Refusal::new(500, "internal", e.to_string())),
             Ask::Metrics => Ok(Reply::Text(metrics::text(&self.status().await, self.session.counts()))),
             Ask::Messages { app, after } => {
-                let found = self.disk.run(move |disk| disk.messages(&app, after)).await;
-                found.map(Reply::Messages).map_err(|e| Refusal::new(500, "inbox_unreadable", e.to_string()))
+                let found = self.disk.run(move |disk| {
+                    let batch = disk.messages(app.as_deref(), after)?;
+                    Ok::<_, crate::store::InboxError>(Reply::Messages { batch, epoch: disk.epoch() })
+                });
+                found.await.map_err(|e| Refusal::new(500, "inbox_unreadable", e.to_string()))
             }
-            Ask::Ack { app, ids } => self.taken(app, ids).await,
+            Ask::Ack { app, ids } => Ok(self.taken(app, ids).await),
         };
         // A peer that went away no longer wants its answer.
         drop(reply.send(answer));
     }
 
     /// A local app has taken these messages.
-    async fn taken(&mut self, app: String, ids: Vec<String>) -> Result<Reply, Refusal> {
-        let taken = self.disk.run(move |disk| disk.take(&app, &ids)).await;
-        let taken =
-            taken.map_err(|e| Refusal::new(507, "not_stored", format!("{e}; the messages stay in the inbox")))?;
-        let answer = json!({ "acked": taken.count });
-        if !taken.first.is_empty() {
-            self.feed(Event::Taken { ids: taken.first }).await;
+    async fn taken(&mut self, app: String, ids: Vec<String>) -> Reply {
+        let first = self.disk.run(move |disk| disk.take(&app, &ids)).await;
+        let answer = json!({ "acked": first.len() });
+        if !first.is_empty() {
+            self.feed(Event::Taken { ids: first }).await;
         }
-        Ok(Reply::Json(answer))
+        Reply::Json(answer)
     }
 
     async fn status(&mut self) -> session::Status {

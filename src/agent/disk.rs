@@ -2,9 +2,10 @@
 
 use crate::protocol::Message;
 use crate::session::{Change, Kept};
-use crate::store::{Entry, Inbox, InboxError, Store};
+use crate::store::{Batch, Inbox, InboxError, Limits, Store};
+use std::collections::BTreeSet;
 use std::io;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// Messages one answer brings at most.
 const PAGE: usize = 64;
@@ -23,6 +24,8 @@ pub(super) struct Disk {
     pub store: Store,
     pub app: String,
     pub inbox: Option<Inbox>,
+    /// Local apps with an open stream, of whichever login.
+    pub attached: BTreeSet<String>,
 }
 
 impl Disk {
@@ -33,8 +36,15 @@ impl Disk {
     /// The inbox of this user is the one from now on.
     pub fn open_inbox(&mut self, user: &str) {
         self.inbox = None;
-        match Inbox::open_for(self.store.path(), &self.app, user) {
-            Ok(inbox) => self.inbox = Some(inbox),
+        let swept = Inbox::sweep_others(self.store.path(), Some((&self.app, user)));
+        if swept > 0 {
+            info!(event = "inbox.swept", swept, "inboxes that belong to no login are gone");
+        }
+        match Inbox::open(self.store.path(), &self.app, user, Limits::default()) {
+            Ok(mut inbox) => {
+                self.attached.iter().for_each(|app| inbox.attach(app));
+                self.inbox = Some(inbox);
+            }
             Err(error) => {
                 error!(event = "inbox.unusable", %error, "messages cannot be kept on this device; they stay at the gateway");
             }
@@ -52,45 +62,55 @@ impl Disk {
 
     pub fn keep(&mut self, message: Message) -> Kept {
         let Some(inbox) = &mut self.inbox else { return Kept::Nobody };
-        match inbox.append(vec![message]) {
-            Ok(new) if new.is_empty() => Kept::Duplicate,
+        match inbox.append(std::slice::from_ref(&message)) {
+            Ok(appended) if appended.new.is_empty() => Kept::Duplicate,
             Ok(_) => Kept::New,
-            Err(error @ InboxError::Full) => Kept::Full(error.to_string()),
+            Err(error @ (InboxError::Full | InboxError::TooLarge { .. })) => Kept::Full(error.to_string()),
             Err(error) => Kept::Failed(error.to_string()),
         }
     }
 
-    /// Messages for a local app with a number above `after`, oldest first.
-    pub fn messages(&mut self, app: &str, after: u64) -> Result<Vec<Entry>, InboxError> {
-        match &mut self.inbox {
-            Some(inbox) => {
-                let _ = app;
-                Ok(inbox.pending_after(after).take(PAGE).collect())
-            }
-            None => Ok(Vec::new()),
+    /// Messages with a number above `after`, oldest first: those an app has not taken, or for a reader without a
+    /// name all that are there.
+    pub fn messages(&mut self, app: Option<&str>, after: u64) -> Result<Batch, InboxError> {
+        let Some(inbox) = &mut self.inbox else { return Ok(Batch::default()) };
+        let Some(app) = app else {
+            return Ok(Batch { entries: inbox.peek(after, PAGE)?, missed: 0 });
+        };
+        let batch = inbox.messages(app, after, PAGE)?;
+        if batch.missed > 0 {
+            inbox.gap_told(app);
+        }
+        Ok(batch)
+    }
+
+    /// A local app has taken these messages. Returns those nobody had taken before.
+    pub fn take(&mut self, app: &str, ids: &[String]) -> Vec<String> {
+        self.inbox.as_mut().map_or_else(Vec::new, |inbox| inbox.take(app, ids))
+    }
+
+    pub fn attach(&mut self, app: &str) {
+        self.attached.insert(app.to_owned());
+        if let Some(inbox) = &mut self.inbox {
+            inbox.attach(app);
         }
     }
 
-    /// A local app has taken these messages.
-    pub fn take(&mut self, app: &str, ids: &[String]) -> Result<Taken, InboxError> {
-        let _ = app;
-        let Some(inbox) = &mut self.inbox else { return Ok(Taken::default()) };
-        let first = inbox.ack(ids)?;
-        Ok(Taken { count: first.len(), first })
+    pub fn detach(&mut self, app: &str) {
+        self.attached.remove(app);
+        if let Some(inbox) = &mut self.inbox {
+            inbox.detach(app);
+        }
     }
 
-    pub fn depth(&mut self) -> usize {
+    pub fn depth(&self) -> usize {
         self.inbox.as_ref().map_or(0, Inbox::depth)
     }
-}
 
-/// What an app's word about messages came to.
-#[derive(Debug, Default)]
-pub(super) struct Taken {
-    /// So many were waiting for it.
-    pub count: usize,
-    /// Those nobody had taken before.
-    pub first: Vec<String>,
+    /// Changes when the messages' numbers begin anew.
+    pub fn epoch(&self) -> Option<String> {
+        self.inbox.as_ref().map(|inbox| inbox.epoch().to_owned())
+    }
 }
 
 /// Lends the disk to a blocking thread and takes it back.

@@ -20,6 +20,7 @@ pub mod control;
 mod daemon;
 mod disk;
 mod doctor;
+mod inbox;
 mod metrics;
 mod network;
 mod power;

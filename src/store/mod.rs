@@ -8,7 +8,7 @@ mod inbox;
 
 pub use directory::{OpenError, StateDirectory};
 pub use document::{Document, write_atomically};
-pub use inbox::{Entry, Inbox, InboxError};
+pub use inbox::{Appended, Batch, Entry, Inbox, InboxError, Limits};
 
 use crate::binding::Ledger;
 use crate::keepalive::Record;

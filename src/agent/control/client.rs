@@ -27,6 +27,16 @@ pub enum ClientError {
     Broken(String),
 }
 
+/// As whom messages are read.
+#[derive(Debug, Clone, Copy)]
+pub enum Reader<'a> {
+    /// As nobody: nothing is counted as read.
+    Peek,
+    /// As the user this process runs as.
+    User,
+    App(&'a str),
+}
+
 /// A way to one agent.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -65,12 +75,18 @@ impl Client {
             .unwrap_or_else(|_| Err(ClientError::Broken("no answer in time".to_owned())))
     }
 
-    /// Messages after `after` as they come, each as one JSON document.
+    /// Messages after `after` as they come, each as one JSON document: for this local app, which keeps its place,
+    /// or with [`Reader::Peek`] all that are there.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn messages(&self, after: u64) -> Result<Messages, ClientError> {
-        let response = self.send("GET", &format!("/v1/messages?after={after}&stream=true"), None).await?;
+    pub async fn messages(&self, after: u64, reader: Reader<'_>) -> Result<Messages, ClientError> {
+        let who = match reader {
+            Reader::Peek => "&peek=true".to_owned(),
+            Reader::User => String::new(),
+            Reader::App(name) => format!("&app={name}"),
+        };
+        let response = self.send("GET", &format!("/v1/messages?after={after}&stream=true{who}"), None).await?;
         Ok(Messages { body: response.into_body(), rest: Vec::new() })
     }
 

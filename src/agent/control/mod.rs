@@ -7,7 +7,7 @@
 //! | `POST /v1/logout` `{keep_binding}` | unbinds and ends the login |
 //! | `PUT /v1/tokens/{channel}` `{token}` | a vendor token came or changed |
 //! | `DELETE /v1/tokens/{channel}` | it went |
-//! | `GET /v1/messages?app=NAME&after=N&stream=true` | messages as JSON lines, oldest first; a stream's last line is `{"end": {word, detail}}` |
+//! | `GET /v1/messages?app=NAME&after=N&stream=true` | messages as JSON lines, oldest first; `{"gap": n}` where n were given up for want of room; a stream's last line is `{"end": {word, detail}}`. With `peek=true` all that are there, and no app's place is kept |
 //! | `POST /v1/messages/ack` `{ids, app}` | the app has taken them |
 //! | `POST /v1/reconnect` | a new connection now |
 //! | `PUT /v1/power` `{mode}` | `auto`, `normal` or `low`: save power, or a metered network |
@@ -23,13 +23,13 @@
 mod client;
 mod server;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Reader};
 pub use server::{Server, bind};
 
 pub use crate::session::Refusal;
 
 use crate::session;
-use crate::store::Entry;
+use crate::store::Batch;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
@@ -42,9 +42,9 @@ pub enum Ask {
     /// What the session decides.
     Session(session::Ask),
     Status,
-    /// Messages for a local app.
+    /// Messages for a local app; without its name all that are there.
     Messages {
-        app: String,
+        app: Option<String>,
         after: u64,
     },
     Ack {
@@ -68,6 +68,6 @@ pub struct Request {
 #[derive(Debug)]
 pub enum Reply {
     Json(Json),
-    Messages(Vec<Entry>),
+    Messages { batch: Batch, epoch: Option<String> },
     Text(String),
 }

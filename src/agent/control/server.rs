@@ -6,7 +6,7 @@ use super::{Ask, MAX_BODY, Refusal, Reply, Request};
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
 use crate::session::{self, Patience};
-use crate::store::Entry;
+use crate::store::Batch;
 use crate::vendor::Vendor;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -262,7 +262,7 @@ impl Peer {
         };
         match self.ask(ask).await? {
             Reply::Json(json) => Ok(json_response(StatusCode::OK, &json)),
-            Reply::Messages(entries) => Ok(lines_response(full(lines(&entries)))),
+            Reply::Messages { batch, epoch } => Ok(lines_response(full(lines(&batch)), epoch.as_deref())),
             Reply::Text(text) => Ok(response_of("text/plain; version=0.0.4", full(text.into()))),
         }
     }
@@ -285,28 +285,31 @@ impl Peer {
         let after = value("after").unwrap_or("0");
         let after: u64 = after.parse().map_err(|_| Refusal::new(400, "bad_query", "after is a message number"))?;
         let app = app_name(value("app"), uid)?;
+        let reader = (value("peek") != Some("true")).then(|| app.clone());
         if value("stream") != Some("true") {
-            let Reply::Messages(entries) = self.ask(Ask::Messages { app, after }).await? else {
+            let Reply::Messages { batch, epoch } = self.ask(Ask::Messages { app: reader, after }).await? else {
                 return Err(unexpected());
             };
-            return Ok(lines_response(full(lines(&entries))));
+            return Ok(lines_response(full(lines(&batch)), epoch.as_deref()));
         }
         let mut ends = self.ends.clone();
         ends.mark_unchanged();
-        self.ask(Ask::Attach { app: app.clone() }).await?;
+        let Reply::Json(attached) = self.ask(Ask::Attach { app: app.clone() }).await? else {
+            return Err(unexpected());
+        };
         let (sender, receiver) = mpsc::channel(STREAM_DEPTH);
         let peer = self.clone();
         tokio::spawn(async move {
-            peer.feed(&app, after, &sender, ends).await;
+            peer.feed(reader.as_deref(), after, &sender, ends).await;
             // The daemon counts attached apps; when it is gone there is nothing to count.
             drop(peer.ask(Ask::Session(session::Ask::Detach { app })).await);
         });
-        Ok(lines_response(BoxBody::new(Lines(receiver))))
+        Ok(lines_response(BoxBody::new(Lines(receiver)), attached["epoch"].as_str()))
     }
 
     async fn feed(
         &self,
-        app: &str,
+        app: Option<&str>,
         mut after: u64,
         sender: &mpsc::Sender<Bytes>,
         mut ends: watch::Receiver<StreamsEnd>,
@@ -317,11 +320,11 @@ impl Peer {
             if ends.has_changed().unwrap_or(true) {
                 return say_end(&ends, sender).await;
             }
-            let ask = Ask::Messages { app: app.to_owned(), after };
-            let Ok(Reply::Messages(entries)) = self.ask(ask).await else { return };
-            if let Some(last) = entries.last() {
+            let ask = Ask::Messages { app: app.map(str::to_owned), after };
+            let Ok(Reply::Messages { batch, .. }) = self.ask(ask).await else { return };
+            if let Some(last) = batch.entries.last() {
                 after = last.number;
-                if sender.send(lines(&entries)).await.is_err() {
+                if sender.send(lines(&batch)).await.is_err() {
                     return;
                 }
                 // They come a page at a time; only an empty one is the end for now.
@@ -394,9 +397,13 @@ fn unexpected() -> Refusal {
     Refusal::new(500, "internal", "the agent answered something else")
 }
 
-fn lines(entries: &[Entry]) -> Bytes {
+fn lines(batch: &Batch) -> Bytes {
     let mut out = Vec::new();
-    for entry in entries {
+    if batch.missed > 0 {
+        out.extend(json!({ "gap": batch.missed }).to_string().into_bytes());
+        out.push(b'\n');
+    }
+    for entry in &batch.entries {
         // An entry was read from JSON, so it can be written as JSON.
         if serde_json::to_writer(&mut out, entry).is_ok() {
             out.push(b'\n');
@@ -415,8 +422,13 @@ fn response_of(kind: &'static str, body: AnyBody) -> Response<AnyBody> {
     response
 }
 
-fn lines_response(body: AnyBody) -> Response<AnyBody> {
-    response_of("application/x-ndjson", body)
+/// With the inbox's epoch: where it differs from the last one seen, the numbers begin anew.
+fn lines_response(body: AnyBody, epoch: Option<&str>) -> Response<AnyBody> {
+    let mut response = response_of("application/x-ndjson", body);
+    if let Some(epoch) = epoch.and_then(|epoch| hyper::header::HeaderValue::from_str(epoch).ok()) {
+        response.headers_mut().insert("impush-epoch", epoch);
+    }
+    response
 }
 
 fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<AnyBody> {

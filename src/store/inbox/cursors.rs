@@ -1,0 +1,132 @@
+//! How far each local app has come, and which numbering its numbers belong to.
+
+use super::index::Index;
+use crate::secret::random_hex;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Apps whose cursors are kept. Beyond it one that is not attached, and furthest behind, is forgotten.
+const MOST_APPS: usize = 64;
+
+/// How far one app has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Everything below it is done with.
+    position: u64,
+    /// Numbers above it that are done with too.
+    #[serde(default)]
+    taken: BTreeSet<u64>,
+    /// Messages it will not get, because there was no room for them, and has not heard of yet.
+    #[serde(default)]
+    missed: u64,
+}
+
+impl Cursor {
+    const fn at(position: u64) -> Self {
+        Self { position, taken: BTreeSet::new(), missed: 0 }
+    }
+
+    pub fn passed(&self, number: u64) -> bool {
+        number < self.position || self.taken.contains(&number)
+    }
+
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Moves the position over all that is taken or no longer there.
+    fn settle(&mut self, index: &Index, next: u64) {
+        let waiting =
+            index.range(self.position..).map(|(number, _)| number).find(|number| !self.taken.contains(number));
+        self.position = waiting.unwrap_or(next).max(self.position);
+        self.taken = self.taken.split_off(&self.position);
+    }
+}
+
+/// The content of `cursors.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cursors {
+    /// Random; another whenever numbers may mean other messages than before.
+    pub epoch: String,
+    /// The next number when this was written.
+    pub next: u64,
+    /// What any app has taken.
+    anyone: Cursor,
+    apps: BTreeMap<String, Cursor>,
+}
+
+impl Cursors {
+    pub fn new() -> Self {
+        Self { epoch: random_hex::<16>(), next: 1, anyone: Cursor::at(0), apps: BTreeMap::new() }
+    }
+
+    /// A number that nothing in here is above.
+    pub fn highest(&self) -> u64 {
+        self.apps.values().chain([&self.anyone]).map(Cursor::position).fold(self.next, u64::max)
+    }
+
+    pub const fn anyone(&self) -> &Cursor {
+        &self.anyone
+    }
+
+    pub fn apps(&self) -> impl Iterator<Item = (&str, &Cursor)> {
+        self.apps.iter().map(|(name, cursor)| (name.as_str(), cursor))
+    }
+
+    /// The app's cursor. The first app begins at the oldest message nobody took, a later one at `next`.
+    /// `true` if it is new.
+    pub fn know(&mut self, app: &str, next: u64, attached: &BTreeSet<String>) -> (&Cursor, bool) {
+        let new = !self.apps.contains_key(app);
+        if new && self.apps.len() >= MOST_APPS {
+            let idle = self.apps.iter().filter(|(name, _)| !attached.contains(*name));
+            let last = idle.min_by_key(|(_, cursor)| cursor.position).map(|(name, _)| name.clone());
+            self.apps.retain(|name, _| Some(name) != last.as_ref());
+        }
+        let begin = if self.apps.is_empty() { self.anyone.clone() } else { Cursor::at(next) };
+        (self.apps.entry(app.to_owned()).or_insert(begin), new)
+    }
+
+    /// Returns those that nobody had taken before.
+    pub fn take(&mut self, app: &str, numbers: &[u64], index: &Index, next: u64) -> Vec<u64> {
+        let first = numbers.iter().copied().filter(|number| !self.anyone.passed(*number)).collect();
+        for cursor in self.apps.get_mut(app).into_iter().chain([&mut self.anyone]) {
+            cursor.taken.extend(numbers.iter().copied().filter(|number| *number >= cursor.position));
+            cursor.settle(index, next);
+        }
+        first
+    }
+
+    /// Every app is done with all there is.
+    pub fn pass_everything(&mut self, next: u64) {
+        for cursor in self.apps.values_mut().chain([&mut self.anyone]) {
+            *cursor = Cursor { missed: cursor.missed, ..Cursor::at(next) };
+        }
+    }
+
+    /// Whether nobody needs the message any more.
+    pub fn done(&self, number: u64) -> bool {
+        if self.apps.is_empty() {
+            return self.anyone.passed(number);
+        }
+        self.apps.values().all(|cursor| cursor.passed(number))
+    }
+
+    /// A message goes that these apps have not taken.
+    pub fn miss(&mut self, number: u64) {
+        for cursor in self.apps.values_mut().filter(|cursor| !cursor.passed(number)) {
+            cursor.missed += 1;
+        }
+    }
+
+    pub fn gap_told(&mut self, app: &str) -> bool {
+        self.apps.get_mut(app).is_some_and(|cursor| std::mem::take(&mut cursor.missed) > 0)
+    }
+
+    pub fn forget(&mut self, app: &str) -> bool {
+        self.apps.remove(app).is_some()
+    }
+}

@@ -89,8 +89,10 @@ impl Session {
     }
 
     fn plan_check(&mut self, now: Now) {
-        // A tenth earlier at most, so that a fleet that rested together does not look together.
-        let tenth = self.resting.interval / 10;
+        // A tenth earlier at most, so that a fleet that rested together does not look together. The longest
+        // pauses keep what the shorter ones have spread.
+        let settled = self.resting.interval >= self.settings.check_most;
+        let tenth = if settled { Duration::ZERO } else { self.resting.interval / 10 };
         let early = tenth.mul_f64((self.random.next() % 1000) as f64 / 1000.0);
         self.timers.set(Timer::Check, now.at + self.resting.interval - early);
     }

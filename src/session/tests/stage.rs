@@ -58,6 +58,10 @@ pub struct Stage {
 
 impl Stage {
     pub fn new(saved: Saved) -> Self {
+        Self::with(settings(), saved)
+    }
+
+    pub fn with(settings: Settings, saved: Saved) -> Self {
         let now = Now { at: Moment::from_secs(1000), wall_ms: 1_700_000_000_000 };
         let mut disk = BTreeMap::new();
         for kind in [Kind::Login, Kind::Tokens, Kind::Plugin, Kind::Ledger, Kind::Heartbeat, Kind::Reports, Kind::Ended]
@@ -65,7 +69,7 @@ impl Stage {
             disk.insert(kind, saved.change(kind));
         }
         let mut stage = Self {
-            session: Session::new(settings(), saved, now),
+            session: Session::new(settings, saved, now),
             now,
             disk,
             disk_full: false,

@@ -11,9 +11,10 @@ use flood::Guarded;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -35,7 +36,8 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter. SIGHUP reads it anew.
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`, for all or for parts: `info,impush::mqtt=debug`. SIGHUP
+    /// reads it anew.
     pub level: String,
     /// `auto`, `journal`, `logfmt` or `json`.
     pub format: Format,
@@ -51,15 +53,18 @@ impl Settings {
     /// # Errors
     /// A sentence that names the key and what to write.
     pub fn check(&self) -> Result<(), String> {
-        EnvFilter::try_new(&self.level).map(drop).map_err(|error| {
-            format!("log.level is `{}`: {error}; write error, warn, info, debug, trace or a filter", self.level)
+        parsed(&self.level).map(drop).map_err(|error| {
+            format!(
+                "log.level is `{}`: {error}; write error, warn, info, debug or trace, for all or as info,impush::mqtt=debug",
+                self.level
+            )
         })
     }
 }
 
 /// Changes what is logged from now on.
 #[derive(Debug, Clone)]
-pub struct Levels(Option<reload::Handle<EnvFilter, Registry>>);
+pub struct Levels(Option<reload::Handle<Targets, Registry>>);
 
 impl Levels {
     /// Takes a level that [`Settings::check`] has passed; `RUST_LOG` still overrides it.
@@ -74,10 +79,22 @@ impl Levels {
 /// The embedded broker tells of every packet at `info`; who wants to hear that names it.
 const QUIET: &str = "mqtt5=warn";
 
-fn filter(level: &str) -> EnvFilter {
-    EnvFilter::try_from_default_env()
-        .or_else(|_| EnvFilter::try_new(format!("{QUIET},{level}")))
-        .unwrap_or_else(|_| EnvFilter::new("info"))
+/// What is let through. A word that is no level would be taken for the name of a part, and silence the rest.
+fn parsed(text: &str) -> Result<Targets, String> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.contains('='));
+    for word in words {
+        let level = (!word.is_empty()).then(|| word.parse::<LevelFilter>().ok()).flatten();
+        level.ok_or_else(|| format!("`{word}` is no level"))?;
+    }
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+fn filter(level: &str) -> Targets {
+    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    asked
+        .and_then(|text| parsed(&text).ok())
+        .or_else(|| parsed(&format!("{level},{QUIET}")).ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
 /// Sends the process's events where `settings` say. A second call has no effect.
@@ -89,7 +106,7 @@ pub fn init(settings: &Settings) -> Levels {
 }
 
 type Output =
-    Box<dyn Layer<tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry>, Registry>> + Send + Sync>;
+    Box<dyn Layer<tracing_subscriber::layer::Layered<reload::Layer<Targets, Registry>, Registry>> + Send + Sync>;
 
 fn output(format: Format) -> Output {
     let fields = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
@@ -125,6 +142,9 @@ mod tests {
     fn a_level_nobody_knows_is_refused_with_what_to_write() {
         let wrong = Settings { level: "impush=loud".to_owned(), ..Settings::default() };
         assert!(wrong.check().expect_err("refused").contains("write error, warn"));
+        for typo in ["inof", "", "info,impush"] {
+            assert!(Settings { level: typo.to_owned(), ..Settings::default() }.check().is_err(), "{typo}");
+        }
         assert!(Settings { level: "impush=debug,warn".to_owned(), ..Settings::default() }.check().is_ok());
     }
 }

@@ -24,11 +24,13 @@ mod owed;
 mod persist;
 mod phase;
 mod random;
+mod reports;
 mod request;
 mod resting;
 mod saved;
 mod search;
 mod status;
+mod tick;
 mod timers;
 mod token;
 

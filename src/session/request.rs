@@ -1,6 +1,6 @@
 //! What local apps and the command line ask of the session, and how each is answered, exactly once.
 
-use super::{Action, Event, Kind, Login, Now, Session, State, Timer};
+use super::{Action, Event, Kind, Login, Now, Session, State};
 use crate::keepalive::{Cause, PowerMode};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -9,8 +9,6 @@ use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use tracing::info;
 
-/// Receipts and taken messages kept for the gateway; more drop the oldest.
-const MAX_REPORTS: usize = 512;
 /// Longest password or login token, in bytes.
 const MAX_PASSWORD: usize = 8192;
 
@@ -119,7 +117,7 @@ impl Session {
         self.act(Action::Answer { id, answer });
     }
 
-    fn refuse(&mut self, id: RequestId, status: u16, code: &str, message: impl Into<String>) {
+    pub(super) fn refuse(&mut self, id: RequestId, status: u16, code: &str, message: impl Into<String>) {
         self.answer(id, Err(Refusal::new(status, code, message)));
     }
 
@@ -255,28 +253,6 @@ impl Session {
         self.answer(id, Ok(json!({ "reconnecting": true })));
     }
 
-    fn ask_receipt(&mut self, id: RequestId, message: String, event: String) {
-        if !["arrived", "clicked"].contains(&event.as_str()) || message.is_empty() || message.len() > 128 {
-            let why = "`event` is arrived or clicked, `id` a message's id";
-            return self.refuse(id, 400, "bad_receipt", why);
-        }
-        if self.saved.login.is_none() {
-            return self.refuse(id, 409, "logged_out", "nobody is logged in; a receipt belongs to a login");
-        }
-        let told = self.online().is_some();
-        if told {
-            self.send(&crate::protocol::Up::Receipt { id: message, event });
-        } else {
-            let receipts = &mut self.saved.reports.receipts;
-            receipts.push((message, event));
-            let excess = receipts.len().saturating_sub(MAX_REPORTS);
-            receipts.drain(..excess);
-            self.persist(Kind::Reports);
-        }
-        // One that is not told now is kept, and told with the next connection.
-        self.answer(id, Ok(json!({ "told": told })));
-    }
-
     fn store_anything(&mut self, id: RequestId, kind: Kind, before: Before) {
         self.persist(kind);
         let version = self.last_version();
@@ -331,40 +307,6 @@ impl Session {
         self.answer(storing.id, Err(Refusal::disk(why)));
     }
 
-    /// Something a local app took for the first time: the gateway is told with the next traffic.
-    pub(super) fn on_taken(&mut self, now: Now, ids: Vec<String>) {
-        if ids.is_empty() || self.saved.login.is_none() {
-            return;
-        }
-        if self.online().is_some() {
-            self.send(&crate::protocol::Up::Taken { ids });
-            if std::mem::take(&mut self.starved) {
-                self.greet(now);
-            }
-            return;
-        }
-        let taken = &mut self.saved.reports.taken;
-        taken.extend(ids);
-        let excess = taken.len().saturating_sub(MAX_REPORTS);
-        taken.drain(..excess);
-        self.persist(Kind::Reports);
-    }
-
-    /// What was kept while there was no connection.
-    pub(super) fn tell_reports(&mut self) {
-        if self.saved.reports.is_empty() {
-            return;
-        }
-        let reports = std::mem::take(&mut self.saved.reports);
-        if !reports.taken.is_empty() {
-            self.send(&crate::protocol::Up::Taken { ids: reports.taken });
-        }
-        for (id, event) in reports.receipts {
-            self.send(&crate::protocol::Up::Receipt { id, event });
-        }
-        self.persist(Kind::Reports);
-    }
-
     fn token_answer(&self, vendor: Vendor) -> Json {
         let active = self.choice.active == Some(vendor);
         let why = self.choice.why_not.iter().find(|(v, _)| *v == vendor).map(|(_, why)| why.to_string());
@@ -378,53 +320,6 @@ impl Session {
             "why_not": self.choice.why_not.iter().copied().collect::<BTreeMap<_, _>>(),
             "certificates": self.certificates().keys().collect::<Vec<_>>(),
         })
-    }
-
-    pub(super) fn on_tick(&mut self, now: Now) {
-        if self.timers.due(Timer::Persist, now.at) {
-            self.persist_again();
-        }
-        if self.timers.due(Timer::Logout, now.at) {
-            self.finish_logout(now, super::login::Told::No);
-        }
-        if self.timers.due(Timer::Login, now.at) {
-            self.login_unanswered();
-        }
-        if self.timers.due(Timer::NetworkLook, now.at) {
-            self.act(Action::LookAtNetwork);
-        }
-        if self.timers.due(Timer::Owed, now.at) {
-            self.pay_owed();
-        }
-        if self.timers.due(Timer::Check, now.at) {
-            self.check(now);
-        }
-        if self.timers.due(Timer::Attempt, now.at) {
-            self.dial(now);
-        }
-        self.tick_online(now);
-    }
-
-    fn tick_online(&mut self, now: Now) {
-        if self.online().is_none() {
-            return;
-        }
-        if self.timers.due(Timer::Greeting, now.at) || self.timers.due(Timer::Recheck, now.at) {
-            self.greet(now);
-        }
-        if self.timers.due(Timer::Renewal, now.at) {
-            self.ask_renewal(now);
-        }
-        if self.timers.due(Timer::Search, now.at) {
-            self.search_step(now);
-        }
-        self.tick_link(now);
-        if self.binding.next_deadline().is_some_and(|at| at <= now.at) {
-            self.bind_event(now, crate::binding::Event::Tick);
-        }
-        if self.timers.due(Timer::Linger, now.at) {
-            self.rest(now);
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The main connection: when one is wanted, how an attempt is made, and what its end is followed by.
 
+use super::endpoints::What;
 use super::event::Standing;
 use super::phase::Online;
 use super::{Action, Dial, Kind, Now, Phase, Session, State, Timer, Write, token};
@@ -52,7 +53,7 @@ impl Session {
             return self.on_down(
                 now,
                 Failure::new(Cause::ClientIdRefused, "the stored login cannot be addressed"),
-                true,
+                What::Attempt,
             );
         };
         let nonce = self.random.name();
@@ -139,7 +140,7 @@ impl Session {
 
     pub(super) fn on_dial_failed(&mut self, now: Now, nonce: &str, failure: Failure) {
         if matches!(&self.phase, Phase::Connecting { nonce: current } if current == nonce) {
-            self.on_down(now, failure, true);
+            self.on_down(now, failure, What::Attempt);
         }
     }
 
@@ -154,13 +155,13 @@ impl Session {
         if self.logout_waits.is_some() {
             return self.finish_logout(now, super::login::Told::No);
         }
-        self.on_down(now, failure, false);
+        self.on_down(now, failure, What::Link);
     }
 
     /// The link is gone, or an attempt failed: what now, and when.
-    fn on_down(&mut self, now: Now, failure: Failure, attempt_failed: bool) {
+    fn on_down(&mut self, now: Now, failure: Failure, what: What) {
         self.poisoned |= failure.cause == Cause::ProtocolError;
-        self.choose_endpoint(&failure, attempt_failed);
+        self.choose_endpoint(&failure, what);
         let failure = self.judged(now, failure);
         let changed = self.cause.as_ref().is_none_or(|known| known.cause != failure.cause);
         *self.counts.lost.entry(failure.cause.as_str()).or_default() += 1;
@@ -201,7 +202,7 @@ impl Session {
                 self.enter(now, Phase::Stopped(cause));
             }
         }
-        if attempt_failed {
+        if what == What::Attempt {
             self.login_refused(&failure);
         }
         self.cause = Some(failure);

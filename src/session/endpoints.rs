@@ -53,9 +53,18 @@ impl Endpoints {
     }
 }
 
+/// What a failure ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A link that stood.
+    Link,
+    /// An attempt at one.
+    Attempt,
+}
+
 impl Session {
     /// The server named another, or this one cannot be reached: the next attempt goes elsewhere.
-    pub(super) fn choose_endpoint(&mut self, failure: &Failure, attempt_failed: bool) {
+    pub(super) fn choose_endpoint(&mut self, failure: &Failure, what: What) {
         let sent = matches!(failure.cause, Cause::UseAnotherServer | Cause::ServerMoved);
         let reference = failure.server_reference.as_deref().and_then(|text| text.split_whitespace().next());
         match reference.filter(|_| sent) {
@@ -67,7 +76,7 @@ impl Session {
                 );
                 self.endpoints.redirect = Some(to.to_owned());
             }
-            None if attempt_failed => self.endpoints.next(),
+            None if what == What::Attempt => self.endpoints.next(),
             None => {}
         }
     }

@@ -304,6 +304,51 @@ fn state_survives_a_kill_and_corrupt_state_is_set_aside() {
     assert!(dir.path().join("a/state/login.json.corrupt-1").exists());
 }
 
+/// An agent on the state that is there, started without waiting for anything.
+fn on_board(home: &Path, serial: &str) -> Agent {
+    let tree = home.join("root/proc/device-tree");
+    std::fs::create_dir_all(&tree).expect("made");
+    std::fs::write(tree.join("serial-number"), serial).expect("written");
+    let ca = certificates(home.parent().expect("a parent"), Flaw::None).ca;
+    let root = format!("[device]\nroot = '{}'\n", home.join("root").display());
+    Agent::configure(home, "mqtts://localhost:1", &ca, &root);
+    Agent { process: Process::start(impush(home).arg("run"), true), home: home.to_owned() }
+}
+
+#[test]
+fn a_copied_state_directory_becomes_another_device_on_another_machine_and_stays_on_its_own() {
+    let dir = home();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let mut first = on_board(&a, "board-a");
+    first.process.event("agent.started");
+    first.login("ann", "secret");
+    let device = first.status()["device_id"].clone();
+    let refused = first.run(&["reset-identity"]);
+    assert_eq!(refused.status.code(), Some(75), "{refused:?}");
+    first.process.kill();
+    std::fs::create_dir_all(b.join("state")).expect("made");
+    for name in ["identity.json", "login.json"] {
+        std::fs::copy(a.join("state").join(name), b.join("state").join(name)).expect("copied");
+    }
+    let mut copy = on_board(&b, "board-b");
+    let moved = copy.process.event("identity.moved");
+    assert_eq!((&moved["level"], &moved["before"]), (&json!("WARN"), &device));
+    copy.process.event("agent.started");
+    let status = copy.status();
+    assert_ne!(status["device_id"], device);
+    assert_eq!(status["user"], "ann", "the login stays");
+    let mut again = on_board(&a, "board-a");
+    again.process.event("agent.started");
+    assert_eq!(again.status()["device_id"], device);
+    again.process.kill();
+    again.ok(&["reset-identity"]);
+    let mut reset = on_board(&a, "board-a");
+    reset.process.event("agent.started");
+    let status = reset.status();
+    assert_ne!(status["device_id"], device);
+    assert_eq!(status["user"], "ann");
+}
+
 #[test]
 fn a_configuration_that_cannot_work_exits_78_and_says_what_to_write() {
     let dir = home();

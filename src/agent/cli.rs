@@ -4,6 +4,7 @@ use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::control::{Client, ClientError, Reader};
 use super::daemon::RunError;
 use super::doctor::{self, Outcome};
+use super::identity::{self, ResetError};
 use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::reload::reloads;
 use super::{bundle, daemon, text};
@@ -119,6 +120,11 @@ enum Command {
         #[command(subcommand)]
         command: InboxCommand,
     },
+    /// Take a new device id at the next start: for a copied state directory; the login stays
+    #[command(
+        after_help = "The agent must be stopped. The old id is kept as identity.json.moved-N; push tokens are forgotten until apps hand them over again."
+    )]
+    ResetIdentity,
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -168,6 +174,8 @@ enum CommandError {
     Unhealthy { failed: usize },
     #[error(transparent)]
     Inbox(#[from] InboxCommandError),
+    #[error(transparent)]
+    Reset(#[from] ResetError),
     #[error("cannot print: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -178,7 +186,12 @@ impl Command {
     const fn needs_the_socket_only(&self) -> bool {
         !matches!(
             self,
-            Self::Run | Self::Doctor { .. } | Self::SupportBundle { .. } | Self::Config { .. } | Self::Inbox { .. }
+            Self::Run
+                | Self::Doctor { .. }
+                | Self::SupportBundle { .. }
+                | Self::Config { .. }
+                | Self::Inbox { .. }
+                | Self::ResetIdentity
         )
     }
 }
@@ -195,6 +208,7 @@ impl CommandError {
             Self::File { .. } | Self::Detect(_) => 66,
             Self::LoginEnded { .. } => 77,
             Self::Inbox(error) => error.exit_code(),
+            Self::Reset(error) => error.exit_code(),
             Self::Output(_) | Self::Json(_) => 74,
         }
     }
@@ -274,6 +288,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             print(&serde_json::to_string_pretty(&bundle::without_secrets(config))?)
         }
         Command::Inbox { command } => Ok(inbox::execute(&config.state_directory(), &command)?),
+        Command::ResetIdentity => Ok(identity::reset(&config.state_directory())?),
         Command::Doctor { json } => in_runtime(async {
             let checks = doctor::examine(&config, &Client::new(&socket)).await;
             if json {
@@ -385,7 +400,8 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
             | Command::Config { .. }
             | Command::Inbox { .. }
             | Command::Doctor { .. }
-            | Command::SupportBundle { .. } => Ok(()),
+            | Command::SupportBundle { .. }
+            | Command::ResetIdentity => Ok(()),
         }
     })
 }

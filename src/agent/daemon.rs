@@ -8,7 +8,7 @@ use super::metrics;
 use super::network::Watch;
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
-use crate::device::{self, Profile};
+use crate::device::{self, Machine, Profile};
 use crate::keepalive::{Bounds, Failure, Moment};
 use crate::mqtt::{Incoming, TlsSetupError, client_config};
 use crate::secret::random_hex;
@@ -57,7 +57,7 @@ impl RunError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Tls(_) | Self::Device(_) => 78,
-            Self::State(OpenError::InUse { .. }) => 75,
+            Self::State(OpenError::InUse { .. } | OpenError::Unreadable { .. }) => 75,
             Self::State(OpenError::Io { .. }) | Self::Socket { .. } => 73,
             Self::Timer(_) => 71,
         }
@@ -75,8 +75,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref()),
     )?;
     let (state_directory, root) = (config.state_directory(), config.device.root.clone());
-    let (store, profile) = blocking(move || -> Result<_, RunError> {
-        Ok((Store::open(&state_directory)?, device::detect(root.as_deref())?))
+    let app = ready.app.clone();
+    let (store, profile, machine) = blocking(move || -> Result<_, RunError> {
+        let (profile, machine) = device::examine(root.as_deref())?;
+        Ok((Store::open(&state_directory, &machine, app.as_ref())?, profile, machine))
     })
     .await?;
     let path = config.socket();
@@ -92,7 +94,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         candidate = profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
         "agent started"
     );
-    let session = Session::new(settings(&config, &ready, &profile, &store), store.saved(), now());
+    let session = Session::new(settings(&config, &ready, (&profile, &machine), &store), store.saved(), now());
     let disk = OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None, attached: BTreeSet::new() });
     let mut shell = Shell {
         config,
@@ -118,14 +120,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     result
 }
 
-fn settings(config: &Config, ready: &Ready, profile: &Profile, store: &Store) -> session::Settings {
+fn settings(
+    config: &Config,
+    ready: &Ready,
+    (profile, machine): (&Profile, &Machine),
+    store: &Store,
+) -> session::Settings {
     let seconds = Duration::from_secs;
     let beat = &config.keep_alive;
     session::Settings {
         app: ready.app.clone(),
         topics: ready.topics.clone(),
         device_id: store.device_id().to_owned(),
-        instance: None,
+        instance: machine.fingerprint(),
         endpoints: ready.endpoints.iter().map(ToString::to_string).collect(),
         order: config.channel.order.clone(),
         certificates: config.certificates.names(),

@@ -61,7 +61,7 @@ pub(super) fn execute(state: &Path, command: &InboxCommand) -> Result<(), InboxC
     }
     let _held = StateDirectory::open(state).map_err(|error| match error {
         OpenError::InUse { pid, .. } => InboxCommandError::Running { pid },
-        other @ OpenError::Io { .. } => InboxCommandError::State(other),
+        other @ (OpenError::Io { .. } | OpenError::Unreadable { .. }) => InboxCommandError::State(other),
     })?;
     let inboxes = Inbox::stored(state)?;
     match command {

@@ -20,6 +20,7 @@ pub mod control;
 mod daemon;
 mod disk;
 mod doctor;
+mod identity;
 mod inbox;
 mod metrics;
 mod network;

@@ -65,7 +65,8 @@ pub(super) fn from_running_system(root: &Path) -> Board {
     board
 }
 
-fn read(path: &Path) -> Option<String> {
+/// A file's text without what stands for nothing; its first string, where there are several.
+pub(super) fn read(path: &Path) -> Option<String> {
     let bytes = std::fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
     // Device-tree strings end in NUL, and `compatible` is a list of them.

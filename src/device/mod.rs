@@ -9,9 +9,11 @@
 //! no push service, whatever its brand says. Where facts contradict each other there is no channel.
 
 mod board;
+mod machine;
 mod properties;
 mod rom;
 
+pub use machine::Machine;
 pub use properties::{Properties, PropertyError};
 
 use crate::vendor::Vendor;
@@ -62,14 +64,24 @@ pub struct Profile {
 /// [`PropertyError`] when the root is no directory. Files that are absent, unreadable or malformed
 /// are facts about the device, not errors; the malformed ones are counted in the evidence.
 pub fn detect(root: Option<&Path>) -> Result<Profile, PropertyError> {
+    examine(root).map(|(profile, _)| profile)
+}
+
+/// As [`detect`], and which machine it is.
+///
+/// # Errors
+/// [`PropertyError`].
+pub fn examine(root: Option<&Path>) -> Result<(Profile, Machine), PropertyError> {
     if let Some(root) = root {
         let properties = Properties::from_tree(root)?;
-        return Ok(profile(&properties, || board::from_tree(root)));
+        let machine = Machine::read(root, &properties);
+        return Ok((profile(&properties, || board::from_tree(root)), machine));
     }
     let root = Path::new("/");
     let mut properties = Properties::from_tree(root)?;
     properties.overlay_getprop();
-    Ok(profile(&properties, || board::from_running_system(root)))
+    let machine = Machine::read(root, &properties);
+    Ok((profile(&properties, || board::from_running_system(root)), machine))
 }
 
 fn profile(properties: &Properties, board: impl FnOnce() -> board::Board) -> Profile {

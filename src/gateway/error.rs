@@ -32,7 +32,7 @@ impl ServeError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Tls(_) | Self::Vendors(_) | Self::SecretsKey { .. } => 78,
-            Self::State(OpenError::InUse { .. }) => 75,
+            Self::State(OpenError::InUse { .. } | OpenError::Unreadable { .. }) => 75,
             Self::State(OpenError::Io { .. }) | Self::Write { .. } => 73,
             Self::Store(_) => 74,
             Self::Broker(_) | Self::Listen { .. } => 69,

@@ -13,6 +13,8 @@ pub enum OpenError {
     InUse { path: PathBuf, pid: Option<u32> },
     #[error("cannot use {path} for state: {source}; it must be a directory that this user can write")]
     Io { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}{}: {source}; no new device id is made in its place. Give the file to the agent's user (chown), or look at the disk", owner.map(|uid| format!(" (owned by uid {uid})")).unwrap_or_default())]
+    Unreadable { path: PathBuf, owner: Option<u32>, source: io::Error },
 }
 
 /// Holds the lock until it is dropped.
@@ -29,15 +31,19 @@ impl StateDirectory {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io)?;
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join("lock"))
-            .map_err(io)?;
+        match std::fs::set_permissions(path, Permissions::from_mode(0o700)) {
+            Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => return Err(io(error)),
+            _ => {}
+        }
+        let made =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path.join("lock"));
+        let mut lock = match made {
+            // A device must come up on a disk that takes nothing; the directory itself can be locked there.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull) => {
+                File::open(path).map_err(io)?
+            }
+            made => made.map_err(io)?,
+        };
         if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             let mut pid = String::new();
             // The pid is a help to the reader; the lock itself is what counts.
@@ -49,9 +55,7 @@ impl StateDirectory {
                 other => Err(io(other.into())),
             };
         }
-        lock.set_len(0).map_err(io)?;
-        lock.rewind().map_err(io)?;
-        writeln!(lock, "{}", std::process::id()).map_err(io)?;
+        drop(lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id())));
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

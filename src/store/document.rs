@@ -29,7 +29,7 @@ impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
         let value = match understood {
             Ok(value) => value,
             Err(why) => {
-                let aside = set_aside(&path)?;
+                let aside = set_aside(&path, "corrupt")?;
                 error!(
                     event = "store.corrupt",
                     file = %path.display(), kept_as = %aside.display(), why,
@@ -82,11 +82,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Renames a file that cannot be understood, so that a person can look at it later.
-pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+/// Renames a file to `<name>.<why>-<n>`, so that a person can look at it later.
+pub(super) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     let mut number = 1;
     loop {
-        let aside = PathBuf::from(format!("{}.corrupt-{number}", path.display()));
+        let aside = PathBuf::from(format!("{}.{why}-{number}", path.display()));
         if !aside.exists() {
             std::fs::rename(path, &aside)?;
             return Ok(aside);

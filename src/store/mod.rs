@@ -4,34 +4,29 @@
 
 mod directory;
 mod document;
+mod identity;
 mod inbox;
 
 pub use directory::{OpenError, StateDirectory};
 pub use document::{Document, write_atomically};
+pub use identity::{Identity, reset_identity};
 pub use inbox::{Appended, Batch, Entry, Inbox, InboxError, Limits};
 
 use crate::binding::Ledger;
+use crate::device::Machine;
 use crate::keepalive::Record;
-use crate::secret::{Secret, random_hex};
+use crate::secret::Secret;
 use crate::session::{Change, Ended, Login, Reports, Saved};
 use crate::vendor::Vendor;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-
-/// Who this installation is. Made once and kept: a device id that changed at every start would leave
-/// a dead binding behind each time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub device_id: String,
-}
 
 /// Everything small, read at start and written when it changes.
 #[derive(Debug)]
 pub struct Store {
     directory: StateDirectory,
-    identity: Document<Identity>,
+    identity: Identity,
     login: Document<Option<Login>>,
     tokens: Document<BTreeMap<Vendor, Secret>>,
     ledger: Document<Ledger>,
@@ -42,16 +37,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the directory for this process alone, making what is missing.
+    /// Opens the directory for this process alone, making what is missing: on this machine, for this IM app.
     ///
     /// # Errors
-    /// [`OpenError`]: another agent holds it, or it cannot be written.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// [`OpenError`]: another agent holds it, or it cannot be used.
+    pub fn open(path: &Path, machine: &Machine, app: &str) -> Result<Self, OpenError> {
         let directory = StateDirectory::open(path)?;
         let read_only = |source| OpenError::Io { path: path.to_owned(), source };
-        let identity = Document::open(path.join("identity.json"), || Identity { device_id: random_hex::<16>() })
-            .map_err(read_only)?;
-        identity.save().map_err(read_only)?;
+        let identity = identity::open(path, machine, app)?;
         Ok(Self {
             login: Document::open(path.join("login.json"), || None).map_err(read_only)?,
             tokens: Document::open(path.join("tokens.json"), BTreeMap::new).map_err(read_only)?,
@@ -70,7 +63,7 @@ impl Store {
     }
 
     pub fn device_id(&self) -> &str {
-        &self.identity.value().device_id
+        &self.identity.device_id
     }
 
     /// Everything a session begins with.
@@ -108,11 +101,15 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
+    fn open(path: &Path) -> Result<Store, OpenError> {
+        Store::open(path, &Machine::default(), "org#app")
+    }
+
     #[test]
     fn everything_is_still_there_after_reopening_and_private() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state");
-        let mut store = Store::open(&path).expect("opened");
+        let mut store = open(&path).expect("opened");
         let device = store.device_id().to_owned();
         let login = r#"{"user":"ann","password":"p","id":"l1"}"#;
         let login: Login = serde_json::from_str(login).expect("a login of an older version");
@@ -120,7 +117,7 @@ mod tests {
         store.apply(Change::Tokens([(Vendor::Xiaomi, Secret::new("t"))].into())).expect("saved");
         store.apply(Change::Ledger(Ledger { sequence: 9, ..Ledger::default() })).expect("saved");
         drop(store);
-        let store = Store::open(&path).expect("opened again");
+        let store = open(&path).expect("opened again");
         assert_eq!(store.device_id(), device);
         assert_eq!(store.saved().login.map(|l| l.user).as_deref(), Some("ann"));
         assert_eq!(store.saved().tokens[&Vendor::Xiaomi].expose(), "t");
@@ -135,8 +132,8 @@ mod tests {
     #[test]
     fn a_second_agent_on_the_same_directory_is_refused_with_the_first_ones_pid() {
         let dir = tempfile::tempdir().expect("a directory");
-        let _first = Store::open(dir.path()).expect("opened");
-        match Store::open(dir.path()) {
+        let _first = open(dir.path()).expect("opened");
+        match open(dir.path()) {
             Err(OpenError::InUse { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
         }
@@ -145,15 +142,15 @@ mod tests {
     #[test]
     fn a_corrupt_file_is_set_aside_and_the_rest_kept() {
         let dir = tempfile::tempdir().expect("a directory");
-        let device = Store::open(dir.path()).expect("opened").device_id().to_owned();
+        let device = open(dir.path()).expect("opened").device_id().to_owned();
         std::fs::write(dir.path().join("tokens.json"), b"\0\0{broken").expect("written");
-        let mut store = Store::open(dir.path()).expect("opened in spite of it");
+        let mut store = open(dir.path()).expect("opened in spite of it");
         assert_eq!(store.device_id(), device);
         assert!(store.saved().tokens.is_empty());
         store.apply(Change::Tokens([(Vendor::Oppo, Secret::new("t"))].into())).expect("saved");
         drop(store);
         std::fs::write(dir.path().join("tokens.json"), b"").expect("a power cut's empty file");
-        drop(Store::open(dir.path()).expect("opened in spite of it"));
+        drop(open(dir.path()).expect("opened in spite of it"));
         let aside = std::fs::read_dir(dir.path())
             .expect("listed")
             .filter(|e| e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with("tokens.json.corrupt-")))
@@ -161,7 +158,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("unreadable")).expect("made");
         std::fs::remove_file(dir.path().join("login.json")).unwrap_or_default();
         std::fs::create_dir(dir.path().join("login.json")).expect("a directory cannot be read as a file");
-        assert!(Store::open(dir.path()).expect("opened in spite of it").saved().login.is_none());
+        assert!(open(dir.path()).expect("opened in spite of it").saved().login.is_none());
         assert!(dir.path().join("login.json.corrupt-1").is_dir());
         assert_eq!(aside, 2, "each corrupt file is kept under its own name");
     }

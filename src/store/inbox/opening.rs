@@ -104,7 +104,7 @@ fn load_cursors(path: &Path) -> io::Result<Option<Cursors>> {
     match serde_json::from_slice(&bytes) {
         Ok(cursors) => Ok(Some(cursors)),
         Err(why) => {
-            let kept_as = set_aside(path).unwrap_or_else(|_| path.to_owned());
+            let kept_as = set_aside(path, "corrupt").unwrap_or_else(|_| path.to_owned());
             error!(
                 event = "store.corrupt",
                 file = %path.display(), kept_as = %kept_as.display(), %why,

@@ -34,7 +34,11 @@ pub fn text(status: &Status, counts: &Counts) -> String {
         ("store_failing", "1 while the state directory cannot be written", f64::from(u8::from(status.store_failing))),
         ("logouts_owed", "Logouts the gateway has not heard of", status.logouts_owed as f64),
     ];
-    for (name, help, value) in gauges {
+    // Absent where the login does not say: 0 would raise an alarm.
+    let days_left = status
+        .login_days_left
+        .map(|days| ("login_days_left", "Whole days until the login's token can only renew itself", days as f64));
+    for (name, help, value) in gauges.into_iter().chain(days_left) {
         head(&mut out, name, "gauge", help);
         let _ = writeln!(out, "impush_{name} {value}");
     }

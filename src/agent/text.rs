@@ -46,6 +46,9 @@ pub fn status(status: &Status) -> String {
     if let Some(cause) = status.cause.as_ref().filter(|_| status.state != State::Online) {
         out.push_str(&format!("\n  because {} ({}): {}", cause.word, cause.number, cause.detail));
     }
+    if status.gateway_answers == Some(false) {
+        out.push_str("\n  no gateway has answered on this connection yet");
+    }
     if let Some(next) = &status.next_attempt {
         out.push_str(&format!(
             "\n  next attempt in {:.1} s (base {:.1} s + jitter {:.1} s)",
@@ -58,9 +61,18 @@ pub fn status(status: &Status) -> String {
         status.user.as_deref().unwrap_or("-"),
         status.device_id
     ));
+    if let Some(days) = status.login_days_left {
+        out.push_str(&format!("\nlogin    {days} days left"));
+    }
     out.push_str(&format!("\nchannel  {}", status.channel));
     if let Some(token) = &status.token {
         out.push_str(&format!(" (token {token}, {})", word(&status.binding)));
+    }
+    if let Some(state) = &status.channel_state {
+        out.push_str(&format!("\n  the gateway says: {}", word(state)));
+    }
+    if let Some(check_in_s) = status.check_in_s {
+        out.push_str(&format!("\n  next check in {check_in_s:.0} s"));
     }
     for (vendor, why) in &status.why_not {
         out.push_str(&format!("\n  not {vendor}: {why}"));
@@ -68,6 +80,9 @@ pub fn status(status: &Status) -> String {
     out.push_str(&format!("\ninbox    {} waiting, {} apps attached", status.inbox, status.apps_attached));
     if status.logouts_owed > 0 {
         out.push_str(&format!("\nowed     {} logouts the gateway has not heard of", status.logouts_owed));
+    }
+    if status.store_failing {
+        out.push_str("\nstore    the state directory cannot be written; what changes now is lost with a restart");
     }
     out
 }
@@ -78,5 +93,36 @@ fn word<T: serde::Serialize>(value: &T) -> String {
         Ok(Json::String(word)) => word,
         Ok(Json::Object(map)) => map.get("state").and_then(Json::as_str).unwrap_or_default().to_owned(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::BindingState;
+
+    #[test]
+    fn the_status_says_what_the_login_the_gateway_the_channel_and_the_disk_have_to_say() {
+        let plain = status(&Status::example());
+        for absent in ["days left", "gateway", "check", "store"] {
+            assert!(!plain.contains(absent), "{plain}");
+        }
+        let all = status(&Status {
+            gateway_answers: Some(false),
+            login_days_left: Some(5),
+            channel_state: Some(BindingState::MissingCertificate),
+            check_in_s: Some(599.6),
+            store_failing: true,
+            ..Status::example()
+        });
+        for said in [
+            "no gateway has answered",
+            "login    5 days left",
+            "the gateway says: missing_certificate",
+            "next check in 600 s",
+            "cannot be written",
+        ] {
+            assert!(all.contains(said), "{said}: {all}");
+        }
     }
 }

@@ -206,3 +206,18 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+impl Status {
+    /// A healthy board that is online.
+    pub fn example() -> Self {
+        let example = serde_json::json!({
+            "state": "online", "since_ms": 1, "cause": null, "next_attempt": null, "server": "mqtts://localhost",
+            "app": "org#app", "user": "ann", "device_id": "d1", "model": null, "channel": "none", "why_not": {},
+            "token": null, "binding": { "state": "unbound" }, "logouts_owed": 0, "inbox": 0, "apps_attached": 1,
+            "heartbeat_s": 240.0, "heartbeat_settled": true, "saving_power": false, "network": null,
+            "round_trip_ms": null, "refused": {}, "version": "0", "pid": 1
+        });
+        serde_json::from_value(example).expect("a status")
+    }
+}

@@ -3,6 +3,8 @@
 use super::super::config::Config;
 use super::Check;
 use crate::binding::Standing;
+use crate::keepalive::Cause;
+use crate::protocol::BindingState;
 use crate::session::{State, Status};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -16,6 +18,14 @@ const TOKEN_DAYS: u64 = 270;
 /// Bytes: below the first nothing can be stored, below the second it is a matter of time.
 const DISK_FULL: u64 = 1 << 20;
 const DISK_LOW: u64 = 16 << 20;
+/// Days below which a login should have renewed itself long ago.
+const FEW_DAYS: u64 = 7;
+/// Seconds after which a gateway that is there has been asked several times.
+const SILENT_S: u64 = 60;
+/// Seconds during which a connection that took over from another is worth a word.
+const TAKEN_OVER_S: u64 = 600;
+const SHARED: &str = "two machines may share one identity (a copied state directory): on the copy stop the agent, \
+                      `impush reset-identity`, and start it";
 
 pub fn clock(now_ms: u64) -> Check {
     if now_ms < WRITTEN_MS {
@@ -25,27 +35,55 @@ pub fn clock(now_ms: u64) -> Check {
     Check::ok("clock", "plausible")
 }
 
-pub fn examine(status: &Status) -> Vec<Check> {
-    vec![login(status), binding(status), channel(status), heartbeat(status)]
+pub fn examine(status: &Status, now_ms: u64) -> Vec<Check> {
+    vec![login(status, now_ms), binding(status), channel(status), heartbeat(status)]
 }
 
-fn login(status: &Status) -> Check {
-    let why = || {
-        let cause = status.cause.as_ref();
-        cause.map_or_else(|| format!("{:?}", status.state), |cause| format!("{}: {}", cause.text, cause.detail))
+fn login(status: &Status, now_ms: u64) -> Check {
+    let cause = status.cause.as_ref();
+    let why =
+        || cause.map_or_else(|| format!("{:?}", status.state), |cause| format!("{}: {}", cause.text, cause.detail));
+    let word = cause.map(|cause| cause.word);
+    let since_s = now_ms.saturating_sub(status.since_ms) / 1000;
+    let Some(user) = &status.user else {
+        return Check::failed("login", "nobody is logged in", "impush login USER --password-file FILE");
     };
-    match (&status.user, status.state) {
-        (None, _) => Check::failed("login", "nobody is logged in", "impush login USER --password-file FILE"),
-        (Some(user), State::Online | State::Resting) => {
-            Check::ok("login", format!("{user}, {:?}", status.state).to_lowercase())
+    match status.state {
+        State::Stopped => Check::failed("login", why(), "log in again with a fresh password: impush login"),
+        State::Waiting | State::Connecting if word == Some(Cause::TakenOver) => Check::failed("login", why(), SHARED),
+        State::Online if word == Some(Cause::TakenOver) && since_s < TAKEN_OVER_S => {
+            Check::warning("login", format!("{user}: another connection with this device's id was just here"), SHARED)
         }
-        (Some(_), State::Stopped) => Check::failed("login", why(), "log in again with a fresh password: impush login"),
-        (Some(_), State::Waiting) => {
+        State::Waiting if matches!(word, Some(Cause::BadCredentials | Cause::NotAuthorized)) => Check::failed(
+            "login",
+            format!("a broker refuses a login that worked before; it is tried again by itself ({})", why()),
+            "look at the broker's authentication: is its backend, or the gateway that it asks, away?",
+        ),
+        State::Waiting => {
             Check::failed("login", why(), "the agent tries again by itself; `impush reconnect` tries now")
         }
-        (Some(user), State::Connecting | State::LoggedOut) => {
+        State::Connecting | State::LoggedOut => {
             Check::warning("login", format!("{user}: connecting"), "ask again in a moment")
         }
+        State::Online if status.gateway_answers == Some(false) && since_s > SILENT_S => Check::failed(
+            "login",
+            format!("connected for {since_s} s, but the broker has no gateway: nothing has answered this device"),
+            "look whether impush-gateway runs and is connected to this broker, for this app",
+        ),
+        State::Online | State::Resting => good_for(user, status),
+    }
+}
+
+/// A login that works now, and how long it will.
+fn good_for(user: &str, status: &Status) -> Check {
+    let found = format!("{user}, {:?}", status.state).to_lowercase();
+    let renewal = "the gateway renews it in its welcome while the device is connected; if it does not, look at the \
+                   gateway, or log in again: impush login";
+    match status.login_days_left {
+        None => Check::ok("login", found),
+        Some(0) => Check::warning("login", format!("{found}; the login has expired, or does today"), renewal),
+        Some(days) if days < FEW_DAYS => Check::warning("login", format!("{found}; {days} days left"), renewal),
+        Some(days) => Check::ok("login", format!("{found}; {days} days left")),
     }
 }
 
@@ -67,7 +105,34 @@ fn channel(status: &Status) -> Check {
     if status.channel == "none" {
         return Check::ok("channel", format!("none; the connection is kept alive ({})", why.join("; ")));
     }
-    Check::ok("channel", format!("{}, token {}", status.channel, status.token.as_deref().unwrap_or("-")))
+    let found = format!("{}, token {}", status.channel, status.token.as_deref().unwrap_or("-"));
+    let (means, advice) = match status.channel_state {
+        None | Some(BindingState::Working) => return Check::ok("channel", found),
+        Some(BindingState::Unproven) => {
+            let means = "nothing was pushed through it lately; `impush-gateway certificate test` does";
+            return Check::ok("channel", format!("{found}; {means}"));
+        }
+        Some(BindingState::Dead) => {
+            ("the vendor says that the token is dead", "open the app: it has to hand over a new token")
+        }
+        Some(BindingState::Disabled) => (
+            "its certificate is switched off at the gateway",
+            "impush-gateway certificate enable, when it is meant to push",
+        ),
+        Some(BindingState::MissingCertificate) => (
+            "the gateway has no certificate of this name",
+            "compare the certificate names here and at the gateway (impush-gateway certificate list)",
+        ),
+        Some(BindingState::Failing) => (
+            "pushes with its certificate have failed for ten minutes or more",
+            "impush-gateway trace of a message says why; impush-gateway certificate test tries one",
+        ),
+        Some(BindingState::Limited) => {
+            ("a quota of the certificate or the device is used up", "wait until the vendor's day ends, or ask for more")
+        }
+        Some(BindingState::Unknown) => ("the gateway says a word that this version does not know", "update this agent"),
+    };
+    Check::warning("channel", format!("{found}; {means}: the connection is held instead"), advice)
 }
 
 fn heartbeat(status: &Status) -> Check {
@@ -81,18 +146,24 @@ fn heartbeat(status: &Status) -> Check {
 }
 
 /// Token age, space and modes, where this user may look.
-pub fn disk(config: &Config) -> Vec<Check> {
+pub fn disk(config: &Config, status: Option<&Status>) -> Vec<Check> {
     let directory = config.state_directory();
+    let failing = status.is_some_and(|status| status.store_failing).then(|| {
+        let advice =
+            "look at its disk, owner and rights, and at the log: journalctl -u impush IMPUSH_EVENT=store.failed";
+        Check::failed("disk", format!("the agent cannot write {}", directory.display()), advice)
+    });
     let mode = match std::fs::metadata(&directory) {
         Ok(found) => found.permissions().mode() & 0o777,
         Err(error) => {
-            return vec![Check::skipped(
-                "disk",
-                format!("{}: {error}; run doctor as root or as the agent's user", directory.display()),
-            )];
+            let unseen = || {
+                let found = format!("{}: {error}; run doctor as root or as the agent's user", directory.display());
+                Check::skipped("disk", found)
+            };
+            return vec![failing.unwrap_or_else(unseen)];
         }
     };
-    let mut checks = vec![token_age(&directory), space(&directory)];
+    let mut checks = vec![token_age(&directory), failing.unwrap_or_else(|| space(&directory))];
     checks.push(if mode & 0o077 == 0 {
         Check::ok("permissions", format!("{} is private", directory.display()))
     } else {
@@ -138,6 +209,7 @@ fn space(directory: &Path) -> Check {
 mod tests {
     use super::super::Outcome;
     use super::*;
+    use crate::session::CauseReport;
 
     #[test]
     fn a_clock_of_1970_is_named_and_one_of_today_is_not() {
@@ -150,12 +222,92 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let config: Config =
             toml::from_str(&format!("paths = {{ state = '{}' }}", dir.path().display())).expect("read");
-        let of = |name: &str| disk(&config).into_iter().find(|check| check.name == name).expect("checked");
+        let of = |name: &str| disk(&config, None).into_iter().find(|check| check.name == name).expect("checked");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("changed");
         assert_eq!(of("permissions").outcome, Outcome::Failed);
         assert!(of("permissions").advice.starts_with("chmod 700"));
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("changed");
         assert_eq!(of("permissions").outcome, Outcome::Ok);
         assert_eq!(of("disk").outcome, Outcome::Ok);
+    }
+    fn because(word: Cause) -> Option<CauseReport> {
+        Some(CauseReport { word, number: word.number(), text: word.text().to_owned(), detail: "0x87".to_owned() })
+    }
+
+    fn example() -> Status {
+        Status { since_ms: WRITTEN_MS, ..Status::example() }
+    }
+
+    #[test]
+    fn a_login_that_is_about_to_end_is_named_before_it_does() {
+        let of = |days| login(&Status { login_days_left: days, ..example() }, WRITTEN_MS);
+        for (days, outcome, said) in [
+            (None, Outcome::Ok, "ann"),
+            (Some(40), Outcome::Ok, "40 days"),
+            (Some(6), Outcome::Warning, "6 days"),
+            (Some(0), Outcome::Warning, "expired"),
+        ] {
+            let check = of(days);
+            assert!(check.outcome == outcome && check.found.contains(said), "{days:?}: {check:?}");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_refuses_a_login_which_worked_is_told_from_a_login_that_never_did() {
+        for word in [Cause::BadCredentials, Cause::NotAuthorized] {
+            let retried = Status { state: State::Waiting, cause: because(word), ..example() };
+            let check = login(&retried, WRITTEN_MS);
+            assert!(check.found.contains("worked before") && check.advice.contains("authentication"), "{check:?}");
+            let stopped = Status { state: State::Stopped, ..retried };
+            assert!(login(&stopped, WRITTEN_MS).advice.contains("impush login"));
+        }
+    }
+
+    #[test]
+    fn machines_that_take_each_others_place_are_named_with_the_remedy() {
+        for state in [State::Waiting, State::Connecting, State::Online] {
+            let check = login(&Status { state, cause: because(Cause::TakenOver), ..example() }, WRITTEN_MS + 1000);
+            assert!(check.outcome != Outcome::Ok && check.advice.contains("impush reset-identity"), "{check:?}");
+        }
+        let long_ago = Status { cause: because(Cause::TakenOver), ..example() };
+        assert_eq!(login(&long_ago, WRITTEN_MS + 3_600_000).outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn a_broker_without_a_gateway_is_named_once_the_gateway_had_its_time() {
+        let silent = Status { gateway_answers: Some(false), ..example() };
+        assert_eq!(login(&silent, WRITTEN_MS + 30_000).outcome, Outcome::Ok);
+        let check = login(&silent, WRITTEN_MS + 61_000);
+        assert!(check.outcome == Outcome::Failed && check.found.contains("no gateway"), "{check:?}");
+    }
+
+    #[test]
+    fn a_channel_that_does_not_serve_says_what_that_means_and_what_to_do() {
+        let of = |state| channel(&Status { channel: "xiaomi".to_owned(), channel_state: state, ..example() });
+        for state in [None, Some(BindingState::Working), Some(BindingState::Unproven)] {
+            assert_eq!(of(state).outcome, Outcome::Ok, "{state:?}");
+        }
+        for state in [
+            BindingState::Dead,
+            BindingState::Disabled,
+            BindingState::MissingCertificate,
+            BindingState::Failing,
+            BindingState::Limited,
+            BindingState::Unknown,
+        ] {
+            let check = of(Some(state));
+            assert!(check.outcome == Outcome::Warning && !check.advice.is_empty(), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_is_the_disks_finding_whatever_can_be_seen_from_here() {
+        let failing = Status { store_failing: true, ..example() };
+        let dir = tempfile::tempdir().expect("a directory");
+        for path in [dir.path().to_owned(), dir.path().join("hidden")] {
+            let config: Config = toml::from_str(&format!("paths = {{ state = '{}' }}", path.display())).expect("read");
+            let check = disk(&config, Some(&failing)).into_iter().find(|check| check.name == "disk").expect("checked");
+            assert!(check.outcome == Outcome::Failed && check.advice.contains("store.failed"), "{check:?}");
+        }
     }
 }

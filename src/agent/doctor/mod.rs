@@ -89,12 +89,12 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
     let status = status.and_then(|json| {
         serde_json::from_value::<Status>(json).map_err(|e| super::control::ClientError::Broken(e.to_string()))
     });
-    match status {
-        Ok(status) => checks.extend(agent::examine(&status)),
+    match &status {
+        Ok(status) => checks.extend(agent::examine(status, super::clock::wall_ms())),
         Err(error) => {
             checks.push(Check::failed("agent", error.to_string(), "systemctl start impush; then journalctl -u impush"))
         }
     }
-    checks.extend(agent::disk(config));
+    checks.extend(agent::disk(config, status.as_ref().ok()));
     checks
 }

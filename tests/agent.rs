@@ -304,6 +304,18 @@ fn state_survives_a_kill_and_corrupt_state_is_set_aside() {
     assert!(dir.path().join("a/state/login.json.corrupt-1").exists());
 }
 
+#[test]
+fn the_status_on_a_broker_without_a_gateway_says_that_none_answers() {
+    if !mosquitto_or_skip("the_status_on_a_broker_without_a_gateway_says_that_none_answers") {
+        return;
+    }
+    let mut stage = Stage::new("im/v1/#", |_| String::new());
+    stage.agent.login("ann", "secret");
+    stage.agent.process.event("link.up");
+    let text = stage.agent.ok(&["status"]);
+    assert!(text.starts_with("online") && text.contains("no gateway has answered"), "{text}");
+}
+
 /// An agent on the state that is there, started without waiting for anything.
 fn on_board(home: &Path, serial: &str) -> Agent {
     let tree = home.join("root/proc/device-tree");

@@ -14,12 +14,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("vendor", &[]),
     ("protocol", &["secret"]),
     ("keepalive", &[]),
-    ("device", &["vendor"]),
+    ("device", &["secret", "vendor"]),
     ("channel", &["vendor"]),
     ("binding", &["secret", "vendor", "protocol", "keepalive"]),
     ("session", &["secret", "vendor", "protocol", "keepalive", "channel", "binding"]),
     ("mqtt", &["secret", "protocol", "keepalive"]),
-    ("store", &["secret", "vendor", "protocol", "keepalive", "binding", "session"]),
+    ("store", &["secret", "vendor", "protocol", "keepalive", "device", "binding", "session"]),
     (
         "agent",
         &[

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use support::{Agent, Certificates, Flaw, Gateway, Mosquitto, Process, Rest, certificates, free_port, has, skipped};
 
 fn clients_or_skip(test: &str) -> bool {
@@ -234,6 +235,50 @@ fn a_gateway_on_mosquitto_delivers_like_one_with_its_own_broker() {
     agent.process.event("link.up");
     let id = gateway.ok(&["send", "--app", "org/app", "ann", "over mosquitto"]);
     assert_eq!(agent.process.event("message.received")["id"], id.as_str());
+}
+
+#[test]
+fn a_gateway_whose_store_is_older_than_the_world_learns_who_is_connected() {
+    if !has("mosquitto") {
+        skipped("a_gateway_whose_store_is_older_than_the_world_learns_who_is_connected", "mosquitto is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let certificates = certificates(dir.path(), Flaw::None);
+    let broker = Mosquitto::start(dir.path(), &certificates);
+    let mut gateway = on_a_broker(dir.path(), &certificates, broker.tls);
+    let token = gateway.user("ann");
+    Agent::configure(&dir.path().join("a"), &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+    let mut agent = Agent::start(&dir.path().join("a"));
+    agent.login("ann", &token);
+    agent.process.event("link.up");
+    let rest = Rest::new(&gateway.reach, &certificates.ca);
+    let online = |rest: &Rest| {
+        // Asking often may be refused for a moment.
+        let (_, devices) = rest.ask("GET", &format!("{}/users/ann/devices", rest.base), None);
+        devices["entities"][0]["online"] == json!(true)
+    };
+    let within_a_minute = |rest: &Rest| {
+        let start = Instant::now();
+        while !online(rest) {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "the gateway does not know that the device is connected"
+            );
+        }
+    };
+    within_a_minute(&rest);
+    gateway.process.kill();
+    let store = rusqlite::Connection::open(gateway.home.join("state/gateway.sqlite")).expect("the store");
+    let changed = store.execute("UPDATE devices SET online = 0, nonce = 'of before'", []).expect("set back");
+    assert_eq!(changed, 1);
+    drop(store);
+    let gateway = on_a_broker(dir.path(), &certificates, broker.tls);
+    within_a_minute(&Rest::new(&gateway.reach, &certificates.ca));
+    agent.process.terminate();
+    let seen = agent.process.rest();
+    let connected = seen.iter().filter(|line| line.contains(r#""link.up""#)).count();
+    assert_eq!(connected, 1, "it greeted again over the connection that it had: {seen:?}");
 }
 
 /// A gateway that had a broker of its own, and now somebody else's over TLS at this port.

@@ -4,6 +4,7 @@ use super::alarm::Alarm;
 use super::clock::now_ms;
 use super::delivery::{AfterVendor, Rules};
 use super::events::CLOCKS_MS;
+use super::mending::Mending;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
@@ -36,6 +37,7 @@ pub struct Dispatch {
     wire: Wire,
     push: Push,
     renewal: Renewal,
+    mending: Mending,
     /// As they are now; the operator may change them.
     rules: watch::Receiver<Rules>,
     alarm: Arc<Alarm>,
@@ -60,6 +62,7 @@ impl Dispatch {
             wire,
             push,
             renewal,
+            mending: Mending::new(),
             rules,
             alarm: Arc::default(),
             calls: Arc::new(Semaphore::new(concurrency)),
@@ -176,6 +179,15 @@ impl Dispatch {
     /// The device's token comes to its end: it is given a new one.
     pub async fn on_renew(&self, address: &Address) -> Result<Option<Down>, StoreError> {
         self.renewal.renew(&self.store, address).await
+    }
+
+    /// The device said something other than its hello.
+    pub async fn on_heard(&self, address: &Address) -> Result<Option<Down>, StoreError> {
+        self.mending.heard(&self.store, address).await
+    }
+
+    pub fn on_online(&self, address: Address, nonce: String) {
+        self.mending.appeared(self.store.clone(), self.wire.clone(), address, nonce);
     }
 
     /// The broker says that some connection of the device was over at this moment, by its clock.

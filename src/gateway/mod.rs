@@ -24,6 +24,7 @@ mod door;
 mod embedded;
 mod error;
 mod events;
+mod mending;
 mod metrics;
 mod outcome;
 mod outgoing;

@@ -7,6 +7,7 @@ use super::dispatch::Dispatch;
 use super::door::Door;
 use super::embedded::Embedded;
 use super::error::ServeError;
+use super::mending;
 use super::metrics::Metrics;
 use super::outgoing::outgoing;
 use super::push::Push;
@@ -96,11 +97,24 @@ pub async fn serve(
         reports: Reports::start(http.clone()),
     };
     let renewal = Renewal::new(tokens.clone(), config.api.user_token_s);
-    let dispatch = Dispatch::new(store.clone(), wire, push.clone(), renewal, rules, config.delivery.concurrency);
+    let dispatch =
+        Dispatch::new(store.clone(), wire.clone(), push.clone(), renewal, rules, config.delivery.concurrency);
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
     let wire_stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone()));
+    if !broker.starts_empty() {
+        let (store, wire, stop) = (store.clone(), wire.clone(), stop.child_token());
+        tokio::spawn(async move {
+            let asked = tokio::select! {
+                () = stop.cancelled() => return,
+                asked = mending::ask_all(&store, &wire) => asked,
+            };
+            if let Err(error) = asked {
+                tracing::error!(event = "store.failed", %error, "not every device could be asked to greet again");
+            }
+        });
+    }
     let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), stop.child_token()));
     let state_of_api = api::State {
         store,

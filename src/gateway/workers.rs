@@ -106,8 +106,7 @@ async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, Sto
             Ok(state) if !state.online => {
                 dispatch.on_offline(address, state.nonce).await?;
             }
-            // Online is said by `hello`, which also asks for what was missed.
-            Ok(_) => {}
+            Ok(state) => dispatch.on_online(address, state.nonce),
             Err(error) => refuse(error.as_str(), &error),
         },
         Said::Up(payload) => match decode_up(payload) {
@@ -126,7 +125,11 @@ pub(super) fn refuse(kind: &str, why: &dyn std::fmt::Display) {
 }
 
 async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
-    Ok(match up {
+    let question = match &up {
+        Up::Hello(_) => None,
+        _ => dispatch.on_heard(&address).await?,
+    };
+    let mut replies = match up {
         Up::Hello(hello) => dispatch.on_hello(address, hello).await?,
         Up::Bind { sequence, notifier, token } => {
             let bind = Bind::Set { notifier, token: token.expose().to_owned() };
@@ -153,7 +156,9 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             Vec::new()
         }
         Up::Renew => dispatch.on_renew(&address).await?.into_iter().collect(),
-    })
+    };
+    replies.extend(question);
+    Ok(replies)
 }
 
 fn bound(sequence: u64, reply: BindReply) -> Down {

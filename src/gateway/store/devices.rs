@@ -197,6 +197,53 @@ impl Store {
         .await
     }
 
+    /// Whether the store holds the device as connected; with a nonce, over that connection.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_connected(&self, address: Address, nonce: Option<String>) -> Result<bool, StoreError> {
+        self.run(move |t| {
+            let Address { app, user, device } = &address;
+            let current: Option<String> = t
+                .prepare_cached(
+                    "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1",
+                )?
+                .query_row([app, user, device], |r| r.get(0))
+                .optional()?;
+            Ok(current.is_some_and(|current| nonce.is_none_or(|nonce| nonce == current)))
+        })
+        .await
+    }
+
+    /// Devices with a login that did not greet since that moment, from one on, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn not_heard_since(
+        &self,
+        after: Option<Address>,
+        since_ms: u64,
+        most: usize,
+    ) -> Result<Vec<Address>, StoreError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        self.run(move |t| {
+            let (app, user, device) =
+                after.as_ref().map_or(("", "", ""), |a| (a.app.as_str(), a.user.as_str(), a.device.as_str()));
+            let rows = t
+                .prepare_cached(
+                    "SELECT app, user, device FROM devices
+                     WHERE (app, user, device) > (?1, ?2, ?3) AND logged_in = 1 AND (online = 0 OR seen_ms < ?4)
+                     ORDER BY app, user, device LIMIT ?5",
+                )?
+                .query_map(params![app, user, device, as_i64(since_ms), most], |r| {
+                    Ok(Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? })
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
     /// No device is connected: the embedded broker has just started.
     ///
     /// # Errors

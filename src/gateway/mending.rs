@@ -1,0 +1,126 @@
+//! Devices that are connected while the store thinks otherwise: they are asked to greet again.
+//!
+//! After a restore the store's picture is older than the world. An idle device publishes nothing, so one is
+//! asked when it is heard, and all are asked once when a gateway starts beside a broker that stayed.
+
+use super::clock::now_ms;
+use super::outgoing::Wire;
+use super::store::{Store, StoreError};
+use crate::protocol::{Address, Down};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tracing::info;
+
+/// A device is looked at once in this time.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Devices looked at in one window; beyond it the next window comes to them.
+const REMEMBERED: usize = 100_000;
+/// A connection's state is said before its hello, which has this long to come.
+const GRACE: Duration = Duration::from_secs(3);
+/// Hellos that are waited for at once.
+const AWAITED: usize = 10_000;
+/// Devices asked at a gateway's start, each second.
+const A_SECOND: usize = 200;
+/// No device makes this one, so every device that hears it greets again.
+const FOREIGN: &str = "ask";
+
+/// Clones share what was looked at.
+#[derive(Clone)]
+pub(super) struct Mending {
+    looked: Arc<Mutex<(Instant, HashSet<Address>)>>,
+    awaited: Arc<Semaphore>,
+}
+
+impl Mending {
+    pub fn new() -> Self {
+        Self {
+            looked: Arc::new(Mutex::new((Instant::now(), HashSet::new()))),
+            awaited: Arc::new(Semaphore::new(AWAITED)),
+        }
+    }
+
+    fn first_look(&self, address: &Address, now: Instant) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(looked.0) >= WINDOW {
+            *looked = (now, HashSet::new());
+        }
+        looked.1.len() < REMEMBERED && looked.1.insert(address.clone())
+    }
+
+    /// The device said something. Returns the question, if the store does not know that it is connected.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn heard(&self, store: &Store, address: &Address) -> Result<Option<Down>, StoreError> {
+        if !self.first_look(address, Instant::now()) {
+            return Ok(None);
+        }
+        Ok((!store.is_connected(address.clone(), None).await?).then(question))
+    }
+
+    /// The device says which connection it has; the hello of that connection usually comes right behind.
+    pub fn appeared(&self, store: Store, wire: Wire, address: Address, nonce: String) {
+        let Ok(place) = self.awaited.clone().try_acquire_owned() else { return };
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            tokio::time::sleep(GRACE).await;
+            match store.is_connected(address.clone(), Some(nonce)).await {
+                Ok(false) if this.first_look(&address, Instant::now()) => {
+                    wire.publish(address, question()).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(event = "store.failed", %error, "it is not known whether a device greeted; it will be looked at when it is heard");
+                }
+            }
+        });
+    }
+}
+
+fn question() -> Down {
+    Down::Settings { nonce: Some(FOREIGN.to_owned()), heartbeat_ceiling_s: None, bindings: None, token: None }
+}
+
+/// Asks every device with a login that has not greeted since now, wherever the store thinks that it is.
+///
+/// # Errors
+/// [`StoreError`]; who was not asked yet is not asked.
+pub(super) async fn ask_all(store: &Store, wire: &Wire) -> Result<(), StoreError> {
+    let since_ms = now_ms();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut asked = 0_u64;
+    let mut after = None;
+    loop {
+        ticks.tick().await;
+        let page = store.not_heard_since(after.clone(), since_ms, A_SECOND).await?;
+        let Some(last) = page.last().cloned() else { break };
+        after = Some(last);
+        for address in page {
+            while !wire.publish(address.clone(), question()).await {
+                ticks.tick().await;
+            }
+            asked += 1;
+        }
+    }
+    info!(event = "devices.asked", count = asked, "devices of the store were asked to greet again");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_looked_at_once_a_minute() {
+        let (mending, start) = (Mending::new(), Instant::now());
+        let address = Address { app: "org#app".into(), user: "ann".into(), device: "phone".into() };
+        let other = Address { device: "tablet".into(), ..address.clone() };
+        assert!(mending.first_look(&address, start));
+        assert!(!mending.first_look(&address, start + Duration::from_secs(30)));
+        assert!(mending.first_look(&other, start + Duration::from_secs(30)));
+        assert!(mending.first_look(&address, start + Duration::from_secs(61)));
+    }
+}

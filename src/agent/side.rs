@@ -69,8 +69,8 @@ impl Running {
             Side::Unbind { address, password, sequence, unbind } => {
                 let run = Box::pin(async move {
                     let answer = |down: Down| match down {
-                        Down::Bound { sequence: answered, result, .. } if answered == sequence => {
-                            Some(SideOutcome::Unbound { result })
+                        Down::Bound { sequence: answered, result, expected, .. } if answered == sequence => {
+                            Some(SideOutcome::Unbound { result, expected })
                         }
                         other => kicked(other),
                     };

@@ -187,6 +187,12 @@ impl Binding {
         Some((sequence, Up::Unbind { sequence, notifier: None, logout: true }))
     }
 
+    /// The gateway has seen numbers up to this one: the next request's is above it. The caller persists the
+    /// ledger.
+    pub fn catch_up(&mut self, newest: u64) {
+        self.ledger.sequence = self.ledger.sequence.max(newest);
+    }
+
     /// A vendor called this token dead. The caller persists the ledger.
     pub fn bury(&mut self, vendor: Vendor, token: &Secret) {
         if !self.ledger.is_dead(vendor, token) {

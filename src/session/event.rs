@@ -164,6 +164,8 @@ pub enum SideOutcome {
     /// The gateway's answer to the unbind.
     Unbound {
         result: BindResult,
+        /// The gateway has seen this number already: the ledger was restored from an older copy.
+        expected: Option<u64>,
     },
     Failed(Failure),
 }

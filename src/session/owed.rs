@@ -22,6 +22,8 @@ pub(super) struct Owed {
     pause: Duration,
     /// A try has failed: the login goes ahead, and the next tries go beside it.
     tried: bool,
+    /// The gateway has named its number once; a second time in a row the pause holds.
+    caught_up: bool,
 }
 
 impl Session {
@@ -62,13 +64,19 @@ impl Session {
     pub(super) fn on_unbind_ended(&mut self, now: Now, outcome: SideOutcome) {
         let Some(user) = self.owed.running.take() else { return };
         let told = match outcome {
-            SideOutcome::Unbound { result: BindResult::Later } => false,
+            SideOutcome::Unbound { result: BindResult::Later, expected: Some(newest) } if !self.owed.caught_up => {
+                self.owed.caught_up = true;
+                self.binding.catch_up(newest);
+                return self.pay_owed();
+            }
+            SideOutcome::Unbound { result: BindResult::Later, .. } => false,
             SideOutcome::Unbound { .. } => true,
             // The old login is over, which is all that was wanted.
             SideOutcome::Kicked { .. } => true,
             SideOutcome::Failed(failure) => self.unpayable(&failure),
             SideOutcome::Probed { .. } | SideOutcome::Checked { .. } => false,
         };
+        self.owed.caught_up = false;
         if told {
             info!(event = "logout.paid", "a logout made without a network has reached the gateway");
             self.settle_owed(&user);

@@ -187,7 +187,7 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
                 let kind = kind_of(&stage.pending.sides.remove(0));
                 let outcome = match random.next() % 2 {
                     0 => SideOutcome::Kicked { code: KickCode::Replaced, replaced_by: Some("d2".into()) },
-                    _ => SideOutcome::Unbound { result: BindResult::Later },
+                    _ => SideOutcome::Unbound { result: BindResult::Later, expected: None },
                 };
                 stage.feed(Event::SideEnded { side: kind, outcome });
             }

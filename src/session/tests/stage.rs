@@ -228,7 +228,7 @@ impl Stage {
                 let Up::Hello(hello) = hello else { panic!("a check says hello") };
                 SideOutcome::Checked { bindings: Some(reports(hello.binding.as_ref(), state)), token: None }
             }
-            Side::Unbind { .. } => SideOutcome::Unbound { result: BindResult::Ok },
+            Side::Unbind { .. } => SideOutcome::Unbound { result: BindResult::Ok, expected: None },
         };
         self.feed(Event::SideEnded { side: kind, outcome });
     }

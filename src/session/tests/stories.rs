@@ -3,7 +3,7 @@
 use super::super::*;
 use super::stage::{FIRST_CHECK, MOST_CHECK, Stage, settings};
 use crate::keepalive::Cause;
-use crate::protocol::{BindingState, Down, KickCode, Up};
+use crate::protocol::{BindResult, BindingState, Down, KickCode, Up};
 
 fn said(stage: &Stage, wanted: impl Fn(&Up) -> bool) -> bool {
     stage.written.iter().any(|write| match write {
@@ -137,6 +137,27 @@ fn a_login_that_never_worked_stops_and_its_caller_hears_why() {
     assert_eq!(stage.state(), State::Stopped);
     let refusal = stage.answers[&id].clone().expect_err("refused");
     assert_eq!((refusal.status, refusal.code.as_str()), (401, "bad_credentials"));
+}
+
+#[test]
+fn an_owed_logout_of_a_restored_ledger_is_told_again_at_once_above_the_gateways_number() {
+    let mut stage = Stage::phone();
+    stage.pending.connected = false;
+    stage.feed(Event::Lost(crate::keepalive::Failure::new(Cause::Io, "gone")));
+    stage.ask(Ask::Logout { keep_binding: false });
+    let stale = || SideOutcome::Unbound { result: BindResult::Later, expected: Some(1000) };
+    stage.pending.sides.remove(0);
+    stage.feed(Event::SideEnded { side: SideKind::Unbind, outcome: stale() });
+    let Some(Side::Unbind { sequence, .. }) = stage.pending.sides.first() else { panic!("told again at once") };
+    assert_eq!(*sequence, 1001);
+    assert_eq!(stage.session.saved().ledger.sequence, 1001, "it is on disk before it is said");
+    // A gateway that never has enough is not asked without a pause.
+    stage.pending.sides.remove(0);
+    stage.feed(Event::SideEnded { side: SideKind::Unbind, outcome: stale() });
+    assert!(stage.pending.sides.is_empty());
+    stage.pass(Duration::from_secs(60));
+    stage.side_answers(None);
+    assert!(stage.session.saved().ledger.owed.is_empty());
 }
 
 #[test]

@@ -186,7 +186,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "an old logout is answered that nobody owes",
         happens: |s| {
-            let outcome = SideOutcome::Unbound { result: BindResult::Ok };
+            let outcome = SideOutcome::Unbound { result: BindResult::Ok, expected: None };
             s.feed(Event::SideEnded { side: SideKind::Unbind, outcome });
         },
         leads_to: STAYS,

@@ -70,6 +70,8 @@ impl Ledger {
     }
 }
 
+/// Numbers above this are not believed: the gateway's databases store them as signed 64-bit integers.
+const MAX_SEQUENCE: u64 = 1 << 62;
 /// Most dead tokens that are remembered; each device has one living token a vendor.
 const MAX_DEAD: usize = 16;
 
@@ -190,7 +192,10 @@ impl Binding {
     /// The gateway has seen numbers up to this one: the next request's is above it. The caller persists the
     /// ledger.
     pub fn catch_up(&mut self, newest: u64) {
-        self.ledger.sequence = self.ledger.sequence.max(newest);
+        // A number no device comes to is a fault of the other side; taken over, it would leave no next one.
+        if newest <= MAX_SEQUENCE {
+            self.ledger.sequence = self.ledger.sequence.max(newest);
+        }
     }
 
     /// A vendor called this token dead. The caller persists the ledger.
@@ -326,7 +331,7 @@ impl Binding {
         }
         if let Some(expected) = expected.filter(|expected| *expected >= self.ledger.sequence) {
             // On from where the gateway is; the request is said again with the next number.
-            self.ledger.sequence = expected;
+            self.catch_up(expected);
             self.retry_at = Some(now);
             return vec![Action::Persist];
         }

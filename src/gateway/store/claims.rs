@@ -223,7 +223,8 @@ fn settle(
     let counted = t
         .prepare_cached(
             "UPDATE deliveries SET state = ?3, due_ms = ?4, vendor_id = ?6, notifier = ?7 WHERE message = ?1 AND device = ?2
-             AND ((?3 = 'pushed' AND state = 'live') OR (state = 'vendor' AND attempts = ?5))",
+             AND ((?3 = 'pushed' AND (state = 'live' OR (state = 'waiting' AND acked_by IS NOT NULL)))
+                  OR (state = 'vendor' AND attempts = ?5))",
         )?
         .execute(params![id, device, state.as_str(), due.map(as_i64), job.attempts, result.vendor_id, notifier])?;
     if let (0, State::Pushed, Some(vendor_id)) = (counted, state, &result.vendor_id) {

@@ -99,16 +99,6 @@ fn set_attached(t: &Transaction<'_>, address: &Address, attached: bool) -> Resul
     Ok(())
 }
 
-/// What is on no device's disk any longer: its inbox goes with the login.
-pub(super) fn inbox_gone(t: &Transaction<'_>, address: &Address) -> Result<(), StoreError> {
-    let Address { app, user, device } = address;
-    t.execute(
-        "UPDATE deliveries SET acked_by = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1 AND acked_by IS NOT NULL",
-        [app, user, device],
-    )?;
-    Ok(())
-}
-
 /// What the device is sent next, once it has most of what it was sent.
 fn more(t: &Transaction<'_>, address: &Address, rules: Rules, now_ms: u64) -> Result<Vec<Message>, StoreError> {
     let Address { app, user, device } = address;
@@ -510,6 +500,22 @@ mod tests {
             count
         }
 
+        /// A vendor takes a send that was claimed before; meanwhile something else happens.
+        async fn push_while<F: Future<Output = ()>>(&self, meanwhile: F) {
+            let claimed = self.store.claim(RULES, 9, 20).await.expect("claimed");
+            meanwhile.await;
+            let sent = VendorResult {
+                after: AfterVendor::Pushed,
+                hop: Hop::VendorSent,
+                detail: String::new(),
+                code: "0".into(),
+                vendor_id: Some("v1".into()),
+            };
+            assert_eq!(claimed.jobs.len(), 1);
+            let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
+            self.store.vendor_results(results, 30).await.expect("noted");
+        }
+
         async fn take(&self, id: &str) -> usize {
             self.store.taken(at("phone"), vec![id.into()], RULES, 30).await.expect("taken").recalls.len()
         }
@@ -534,6 +540,23 @@ mod tests {
         let hops = stage.hops("m").await;
         assert_eq!(hops, ["accepted", "published", "acked", "vendor_sent", "acked", "taken"]);
         assert!(stage.hello("phone", "n3", "l2").await.is_empty(), "it is done");
+    }
+
+    #[tokio::test]
+    async fn a_notification_is_recalled_though_its_binding_went_while_the_vendor_was_asked() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m").await;
+        stage.ack("m", Some(false)).await;
+        stage
+            .push_while(async {
+                let remove = Bind::Remove { notifier: None, logout: false };
+                stage.store.bind(at("phone"), 9, remove, 20).await.expect("unbound");
+                stage.ack("m", Some(false)).await;
+            })
+            .await;
+        assert_eq!(stage.take("m").await, 1);
     }
 
     #[tokio::test]

@@ -233,7 +233,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT app, user, device FROM devices
                      WHERE (app, user, device) > (?1, ?2, ?3) AND logged_in = 1 AND (online = 0 OR seen_ms < ?4)
-                     ORDER BY app, user, device LIMIT ?5",
+                     ORDER BY app, user, device LIMIT (?5 + 0)",
                 )?
                 .query_map(params![app, user, device, as_i64(since_ms), most], |r| {
                     Ok(Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? })
@@ -325,7 +325,7 @@ fn set(
                 params![app, user, device, notifier],
             )?;
             if *logout {
-                super::deliveries::inbox_gone(t, address)?;
+                super::replay::inbox_gone(t, address)?;
                 t.execute(
                     "UPDATE devices SET logged_in = 0, online = 0 WHERE app = ?1 AND user = ?2 AND device = ?3",
                     [app, user, device],

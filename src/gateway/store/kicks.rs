@@ -102,7 +102,7 @@ fn end(t: &Transaction<'_>, address: &Address, code: KickCode, by: Option<String
         "UPDATE deliveries SET state = 'waiting', nonce = '', due_ms = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'vendor') AND open = 1",
         [app, user, device],
     )?;
-    super::deliveries::inbox_gone(t, address)?;
+    super::replay::inbox_gone(t, address)?;
     Ok(Kick { address: address.clone(), code, by })
 }
 

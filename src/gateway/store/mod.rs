@@ -16,6 +16,7 @@ mod known;
 mod marks;
 mod ready;
 mod receipts;
+mod replay;
 mod room;
 mod settings;
 mod sql;

@@ -36,7 +36,13 @@ for (;;) {
     try {
         const stream = await request("GET", `/v1/messages?after=${last}&stream=true`);
         for await (const line of readline.createInterface({ input: stream })) {
-            const { number, message } = JSON.parse(line);
+            const { number, message, ...told } = JSON.parse(line);
+            if (!message) {
+                // The login ended, or messages were given up for want of room.
+                console.error(`told: ${JSON.stringify(told)}`);
+                if (told.end) last = 0;
+                continue;
+            }
             console.log(`${message.from}: ${JSON.stringify(message.body)}`);
             await ask("POST", "/v1/messages/ack", { ids: [message.id] });
             last = number;

@@ -55,6 +55,11 @@ def main():
     while True:
         try:
             for entry in messages(path, last):
+                if "message" not in entry:
+                    # The login ended, or messages were given up for want of room.
+                    print(f"told: {entry}", file=sys.stderr)
+                    last = 0 if "end" in entry else last
+                    continue
                 message = entry["message"]
                 print(f"{message['from']}: {message['body']}", flush=True)
                 ask(path, "POST", "/v1/messages/ack", {"ids": [message["id"]]})

@@ -61,9 +61,10 @@ impl Session {
         self.choose_channel();
         self.bind_wanted(now);
         self.want_connection(now);
-        let answer =
-            json!({ "user": login.user, "device_id": self.settings.device_id, "accepted": self.online().is_some() });
-        if patience == Patience::UntilStored || self.online().is_some() || self.login_waits.is_some() {
+        // At rest the gateway has confirmed the login already.
+        let accepted = matches!(self.phase, Phase::Online(_) | Phase::Resting);
+        let answer = json!({ "user": login.user, "device_id": self.settings.device_id, "accepted": accepted });
+        if patience == Patience::UntilStored || accepted || self.login_waits.is_some() {
             return self.answer(id, Ok(answer));
         }
         self.login_waits = Some(id);

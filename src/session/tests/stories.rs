@@ -318,3 +318,12 @@ fn a_fleet_comes_back_by_itself_after_twelve_seconds_of_refusals() {
         assert!(slowest <= Duration::from_secs(600), "{cause}: {slowest:?}");
     }
 }
+
+#[test]
+fn the_same_login_again_at_rest_is_answered_at_once() {
+    let mut stage = Stage::resting();
+    let password = crate::secret::Secret::new("ann-secret");
+    let id = stage.ask(Ask::Login { user: "ann".into(), password, patience: Patience::UntilAccepted });
+    assert_eq!(stage.answers[&id].as_ref().expect("accepted")["accepted"], true);
+    assert_eq!(stage.state(), State::Resting);
+}

@@ -246,6 +246,7 @@ pub fn over_the_connection(waited_ms: u64, unanswered: bool) -> Option<Repeat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::outcome::Limit;
 
     #[test]
     fn a_connected_device_is_sent_a_message_again_ever_more_rarely_and_not_for_ever() {
@@ -359,7 +360,8 @@ mod tests {
 
     #[test]
     fn a_quota_waits_for_its_end() {
-        let limited = Outcome::LimitedUntil { until_ms: 90_000, code: "x".into(), reason: "x".into() };
+        let limited =
+            Outcome::LimitedUntil { limit: Limit::Device, until_ms: 90_000, code: "x".into(), reason: "x".into() };
         assert_eq!(after_vendor(&limited, MAX_ATTEMPTS, 30_000), AfterVendor::Again { in_ms: 60_000 });
     }
 }

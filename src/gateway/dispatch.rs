@@ -11,7 +11,7 @@ use super::renewal::Renewal;
 use super::store::{
     Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Recall, Store, StoreError, VendorJob, Welcome,
 };
-use crate::protocol::{Address, BindingReport, Down, Hello, Message, Presence};
+use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl Dispatch {
         let (channel, nonce) = (hello.channel.clone(), Some(hello.nonce.clone()));
         if hello.check {
             return Ok(vec![match self.store.look(address.clone(), hello, now_ms()).await? {
-                Look::In(bindings) => welcome(nonce, bindings),
+                Look::In(bindings) => welcome(nonce, self.with_failing(&address, bindings).await?),
                 Look::Out(kick) => refused(&address, kick),
             }]);
         }
@@ -153,10 +153,30 @@ impl Dispatch {
                     self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);
                 }
                 self.tell_kicked(kicked);
+                let bindings = self.with_failing(&address, bindings).await?;
                 Ok(missed.into_iter().map(Down::Message).chain([welcome(nonce, bindings)]).collect())
             }
             Welcome::Out(kick) => Ok(vec![refused(&address, kick)]),
         }
+    }
+
+    /// What the store does not know: whose certificate's pushes have failed for long.
+    async fn with_failing(
+        &self,
+        address: &Address,
+        mut bindings: Vec<BindingReport>,
+    ) -> Result<Vec<BindingReport>, StoreError> {
+        if !self.push.any_failing() {
+            return Ok(bindings);
+        }
+        for report in bindings.iter_mut().filter(|report| report.state.may_be_rested_on()) {
+            let found = self.store.certificate(address.app.clone(), report.notifier.clone()).await?;
+            let Some(open) = found.and_then(|certificate| self.push.failing(&certificate)) else { continue };
+            report.state = BindingState::Failing;
+            report.since_ms = Some(open.since_ms);
+            report.code = Some(open.reason);
+        }
+        Ok(bindings)
     }
 
     /// Tells devices that their login has ended. One that is not connected is told when it comes back.

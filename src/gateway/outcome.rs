@@ -19,6 +19,7 @@ pub enum Outcome {
     },
     /// A quota or rate is used up until then (milliseconds since the Unix epoch).
     LimitedUntil {
+        limit: Limit,
         until_ms: u64,
         code: String,
         reason: String,
@@ -40,6 +41,17 @@ pub enum Outcome {
         reason: String,
         certificate: bool,
     },
+}
+
+/// Whose sends a limit holds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// This token's.
+    Device,
+    /// Every one under the certificate.
+    Certificate,
+    /// The gateway's own: it does not call the vendor for a while.
+    Circuit,
 }
 
 impl Outcome {

@@ -8,7 +8,7 @@ use super::metrics::Metrics;
 use super::outcome::Outcome;
 use super::receipts::Proof;
 use super::sender::{Accepted, Notification, Open, Senders};
-use super::store::{Recall, VendorJob, VendorResult};
+use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::protocol::Message;
 use crate::secret::fingerprint;
@@ -95,6 +95,16 @@ impl Push {
         self.senders.open(certificate)
     }
 
+    /// Why this certificate has not been usable for ten minutes or more.
+    pub fn failing(&self, certificate: &Certificate) -> Option<Open> {
+        self.senders.failing(certificate, now_ms())
+    }
+
+    /// Whether that is so of any.
+    pub fn any_failing(&self) -> bool {
+        self.senders.any_failing(now_ms())
+    }
+
     /// Where the certificate's vendor should send its receipts.
     pub fn receipt_url(&self, certificate: &Certificate) -> Option<String> {
         // Apple has none.
@@ -155,7 +165,12 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
         info!(event = "vendor.answered", vendor, message = %job.message.id, token = fingerprint(&job.token), outcome = outcome.as_str(), detail, attempts = job.attempts, "vendor answered");
     }
     let code = outcome.code().to_owned();
-    VendorResult { after, hop, detail: format!("{vendor}: {} {detail}", outcome.as_str()), code, vendor_id: None }
+    let limited = match outcome {
+        Outcome::LimitedUntil { limit, until_ms, .. } => Some(Limited { limit: *limit, until_ms: *until_ms }),
+        _ => None,
+    };
+    let detail = format!("{vendor}: {} {detail}", outcome.as_str());
+    VendorResult { after, hop, detail, code, limited, vendor_id: None }
 }
 
 /// The original system's report of one vendor send.

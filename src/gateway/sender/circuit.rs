@@ -16,6 +16,10 @@ const UNREACHABLE_MS: u64 = 5_000;
 const UNREACHABLE_MOST_MS: u64 = 300_000;
 /// How long a certificate the vendor refuses is not tried again: a person must mend it.
 const REFUSED_MS: u64 = 300_000;
+/// A circuit that is open for so long is more than a hiccup of its vendor.
+const FAILING_MS: u64 = 600_000;
+/// An open circuit that nobody has tried for so long says nothing of today.
+const UNTRIED_MS: u64 = 3_600_000;
 /// How long the one call that tries a half-open circuit may take.
 const TRIAL_MS: u64 = 30_000;
 
@@ -41,9 +45,18 @@ struct Circuit {
 /// Why a circuit is open, and until when (milliseconds since the Unix epoch).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
+    /// When the trouble began, however often it was tried since.
+    pub since_ms: u64,
     pub until_ms: u64,
     pub reason: String,
     pause_ms: u64,
+}
+
+impl Open {
+    /// Whether a device should not wait for this to end.
+    fn fails(&self, now_ms: u64) -> bool {
+        self.since_ms + FAILING_MS <= now_ms && now_ms < self.until_ms + UNTRIED_MS
+    }
 }
 
 /// A change somebody should hear of.
@@ -91,6 +104,15 @@ impl Circuits {
         self.all().get(key).and_then(|circuit| circuit.open.clone())
     }
 
+    /// Why this certificate has not been usable for ten minutes or more.
+    pub fn failing(&self, key: &str, now_ms: u64) -> Option<Open> {
+        self.open(key).filter(|open| open.fails(now_ms))
+    }
+
+    pub fn any_failing(&self, now_ms: u64) -> bool {
+        self.all().values().filter_map(|circuit| circuit.open.as_ref()).any(|open| open.fails(now_ms))
+    }
+
     /// Notes what a call said.
     pub fn note(&self, key: &str, sign: Sign, now_ms: u64) -> Option<Change> {
         let mut all = self.all();
@@ -117,7 +139,8 @@ impl Circuits {
         if was_open.as_ref().is_some_and(|open| open.until_ms > now_ms + TRIAL_MS) {
             return None;
         }
-        let open = Open { until_ms: now_ms + pause_ms, reason, pause_ms };
+        let since_ms = was_open.as_ref().map_or(now_ms, |open| open.since_ms);
+        let open = Open { since_ms, until_ms: now_ms + pause_ms, reason, pause_ms };
         circuit.open = Some(open.clone());
         was_open.is_none().then_some(Change::Opened(open))
     }
@@ -156,5 +179,20 @@ mod tests {
         assert!(circuits.admit("c", first).is_ok());
         assert_eq!(circuits.note("c", unreachable(), first), None, "said once");
         assert_eq!(circuits.admit("c", first).expect_err("open").until_ms, first + 2 * UNREACHABLE_MS);
+    }
+
+    #[test]
+    fn a_certificate_fails_once_it_was_out_of_use_for_ten_minutes_and_while_it_is_tried() {
+        let circuits = Circuits::default();
+        for at_ms in [0, REFUSED_MS] {
+            assert!(circuits.admit("c", at_ms).is_ok());
+            circuits.note("c", Sign::Refused("no".into()), at_ms);
+        }
+        assert!(circuits.failing("c", FAILING_MS - 1).is_none() && !circuits.any_failing(FAILING_MS - 1));
+        assert_eq!(circuits.failing("c", FAILING_MS).map(|open| open.since_ms), Some(0));
+        assert!(circuits.failing("other", FAILING_MS).is_none() && circuits.any_failing(FAILING_MS));
+        assert!(circuits.failing("c", 2 * REFUSED_MS + UNTRIED_MS).is_none(), "nobody knows");
+        circuits.note("c", Sign::Good { delivered: true }, FAILING_MS);
+        assert!(circuits.failing("c", FAILING_MS).is_none());
     }
 }

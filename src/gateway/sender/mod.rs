@@ -28,7 +28,7 @@ pub use circuit::Open;
 use crate::gateway::certificate::Certificate;
 use crate::gateway::config::Vendors;
 use crate::gateway::content::Content;
-use crate::gateway::outcome::Outcome;
+use crate::gateway::outcome::{Limit, Outcome};
 use crate::http::Http;
 use crate::vendor::Vendor;
 use credential::Credential;
@@ -150,6 +150,30 @@ impl Senders {
             Vendor::Apns => self.apns.open(certificate),
         }
     }
+
+    /// Why a certificate has not been usable for ten minutes or more.
+    pub fn failing(&self, certificate: &Certificate, now_ms: u64) -> Option<Open> {
+        match certificate.vendor {
+            Vendor::Xiaomi => self.xiaomi.failing(certificate, now_ms),
+            Vendor::Huawei => self.huawei.failing(certificate, now_ms),
+            Vendor::Meizu => self.meizu.failing(certificate, now_ms),
+            Vendor::Oppo => self.oppo.failing(certificate, now_ms),
+            Vendor::Vivo => self.vivo.failing(certificate, now_ms),
+            Vendor::Honor => self.honor.failing(certificate, now_ms),
+            Vendor::Apns => self.apns.failing(certificate, now_ms),
+        }
+    }
+
+    /// Whether that is so of any.
+    pub fn any_failing(&self, now_ms: u64) -> bool {
+        self.xiaomi.any_failing(now_ms)
+            || self.huawei.any_failing(now_ms)
+            || self.meizu.any_failing(now_ms)
+            || self.oppo.any_failing(now_ms)
+            || self.vivo.any_failing(now_ms)
+            || self.honor.any_failing(now_ms)
+            || self.apns.any_failing(now_ms)
+    }
 }
 
 /// Whether a certificate's private key, where it has one, can sign what its vendor asks for.
@@ -176,6 +200,9 @@ fn meaning_of<C: PartialEq>(codes: &[(C, Meaning)], code: &C) -> Meaning {
 /// that it cannot be for the wrong environment.
 fn outcome(reading: &Reading, verdict: &Verdict, proven: bool, now_ms: u64) -> Outcome {
     let Verdict { meaning, code, reason } = verdict.clone();
+    // Said of the call as a whole, it holds for every device of the certificate.
+    let limit = if std::ptr::eq(verdict, &raw const reading.rest) { Limit::Certificate } else { Limit::Device };
+    let limited = |until_ms, code, reason| Outcome::LimitedUntil { limit, until_ms, code, reason };
     match meaning {
         Meaning::Ok => Outcome::Delivered { vendor_id: reading.vendor_id.clone() },
         Meaning::TokenDeadOrEnvironment if !proven => Outcome::TokenSoftDead { code, reason },
@@ -183,11 +210,9 @@ fn outcome(reading: &Reading, verdict: &Verdict, proven: bool, now_ms: u64) -> O
             Outcome::TokenDead { code, reason, since_ms: reading.dead_since_ms.unwrap_or(now_ms) }
         }
         Meaning::TokenSoftDead => Outcome::TokenSoftDead { code, reason },
-        Meaning::LimitedShort => {
-            Outcome::LimitedUntil { until_ms: now_ms + reading.after_ms.unwrap_or(SHORT_LIMIT_MS), code, reason }
-        }
-        Meaning::LimitedToday => Outcome::LimitedUntil { until_ms: next_in_china(0, now_ms), code, reason },
-        Meaning::LimitedMorning => Outcome::LimitedUntil { until_ms: next_in_china(7, now_ms), code, reason },
+        Meaning::LimitedShort => limited(now_ms + reading.after_ms.unwrap_or(SHORT_LIMIT_MS), code, reason),
+        Meaning::LimitedToday => limited(next_in_china(0, now_ms), code, reason),
+        Meaning::LimitedMorning => limited(next_in_china(7, now_ms), code, reason),
         Meaning::Retry => Outcome::RetryAfter { after_ms: reading.after_ms, code, reason },
         Meaning::Unknown => Outcome::Unknown { code, reason },
         Meaning::Request => Outcome::Refused { code, reason, certificate: false },
@@ -220,6 +245,15 @@ mod tests {
         assert_eq!(next_in_china(0, 1_795_363_199_000), 1_795_363_200_000);
         assert_eq!(next_in_china(0, 1_795_363_200_000), 1_795_363_200_000 + 86_400_000);
         assert_eq!(next_in_china(7, 1_795_363_200_000), 1_795_363_200_000 + 7 * 3_600_000);
+    }
+
+    #[test]
+    fn a_quota_is_the_certificates_where_the_whole_call_was_refused_and_else_the_tokens() {
+        let reading = Reading::all(Meaning::LimitedToday, "c", "").but(["t".into()], Meaning::LimitedToday, "d", "");
+        for (token, expected) in [("t", Limit::Device), ("u", Limit::Certificate)] {
+            let limited = outcome(&reading, reading.of(token), true, 1_795_363_199_000);
+            assert!(matches!(limited, Outcome::LimitedUntil { limit, .. } if limit == expected));
+        }
     }
 
     #[test]

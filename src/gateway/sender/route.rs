@@ -5,7 +5,7 @@ use super::credential::Credentials;
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
 use super::{Accepted, Meaning, Notification, outcome};
 use crate::gateway::certificate::Certificate;
-use crate::gateway::outcome::Outcome;
+use crate::gateway::outcome::{Limit, Outcome};
 use crate::http::{Http, HttpError};
 use crate::secret::Secret;
 use futures_util::future::join_all;
@@ -56,6 +56,15 @@ impl<P: Protocol> Route<P> {
         self.circuits.open(certificate.identity())
     }
 
+    /// Why this certificate has not been usable for ten minutes or more.
+    pub fn failing(&self, certificate: &Certificate, now_ms: u64) -> Option<Open> {
+        self.circuits.failing(certificate.identity(), now_ms)
+    }
+
+    pub fn any_failing(&self, now_ms: u64) -> bool {
+        self.circuits.any_failing(now_ms)
+    }
+
     async fn batch(
         &self,
         certificate: &Certificate,
@@ -65,7 +74,7 @@ impl<P: Protocol> Route<P> {
         now_ms: u64,
     ) -> Vec<Outcome> {
         if let Err(Open { until_ms, reason, .. }) = self.circuits.admit(key, now_ms) {
-            let waits = Outcome::LimitedUntil { until_ms, code: "circuit_open".into(), reason };
+            let waits = Outcome::LimitedUntil { limit: Limit::Circuit, until_ms, code: "circuit_open".into(), reason };
             return vec![waits; tokens.len()];
         }
         let result = self.ask(certificate, key, &Errand::Push { tokens, notification }, now_ms).await;

@@ -1,6 +1,7 @@
 //! Push certificates, stored sealed.
 
 use super::edition;
+use super::limits;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{Store, StoreError, Vault, as_i64};
 use crate::gateway::certificate::Certificate;
@@ -55,6 +56,7 @@ impl Store {
                     certificate.enabled, as_i64(now_ms)
                 ],
             )?;
+            limits::replaced(t, &certificate.app, &certificate.name)?;
             edition::next(t)
         })
         .await

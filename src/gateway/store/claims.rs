@@ -1,6 +1,7 @@
 //! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
 
 use super::deliveries::set_state;
+use super::limits::{self, Limited};
 use super::marks::{Death, mark_dead};
 use super::ready::{Due, VendorJob, ready};
 use super::sql::{OptionalExtension as _, Transaction, params};
@@ -32,6 +33,8 @@ pub struct VendorResult {
     pub detail: String,
     /// The vendor's code; `0` for success.
     pub code: String,
+    /// The quota it said is used up.
+    pub limited: Option<Limited>,
     /// The vendor's id, where the push was for this device alone.
     pub vendor_id: Option<String>,
 }
@@ -211,6 +214,10 @@ fn settle(
     note(t, id, device, now_ms, result.hop, &result.detail)?;
     if matches!(result.after, AfterVendor::Pushed) {
         note_accepted(t, &job.address, &job.certificate.name, &job.token, now_ms)?;
+    }
+    if let Some(limited) = result.limited {
+        let (app, notifier) = (&job.certificate.app, &job.certificate.name);
+        limits::note(t, app, notifier, &job.token, limited, &result.code, now_ms)?;
     }
     let (state, due) = match result.after {
         AfterVendor::Pushed => (State::Pushed, None),

@@ -492,6 +492,7 @@ mod tests {
                 hop: Hop::VendorSent,
                 detail: String::new(),
                 code: "0".into(),
+                limited: None,
                 vendor_id: Some("v1".into()),
             };
             let count = claimed.jobs.len();
@@ -509,6 +510,7 @@ mod tests {
                 hop: Hop::VendorSent,
                 detail: String::new(),
                 code: "0".into(),
+                limited: None,
                 vendor_id: Some("v1".into()),
             };
             assert_eq!(claimed.jobs.len(), 1);

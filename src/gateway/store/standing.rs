@@ -1,6 +1,7 @@
 //! How a device's bindings do, and that the gateway holds the one the device wants and no other.
 
 use super::known::Known;
+use super::limits;
 use super::sql::{Transaction, params};
 use super::{StoreError, as_i64, as_u64};
 use crate::protocol::{Address, BindingReport, BindingState, Held};
@@ -23,12 +24,15 @@ pub(super) fn note_accepted(
     now_ms: u64,
 ) -> Result<(), StoreError> {
     let Address { app, user, device } = address;
-    t.prepare_cached(
+    let noted = t.prepare_cached(
         "UPDATE bindings SET accepted_ms = ?6 WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4 AND token = ?5
          AND bound_ms <= ?6 AND (accepted_ms IS NULL OR accepted_ms < ?7)",
     )?
     .execute(params![app, user, device, notifier, token, as_i64(now_ms), as_i64(now_ms.saturating_sub(NOTED_MS))])?;
-    Ok(())
+    match noted {
+        0 => Ok(()),
+        _ => limits::over(t, app, notifier, token),
+    }
 }
 
 /// Removes what the device does not want. A device that does not say keeps everything.
@@ -76,6 +80,7 @@ pub(super) fn reports(
     rows.sort_unstable();
     let mut reports = Vec::with_capacity(rows.len());
     for (notifier, token, accepted_ms, dead_ms, dead_code) in rows {
+        let mut until_ms = None;
         let (state, since_ms, code) = if let Some(since_ms) = dead_ms {
             (BindingState::Dead, Some(as_u64(since_ms)), dead_code)
         } else {
@@ -83,15 +88,20 @@ pub(super) fn reports(
                 Ok(None) => (BindingState::MissingCertificate, None, None),
                 Ok(Some(certificate)) if !certificate.enabled => (BindingState::Disabled, None, None),
                 Ok(Some(_)) => {
-                    let accepted_ms = accepted_ms.map(as_u64).filter(|at| at + PROVEN_MS > now_ms);
-                    let state = accepted_ms.map_or(BindingState::Unproven, |_| BindingState::Working);
-                    (state, accepted_ms, None)
+                    if let Some(limit) = limits::of(t, app, &notifier, &token, now_ms)? {
+                        until_ms = Some(limit.until_ms);
+                        (BindingState::Limited, Some(limit.since_ms), Some(limit.code))
+                    } else {
+                        let accepted_ms = accepted_ms.map(as_u64).filter(|at| at + PROVEN_MS > now_ms);
+                        let state = accepted_ms.map_or(BindingState::Unproven, |_| BindingState::Working);
+                        (state, accepted_ms, None)
+                    }
                 }
                 // Every push through it stops before the vendor.
                 Err(stop) => (BindingState::Failing, None, Some(stop.text().to_owned())),
             }
         };
-        reports.push(BindingReport { notifier, token: fingerprint(&token), state, since_ms, until_ms: None, code });
+        reports.push(BindingReport { notifier, token: fingerprint(&token), state, since_ms, until_ms, code });
     }
     Ok(reports)
 }
@@ -101,9 +111,10 @@ mod tests {
     use super::*;
     use crate::gateway::certificate::Certificate;
     use crate::gateway::delivery::Rules;
+    use crate::gateway::outcome::Limit;
     use crate::gateway::policy::MultiDevice;
     use crate::gateway::store::marks::{Death, mark_dead};
-    use crate::gateway::store::{Bind, BindReply, Look, Store, Vault, Welcome};
+    use crate::gateway::store::{Bind, BindReply, Limited, Look, Store, Vault, Welcome};
     use crate::protocol::{Hello, KickCode};
     use crate::vendor::Vendor;
 
@@ -219,6 +230,59 @@ mod tests {
             code: Some("80300007".into()),
         };
         assert_eq!(bindings, [report]);
+    }
+
+    async fn limited(store: &Store, token: &'static str, limit: Limit, until_ms: u64, now_ms: u64) {
+        let limited = Limited { limit, until_ms };
+        store.run(move |t| limits::note(t, APP, "n1", token, limited, "200001", now_ms)).await.expect("noted");
+    }
+
+    #[tokio::test]
+    async fn a_used_up_quota_is_said_with_its_end_and_is_over_then() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, 1, "n1", OLD).await;
+        limited(&store, OLD, Limit::Device, 200 + DAY_MS, 200).await;
+        let Welcome::In { bindings, .. } = greet(&store, hello(false, None), 300).await else { panic!("kicked") };
+        let report = BindingReport {
+            notifier: "n1".into(),
+            token: fingerprint(OLD),
+            state: BindingState::Limited,
+            since_ms: Some(200),
+            until_ms: Some(200 + DAY_MS),
+            code: Some("200001".into()),
+        };
+        assert_eq!(bindings, std::slice::from_ref(&report));
+        let look = store.look(phone(), hello(true, None), 300).await.expect("answered");
+        assert_eq!(look, Look::In(vec![report]));
+        assert_eq!(states(&store, 200 + DAY_MS).await, [BindingState::Unproven]);
+    }
+
+    #[tokio::test]
+    async fn a_devices_quota_is_its_own_and_a_certificates_everybodys_until_a_push_goes_through() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, 1, "n1", OLD).await;
+        limited(&store, NEW, Limit::Device, 200 + DAY_MS, 200).await;
+        assert_eq!(states(&store, 300).await, [BindingState::Unproven]);
+        limited(&store, NEW, Limit::Certificate, 200 + DAY_MS, 200).await;
+        assert_eq!(states(&store, 300).await, [BindingState::Limited]);
+        accepted(&store, OLD, 400).await;
+        assert_eq!(states(&store, 400).await, [BindingState::Working]);
+        limited(&store, OLD, Limit::Certificate, 200 + DAY_MS, 500).await;
+        let another = Certificate::new(APP.into(), "n1".into(), Vendor::Honor, serde_json::json!({"k": "another"}));
+        store.put_certificate(another, 600).await.expect("stored");
+        assert_eq!(states(&store, 600).await, [BindingState::Working]);
+    }
+
+    #[tokio::test]
+    async fn a_short_limit_or_the_gateways_own_pause_keeps_no_device_from_resting() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        bind(&store, 1, "n1", OLD).await;
+        limited(&store, OLD, Limit::Certificate, 5_200, 200).await;
+        limited(&store, OLD, Limit::Circuit, 300_200, 200).await;
+        assert_eq!(states(&store, 300).await, [BindingState::Unproven]);
     }
 
     #[tokio::test]

@@ -60,6 +60,7 @@ impl Store {
                     t.execute(&format!("DELETE FROM {table} = ?1"), [id])?;
                 }
             }
+            super::limits::sweep(t, now_ms)?;
             Ok((gone.len(), missed))
         })
         .await

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -147,7 +147,10 @@ impl Dispatch {
             }]);
         }
         match self.store.hello(address.clone(), hello, self.rules(), now_ms()).await? {
-            Welcome::In { missed, kicked, bindings } => {
+            Welcome::In { missed, kicked, bindings, cloned } => {
+                if cloned {
+                    warn!(event = "device.cloned", device = %address, "two machines greet as this device and take each other's place; run `impush reset-identity` on one of them");
+                }
                 info!(event = "device.online", device = %address, channel, missed = missed.len(), "device connected");
                 if !missed.is_empty() {
                     self.alarm.ring(now_ms() + self.rules().ack_deadline_ms);

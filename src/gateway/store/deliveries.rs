@@ -3,7 +3,7 @@
 use super::ready::usable;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Kick, Look, Recall, Store, StoreError, Welcome, as_i64, devices, kicks, standing, users};
+use super::{Kick, Look, Recall, Store, StoreError, Welcome, as_i64, clones, devices, kicks, standing, users};
 use crate::gateway::delivery::{Ack, AfterAck, Hop, Rules, State, after_ack};
 use crate::gateway::policy::Stop;
 use crate::protocol::{Address, Hello, KickCode, Message};
@@ -158,6 +158,7 @@ impl Store {
                 Ok(kicked) => kicked,
                 Err(out) => return Ok(Welcome::Out(out)),
             };
+            let cloned = clones::greeted(t, &address, &hello, now_ms)?;
             let Address { app, user, device } = &address;
             t.execute(
                 "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, attached = CASE WHEN nonce <> ?4 THEN 1 ELSE attached END, connection = connection + CASE WHEN nonce <> ?4 THEN 1 ELSE 0 END, channel = ?5,
@@ -176,7 +177,7 @@ impl Store {
             let missed = drain(t, &address, &hello.nonce, "", WINDOW, rules, now_ms)?;
             standing::reconcile(t, &address, hello.binding.as_ref())?;
             let bindings = standing::reports(t, &known, &address, now_ms)?;
-            Ok(Welcome::In { missed, kicked, bindings })
+            Ok(Welcome::In { missed, kicked, bindings, cloned })
         })
         .await
     }

@@ -30,6 +30,8 @@ pub struct DeviceRow {
     pub platform: String,
     pub model: Option<String>,
     pub seen_ms: u64,
+    /// Two machines greet as this device in turn.
+    pub cloned: bool,
 }
 
 /// What a device asks of its bindings.
@@ -178,7 +180,7 @@ impl Store {
         self.run(move |t| {
             let rows = t
                 .prepare_cached(
-                    "SELECT device, logged_in, online, channel, platform, model, seen_ms FROM devices WHERE app = ?1 AND user = ?2 ORDER BY device",
+                    "SELECT device, logged_in, online, channel, platform, model, seen_ms, turns FROM devices WHERE app = ?1 AND user = ?2 ORDER BY device",
                 )?
                 .query_map([&app, &user], |r| {
                     Ok(DeviceRow {
@@ -189,6 +191,7 @@ impl Store {
                         platform: r.get(4)?,
                         model: r.get(5)?,
                         seen_ms: as_u64(r.get(6)?),
+                        cloned: super::clones::is_cloned(r.get(7)?),
                     })
                 })?
                 .collect::<Result<_, _>>()?;

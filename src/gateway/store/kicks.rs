@@ -19,7 +19,13 @@ pub struct Kick {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Welcome {
     /// It is in; what it missed, the devices that yield to it, and how its bindings do.
-    In { missed: Vec<Message>, kicked: Vec<Kick>, bindings: Vec<BindingReport> },
+    In {
+        missed: Vec<Message>,
+        kicked: Vec<Kick>,
+        bindings: Vec<BindingReport>,
+        /// It has just shown that two machines greet as this device.
+        cloned: bool,
+    },
     /// Its login has ended.
     Out(Kick),
 }

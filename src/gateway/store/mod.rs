@@ -8,6 +8,7 @@ mod accept;
 mod certificates;
 mod checkpoint;
 mod claims;
+mod clones;
 mod deliveries;
 mod devices;
 mod edition;

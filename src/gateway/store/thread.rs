@@ -37,6 +37,7 @@ const STEPS: &[&str] = &[
     include_str!("schema-6.sql"),
     include_str!("schema-7.sql"),
     include_str!("schema-8.sql"),
+    include_str!("schema-9.sql"),
 ];
 
 /// Opens or makes a SQLite file and starts its thread.

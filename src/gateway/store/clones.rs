@@ -1,0 +1,150 @@
+//! Two machines that greet as one device, because one of them was copied from the other.
+
+use super::sql::{Transaction, params};
+use super::{StoreError, as_i64, as_u64};
+use crate::protocol::{Address, Hello};
+
+/// A machine that was heard this long ago, in milliseconds, has not been replaced by another.
+const RECENT_MS: u64 = 600_000;
+/// One turn is a state directory that was moved; so many are two machines.
+const TURNS: i64 = 2;
+/// Two machines have each greeted within this time, in milliseconds: one that was pushed aside is back
+/// after half an hour at most.
+const ALONE_MS: u64 = 3_600_000;
+
+/// What the devices table knows of it.
+struct Seen {
+    instance: String,
+    online: bool,
+    seen_ms: u64,
+    turns: i64,
+    turned_ms: u64,
+}
+
+/// Notes which machine greets, before the greeting itself is noted. `true`: it has just shown that there are two.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn greeted(t: &Transaction<'_>, address: &Address, hello: &Hello, now_ms: u64) -> Result<bool, StoreError> {
+    let Some(instance) = hello.instance.as_deref().filter(|instance| !instance.is_empty()) else { return Ok(false) };
+    let Address { app, user, device } = address;
+    let seen = t
+        .prepare_cached(
+            "SELECT instance, online, seen_ms, turns, turned_ms FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
+        )?
+        .query_row([app, user, device], |r| {
+            Ok(Seen {
+                instance: r.get(0)?,
+                online: r.get(1)?,
+                seen_ms: as_u64(r.get(2)?),
+                turns: r.get(3)?,
+                turned_ms: as_u64(r.get(4)?),
+            })
+        })?;
+    let (turns, turned_ms) = if seen.instance == instance {
+        let alone = seen.turned_ms + ALONE_MS <= now_ms;
+        (if alone { 0 } else { seen.turns }, seen.turned_ms)
+    } else {
+        let recent = !seen.instance.is_empty() && (seen.online || seen.seen_ms + RECENT_MS >= now_ms);
+        (if recent { TURNS.min(seen.turns + 1) } else { 0 }, now_ms)
+    };
+    if seen.instance != instance || turns != seen.turns {
+        t.prepare_cached(
+            "UPDATE devices SET instance = ?4, turns = ?5, turned_ms = ?6 WHERE app = ?1 AND user = ?2 AND device = ?3",
+        )?
+        .execute(params![app, user, device, instance, turns, as_i64(turned_ms)])?;
+    }
+    Ok(turns == TURNS && seen.turns < TURNS)
+}
+
+/// Whether a row of the devices table is one of two machines.
+pub(super) const fn is_cloned(turns: i64) -> bool {
+    turns >= TURNS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::delivery::Rules;
+    use crate::gateway::policy::MultiDevice;
+    use crate::gateway::store::{Store, Vault, Welcome};
+
+    const MINUTE_MS: u64 = 60_000;
+    const RULES: Rules = Rules {
+        ack_deadline_ms: 5000,
+        push_life_s: 60,
+        keep_s: 3600,
+        keep_most: 100,
+        lease_ms: 30_000,
+        policy: MultiDevice::AnyOffline,
+    };
+
+    struct Stage {
+        store: Store,
+        _home: tempfile::TempDir,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let home = tempfile::tempdir().expect("a directory");
+            let vault = Vault::open(&home.path().join("key"), true).expect("a key");
+            Self { store: Store::open(&home.path().join("db"), vault).expect("a store"), _home: home }
+        }
+
+        fn phone() -> Address {
+            Address { app: "o#a".into(), user: "ann".into(), device: "phone".into() }
+        }
+
+        /// A connection of that machine. Whether it shows two; and whether the listing says so then.
+        async fn greets(&self, instance: Option<&str>, minute: u64) -> (bool, bool) {
+            let hello = serde_json::json!({
+                "nonce": format!("{minute}"), "agent": "t", "channel": "none", "platform": "android", "login": "l",
+                "instance": instance,
+            });
+            let hello: Hello = serde_json::from_value(hello).expect("a hello");
+            let welcome = self.store.hello(Self::phone(), hello, RULES, minute * MINUTE_MS).await.expect("heard");
+            let Welcome::In { cloned, .. } = welcome else { panic!("kicked") };
+            let listed = self.store.devices("o#a".into(), "ann".into()).await.expect("listed");
+            (cloned, listed[0].cloned)
+        }
+
+        async fn leaves(&self, connected: u64, minute: u64) {
+            let left = self.store.went_offline(Self::phone(), format!("{connected}"), minute * MINUTE_MS).await;
+            assert!(left.expect("noted"));
+        }
+    }
+
+    #[tokio::test]
+    async fn two_machines_that_take_each_others_place_are_named_once() {
+        let stage = Stage::new();
+        assert_eq!(stage.greets(Some("a"), 1).await, (false, false));
+        // However long the first one was connected.
+        assert_eq!(stage.greets(Some("b"), 300).await, (false, false));
+        assert_eq!(stage.greets(Some("a"), 302).await, (true, true));
+        assert_eq!(stage.greets(Some("b"), 304).await, (false, true));
+        assert_eq!(stage.greets(Some("b"), 320).await, (false, true));
+        assert_eq!(stage.greets(Some("b"), 365).await, (false, false), "it was alone for an hour");
+    }
+
+    #[tokio::test]
+    async fn a_state_directory_that_was_moved_to_another_machine_is_no_clone() {
+        let stage = Stage::new();
+        stage.greets(Some("a"), 1).await;
+        stage.leaves(1, 2).await;
+        assert_eq!(stage.greets(Some("b"), 3).await, (false, false));
+        stage.leaves(3, 4).await;
+        // Back again, when the other was not heard for long.
+        assert_eq!(stage.greets(Some("a"), 15).await, (false, false));
+        assert_eq!(stage.greets(Some("a"), 16).await, (false, false));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_name_its_machine_is_no_clone() {
+        let stage = Stage::new();
+        for minute in 1..5 {
+            assert_eq!(stage.greets(None, minute).await, (false, false));
+        }
+        assert_eq!(stage.greets(Some("a"), 5).await, (false, false));
+        assert_eq!(stage.greets(None, 6).await, (false, false));
+    }
+}

@@ -199,3 +199,90 @@ fn a_gateway_that_does_not_know_the_other_ones_key_says_so_and_touches_nothing()
     assert_eq!(rest.ok("GET", "users/ann/push/binding", None)["entities"].as_array().map(Vec::len), Some(1));
     assert!(Path::new(&stage.dir.path().join("b/state")).exists());
 }
+
+/// What a device says, and what it is told.
+struct Device<'a> {
+    broker: &'a Mosquitto,
+    told: Process,
+    topic: &'a str,
+}
+
+impl Device<'_> {
+    fn say(&self, said: &Value) {
+        let mut said = said.clone();
+        said["v"] = json!(1);
+        self.broker.publish(self.topic, said.to_string().as_bytes());
+    }
+
+    fn told(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.told.wait_for(what, |line| {
+            let payload: Value = serde_json::from_str(line.split_once(' ')?.1).ok()?;
+            wanted(&payload).then_some(payload)
+        })
+    }
+
+    /// How the bindings do, by the answer to a greeting.
+    fn bindings(&mut self, nonce: &str, check: bool, instance: &str) -> Value {
+        self.say(&json!({
+            "type": "hello", "nonce": nonce, "agent": "test", "channel": "xiaomi", "platform": "android", "login": "l1",
+            "check": check, "instance": instance,
+        }));
+        self.told("a welcome", |down| down["nonce"] == nonce)["bindings"].clone()
+    }
+}
+
+#[test]
+fn what_a_device_and_its_vendor_say_is_kept_for_every_gateway() {
+    let Some(mut stage) = Stage::new("what_a_device_and_its_vendor_say_is_kept_for_every_gateway") else { return };
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let (on_a, on_b) = (stage.rest(&a), stage.rest(&b));
+    let token = stage.phone(&on_a);
+    let told = stage.broker.subscribe("im/v1/org%23app/ann/phone/down");
+    let mut phone = Device { broker: &stage.broker, told, topic: "im/v1/org%23app/ann/phone/up" };
+
+    // One device's words go to either gateway.
+    let bindings = phone.bindings("n1", false, "m1");
+    assert_eq!((&bindings[0]["notifier"], &bindings[0]["state"]), (&json!("288"), &json!("unproven")));
+    let first = send(&on_a, "ann", 1);
+    phone.say(&json!({"type": "ack", "ids": [first], "attached": false}));
+    on_b.traced(&first, &["acked", "vendor_sent"]);
+    phone.say(&json!({"type": "taken", "ids": [first]}));
+    on_b.traced(&first, &["taken"]);
+    assert_eq!(phone.bindings("look", true, "m1")[0]["state"], "working");
+    let second = send(&on_b, "ann", 2);
+    phone.say(&json!({"type": "ack", "ids": [second], "attached": true}));
+    // The app that should have shown it did not say so.
+    on_a.traced(&second, &["acked", "vendor_sent"]);
+
+    for (sequence, result) in [(7, "ok"), (7, "ok"), (3, "later")] {
+        phone.say(&json!({"type": "bind", "sequence": sequence, "notifier": "288", "token": token}));
+        let bound = phone.told("an answer", |down| down["type"] == "bound" && down["sequence"] == sequence);
+        assert_eq!(bound["result"], result);
+        assert!(result == "ok" || bound["expected"] == 7, "{bound}");
+    }
+
+    let devices = |cloned: bool| {
+        let listed = on_b.ok("GET", "users/ann/devices", None);
+        assert_eq!(listed["entities"][0]["cloned"], cloned, "{listed}");
+    };
+    phone.bindings("n2", false, "m2");
+    devices(false);
+    phone.bindings("n3", false, "m1");
+    devices(true);
+
+    let lab = |path: &str, body: &Value| on_a.ask("POST", &format!("{}/_lab/{path}", stage.clouds), Some(body)).0;
+    lab("faults", &json!({"vendor": "xiaomi", "fault": "quota", "times": 1}));
+    let third = send(&on_a, "ann", 3);
+    phone.say(&json!({"type": "ack", "ids": [third], "attached": false}));
+    on_b.traced(&third, &["vendor_retry: xiaomi: limited"]);
+    let limited = phone.bindings("look 2", true, "m1")[0].clone();
+    assert_eq!((&limited["state"], &limited["code"]), (&json!("limited"), &json!("200001")));
+    assert!(limited["until_ms"].as_u64() > limited["since_ms"].as_u64(), "{limited}");
+
+    lab("tokens", &json!({"vendor": "xiaomi", "token": token, "state": "dead"}));
+    let fourth = send(&on_b, "ann", 4);
+    phone.say(&json!({"type": "ack", "ids": [fourth], "attached": false}));
+    on_a.traced(&fourth, &["vendor_refused: xiaomi: token_dead"]);
+    assert_eq!(phone.bindings("look 3", true, "m1")[0]["state"], "dead");
+    assert!(on_a.ok("GET", "users/ann/push/binding", None)["entities"][0]["dead_ms"].is_u64());
+}

@@ -494,3 +494,65 @@ fn a_phone_without_an_app_is_pushed_at_once_and_its_notification_stays_until_an_
     stage.rest.traced(&first, &["taken", "recalled: xiaomi: delivered"]);
     assert_eq!(shown()[0]["recalled"], true, "{}", shown());
 }
+
+/// An agent on a Xiaomi-like phone that looks after its rest every few seconds, logged in, bound and at rest.
+fn at_rest(stage: &Stage, user: &str, token: &str) -> Agent {
+    let root = stage.dir.path().join("phone");
+    std::fs::create_dir_all(root.join("system")).expect("made");
+    let properties = "ro.product.manufacturer=Xiaomi\nro.product.brand=Redmi\nro.miui.ui.version.name=V12\nro.miui.ui.version.code=10\n";
+    std::fs::write(root.join("system/build.prop"), properties).expect("written");
+    let home = stage.dir.path().join("resting");
+    let extra = format!(
+        "[device]\nroot = '{}'\n[channel]\nlinger_s = 1\ncheck_first_s = 2\ncheck_most_s = 4\n[certificates]\nMICertificateName = '288'\n",
+        root.display()
+    );
+    let url = format!("mqtts://localhost:{}", stage.gateway.port());
+    Agent::configure(&home, &url, Path::new(stage.gateway.ca()), &extra);
+    let agent = Agent::start(&home);
+    agent.ok(&["token", "set", "xiaomi", token]);
+    agent.login(user, &stage.gateway.user(user));
+    comes_to(&agent, "resting");
+    agent
+}
+
+fn comes_to(agent: &Agent, state: &str) {
+    let deadline = std::time::Instant::now() + support::LIMIT;
+    while agent.status()["state"] != state {
+        assert!(std::time::Instant::now() < deadline, "never {state}: {}", agent.status());
+    }
+}
+
+#[test]
+fn a_phone_whose_token_dies_at_rest_comes_back_and_what_was_sent_meanwhile_with_it() {
+    let stage = Stage::new("");
+    let token = stage.user("ann");
+    let agent = at_rest(&stage, "ann", &token);
+    let dead = json!({"vendor": "xiaomi", "token": token, "state": "dead"});
+    stage.rest.ask("POST", &format!("{}/_lab/tokens", stage.url), Some(&dead));
+    // The vendor says so to the first of these; neither has another way than the connection.
+    let first = stage.send("bob", "ann", text("into the dead token"), json!({}));
+    stage.rest.traced(&first, &["token_dead"]);
+    let second = stage.send("bob", "ann", text("after it"), json!({}));
+    comes_to(&agent, "online");
+    for id in [&first, &second] {
+        stage.rest.traced(id, &["acked"]);
+    }
+    assert_eq!(agent.status()["why_not"]["xiaomi"], "token_dead");
+    // Another token is rested on again.
+    let install = json!({"vendor": "xiaomi", "id": "288", "device": "ann"});
+    let (_, answer) = stage.rest.ask("POST", &format!("{}/_lab/installs", stage.url), Some(&install));
+    agent.ok(&["token", "set", "xiaomi", answer["token"].as_str().expect("a token")]);
+    comes_to(&agent, "resting");
+}
+
+#[test]
+fn a_login_that_is_ended_while_its_phone_rests_is_over_on_the_phone_too_and_says_why() {
+    let stage = Stage::new("");
+    let token = stage.user("ann");
+    let agent = at_rest(&stage, "ann", &token);
+    stage.rest.ok("DELETE", "users/ann/disconnect", None);
+    comes_to(&agent, "logged_out");
+    let cause = agent.status()["cause"].clone();
+    assert_eq!(cause["word"], "kicked");
+    assert!(cause["detail"].as_str().is_some_and(|detail| detail.contains("217")), "{cause}");
+}

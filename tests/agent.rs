@@ -111,6 +111,33 @@ fn the_inbox_is_listed_and_cleared_without_a_running_agent_and_goes_with_its_use
 }
 
 #[test]
+fn a_broker_that_has_not_all_of_mqtt_5_is_spoken_to_without() {
+    if !mosquitto_or_skip("a_broker_that_has_not_all_of_mqtt_5_is_spoken_to_without") {
+        return;
+    }
+    for lacks in ["retain_available false", "max_qos 0", "retain_available false\nmax_qos 0", "max_packet_size 64"] {
+        let dir = home();
+        let certificates = certificates(dir.path(), Flaw::None);
+        let broker = Mosquitto::start_with(dir.path(), &certificates, lacks);
+        let home = dir.path().join("a");
+        Agent::configure(&home, &format!("mqtts://localhost:{}", broker.tls), &certificates.ca, "");
+        let mut agent = Agent::start(&home);
+        agent.login("ann", "secret");
+        if lacks.starts_with("max_packet_size") {
+            let why = agent.process.event("link.down")["detail"].as_str().expect("why").to_owned();
+            assert!(why.contains("max_packet_size"), "{why}");
+            continue;
+        }
+        agent.process.event("link.up");
+        if lacks.contains("max_qos") {
+            agent.process.event("link.at_most_once");
+        }
+        broker.publish(&down(&agent), &message("m1"));
+        agent.process.event("message.received");
+    }
+}
+
+#[test]
 fn a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again() {
     if !mosquitto_or_skip("a_gateway_that_answers_an_earlier_connections_hello_hears_this_ones_again") {
         return;

@@ -121,7 +121,8 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let answer = async {
         connection.write(&connect_packet(options)).await?;
-        connection.read_packet().await
+        let sent = connection.outgoing.len();
+        connection.read_packet().await.map_err(|error| unanswered(error, sent))
     };
     let packet = tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
         Err(MqttError::new(Cause::ConnectTimeout, format!("no CONNACK within {} s", timeout.as_secs())))
@@ -341,6 +342,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
     }
+}
+
+/// A server that closes without a word before CONNACK leaves only a guess; the common reasons are these.
+fn unanswered(error: MqttError, sent: usize) -> MqttError {
+    if error.cause != Cause::PeerClosed {
+        return error;
+    }
+    let detail = format!(
+        "{}, before it answered a CONNECT of {sent} bytes; it may take no packet as large (a broker's max_packet_size), or not speak MQTT 5",
+        error.detail
+    );
+    MqttError { detail, ..error }
 }
 
 fn connect_packet(options: &ConnectOptions) -> Packet {

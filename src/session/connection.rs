@@ -93,7 +93,7 @@ impl Session {
             after = after.map(|e| e.cause.as_str()),
             "connected"
         );
-        if !standing.broker.at_least_once && self.broker.at_least_once {
+        if !standing.broker.at_least_once && !std::mem::replace(&mut self.at_most_once_told, true) {
             warn!(
                 event = "link.at_most_once",
                 server = standing.server_name,

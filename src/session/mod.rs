@@ -137,6 +137,8 @@ pub struct Session {
     poisoned: bool,
     /// What the broker is not known to refuse.
     broker: Broker,
+    /// ... and that it takes no QoS 1 has been said.
+    at_most_once_told: bool,
     /// The inbox was full; the gateway is asked again when there is room.
     starved: bool,
     random: random::Random,
@@ -178,6 +180,7 @@ impl Session {
             subscribed: false,
             poisoned: false,
             broker: Broker::default(),
+            at_most_once_told: false,
             starved: false,
             counts: Counts::default(),
             out: VecDeque::new(),

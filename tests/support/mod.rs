@@ -170,6 +170,11 @@ pub struct Mosquitto {
 
 impl Mosquitto {
     pub fn start(dir: &Path, certificates: &Certificates) -> Self {
+        Self::start_with(dir, certificates, "")
+    }
+
+    /// With more lines in the configuration of its TLS listener.
+    pub fn start_with(dir: &Path, certificates: &Certificates, extra: &str) -> Self {
         let (tls, plain, websocket) = (free_port(), free_port(), free_port());
         // mosquitto gives up root and must still read its files.
         for (path, mode) in [(dir, 0o755), (certificates.key.as_path(), 0o644)] {
@@ -178,7 +183,7 @@ impl Mosquitto {
         }
         let config = format!(
             "per_listener_settings true\nlistener {plain} 127.0.0.1\nallow_anonymous true\nlistener {websocket} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nlistener {tls} 127.0.0.1\nallow_anonymous true\n\
-             cafile {}\ncertfile {}\nkeyfile {}\n",
+             cafile {}\ncertfile {}\nkeyfile {}\n{extra}\n",
             certificates.ca.display(),
             certificates.chain.display(),
             certificates.key.display()

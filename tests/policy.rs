@@ -556,3 +556,17 @@ fn a_login_that_is_ended_while_its_phone_rests_is_over_on_the_phone_too_and_says
     assert_eq!(cause["word"], "kicked");
     assert!(cause["detail"].as_str().is_some_and(|detail| detail.contains("217")), "{cause}");
 }
+
+#[test]
+fn a_phone_whose_vendors_quota_is_used_up_holds_its_connection_until_it_ends() {
+    let stage = Stage::new("");
+    let token = stage.user("ann");
+    let agent = at_rest(&stage, "ann", &token);
+    let fault = json!({"vendor": "xiaomi", "fault": "quota", "times": 1});
+    stage.rest.ask("POST", &format!("{}/_lab/faults", stage.url), Some(&fault));
+    let id = stage.send("bob", "ann", text("beyond the quota"), json!({}));
+    stage.rest.traced(&id, &["vendor_retry: xiaomi: limited"]);
+    comes_to(&agent, "online");
+    stage.rest.traced(&id, &["acked"]);
+    assert_eq!(agent.status()["channel_state"], "limited");
+}

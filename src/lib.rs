@@ -3,6 +3,7 @@
 
 #[cfg(any(feature = "gateway", feature = "lab"))]
 pub mod http;
+pub mod ids;
 pub mod logs;
 pub mod secret;
 pub mod service;

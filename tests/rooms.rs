@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Each room and what it may use, lowest floor first. A room may only name rooms listed before it.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("ids", &[]),
     ("secret", &[]),
     ("settings", &[]),
     ("logs", &[]),
@@ -12,17 +13,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("service", &[]),
     ("terminal", &[]),
     ("vendor", &[]),
-    ("protocol", &["secret"]),
+    ("protocol", &["ids", "secret"]),
     ("keepalive", &[]),
     ("device", &["secret", "vendor"]),
     ("channel", &["vendor"]),
-    ("binding", &["secret", "vendor", "protocol", "keepalive"]),
-    ("session", &["secret", "vendor", "protocol", "keepalive", "channel", "binding"]),
+    ("binding", &["ids", "secret", "vendor", "protocol", "keepalive"]),
+    ("session", &["ids", "secret", "vendor", "protocol", "keepalive", "channel", "binding"]),
     ("mqtt", &["secret", "protocol", "keepalive"]),
     ("store", &["secret", "vendor", "protocol", "keepalive", "device", "binding", "session"]),
     (
         "agent",
         &[
+            "ids",
             "secret",
             "settings",
             "logs",
@@ -42,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
+            "ids",
             "secret",
             "settings",
             "logs",

@@ -1,5 +1,6 @@
 //! The agent's settings: what they mean, their ranges, and where state and socket live.
 
+use crate::ids::AppId;
 use crate::keepalive::PowerMode;
 use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START, LOW_POWER_CEILING};
 use crate::mqtt::{Endpoint, Proxy};
@@ -171,7 +172,7 @@ pub struct Ready {
     /// The configured address, then the fallbacks.
     pub endpoints: Vec<Endpoint>,
     pub proxy: Option<Proxy>,
-    pub app: String,
+    pub app: AppId,
     pub topics: Topics,
 }
 
@@ -200,12 +201,7 @@ impl Config {
         let proxy = proxy.map_err(|e| bad(format!("server.proxy: {e}")))?;
         let app = self.server.app.clone().filter(|a| !a.is_empty());
         let app = app.ok_or_else(|| bad("server.app is not set; write org#app as the gateway knows it".into()))?;
-        // REST paths write it with a slash; it is the same app.
-        let app = app.replacen('/', "#", 1);
-        if app.matches(['#', '/']).count() > 1 {
-            return Err(bad(format!("server.app is `{app}`; it is an organisation and an app, org#app")));
-        }
-        crate::protocol::Address::new(&app, "user", "device").map_err(|e| bad(format!("server.app: {e}")))?;
+        let app = AppId::try_from(app).map_err(|e| bad(format!("server.app: {e}")))?;
         let topics = Topics::new(&self.server.prefix).map_err(|e| bad(format!("server.prefix: {e}")))?;
         if self.server.client_certificate.is_some() != self.server.client_key.is_some() {
             return Err(bad("server.client_certificate and server.client_key go together".into()));

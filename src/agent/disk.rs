@@ -1,5 +1,6 @@
 //! The disk as the loop sees it: lent to a blocking thread, so that no fsync holds async code.
 
+use crate::ids::AppId;
 use crate::protocol::Message;
 use crate::session::{Change, Kept};
 use crate::store::{Batch, Inbox, InboxError, Limits, Store};
@@ -22,7 +23,7 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// What lives on the disk: the small files, and the inbox of whoever is logged in.
 pub(super) struct Disk {
     pub store: Store,
-    pub app: String,
+    pub app: AppId,
     pub inbox: Option<Inbox>,
     /// Local apps with an open stream, of whichever login.
     pub attached: BTreeSet<String>,

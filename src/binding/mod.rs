@@ -12,6 +12,7 @@
 //! The sequence number only grows, over restarts too, so that a late bind can never undo a newer
 //! unbind: the gateway refuses a number below the last one it saw from this device.
 
+use crate::ids::AppId;
 use crate::keepalive::Moment;
 use crate::protocol::{BindResult, Up};
 use crate::secret::Secret;
@@ -42,9 +43,9 @@ pub struct Wanted {
 /// A logout the gateway has not heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
-    /// The IM app; empty in a file of an older version, which meant the configured one.
-    #[serde(default)]
-    pub app: String,
+    /// The IM app; absent in a file of an older version, which meant the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
     pub user: String,
     /// The login's own password: the unbind is sent in that user's name.
     pub password: Secret,
@@ -464,7 +465,7 @@ mod tests {
     fn a_logout_without_network_is_owed_until_settled() {
         let mut binding = bound("a");
         binding.on_event(NOW, Event::Disconnected);
-        binding.owe(Tombstone { app: "o#a".into(), user: "ann".into(), password: Secret::new("p") });
+        binding.owe(Tombstone { app: None, user: "ann".into(), password: Secret::new("p") });
         let mut after = Binding::new(binding.ledger().clone());
         assert_eq!(after.owed().map(|t| t.user.as_str()), Some("ann"));
         after.settle("ann");
@@ -510,7 +511,7 @@ mod tests {
     fn tombstones_are_bounded() {
         let mut binding = Binding::new(Ledger::default());
         for n in 0..100 {
-            binding.owe(Tombstone { app: "o#a".into(), user: format!("u{n}"), password: Secret::new("p") });
+            binding.owe(Tombstone { app: None, user: format!("u{n}"), password: Secret::new("p") });
         }
         assert_eq!(binding.ledger().owed.len(), MAX_TOMBSTONES);
         assert_eq!(binding.owed().map(|t| t.user.as_str()), Some("u68"));

@@ -173,7 +173,7 @@ impl Dispatch {
             return Ok(bindings);
         }
         for report in bindings.iter_mut().filter(|report| report.state.may_be_rested_on()) {
-            let found = self.store.certificate(address.app.clone(), report.notifier.clone()).await?;
+            let found = self.store.certificate(address.app.to_string(), report.notifier.clone()).await?;
             let Some(open) = found.and_then(|certificate| self.push.failing(&certificate)) else { continue };
             report.state = BindingState::Failing;
             report.since_ms = Some(open.since_ms);
@@ -275,7 +275,7 @@ impl Dispatch {
         for recall in recalls {
             let this = self.clone();
             self.tasks.spawn(async move {
-                let found = this.store.certificate(recall.address.app.clone(), recall.notifier.clone()).await;
+                let found = this.store.certificate(recall.address.app.to_string(), recall.notifier.clone()).await;
                 let Ok(Some(certificate)) = found else { return };
                 if let Some(said) = this.push.recall(&certificate, &recall).await {
                     report(this.store.recalled(recall, said, now_ms()).await);

@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn a_device_is_looked_at_once_a_minute() {
         let (mending, start) = (Mending::new(), Instant::now());
-        let address = Address { app: "org#app".into(), user: "ann".into(), device: "phone".into() };
-        let other = Address { device: "tablet".into(), ..address.clone() };
+        let address = Address::new("org#app", "ann", "phone").expect("an address");
+        let other = Address::new("org#app", "ann", "tablet").expect("an address");
         assert!(mending.first_look(&address, start));
         assert!(!mending.first_look(&address, start + Duration::from_secs(30)));
         assert!(mending.first_look(&other, start + Duration::from_secs(30)));

@@ -61,7 +61,11 @@ impl Push {
         let mut results = Vec::new();
         for (job, outcome) in jobs.iter().zip(&outcomes) {
             if let Some(to) = &job.webhook {
-                self.reports.send(Report { app: job.address.app.clone(), to: to.clone(), body: report(job, outcome) });
+                self.reports.send(Report {
+                    app: job.address.app.to_string(),
+                    to: to.clone(),
+                    body: report(job, outcome),
+                });
             }
             let mut result = result(job, outcome);
             // A push that went to several devices can only be taken back from all of them.

@@ -40,7 +40,7 @@ impl Renewal {
         if self.limit.check_key(address).is_err() {
             return Ok(None);
         }
-        if !store.user_exists(address.app.clone(), address.user.clone()).await? {
+        if !store.user_exists(address.app.to_string(), address.user.to_string()).await? {
             warn!(event = "login.not_renewed", device = %address, "a device of a user nobody knows asks for a new token");
             return Ok(None);
         }

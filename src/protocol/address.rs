@@ -4,14 +4,13 @@
 //! every non-ASCII character leave the alphabet of topic syntax: no id can name another's topic, be
 //! a wildcard, or start a `$` topic, and one id has one spelling.
 
+use crate::ids::{AppId, DeviceId, IdError, UserId};
 use crate::secret::hex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::digest;
 use std::fmt;
 
 const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-');
-/// Longest id in bytes before encoding.
-const MAX_ID: usize = 256;
 /// Longest part of a client id: three of them, their separators and the suffix make 128 bytes, which
 /// is the most that common brokers take.
 const MAX_CLIENT_PART: usize = 40;
@@ -24,18 +23,16 @@ pub const GATEWAY_CLIENT_PREFIX: &str = "$gateway:";
 /// One device of one user of one app.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
-    pub app: String,
-    pub user: String,
-    pub device: String,
+    pub app: AppId,
+    pub user: UserId,
+    pub device: DeviceId,
 }
 
 /// Why a text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    #[error("{what} is empty or longer than {MAX_ID} bytes")]
-    Length { what: &'static str },
-    #[error("{what} holds a control character")]
-    Control { what: &'static str },
+    #[error(transparent)]
+    Id(#[from] IdError),
     #[error("`{0}` is not a topic or client id of this protocol")]
     Form(String),
 }
@@ -60,22 +57,13 @@ impl Leg {
 
 impl Address {
     /// # Errors
-    /// [`AddressError`] when an id is empty, over 256 bytes, or holds a control character.
+    /// [`AddressError::Id`] when an id is refused.
     pub fn new(
         app: impl Into<String>,
         user: impl Into<String>,
         device: impl Into<String>,
     ) -> Result<Self, AddressError> {
-        let address = Self { app: app.into(), user: user.into(), device: device.into() };
-        for (what, id) in [("app id", &address.app), ("user id", &address.user), ("device id", &address.device)] {
-            if id.is_empty() || id.len() > MAX_ID {
-                return Err(AddressError::Length { what });
-            }
-            if id.chars().any(char::is_control) {
-                return Err(AddressError::Control { what });
-            }
-        }
-        Ok(address)
+        Ok(Self { app: app.into().try_into()?, user: user.into().try_into()?, device: device.into().try_into()? })
     }
 
     /// `{user}:{device}@{app}`, at most 128 bytes with [`PROBE_SUFFIX`]. No slash, no dots: brokers

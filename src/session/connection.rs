@@ -44,7 +44,7 @@ impl Session {
     /// The address of the login; a login whose ids no address can hold is of another version.
     pub(super) fn address(&self) -> Option<Address> {
         let login = self.saved.login.as_ref()?;
-        Address::new(&self.settings.app, &login.user, &self.settings.device_id).ok()
+        Address::new(self.settings.app.as_str(), &login.user, &self.settings.device_id).ok()
     }
 
     pub(super) fn dial(&mut self, now: Now) {

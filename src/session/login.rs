@@ -25,13 +25,13 @@ impl Session {
     pub(super) fn on_started(&mut self, now: Now) {
         let login = self.saved.login.clone();
         if let Some(mut login) = login {
-            if login.app.is_empty() {
+            if login.app.is_none() {
                 // A file of an older version; it meant the configured app.
-                login.app = self.settings.app.clone();
+                login.app = Some(self.settings.app.clone());
                 self.saved.login = Some(login.clone());
                 self.persist(Kind::Login);
             }
-            if login.app == self.settings.app {
+            if login.app.as_ref() == Some(&self.settings.app) {
                 self.act(Action::OpenInbox { user: login.user });
             } else {
                 // Another IM app is configured now: that login is over, and the right app is told.

@@ -46,6 +46,7 @@ pub use timers::{Timer, Timers};
 
 use crate::binding::Binding;
 use crate::channel::Choice;
+use crate::ids::AppId;
 use crate::keepalive::{Bounds, Failure, Heartbeat, Moment, PowerMode, Reconnect, next_wake};
 use crate::protocol::Topics;
 use crate::vendor::Vendor;
@@ -55,7 +56,7 @@ use std::time::Duration;
 /// What a session is made with: the configuration, and what the device is.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub app: String,
+    pub app: AppId,
     pub topics: Topics,
     pub device_id: String,
     /// Fingerprint of the machine, so that two with one state directory are told apart.

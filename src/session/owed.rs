@@ -48,8 +48,8 @@ impl Session {
             self.owed = Owed::default();
             return self.timers.clear(Timer::Owed);
         };
-        let app = if tombstone.app.is_empty() { self.settings.app.clone() } else { tombstone.app };
-        let Ok(address) = Address::new(&app, &tombstone.user, &self.settings.device_id) else {
+        let app = tombstone.app.unwrap_or_else(|| self.settings.app.clone());
+        let Ok(address) = Address::new(app.as_str(), &tombstone.user, &self.settings.device_id) else {
             // Login and configuration refuse such ids; one on disk is from another version.
             self.settle_owed(&tombstone.user);
             return self.pay_owed();

@@ -166,7 +166,7 @@ impl Session {
         if self.logout_waits.is_some() {
             return self.refuse(id, 409, "logging_out", "a logout is under way; log in when it has ended");
         }
-        if let Err(error) = crate::protocol::Address::new(&self.settings.app, &user, &self.settings.device_id) {
+        if let Err(error) = crate::protocol::Address::new(self.settings.app.as_str(), &user, &self.settings.device_id) {
             return self.refuse(id, 400, "bad_user", error.to_string());
         }
         if password.is_empty() || password.expose().len() > MAX_PASSWORD {
@@ -190,7 +190,7 @@ impl Session {
                 user,
                 password,
                 former_password: None,
-                app: self.settings.app.clone(),
+                app: Some(self.settings.app.clone()),
                 id: self.random.name(),
                 unbound: false,
                 welcomed: false,

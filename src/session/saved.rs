@@ -1,6 +1,7 @@
 //! What survives a restart, as the session holds it.
 
 use crate::binding::Ledger;
+use crate::ids::AppId;
 use crate::keepalive::{Cause, Failure, Record};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -15,9 +16,9 @@ pub struct Login {
     /// The password before the last renewal: good until the new one has entered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_password: Option<Secret>,
-    /// The IM app; empty in a file of an older version, which meant the configured one.
-    #[serde(default)]
-    pub app: String,
+    /// The IM app; absent in a file of an older version, which meant the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
     /// Made at the login; empty in a file of an older version.
     #[serde(default)]
     pub id: String,

@@ -140,7 +140,7 @@ impl Session {
                 _ => None,
             },
             server: self.server_name(),
-            app: self.settings.app.clone(),
+            app: self.settings.app.to_string(),
             user: self.saved.login.as_ref().map(|login| login.user.clone()),
             device_id: self.settings.device_id.clone(),
             model: self.settings.model.clone(),

@@ -1,5 +1,6 @@
 //! What a login's own token says of its life: the claims of a JWT (RFC 7519), read and not verified.
 
+use crate::ids::AppId;
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,10 +14,10 @@ pub(super) fn claims<T: DeserializeOwned>(password: &Secret) -> Option<T> {
 }
 
 /// The IM app a token was issued for, where it says.
-pub(super) fn app(password: &Secret) -> Option<String> {
+pub(super) fn app(password: &Secret) -> Option<AppId> {
     #[derive(Deserialize)]
     struct Issued {
-        app: String,
+        app: AppId,
     }
     claims::<Issued>(password).map(|issued| issued.app)
 }

@@ -18,6 +18,7 @@ use super::door::Door;
 use super::push::Push;
 use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
+use crate::ids::AppId;
 use crate::secret::Secret;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
@@ -142,7 +143,7 @@ async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, 
     let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
         .await
         .map_err(|e| ApiError::bad("IllegalArgumentException", e.to_string()))?;
-    let app = app_of(&path);
+    let app = app_of(&path)?;
     let claims = bearer(parts, &state.tokens)?;
     if claims.app != app {
         return Err(ApiError::forbidden("this token is of another app"));
@@ -173,9 +174,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
     }
 }
 
-fn app_of(path: &HashMap<String, String>) -> String {
+/// Two path segments are one app; with a separator inside one of them two apps would share a name.
+fn app_of(path: &HashMap<String, String>) -> Result<String, ApiError> {
     let part = |name| path.get(name).map_or("", String::as_str);
-    format!("{}#{}", part("org"), part("app"))
+    let app = format!("{}#{}", part("org"), part("app"));
+    AppId::try_from(app).map(String::from).map_err(|error| ApiError::illegal(error.to_string()))
 }
 
 fn bearer(parts: &Parts, tokens: &Tokens) -> Result<Claims, ApiError> {

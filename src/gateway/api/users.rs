@@ -58,7 +58,7 @@ pub(super) async fn token(
     Path(path): Path<HashMap<String, String>>,
     Body(grant): Body<Grant>,
 ) -> Result<Json<Value>, ApiError> {
-    let app = app_of(&path);
+    let app = app_of(&path)?;
     let now_s = now_ms() / 1000;
     let (token, life, user) = match grant {
         Grant::Password { username, password, device_id } => {

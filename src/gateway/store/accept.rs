@@ -5,7 +5,7 @@ use super::ready::{Due, VendorJob, ready, usable};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::traces::note;
-use super::{Store, StoreError, as_i64, users};
+use super::{Store, StoreError, address, as_i64, users};
 use crate::gateway::delivery::{Hop, Presence, Rules, State};
 use crate::gateway::policy::{ONLINE_ONLY, Stop};
 use crate::protocol::{Address, Message};
@@ -101,17 +101,17 @@ impl Accepting<'_, '_> {
             }
         }
         for Receiver { device, online, nonce, attached } in found {
-            let address = || Address { app: app.clone(), user: user.clone(), device: device.clone() };
-            let bound = online && !attached && usable(t, self.known, &address())?;
+            let address = address(app, user, &device)?;
+            let bound = online && !attached && usable(t, self.known, &address)?;
             let lingers = Presence { connected: online, attached, bound }.lingers();
             if lingers && !online_only && self.vendor(new, &device, &mut accepted)?.is_none() {
                 note(t, id, &device, now_ms, Hop::Published, "to the connection and the vendor; no app is attached")?;
-                accepted.live.push(address());
+                accepted.live.push(address.clone());
                 evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
             } else if online {
                 self.insert(new, &device, State::Live, &nonce, 0, Some(now_ms + self.rules.ack_deadline_ms))?;
                 note(t, id, &device, now_ms, Hop::Published, "to the connection")?;
-                accepted.live.push(address());
+                accepted.live.push(address.clone());
                 evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
             } else if online_only {
                 note(t, id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
@@ -140,7 +140,7 @@ impl Accepting<'_, '_> {
             return Ok(None);
         }
         let NewMessage { app, message, expires_ms, .. } = new;
-        let address = Address { app: app.clone(), user: message.to.clone(), device: device.to_owned() };
+        let address = address(app, &message.to, device)?;
         let due = Due { address, message: message.clone(), attempts: 0, accepted_ms: now_ms, expires_ms: *expires_ms };
         match ready(self.t, self.known, due, self.rules, now_ms)? {
             Ok(mut job) => {
@@ -191,7 +191,7 @@ fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<Receiver>, 
     t.prepare_cached(
         "SELECT device, online, nonce, attached FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* share */",
     )?
-    .query_map([app, user], |r| {
+    .query_map(params![app, user], |r| {
         Ok(Receiver { device: r.get(0)?, online: r.get(1)?, nonce: r.get(2)?, attached: r.get(3)? })
     })?
     .collect()
@@ -208,7 +208,7 @@ fn wait_for_a_device(
     now_ms: u64,
 ) -> Result<(), StoreError> {
     t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state) VALUES (?1, ?2, ?3, '', 'waiting')")?
-        .execute([message, app, user])?;
+        .execute(params![message, app, user])?;
     evict(t, room, (app, user, ""), rules.keep_most, now_ms)
 }
 

@@ -36,7 +36,7 @@ pub(super) fn find(
     name: &str,
 ) -> Result<Option<Certificate>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM certificates WHERE app = ?1 AND name = ?2");
-    t.prepare_cached(&sql)?.query_row([app, name], read).optional()?.map(|row| built(vault, row)).transpose()
+    t.prepare_cached(&sql)?.query_row(params![app, name], read).optional()?.map(|row| built(vault, row)).transpose()
 }
 
 impl Store {
@@ -115,7 +115,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn remove_certificate(&self, app: String, name: String) -> Result<bool, StoreError> {
         self.run(move |t| {
-            let gone = t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", [&app, &name])?;
+            let gone = t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", params![&app, &name])?;
             edition::next(t)?;
             Ok(gone > 0)
         })

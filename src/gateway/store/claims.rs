@@ -126,7 +126,7 @@ impl Store {
                             set_state(t, &id, &address.device, State::Waiting, "", None)?;
                             continue;
                         }
-                        let unanswered = late.contains(&(id, address.device.clone()));
+                        let unanswered = late.contains(&(id, address.device.to_string()));
                         if stopped(t, &message, &address, accepted_ms, unanswered, now_ms)? {
                             claimed.again.push((address, message));
                         }
@@ -187,7 +187,7 @@ fn stopped(
         .prepare_cached(
             "SELECT nonce, seen_ms FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1",
         )?
-        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
+        .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
     let repeat = connection.and_then(|(nonce, seen_ms)| {
         let waited_ms = now_ms.saturating_sub(accepted_ms.max(as_u64(seen_ms)));
@@ -239,7 +239,7 @@ fn settle(
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM deliveries WHERE message = ?1 AND device = ?2 AND state = 'done')",
             )?
-            .query_row([id, device], |r| r.get(0))?;
+            .query_row(params![id, device], |r| r.get(0))?;
         let (address, notifier, token) = (job.address.clone(), job.certificate.name.clone(), job.token.clone());
         let recall = Recall { address, message: id.clone(), notifier, token, vendor_id: vendor_id.clone() };
         return Ok(done.then_some(recall));

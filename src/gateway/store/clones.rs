@@ -32,7 +32,7 @@ pub(super) fn greeted(t: &Transaction<'_>, address: &Address, hello: &Hello, now
         .prepare_cached(
             "SELECT instance, online, seen_ms, turns, turned_ms FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
-        .query_row([app, user, device], |r| {
+        .query_row(params![app, user, device], |r| {
             Ok(Seen {
                 instance: r.get(0)?,
                 online: r.get(1)?,
@@ -92,7 +92,7 @@ mod tests {
         }
 
         fn phone() -> Address {
-            Address { app: "o#a".into(), user: "ann".into(), device: "phone".into() }
+            Address::new("o#a", "ann", "phone").expect("an address")
         }
 
         /// A connection of that machine. Whether it shows two; and whether the listing says so then.

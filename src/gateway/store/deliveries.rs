@@ -38,7 +38,7 @@ fn set_done(t: &Transaction<'_>, message: &str, device: &str) -> Result<(), Stor
     t.prepare_cached(
         "UPDATE deliveries SET state = 'done', open = NULL, nonce = '', due_ms = NULL WHERE message = ?1 AND device = ?2",
     )?
-    .execute([message, device])?;
+    .execute(params![message, device])?;
     Ok(())
 }
 
@@ -69,7 +69,7 @@ fn open(t: &Transaction<'_>, address: &Address, id: &str) -> Result<Option<Open>
         .prepare_cached(
             "SELECT state, notifier, vendor_id FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
         )?
-        .query_row([id, device, app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .query_row(params![id, device, app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
         .optional()?;
     Ok(found.and_then(|(state, notifier, vendor_id)| {
         let state = State::parse(&state).filter(|state| *state != State::Done)?;
@@ -104,7 +104,7 @@ fn more(t: &Transaction<'_>, address: &Address, rules: Rules, now_ms: u64) -> Re
     let Address { app, user, device } = address;
     let (online, nonce): (bool, String) = t
         .prepare_cached("SELECT online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
+        .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?
         .unwrap_or_default();
     if !online || nonce.is_empty() {
@@ -171,9 +171,9 @@ impl Store {
                  SELECT message, app, user, ?3, state FROM deliveries
                  WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1",
             )?
-            .execute([app, user, device])?;
+            .execute(params![app, user, device])?;
             t.prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
-                .execute([app, user])?;
+                .execute(params![app, user])?;
             let missed = drain(t, &address, &hello.nonce, "", WINDOW, rules, now_ms)?;
             standing::reconcile(t, &address, hello.binding.as_ref())?;
             let bindings = standing::reports(t, &known, &address, now_ms)?;
@@ -328,7 +328,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4)",
                 )?
-                .query_row([&id, device, app, user], |r| r.get(0))?;
+                .query_row(params![id, device, app, user], |r| r.get(0))?;
             if its_own {
                 note(t, &id, device, now_ms, Hop::Receipt, &format!("{event} on the device"))?;
             }
@@ -407,7 +407,7 @@ fn drain(
         t.prepare_cached(
             "UPDATE deliveries SET acked_by = NULL WHERE message = ?1 AND device = ?2 AND acked_by IS NOT NULL",
         )?
-        .execute([&id, device])?;
+        .execute(params![id, device])?;
         note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
         messages.push(message);
     }
@@ -435,7 +435,7 @@ mod tests {
     };
 
     fn at(device: &str) -> Address {
-        Address { app: APP.into(), user: "ann".into(), device: device.into() }
+        Address::new(APP, "ann", device).expect("an address")
     }
 
     struct Stage {

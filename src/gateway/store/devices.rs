@@ -67,13 +67,13 @@ pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<bool, Sto
     let Address { app, user, device } = address;
     let new = t
         .prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?
-        .execute([app, user, device])?;
+        .execute(params![app, user, device])?;
     if new == 0 {
         return Ok(true);
     }
     let known: i64 = t
         .prepare_cached("SELECT count(*) FROM devices WHERE app = ?1 AND user = ?2")?
-        .query_row([app, user], |r| r.get(0))?;
+        .query_row(params![app, user], |r| r.get(0))?;
     if known <= MOST_DEVICES {
         return Ok(true);
     }
@@ -82,13 +82,13 @@ pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<bool, Sto
         .query_row(
             "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND logged_in = 0
              ORDER BY CASE WHEN kicked_code IS NULL THEN 0 ELSE 1 END, seen_ms, device LIMIT 1",
-            [app, user, device],
+            params![app, user, device],
             |r| r.get(0),
         )
         .optional()?;
-    let leaves = oldest.as_ref().unwrap_or(device);
-    t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, leaves])?;
-    t.execute("DELETE FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, leaves])?;
+    let leaves = oldest.as_deref().unwrap_or(device);
+    t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, leaves])?;
+    t.execute("DELETE FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, leaves])?;
     Ok(oldest.is_some())
 }
 
@@ -123,7 +123,7 @@ impl Store {
             if newer == 0 {
                 let newest: i64 = t
                     .prepare_cached("SELECT sequence FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-                    .query_row([app, user, device], |r| r.get(0))?;
+                    .query_row(params![app, user, device], |r| r.get(0))?;
                 let repeated = as_i64(sequence) == newest && holds(t, &address, sequence, &bind)?;
                 return Ok(if repeated { BindReply::Ok } else { BindReply::Stale { newest: as_u64(newest) } });
             }
@@ -182,7 +182,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT device, logged_in, online, channel, platform, model, seen_ms, turns FROM devices WHERE app = ?1 AND user = ?2 ORDER BY device",
                 )?
-                .query_map([&app, &user], |r| {
+                .query_map(params![&app, &user], |r| {
                     Ok(DeviceRow {
                         device_id: r.get(0)?,
                         logged_in: r.get(1)?,
@@ -211,7 +211,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1",
                 )?
-                .query_row([app, user, device], |r| r.get(0))
+                .query_row(params![app, user, device], |r| r.get(0))
                 .optional()?;
             Ok(current.is_some_and(|current| nonce.is_none_or(|nonce| nonce == current)))
         })
@@ -278,7 +278,7 @@ fn holds(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind) -> 
                 .query_row(params![app, user, device, notifier], |r| r.get(0))?;
             let logged_in: bool = t
                 .prepare_cached("SELECT logged_in FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-                .query_row([app, user, device], |r| r.get(0))?;
+                .query_row(params![app, user, device], |r| r.get(0))?;
             Ok(!(left || *logout && logged_in))
         }
     }
@@ -296,7 +296,7 @@ fn set(
         Bind::Set { notifier, token } => {
             let known: Option<String> = t
                 .prepare_cached("SELECT vendor FROM certificates WHERE app = ?1 AND name = ?2")?
-                .query_row([app, notifier], |r| r.get(0))
+                .query_row(params![app, notifier], |r| r.get(0))
                 .optional()?;
             let Some(vendor) = known.and_then(|vendor| vendor.parse::<Vendor>().ok()) else {
                 return Ok(BindReply::Refused(format!("no certificate is named `{notifier}` at this gateway")));
@@ -307,7 +307,7 @@ fn set(
             // A token belongs to one user on one device: the newest login takes it.
             t.execute(
                 "DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND NOT (user = ?4 AND device = ?5)",
-                [app, notifier, token, user, device],
+                params![app, notifier, token, user, device],
             )?;
             t.execute(
                 "INSERT INTO bindings (app, user, device, notifier, token, sequence, bound_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -319,7 +319,7 @@ fn set(
             )?;
             t.execute(
                 "UPDATE devices SET logged_in = 1 WHERE app = ?1 AND user = ?2 AND device = ?3",
-                [app, user, device],
+                params![app, user, device],
             )?;
         }
         Bind::Remove { notifier, logout } => {
@@ -331,7 +331,7 @@ fn set(
                 super::replay::inbox_gone(t, address)?;
                 t.execute(
                     "UPDATE devices SET logged_in = 0, online = 0 WHERE app = ?1 AND user = ?2 AND device = ?3",
-                    [app, user, device],
+                    params![app, user, device],
                 )?;
             }
         }
@@ -371,7 +371,7 @@ pub(super) fn newest_binding(t: &Transaction<'_>, address: &Address) -> Result<N
         .prepare_cached(
             "SELECT notifier, token, off_until_ms, bound_ms, dead_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
-        .query_map([&address.app, &address.user, &address.device], |r| {
+        .query_map(params![&address.app, &address.user, &address.device], |r| {
             Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?), r.get(3)?, r.get::<Option<i64>>(4)?.is_some()))
         })?
         .collect::<Result<_, _>>()?;

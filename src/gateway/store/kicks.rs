@@ -2,8 +2,9 @@
 
 use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, as_i64};
+use super::{Store, StoreError, address, as_i64};
 use crate::gateway::policy::{AppRules, Login};
+use crate::ids::DeviceId;
 use crate::protocol::{Address, BindingReport, Hello, KickCode, Message};
 
 /// A device whose login ended, and what it is to be told.
@@ -45,7 +46,7 @@ pub(super) fn ended(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Re
         .prepare_cached(
             "SELECT login, kicked_code, kicked_by FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
-        .query_row([&address.app, &address.user, &address.device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .query_row(params![&address.app, &address.user, &address.device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
         .optional()?;
     let same = |known: &str| !known.is_empty() && hello.login.as_deref() == Some(known);
     let code = found.filter(|(known, ..)| same(known)).and_then(|(_, code, by)| Some((code?, by)));
@@ -66,17 +67,17 @@ pub(super) fn admit(
     }
     let (logged_in, known): (bool, String) = t
         .prepare_cached("SELECT logged_in, login FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?;
     if logged_in && known == login {
         return Ok(Ok(Vec::new()));
     }
     let rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
-    let others: Vec<String> = t
+    let others: Vec<DeviceId> = t
         .prepare_cached(
             "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND platform = ?4 AND logged_in = 1
              ORDER BY login_ms, device",
         )?
-        .query_map([app, user, device, &hello.platform], |r| r.get(0))?
+        .query_map(params![app, user, device, &hello.platform], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
     let too_many = (others.len() + 1).saturating_sub(rules.device_limit.max(1) as usize);
     t.execute(
@@ -90,7 +91,7 @@ pub(super) fn admit(
     let mut kicked = Vec::new();
     for other in others.into_iter().take(too_many) {
         let other = Address { device: other, ..address.clone() };
-        let name = hello.model.clone().unwrap_or_else(|| device.clone());
+        let name = hello.model.clone().unwrap_or_else(|| device.to_string());
         kicked.push(end(t, &other, KickCode::Replaced, Some(name))?);
     }
     Ok(Ok(kicked))
@@ -103,10 +104,10 @@ fn end(t: &Transaction<'_>, address: &Address, code: KickCode, by: Option<String
         "UPDATE devices SET logged_in = 0, online = 0, kicked_code = ?4, kicked_by = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3",
         params![app, user, device, u16::from(code), by],
     )?;
-    t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", [app, user, device])?;
+    t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, device])?;
     t.execute(
         "UPDATE deliveries SET state = 'waiting', nonce = '', due_ms = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'vendor') AND open = 1",
-        [app, user, device],
+        params![app, user, device],
     )?;
     super::replay::inbox_gone(t, address)?;
     Ok(Kick { address: address.clone(), code, by })
@@ -116,7 +117,7 @@ fn end(t: &Transaction<'_>, address: &Address, code: KickCode, by: Option<String
 pub(super) fn is_kicked(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
     let code: Option<Option<u16>> = t
         .prepare_cached("SELECT kicked_code FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))
+        .query_row(params![&address.app, &address.user, &address.device], |r| r.get(0))
         .optional()?;
     Ok(code.flatten().is_some())
 }
@@ -140,8 +141,8 @@ impl Store {
                 )?
                 .query_map(params![app, user, device], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
-            let address = |device| Address { app: app.clone(), user: user.clone(), device };
-            devices.into_iter().map(|device| end(t, &address(device), code, None)).collect()
+            let end = |device: String| end(t, &address(&app, &user, &device)?, code, None);
+            devices.into_iter().map(end).collect()
         })
         .await
     }

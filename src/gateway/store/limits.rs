@@ -100,7 +100,7 @@ pub(super) fn over(t: &Transaction<'_>, app: &str, notifier: &str, token: &str) 
 /// # Errors
 /// [`StoreError`].
 pub(super) fn replaced(t: &Transaction<'_>, app: &str, notifier: &str) -> Result<(), StoreError> {
-    t.execute("DELETE FROM limits WHERE app = ?1 AND notifier = ?2", [app, notifier])?;
+    t.execute("DELETE FROM limits WHERE app = ?1 AND notifier = ?2", params![app, notifier])?;
     Ok(())
 }
 

@@ -44,7 +44,7 @@ mod tests {
     const NEW: &str = "a-token-of-the-phone-0002";
 
     fn phone() -> Address {
-        Address { app: APP.into(), user: "ann".into(), device: "phone".into() }
+        Address::new(APP, "ann", "phone").expect("an address")
     }
 
     async fn store(home: &std::path::Path) -> Store {

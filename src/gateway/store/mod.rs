@@ -39,6 +39,7 @@ pub use ready::VendorJob;
 pub use settings::Key;
 pub use vault::Vault;
 
+use crate::protocol::Address;
 use known::Known;
 use room::Room;
 use sql::Transaction;
@@ -153,6 +154,11 @@ fn in_savepoint<T>(
             Err(error)
         }
     }
+}
+
+/// The address of a row; ids were checked when they came in.
+fn address(app: &str, user: &str, device: &str) -> Result<Address, StoreError> {
+    Address::new(app, user, device).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
 fn as_i64(value: u64) -> i64 {

@@ -10,6 +10,7 @@ use crate::gateway::content::{Profile, Setting, template_names};
 use crate::gateway::delivery::{Presence, Rules};
 use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB, Webhook};
 use crate::gateway::silence;
+use crate::ids::DeviceId;
 use crate::protocol::{Address, Message};
 use std::sync::Arc;
 
@@ -92,7 +93,7 @@ pub(super) fn ready(
 
 fn others_online(t: &Transaction<'_>, known: &Known, address: &Address, count_web: bool) -> Result<bool, StoreError> {
     let Address { app, user, device } = address;
-    let others: Vec<(String, String, bool)> = t
+    let others: Vec<(String, DeviceId, bool)> = t
         .prepare_cached(
             "SELECT platform, device, attached FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND online = 1",
         )?
@@ -135,6 +136,6 @@ fn shown(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
              AND open = 1 LIMIT 100) AS w",
         )?
-        .query_row([&address.app, &address.user, &address.device], |r| r.get(0))?;
+        .query_row(params![&address.app, &address.user, &address.device], |r| r.get(0))?;
     Ok(setting)
 }

@@ -28,7 +28,7 @@ impl Store {
             for (Receipt { token, event, code, .. }, message) in &receipts {
                 let device: Option<String> = t
                     .prepare_cached("SELECT device FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3")?
-                    .query_row([&app, &notifier, token], |r| r.get(0))
+                    .query_row(params![&app, &notifier, token], |r| r.get(0))
                     .optional()?;
                 bound += usize::from(device.is_some());
                 if let Some(message) = message {
@@ -50,7 +50,7 @@ impl Store {
                     Event::Arrived | Event::Clicked => {
                         t.execute(
                             "UPDATE bindings SET off_until_ms = 0 WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND off_until_ms > 0",
-                            [&app, &notifier, token],
+                            params![&app, &notifier, token],
                         )?;
                     }
                     Event::Limited | Event::Dropped => {}

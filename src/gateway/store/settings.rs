@@ -85,17 +85,17 @@ pub(super) fn wishes(t: &Transaction<'_>, address: &Address, message: &Message) 
              WHERE app = ?1 AND user = ?2 AND key IN ('profile', 'silence', ?3)
              UNION ALL SELECT user, key, value FROM settings WHERE app = ?1 AND user = ?4 AND key = 'profile'",
         )?
-        .query_map([app, user, &conversation, sender], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+        .query_map(params![app, user, &conversation, sender], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<Result<_, _>>()?;
     let mut wishes = Wishes::default();
     for (of, key, value) in found {
         match key.as_str() {
             "profile" => {
                 let profile: Profile = parsed(app, &of, &key, &value);
-                if of == *sender {
+                if of.as_str() == sender.as_str() {
                     wishes.sender = profile.clone();
                 }
-                if of == *user {
+                if of.as_str() == user.as_str() {
                     wishes.receiver = profile;
                 }
             }

@@ -44,7 +44,7 @@ pub(super) fn reconcile(t: &Transaction<'_>, address: &Address, wanted: Option<&
     let Address { app, user, device } = address;
     let held: Vec<(String, String)> = t
         .prepare_cached("SELECT notifier, token FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_map([app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (notifier, token) in held {
         let is = Held::Bound { notifier: notifier.clone(), token: fingerprint(&token) };
@@ -53,7 +53,7 @@ pub(super) fn reconcile(t: &Transaction<'_>, address: &Address, wanted: Option<&
             t.prepare_cached(
                 "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4 AND token = ?5",
             )?
-            .execute([app, user, device, &notifier, &token])?;
+            .execute(params![app, user, device, &notifier, &token])?;
         }
     }
     Ok(())
@@ -75,7 +75,7 @@ pub(super) fn reports(
         .prepare_cached(
             "SELECT notifier, token, accepted_ms, dead_ms, dead_code FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
-        .query_map([app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
+        .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
         .collect::<Result<_, _>>()?;
     rows.sort_unstable();
     let mut reports = Vec::with_capacity(rows.len());
@@ -132,7 +132,7 @@ mod tests {
     };
 
     fn phone() -> Address {
-        Address { app: APP.into(), user: "ann".into(), device: "phone".into() }
+        Address::new(APP, "ann", "phone").expect("an address")
     }
 
     fn hello(check: bool, binding: Option<Held>) -> Hello {

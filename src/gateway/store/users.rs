@@ -62,8 +62,10 @@ impl Store {
     pub async fn check_password(&self, app: String, user: String, password: Secret) -> Result<bool, StoreError> {
         let stored: Option<String> = self
             .run(move |t| {
-                t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", [&app, &user], |r| r.get(0))
-                    .optional()
+                t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", params![&app, &user], |r| {
+                    r.get(0)
+                })
+                .optional()
             })
             .await?;
         tokio::task::spawn_blocking(move || match stored {
@@ -82,7 +84,7 @@ impl Store {
     pub async fn user_exists(&self, app: String, user: String) -> Result<bool, StoreError> {
         self.run(move |t| {
             let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
-            Ok(t.query_row(sql, [&app, &user], |_| Ok(())).optional()?.is_some())
+            Ok(t.query_row(sql, params![&app, &user], |_| Ok(())).optional()?.is_some())
         })
         .await
     }
@@ -96,7 +98,7 @@ pub(super) fn hold(t: &Transaction<'_>, app: &str, user: &str, alone: bool) -> R
     } else {
         "SELECT 1 FROM users WHERE app = ?1 AND user = ?2 /* share */"
     };
-    Ok(t.prepare_cached(sql)?.query_row([app, user], |_| Ok(())).optional()?.is_some())
+    Ok(t.prepare_cached(sql)?.query_row(params![app, user], |_| Ok(())).optional()?.is_some())
 }
 
 /// `rounds$salt$hash`, hexadecimal.

@@ -1,6 +1,7 @@
 //! The values of rows and the parameters of statements, the same for SQLite and PostgreSQL.
 
 use super::StoreError;
+use crate::ids::{AppId, DeviceId, UserId};
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 /// A value of a row.
@@ -36,6 +37,24 @@ impl Param for String {
         Bound::Text(self)
     }
 }
+
+macro_rules! ids {
+    ($($id:ty),*) => {$(
+        impl Param for $id {
+            fn bound(&self) -> Bound<'_> {
+                Bound::Text(self)
+            }
+        }
+
+        impl Column for $id {
+            fn read(value: &mut Value) -> Option<Self> {
+                String::read(value)?.try_into().ok()
+            }
+        }
+    )*};
+}
+
+ids!(AppId, UserId, DeviceId);
 
 impl Param for i64 {
     fn bound(&self) -> Bound<'_> {

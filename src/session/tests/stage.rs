@@ -12,7 +12,7 @@ pub const MOST_CHECK: Duration = Duration::from_secs(14_400);
 
 pub fn settings() -> Settings {
     Settings {
-        app: "org#app".into(),
+        app: "org#app".to_owned().try_into().expect("an app"),
         topics: Topics::new("im/v1").expect("a prefix"),
         device_id: "00112233445566778899aabbccddeeff".into(),
         instance: None,

@@ -21,6 +21,8 @@
 //! socket's group.
 
 mod client;
+mod messages;
+mod peer;
 mod server;
 
 pub use client::{Client, ClientError, Reader};

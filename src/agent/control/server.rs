@@ -2,15 +2,15 @@
 
 use super::super::config::Certificates;
 use super::super::shell::StreamsEnd;
+use super::messages::{lines, lines_response};
+use super::peer::{AnyBody, Peer, app_name, full, response_of};
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
 use crate::session::{self, Patience};
-use crate::store::Batch;
 use crate::vendor::Vendor;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body, Bytes, Frame, Incoming};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,24 +21,16 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
 /// Peers served at once; more wait in the listen queue.
 const MAX_PEERS: usize = 32;
 /// A peer must have sent its request's head by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The daemon answers within this: a logout waits up to five seconds for the gateway.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Lines that wait for a slow reader of a message stream.
-const STREAM_DEPTH: usize = 16;
-
-type AnyBody = BoxBody<Bytes, Infallible>;
 
 /// The bound socket, and who may come in.
 #[derive(Debug)]
@@ -129,14 +121,6 @@ impl Server {
             }
         }
     }
-}
-
-#[derive(Clone)]
-struct Peer {
-    requests: mpsc::Sender<Request>,
-    arrivals: watch::Receiver<u64>,
-    ends: watch::Receiver<StreamsEnd>,
-    group: bool,
 }
 
 #[derive(Deserialize)]
@@ -266,99 +250,6 @@ impl Peer {
             Reply::Text(text) => Ok(response_of("text/plain; version=0.0.4", full(text.into()))),
         }
     }
-
-    async fn ask(&self, ask: Ask) -> Result<Reply, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Refusal::new(503, "stopping", "the agent is stopping");
-        let exchange = async {
-            self.requests.send(Request { ask, reply }).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())?
-        };
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| Err(Refusal::new(504, "busy", "the agent did not answer in time; try again")))
-    }
-
-    async fn messages(&self, query: &str, uid: u32) -> Result<Response<AnyBody>, Refusal> {
-        let pairs = || query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = |name: &str| pairs().find(|(key, _)| *key == name).map(|(_, value)| value);
-        let after = value("after").unwrap_or("0");
-        let after: u64 = after.parse().map_err(|_| Refusal::new(400, "bad_query", "after is a message number"))?;
-        let app = app_name(value("app"), uid)?;
-        let reader = (value("peek") != Some("true")).then(|| app.clone());
-        if value("stream") != Some("true") {
-            let Reply::Messages { batch, epoch } = self.ask(Ask::Messages { app: reader, after }).await? else {
-                return Err(unexpected());
-            };
-            return Ok(lines_response(full(lines(&batch)), epoch.as_deref()));
-        }
-        let mut ends = self.ends.clone();
-        ends.mark_unchanged();
-        let Reply::Json(attached) = self.ask(Ask::Attach { app: app.clone() }).await? else {
-            return Err(unexpected());
-        };
-        let (sender, receiver) = mpsc::channel(STREAM_DEPTH);
-        let peer = self.clone();
-        tokio::spawn(async move {
-            peer.feed(reader.as_deref(), after, &sender, ends).await;
-            // The daemon counts attached apps; when it is gone there is nothing to count.
-            drop(peer.ask(Ask::Session(session::Ask::Detach { app })).await);
-        });
-        Ok(lines_response(BoxBody::new(Lines(receiver)), attached["epoch"].as_str()))
-    }
-
-    async fn feed(
-        &self,
-        app: Option<&str>,
-        mut after: u64,
-        sender: &mpsc::Sender<Bytes>,
-        mut ends: watch::Receiver<StreamsEnd>,
-    ) {
-        let mut arrivals = self.arrivals.clone();
-        loop {
-            arrivals.mark_unchanged();
-            if ends.has_changed().unwrap_or(true) {
-                return say_end(&ends, sender).await;
-            }
-            let ask = Ask::Messages { app: app.map(str::to_owned), after };
-            let Ok(Reply::Messages { batch, .. }) = self.ask(ask).await else { return };
-            if let Some(last) = batch.entries.last() {
-                after = last.number;
-                if sender.send(lines(&batch)).await.is_err() {
-                    return;
-                }
-                // They come a page at a time; only an empty one is the end for now.
-                continue;
-            }
-            tokio::select! {
-                changed = arrivals.changed() => if changed.is_err() { return },
-                _ = ends.changed() => return say_end(&ends, sender).await,
-                () = sender.closed() => return,
-            }
-        }
-    }
-}
-
-/// A stream belongs to a login: it ends with it, and says why.
-async fn say_end(ends: &watch::Receiver<StreamsEnd>, sender: &mpsc::Sender<Bytes>) {
-    let StreamsEnd { word, detail, .. } = ends.borrow().clone();
-    let line = json!({ "end": { "word": word, "detail": detail } }).to_string() + "\n";
-    // A reader that left needs no reason.
-    drop(sender.send(line.into()).await);
-}
-
-/// A local app's name, or the user it runs as: cursors belong to one or the other.
-fn app_name(named: Option<&str>, uid: u32) -> Result<String, Refusal> {
-    match named {
-        None => Ok(format!("uid:{uid}")),
-        Some(name)
-            if (1..=64).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>
-        {
-            Ok(name.to_owned())
-        }
-        Some(_) => Err(Refusal::new(400, "bad_app", "app is a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -")),
-    }
 }
 
 fn vendor_of(path: &str) -> Result<Vendor, Refusal> {
@@ -393,44 +284,6 @@ async fn collect(body: Incoming) -> Result<Bytes, Refusal> {
     }
 }
 
-fn unexpected() -> Refusal {
-    Refusal::new(500, "internal", "the agent answered something else")
-}
-
-fn lines(batch: &Batch) -> Bytes {
-    let mut out = Vec::new();
-    if batch.missed > 0 {
-        out.extend(json!({ "gap": batch.missed }).to_string().into_bytes());
-        out.push(b'\n');
-    }
-    for entry in &batch.entries {
-        // An entry was read from JSON, so it can be written as JSON.
-        if serde_json::to_writer(&mut out, entry).is_ok() {
-            out.push(b'\n');
-        }
-    }
-    out.into()
-}
-
-fn full(bytes: Bytes) -> AnyBody {
-    Full::new(bytes).boxed()
-}
-
-fn response_of(kind: &'static str, body: AnyBody) -> Response<AnyBody> {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response
-}
-
-/// With the inbox's epoch: where it differs from the last one seen, the numbers begin anew.
-fn lines_response(body: AnyBody, epoch: Option<&str>) -> Response<AnyBody> {
-    let mut response = response_of("application/x-ndjson", body);
-    if let Some(epoch) = epoch.and_then(|epoch| hyper::header::HeaderValue::from_str(epoch).ok()) {
-        response.headers_mut().insert("impush-epoch", epoch);
-    }
-    response
-}
-
 fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<AnyBody> {
     let mut response = response_of("application/json", full(json.to_string().into()));
     *response.status_mut() = status;
@@ -440,16 +293,4 @@ fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<AnyBo
 fn refused(refusal: &Refusal) -> Response<AnyBody> {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     json_response(status, &json!({ "error": refusal }))
-}
-
-/// A response body fed line by line.
-struct Lines(mpsc::Receiver<Bytes>);
-
-impl Body for Lines {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
 }

@@ -1,0 +1,66 @@
+//! One peer of the control socket: its way to the daemon, and what every answer is made of.
+
+use super::super::shell::StreamsEnd;
+use super::{Ask, Refusal, Reply, Request};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Response;
+use hyper::body::Bytes;
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The daemon answers within this: a logout waits up to five seconds for the gateway.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) type AnyBody = BoxBody<Bytes, Infallible>;
+
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) arrivals: watch::Receiver<u64>,
+    pub(super) ends: watch::Receiver<StreamsEnd>,
+    pub(super) group: bool,
+}
+
+impl Peer {
+    pub(super) async fn ask(&self, ask: Ask) -> Result<Reply, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Refusal::new(503, "stopping", "the agent is stopping");
+        let exchange = async {
+            self.requests.send(Request { ask, reply }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(504, "busy", "the agent did not answer in time; try again")))
+    }
+}
+
+/// A local app's name, or the user it runs as: cursors belong to one or the other.
+pub(super) fn app_name(named: Option<&str>, uid: u32) -> Result<String, Refusal> {
+    match named {
+        None => Ok(format!("uid:{uid}")),
+        Some(name)
+            if (1..=64).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>
+        {
+            Ok(name.to_owned())
+        }
+        Some(_) => Err(Refusal::new(400, "bad_app", "app is a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -")),
+    }
+}
+
+pub(super) fn unexpected() -> Refusal {
+    Refusal::new(500, "internal", "the agent answered something else")
+}
+
+pub(super) fn full(bytes: Bytes) -> AnyBody {
+    Full::new(bytes).boxed()
+}
+
+pub(super) fn response_of(kind: &'static str, body: AnyBody) -> Response<AnyBody> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}

@@ -238,29 +238,25 @@ impl Shell {
         let answer = match ask {
             Ask::Session(ask) => {
                 if let session::Ask::Detach { app } = &ask {
-                    let app = app.clone();
-                    self.disk.run(move |disk| disk.detach(&app)).await;
+                    self.disk.in_memory().detach(app);
                 }
                 self.replies.insert(id, reply);
                 return self.feed(Event::Request { id, ask }).await;
             }
             Ask::Attach { app } => {
-                let named = app.clone();
-                let attached = self.disk.run(move |disk| {
-                    disk.attach(&named);
-                    disk.epoch()
-                });
-                let epoch = attached.await;
+                let disk = self.disk.in_memory();
+                disk.attach(&app);
+                let epoch = disk.epoch();
                 // A peer that left before it was attached never detaches.
                 if reply.send(Ok(Reply::Json(json!({ "epoch": epoch })))).is_ok() {
                     self.feed(Event::Request { id, ask: session::Ask::Attach { app } }).await;
                 }
                 return;
             }
-            Ask::Status => serde_json::to_value(self.status().await)
+            Ask::Status => serde_json::to_value(self.status())
                 .map(Reply::Json)
                 .map_err(|e| Refusal::new(500, "internal", e.to_string())),
-            Ask::Metrics => Ok(Reply::Text(metrics::text(&self.status().await, self.session.counts()))),
+            Ask::Metrics => Ok(Reply::Text(metrics::text(&self.status(), self.session.counts()))),
             Ask::Messages { app, after } => {
                 let found = self.disk.run(move |disk| {
                     let batch = disk.messages(app.as_deref(), after)?;
@@ -284,8 +280,8 @@ impl Shell {
         Reply::Json(answer)
     }
 
-    async fn status(&mut self) -> session::Status {
-        let inbox = self.disk.run(|disk| disk.depth()).await;
+    fn status(&mut self) -> session::Status {
+        let inbox = self.disk.in_memory().depth();
         session::Status { inbox, ..self.session.status(now()) }
     }
 }

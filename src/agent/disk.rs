@@ -122,6 +122,11 @@ impl OnDisk {
         Self(Some(Box::new(disk)))
     }
 
+    /// For what stands in memory alone.
+    pub fn in_memory(&mut self) -> &mut Disk {
+        self.0.as_mut().expect("lent out only inside run(), which borrows it exclusively")
+    }
+
     pub async fn run<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Disk) -> T + Send + 'static) -> T {
         let mut disk = self.0.take().expect("lent out only inside this call");
         let (disk, result) = blocking(move || {

@@ -46,7 +46,8 @@ impl Mending {
         if now.duration_since(looked.0) >= WINDOW {
             *looked = (now, HashSet::new());
         }
-        looked.1.len() < REMEMBERED && looked.1.insert(address.clone())
+        // Most words come from a device that was looked at: those cost no copy.
+        looked.1.len() < REMEMBERED && !looked.1.contains(address) && looked.1.insert(address.clone())
     }
 
     /// The device said something. Returns the question, if the store does not know that it is connected.

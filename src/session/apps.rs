@@ -25,12 +25,10 @@ impl Session {
     /// A phone whose app is closed is offline to its user, though the agent lingers on the connection.
     pub(super) fn say_attached(&mut self) {
         let presence = if self.attached() > 0 { Presence::Attached } else { Presence::Detached };
-        // Only where a vendor could deliver instead does it matter to the gateway, which takes a connection that
-        // says nothing for an attached one.
-        let told = self.told_presence().unwrap_or(Presence::Attached);
-        if told != presence && self.online().is_some() && self.binding.wanted().is_some() {
-            self.set_told_presence(presence);
-            self.send(&Up::Presence { presence });
-        }
+        // Only where a vendor could deliver instead does it matter to the gateway.
+        let matters = self.binding.wanted().is_some();
+        let Some(online) = self.online_mut().filter(|online| matters && online.told != presence) else { return };
+        online.told = presence;
+        self.send(&Up::Presence { presence });
     }
 }

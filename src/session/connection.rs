@@ -6,7 +6,7 @@ use super::phase::Online;
 use super::{Action, Dial, Kind, Now, Phase, Session, State, Timer, Write, token};
 use crate::binding::Event as BindingEvent;
 use crate::keepalive::{Attempt, Cause, Failure, Link, LinkAction, PowerMode, Recovery, Verdict};
-use crate::protocol::{Address, Leg, State as Announced, Up};
+use crate::protocol::{Address, Leg, Presence, State as Announced, Up};
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
@@ -33,7 +33,6 @@ impl Session {
             let after_it = self.pay_owed_first(now);
             return self.plan(now, after_it);
         }
-        self.plan(now, Attempt { at: now.at, base: Duration::ZERO, jitter: Duration::ZERO, cause: Cause::Requested });
         self.dial(now);
     }
 
@@ -110,6 +109,7 @@ impl Session {
             nonce: nonce.to_owned(),
             server: standing.server_name,
             server_limit,
+            told: Presence::Attached,
         };
         self.enter(now, Phase::Online(Box::new(online)));
         self.search_up(now, standing.network);
@@ -175,8 +175,6 @@ impl Session {
                 cause = failure.cause.as_str(),
                 "tried again at once without what the broker refused"
             );
-            let attempt = Attempt { at: now.at, base: Duration::ZERO, jitter: Duration::ZERO, cause: failure.cause };
-            self.plan(now, attempt);
             return self.dial(now);
         }
         match self.verdict(now, failure.cause) {
@@ -248,7 +246,6 @@ impl Session {
             return;
         }
         self.part(now, cause, super::login::SessionAtBroker::Kept);
-        self.plan(now, Attempt { at: now.at, base: Duration::ZERO, jitter: Duration::ZERO, cause });
         self.dial(now);
     }
 

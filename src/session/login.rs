@@ -63,9 +63,8 @@ impl Session {
         self.want_connection(now);
         // At rest the gateway has confirmed the login already.
         let accepted = matches!(self.phase, Phase::Online(_) | Phase::Resting);
-        let answer = json!({ "user": login.user, "device_id": self.settings.device_id, "accepted": accepted });
         if patience == Patience::UntilStored || accepted || self.login_waits.is_some() {
-            return self.answer(id, Ok(answer));
+            return self.answer_login(id, &login.user, accepted);
         }
         self.login_waits = Some(id);
         self.timers.set(Timer::Login, now.at + LOGIN_WAIT);
@@ -74,10 +73,14 @@ impl Session {
     /// A server has accepted the login.
     pub(super) fn login_accepted(&mut self) {
         self.timers.clear(Timer::Login);
-        if let (Some(id), Some(login)) = (self.login_waits.take(), &self.saved.login) {
-            let answer = json!({ "user": login.user, "device_id": self.settings.device_id, "accepted": true });
-            self.answer(id, Ok(answer));
+        if let (Some(id), Some(login)) = (self.login_waits.take(), self.saved.login.clone()) {
+            self.answer_login(id, &login.user, true);
         }
+    }
+
+    fn answer_login(&mut self, id: RequestId, user: &str, accepted: bool) {
+        let answer = json!({ "user": user, "device_id": self.settings.device_id, "accepted": accepted });
+        self.answer(id, Ok(answer));
     }
 
     /// The first attempt failed: who waits hears why. The login stays stored and is tried again, unless that

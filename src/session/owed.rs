@@ -2,8 +2,8 @@
 //! the next login's where that is quick, and never stand in its way.
 
 use super::event::SideKind;
-use super::{Action, Now, Session, Side, SideOutcome, Timer};
-use crate::keepalive::{Attempt, Cause, Failure, Recovery};
+use super::{Action, Now, Phase, Session, Side, SideOutcome, Timer};
+use crate::keepalive::{Attempt, Cause, Failure, Moment, Recovery};
 use crate::protocol::{Address, BindResult};
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -22,6 +22,8 @@ pub(super) struct Owed {
     pause: Duration,
     /// A try has failed: the login goes ahead, and the next tries go beside it.
     tried: bool,
+    /// When the login that waits for it goes ahead all the same.
+    head_start: Option<Moment>,
     /// The gateway has named its number once; a second time in a row the pause holds.
     caught_up: bool,
 }
@@ -36,6 +38,7 @@ impl Session {
         self.pay_owed();
         // When it has been told, the attempt is made at once.
         self.owed.tried = true;
+        self.owed.head_start = Some(now.at + HEAD_START);
         Attempt { at: now.at + HEAD_START, base: HEAD_START, jitter: Duration::ZERO, cause: Cause::Requested }
     }
 
@@ -77,6 +80,7 @@ impl Session {
             SideOutcome::Probed { .. } | SideOutcome::Checked { .. } => false,
         };
         self.owed.caught_up = false;
+        let head_start = self.owed.head_start;
         if told {
             info!(event = "logout.paid", "a logout made without a network has reached the gateway");
             self.settle_owed(&user);
@@ -90,13 +94,8 @@ impl Session {
             self.finish_logout(now, super::login::Told::No);
         }
         // The login that waited for it goes on.
-        if self.owed.running.is_none()
-            && matches!(&self.phase, super::Phase::Waiting(attempt) if attempt.base == HEAD_START)
-        {
-            self.plan(
-                now,
-                Attempt { at: now.at, base: Duration::ZERO, jitter: Duration::ZERO, cause: Cause::Requested },
-            );
+        let waits = matches!(&self.phase, Phase::Waiting(attempt) if Some(attempt.at) == head_start);
+        if self.owed.running.is_none() && waits {
             self.dial(now);
         }
     }

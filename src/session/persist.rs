@@ -124,7 +124,7 @@ impl Session {
             );
         }
         self.timers.set(Timer::Persist, now.at + AGAIN);
-        self.not_stored(now, kind, version, why);
+        self.not_stored(kind, version, why);
     }
 
     pub(super) fn persist_again(&mut self) {

@@ -1,7 +1,7 @@
 //! Where the connection stands: one of six, each with what belongs to it alone.
 
 use crate::keepalive::{Attempt, Cause, Link};
-use crate::protocol::Address;
+use crate::protocol::{Address, Presence};
 use std::time::Duration;
 
 /// Where the connection stands.
@@ -32,4 +32,6 @@ pub struct Online {
     pub server: String,
     /// The longest heartbeat the server's own keep alive, or the gateway, allows.
     pub server_limit: Option<Duration>,
+    /// What the gateway takes the local apps for: a connection that says nothing has one.
+    pub told: Presence,
 }

@@ -1,6 +1,6 @@
 //! What local apps and the command line ask of the session, and how each is answered, exactly once.
 
-use super::{Action, Event, Kind, Login, Now, Session, State};
+use super::{Action, Kind, Login, Now, Session, State};
 use crate::keepalive::{Cause, PowerMode};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -197,7 +197,11 @@ impl Session {
             },
         };
         let before = self.saved.login.replace(login);
-        self.store(now, id, Kind::Login, Before::Login(before), patience);
+        if before == self.saved.login {
+            // Nothing to write: the same login again.
+            return self.login_stored(now, id, None, patience);
+        }
+        self.store(id, Kind::Login, Before::Login(before), patience);
     }
 
     fn ask_token(&mut self, id: RequestId, vendor: Vendor, token: Option<Secret>) {
@@ -218,7 +222,7 @@ impl Session {
         };
         // On disk before it is used: a token that is bound and then forgotten cannot be unbound.
         let before = Before::Tokens { tokens: before, vendor };
-        self.store_anything(id, Kind::Tokens, before);
+        self.store(id, Kind::Tokens, before, Patience::UntilStored);
     }
 
     fn ask_plugin(&mut self, id: RequestId, names: BTreeMap<Vendor, String>) {
@@ -233,7 +237,7 @@ impl Session {
             return self.answer(id, Ok(answer));
         }
         let before = std::mem::replace(&mut self.saved.plugin, names);
-        self.store_anything(id, Kind::Plugin, Before::Plugin(before));
+        self.store(id, Kind::Plugin, Before::Plugin(before), Patience::UntilStored);
     }
 
     fn ask_unbind(&mut self, id: RequestId) {
@@ -242,7 +246,7 @@ impl Session {
         };
         login.unbound = true;
         let before = self.saved.login.replace(login);
-        self.store_anything(id, Kind::Login, Before::Unbound(before));
+        self.store(id, Kind::Login, Before::Unbound(before), Patience::UntilStored);
     }
 
     fn ask_reconnect(&mut self, now: Now, id: RequestId) {
@@ -253,17 +257,8 @@ impl Session {
         self.answer(id, Ok(json!({ "reconnecting": true })));
     }
 
-    fn store_anything(&mut self, id: RequestId, kind: Kind, before: Before) {
-        self.persist(kind);
-        let version = self.last_version();
-        self.storing = Some(Storing { id, version, kind, before, patience: Patience::UntilStored });
-    }
-
-    fn store(&mut self, now: Now, id: RequestId, kind: Kind, before: Before, patience: Patience) {
-        if matches!(&before, Before::Login(before) if *before == self.saved.login) {
-            // Nothing to write: the same login again.
-            return self.login_stored(now, id, None, patience);
-        }
+    /// Hands a change over; its request is answered when the disk has it.
+    fn store(&mut self, id: RequestId, kind: Kind, before: Before, patience: Patience) {
         self.persist(kind);
         let version = self.last_version();
         self.storing = Some(Storing { id, version, kind, before, patience });
@@ -296,7 +291,7 @@ impl Session {
         }
     }
 
-    pub(super) fn not_stored(&mut self, _now: Now, kind: Kind, version: u64, why: &str) {
+    pub(super) fn not_stored(&mut self, kind: Kind, version: u64, why: &str) {
         let Some(storing) = self.storing.take_if(|s| s.kind == kind && s.version == version) else { return };
         match storing.before {
             Before::Login(before) | Before::Unbound(before) => self.saved.login = before,
@@ -320,11 +315,5 @@ impl Session {
             "why_not": self.choice.why_not.iter().copied().collect::<BTreeMap<_, _>>(),
             "certificates": self.certificates().keys().collect::<Vec<_>>(),
         })
-    }
-}
-
-impl Event {
-    pub fn request(id: u64, ask: Ask) -> Self {
-        Self::Request { id: RequestId(id), ask }
     }
 }

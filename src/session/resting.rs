@@ -4,8 +4,8 @@ use super::event::SideKind;
 use super::login::SessionAtBroker;
 use super::{Action, Now, Phase, Session, Side, SideOutcome, State, Timer};
 use crate::binding::Standing;
-use crate::keepalive::{Attempt, Cause, Failure};
-use crate::protocol::{BindingReport, BindingState, Presence};
+use crate::keepalive::{Cause, Failure};
+use crate::protocol::{BindingReport, BindingState};
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
@@ -19,8 +19,6 @@ pub(super) struct Resting {
     /// Between this look and the next.
     interval: Duration,
     checking: bool,
-    /// What the gateway was told of local apps over this connection.
-    told: Option<Presence>,
 }
 
 impl Resting {
@@ -35,14 +33,6 @@ impl Resting {
 }
 
 impl Session {
-    pub(super) fn told_presence(&self) -> Option<Presence> {
-        self.resting.told
-    }
-
-    pub(super) fn set_told_presence(&mut self, presence: Presence) {
-        self.resting.told = Some(presence);
-    }
-
     /// Only a binding that the gateway confirmed and can use replaces the connection.
     pub(super) fn may_rest(&self) -> bool {
         let usable = self.resting.report.as_ref().is_none_or(|report| report.state.may_be_rested_on());
@@ -163,8 +153,6 @@ impl Session {
             return;
         }
         info!(event = "rest.left", why, "the connection is made again");
-        let attempt = Attempt { at: now.at, base: Duration::ZERO, jitter: Duration::ZERO, cause: Cause::Requested };
-        self.plan(now, attempt);
         self.dial(now);
     }
 
@@ -212,7 +200,6 @@ impl Session {
     }
 
     pub(super) fn cancel_sides(&mut self) {
-        self.resting.told = None;
         if std::mem::take(&mut self.resting.checking) {
             self.act(Action::CancelSide(SideKind::Check));
         }

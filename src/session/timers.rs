@@ -45,11 +45,6 @@ impl Timers {
         self.0.get(&timer).copied()
     }
 
-    /// The earliest.
-    pub fn next(&self) -> Option<(Timer, Moment)> {
-        self.0.iter().map(|(timer, at)| (*timer, *at)).min_by_key(|(_, at)| *at)
-    }
-
     pub(super) fn set(&mut self, timer: Timer, at: Moment) {
         self.0.insert(timer, at);
     }

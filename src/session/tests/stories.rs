@@ -327,3 +327,18 @@ fn the_same_login_again_at_rest_is_answered_at_once() {
     assert_eq!(stage.answers[&id].as_ref().expect("accepted")["accepted"], true);
     assert_eq!(stage.state(), State::Resting);
 }
+
+#[test]
+fn a_phone_without_an_app_says_so_on_each_connection() {
+    let mut stage = Stage::phone();
+    for _ in 0..2 {
+        stage.pending.connected = false;
+        stage.feed(Event::Lost(crate::keepalive::Failure::new(Cause::Io, "gone")));
+        while stage.state() != State::Connecting {
+            stage.pass(Duration::from_secs(600));
+        }
+        stage.written.clear();
+        stage.accept();
+        assert!(said(&stage, |up| matches!(up, Up::Presence { presence: crate::protocol::Presence::Detached })));
+    }
+}

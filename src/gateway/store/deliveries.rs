@@ -486,8 +486,14 @@ mod tests {
 
         /// Vendor sends that are due; the vendor takes them.
         async fn push(&self, now_ms: u64) -> usize {
+            self.push_while(now_ms, async {}).await
+        }
+
+        /// The same; between the claim and the vendor's answer something else happens.
+        async fn push_while<F: Future<Output = ()>>(&self, now_ms: u64, meanwhile: F) -> usize {
             let claimed = self.store.claim(RULES, 9, now_ms).await.expect("claimed");
             assert!(claimed.again.is_empty(), "what lies on the device is not sent again");
+            meanwhile.await;
             let sent = VendorResult {
                 after: AfterVendor::Pushed,
                 hop: Hop::VendorSent,
@@ -500,23 +506,6 @@ mod tests {
             let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
             self.store.vendor_results(results, now_ms).await.expect("noted");
             count
-        }
-
-        /// A vendor takes a send that was claimed before; meanwhile something else happens.
-        async fn push_while<F: Future<Output = ()>>(&self, meanwhile: F) {
-            let claimed = self.store.claim(RULES, 9, 20).await.expect("claimed");
-            meanwhile.await;
-            let sent = VendorResult {
-                after: AfterVendor::Pushed,
-                hop: Hop::VendorSent,
-                detail: String::new(),
-                code: "0".into(),
-                limited: None,
-                vendor_id: Some("v1".into()),
-            };
-            assert_eq!(claimed.jobs.len(), 1);
-            let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
-            self.store.vendor_results(results, 30).await.expect("noted");
         }
 
         async fn take(&self, id: &str) -> usize {
@@ -552,13 +541,12 @@ mod tests {
         stage.hello("phone", "n1", "l1").await;
         stage.accept("m").await;
         stage.ack("m", Some(false)).await;
-        stage
-            .push_while(async {
-                let remove = Bind::Remove { notifier: None, logout: false };
-                stage.store.bind(at("phone"), 9, remove, 20).await.expect("unbound");
-                stage.ack("m", Some(false)).await;
-            })
-            .await;
+        let meanwhile = async {
+            let remove = Bind::Remove { notifier: None, logout: false };
+            stage.store.bind(at("phone"), 9, remove, 20).await.expect("unbound");
+            stage.ack("m", Some(false)).await;
+        };
+        assert_eq!(stage.push_while(20, meanwhile).await, 1);
         assert_eq!(stage.take("m").await, 1);
     }
 

@@ -40,17 +40,37 @@ pub enum Look {
     Out(Kick),
 }
 
-/// Whether the login that speaks was ended by others: it may not have been told.
-pub(super) fn ended(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Result<Option<Kick>, StoreError> {
-    let found: Option<(String, Option<u16>, Option<String>)> = t
-        .prepare_cached(
-            "SELECT login, kicked_code, kicked_by FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
+/// What the store knows of a device's login.
+struct Known {
+    logged_in: bool,
+    login: String,
+    code: Option<u16>,
+    by: Option<String>,
+}
+
+impl Known {
+    fn read(t: &Transaction<'_>, address: &Address) -> Result<Option<Self>, StoreError> {
+        let Address { app, user, device } = address;
+        t.prepare_cached(
+            "SELECT logged_in, login, kicked_code, kicked_by FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
-        .query_row(params![&address.app, &address.user, &address.device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-        .optional()?;
-    let same = |known: &str| !known.is_empty() && hello.login.as_deref() == Some(known);
-    let code = found.filter(|(known, ..)| same(known)).and_then(|(_, code, by)| Some((code?, by)));
-    Ok(code.map(|(code, by)| Kick { address: address.clone(), code: KickCode::from(code), by }))
+        .query_row(params![app, user, device], |r| {
+            Ok(Self { logged_in: r.get(0)?, login: r.get(1)?, code: r.get(2)?, by: r.get(3)? })
+        })
+        .optional()
+    }
+
+    /// The login that speaks was ended by others: it may not have been told.
+    fn ended(&self, address: &Address, hello: &Hello) -> Option<Kick> {
+        let same = !self.login.is_empty() && hello.login.as_deref() == Some(&self.login);
+        let code = self.code.filter(|_| same)?;
+        Some(Kick { address: address.clone(), code: KickCode::from(code), by: self.by.clone() })
+    }
+}
+
+/// Whether the login that speaks was ended by others.
+pub(super) fn ended(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Result<Option<Kick>, StoreError> {
+    Ok(Known::read(t, address)?.and_then(|known| known.ended(address, hello)))
 }
 
 /// Decides whether this login stands.
@@ -62,13 +82,11 @@ pub(super) fn admit(
 ) -> Result<Result<Vec<Kick>, Kick>, StoreError> {
     let Address { app, user, device } = address;
     let login = hello.login.clone().unwrap_or_default();
-    if let Some(kick) = ended(t, address, hello)? {
+    let known = Known::read(t, address)?.ok_or(StoreError::NoRow)?;
+    if let Some(kick) = known.ended(address, hello) {
         return Ok(Err(kick));
     }
-    let (logged_in, known): (bool, String) = t
-        .prepare_cached("SELECT logged_in, login FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    if logged_in && known == login {
+    if known.logged_in && known.login == login {
         return Ok(Ok(Vec::new()));
     }
     let rules: AppRules = settings::get(t, app, "", &Key::Rules)?;

@@ -97,6 +97,10 @@ ids! {
     UserId "user id",
     /// A device of a user.
     DeviceId "device id",
+    /// A message, as the gateway named it when it accepted it.
+    MessageId "message id",
+    /// One connection of a device, or one question to the gateway: random, and the answer bears it.
+    Nonce "nonce",
 }
 
 impl TryFrom<String> for AppId {
@@ -111,21 +115,51 @@ impl TryFrom<String> for AppId {
     }
 }
 
-impl TryFrom<String> for UserId {
-    type Error = IdError;
+macro_rules! plain_ids {
+    ($($name:ident $what:literal),* $(,)?) => {$(
+        impl TryFrom<String> for $name {
+            type Error = IdError;
 
-    fn try_from(text: String) -> Result<Self, IdError> {
-        checked(text, "user id").map(Self)
+            fn try_from(text: String) -> Result<Self, IdError> {
+                checked(text, $what).map(Self)
+            }
+        }
+
+        #[cfg(test)]
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::try_from(text.to_owned()).expect("an id")
+            }
+        }
+    )*};
+}
+
+impl Nonce {
+    /// The sixteen hexadecimal digits of a random number.
+    pub fn from_number(random: u64) -> Self {
+        Self(format!("{random:016x}"))
+    }
+
+    /// Of no connection: a device that hears it greets again.
+    pub fn foreign() -> Self {
+        Self("ask".to_owned())
     }
 }
 
-impl TryFrom<String> for DeviceId {
-    type Error = IdError;
+impl MessageId {
+    /// The millisecond and chance, 20 hexadecimal digits. Ids made one after the other stand together in a
+    /// database, which random ones would scatter over all of it.
+    pub fn made(ms: u64, random: [u8; 4]) -> Self {
+        Self(format!("{}{:08x}", Self::from_ms(ms), u32::from_be_bytes(random)))
+    }
 
-    fn try_from(text: String) -> Result<Self, IdError> {
-        checked(text, "device id").map(Self)
+    /// What the ids of that millisecond begin with: every earlier id is less.
+    pub fn from_ms(ms: u64) -> String {
+        format!("{:012x}", ms & 0xffff_ffff_ffff)
     }
 }
+
+plain_ids! { UserId "user id", DeviceId "device id", MessageId "message id", Nonce "nonce" }
 
 #[cfg(test)]
 mod tests {

@@ -56,14 +56,19 @@ pub fn fingerprint(value: &str) -> String {
     hex(&digest::digest(&digest::SHA256, value.as_bytes()).as_ref()[..4])
 }
 
-/// `N` random bytes as lower-case hexadecimal.
+/// `N` random bytes.
 ///
 /// # Panics
 /// When the operating system has no random numbers to give; nothing secure can go on then.
-pub fn random_hex<const N: usize>() -> String {
+pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0_u8; N];
     SystemRandom::new().fill(&mut bytes).expect("the operating system gives random numbers");
-    hex(&bytes)
+    bytes
+}
+
+/// [`random`] as lower-case hexadecimal.
+pub fn random_hex<const N: usize>() -> String {
+    hex(&random::<N>())
 }
 
 /// Lower-case hexadecimal of `bytes`.

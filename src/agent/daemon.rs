@@ -9,6 +9,7 @@ use super::network::Watch;
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
 use crate::device::{self, Machine, Profile};
+use crate::ids::{MessageId, Nonce};
 use crate::keepalive::{Bounds, Failure, Moment};
 use crate::mqtt::{Incoming, TlsSetupError, client_config};
 use crate::secret::random_hex;
@@ -153,7 +154,7 @@ fn settings(
 enum Woken {
     Shutdown,
     Request(Request),
-    Dialled(String, Dialled),
+    Dialled(Nonce, Dialled),
     Heard(Result<Incoming, Failure>),
     Side(SideKind, SideOutcome),
     AboutToPing,
@@ -271,7 +272,7 @@ impl Shell {
     }
 
     /// A local app has taken these messages.
-    async fn taken(&mut self, app: String, ids: Vec<String>) -> Reply {
+    async fn taken(&mut self, app: String, ids: Vec<MessageId>) -> Reply {
         let first = self.disk.run(move |disk| disk.take(&app, &ids)).await;
         let answer = json!({ "acked": first.len() });
         if !first.is_empty() {

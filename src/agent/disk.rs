@@ -1,6 +1,6 @@
 //! The disk as the loop sees it: lent to a blocking thread, so that no fsync holds async code.
 
-use crate::ids::AppId;
+use crate::ids::{AppId, MessageId};
 use crate::protocol::Message;
 use crate::session::{Change, Kept};
 use crate::store::{Batch, Inbox, InboxError, Limits, Store};
@@ -86,7 +86,7 @@ impl Disk {
     }
 
     /// A local app has taken these messages. Returns those nobody had taken before.
-    pub fn take(&mut self, app: &str, ids: &[String]) -> Vec<String> {
+    pub fn take(&mut self, app: &str, ids: &[MessageId]) -> Vec<MessageId> {
         self.inbox.as_mut().map_or_else(Vec::new, |inbox| inbox.take(app, ids))
     }
 

@@ -7,6 +7,7 @@ use super::disk::OnDisk;
 use super::network;
 use super::power;
 use super::side::{Running, Way};
+use crate::ids::Nonce;
 use crate::keepalive::Failure;
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Stream, Will, dial_first, handshake};
@@ -31,7 +32,7 @@ pub(super) type Dialled = Result<(Connection<Stream>, Box<LinkStanding>), Failur
 
 /// An attempt under way.
 pub(super) struct Dialling {
-    pub nonce: String,
+    pub nonce: Nonce,
     pub run: Pin<Box<dyn Future<Output = Dialled>>>,
 }
 
@@ -176,7 +177,7 @@ impl Shell {
         Event::DialStarted { ground }
     }
 
-    pub async fn on_dialled(&mut self, nonce: String, outcome: Dialled) {
+    pub async fn on_dialled(&mut self, nonce: Nonce, outcome: Dialled) {
         self.dialling = None;
         match outcome {
             Ok((connection, standing)) => {

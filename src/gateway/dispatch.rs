@@ -11,6 +11,7 @@ use super::renewal::Renewal;
 use super::store::{
     Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Recall, Store, StoreError, VendorJob, Welcome,
 };
+use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
@@ -85,7 +86,7 @@ impl Dispatch {
         app: &str,
         messages: Vec<Message>,
         idempotency: Option<&str>,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<Vec<MessageId>, StoreError> {
         let (now, rules) = (now_ms(), self.rules());
         let new = |message: Message| NewMessage {
             app: app.to_owned(),
@@ -191,7 +192,7 @@ impl Dispatch {
         }
     }
 
-    pub async fn on_offline(&self, address: Address, nonce: String) -> Result<(), StoreError> {
+    pub async fn on_offline(&self, address: Address, nonce: Nonce) -> Result<(), StoreError> {
         if self.store.went_offline(address.clone(), nonce, now_ms()).await? {
             info!(event = "device.offline", device = %address, "device disconnected");
             self.alarm.ring(now_ms());
@@ -209,7 +210,7 @@ impl Dispatch {
         self.mending.heard(&self.store, address).await
     }
 
-    pub fn on_online(&self, address: Address, nonce: String) {
+    pub fn on_online(&self, address: Address, nonce: Nonce) {
         self.mending.appeared(self.store.clone(), self.wire.clone(), address, nonce);
     }
 
@@ -239,7 +240,7 @@ impl Dispatch {
     pub async fn on_ack(
         &self,
         address: Address,
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
         attached: Option<bool>,
     ) -> Result<Vec<Message>, StoreError> {
         let (now, rules) = (now_ms(), self.rules());
@@ -253,7 +254,7 @@ impl Dispatch {
     }
 
     /// Returns the same as [`Self::on_ack`].
-    pub async fn on_taken(&self, address: Address, ids: Vec<String>) -> Result<Vec<Message>, StoreError> {
+    pub async fn on_taken(&self, address: Address, ids: Vec<MessageId>) -> Result<Vec<Message>, StoreError> {
         let taken = self.store.taken(address, ids, self.rules(), now_ms()).await?;
         Ok(self.next_of(taken))
     }
@@ -285,7 +286,7 @@ impl Dispatch {
     }
 
     /// A device tells that a notification was shown or opened.
-    pub async fn on_receipt(&self, address: Address, id: String, event: String) -> Result<(), StoreError> {
+    pub async fn on_receipt(&self, address: Address, id: MessageId, event: String) -> Result<(), StoreError> {
         let word = if ["arrived", "clicked"].contains(&event.as_str()) { event } else { "other".to_owned() };
         self.push.metrics.received("device", &word);
         self.store.seen(address, id, word, now_ms()).await.map(drop)
@@ -370,7 +371,7 @@ impl Dispatch {
     }
 }
 
-fn welcome(nonce: Option<String>, bindings: Vec<BindingReport>) -> Down {
+fn welcome(nonce: Option<Nonce>, bindings: Vec<BindingReport>) -> Down {
     Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: Some(bindings), token: None }
 }
 

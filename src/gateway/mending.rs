@@ -6,6 +6,7 @@
 use super::clock::now_ms;
 use super::outgoing::Wire;
 use super::store::{Store, StoreError};
+use crate::ids::Nonce;
 use crate::protocol::{Address, Down};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +24,6 @@ const GRACE: Duration = Duration::from_secs(3);
 const AWAITED: usize = 10_000;
 /// Devices asked at a gateway's start, each second.
 const A_SECOND: usize = 200;
-/// No device makes this one, so every device that hears it greets again.
-const FOREIGN: &str = "ask";
 
 /// Clones share what was looked at.
 #[derive(Clone)]
@@ -62,7 +61,7 @@ impl Mending {
     }
 
     /// The device says which connection it has; the hello of that connection usually comes right behind.
-    pub fn appeared(&self, store: Store, wire: Wire, address: Address, nonce: String) {
+    pub fn appeared(&self, store: Store, wire: Wire, address: Address, nonce: Nonce) {
         let Ok(place) = self.awaited.clone().try_acquire_owned() else { return };
         let this = self.clone();
         tokio::spawn(async move {
@@ -82,7 +81,7 @@ impl Mending {
 }
 
 fn question() -> Down {
-    Down::Settings { nonce: Some(FOREIGN.to_owned()), heartbeat_ceiling_s: None, bindings: None, token: None }
+    Down::Settings { nonce: Some(Nonce::foreign()), heartbeat_ceiling_s: None, bindings: None, token: None }
 }
 
 /// Asks every device with a login that has not greeted since now, wherever the store thinks that it is.

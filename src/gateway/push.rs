@@ -10,6 +10,7 @@ use super::receipts::Proof;
 use super::sender::{Accepted, Notification, Open, Senders};
 use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
+use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::fingerprint;
 use crate::vendor::Vendor;
@@ -35,7 +36,7 @@ pub struct Push {
 /// Jobs that one call can carry: the same message under the same certificate, shown in the same way.
 pub fn together(jobs: Vec<VendorJob>) -> Vec<Vec<VendorJob>> {
     let mut groups: Vec<Vec<VendorJob>> = Vec::new();
-    let mut at: HashMap<(String, String, String, u32), usize> = HashMap::new();
+    let mut at: HashMap<(String, String, MessageId, u32), usize> = HashMap::new();
     for job in jobs {
         let (app, name) = (job.certificate.app.clone(), job.certificate.name.clone());
         let key = (app, name, job.message.id.clone(), job.setting.waiting);

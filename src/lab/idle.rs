@@ -4,6 +4,7 @@
 use super::account::Account;
 use super::rig::Rig;
 use super::usage::resident_kib;
+use crate::ids::Nonce;
 use crate::mqtt::{ConnectOptions, client_config, dial, handshake};
 use crate::protocol::{Address, DEFAULT_PREFIX, Hello, Leg, Topics, Up};
 use crate::secret::Secret;
@@ -91,7 +92,7 @@ async fn vanished(rig: &Rig, account: &Account) -> Result<f64, String> {
     let (mut connection, _) = handshake(stream, &options, CALL).await.map_err(fail)?;
     connection.subscribe(&topics.topic(&address, Leg::Down)).await.map_err(fail)?;
     let hello = Up::Hello(Hello {
-        nonce: "vanishing".to_owned(),
+        nonce: Nonce::from_number(1),
         agent: "lab".to_owned(),
         channel: "xiaomi".to_owned(),
         platform: "android".to_owned(),

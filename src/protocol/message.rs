@@ -10,6 +10,7 @@
 //! ```
 
 use super::{MAX_PAYLOAD, VERSION};
+use crate::ids::{MessageId, Nonce};
 use crate::secret::Secret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub enum Down {
     Settings {
         /// Of the `hello` that is answered.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        nonce: Option<String>,
+        nonce: Option<Nonce>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         heartbeat_ceiling_s: Option<u32>,
         /// What the gateway holds for this device and user. Absent: a gateway of before, which does not say.
@@ -75,20 +76,20 @@ pub enum Up {
     },
     /// These messages are durable on the device.
     Ack {
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
         /// Whether a local app is attached that will show them. Absent: an agent of before, which does not say.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attached: Option<bool>,
     },
     /// A local app has taken these messages.
     Taken {
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
     },
     /// Asks for a new password before the present one ends; the welcome brings it.
     Renew,
     /// A person saw or opened the message's notification.
     Receipt {
-        id: String,
+        id: MessageId,
         event: String,
     },
     /// An app is attached or gone; a hint only.
@@ -101,7 +102,7 @@ pub enum Up {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// Random per connection; stands in `state` and in the will too.
-    pub nonce: String,
+    pub nonce: Nonce,
     pub agent: String,
     /// The chosen push channel, or `none`.
     pub channel: String,
@@ -200,7 +201,7 @@ impl BindingState {
 /// A message for the user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    pub id: String,
+    pub id: MessageId,
     pub from: String,
     pub to: String,
     /// `chat` or `groupchat`; a group's id stands in `group`.
@@ -228,7 +229,7 @@ fn chat() -> String {
 pub struct State {
     pub online: bool,
     /// The connection it speaks of; a notice with an older nonce is stale.
-    pub nonce: String,
+    pub nonce: Nonce,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

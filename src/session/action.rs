@@ -1,6 +1,7 @@
 //! What the shell is to do. It decides nothing: it carries these out in their order.
 
 use super::{Change, RequestId, request};
+use crate::ids::Nonce;
 use crate::keepalive::Cause;
 use crate::protocol::{Address, Message, Up};
 use crate::secret::Secret;
@@ -101,7 +102,7 @@ impl Default for Broker {
 /// An attempt at the main connection.
 #[derive(Debug, Clone)]
 pub struct Dial {
-    pub nonce: String,
+    pub nonce: Nonce,
     pub address: Address,
     pub password: Secret,
     /// Servers in the order in which they join the race.
@@ -129,7 +130,7 @@ pub enum Side {
     /// Idles for so long, then pings: how long does this network keep an idle connection?
     Probe { address: Address, password: Secret, idle: Duration },
     /// Asks the gateway how the bindings do, while the main connection rests.
-    Check { nonce: String, address: Address, password: Secret, hello: Up },
+    Check { nonce: Nonce, address: Address, password: Secret, hello: Up },
     /// Tells a logout that was made without a network.
     Unbind { address: Address, password: Secret, sequence: u64, unbind: Up },
 }

@@ -5,6 +5,7 @@ use super::event::Standing;
 use super::phase::Online;
 use super::{Action, Dial, Kind, Now, Phase, Session, State, Timer, Write, token};
 use crate::binding::Event as BindingEvent;
+use crate::ids::Nonce;
 use crate::keepalive::{Attempt, Cause, Failure, Link, LinkAction, PowerMode, Recovery, Verdict};
 use crate::protocol::{Address, Leg, Presence, State as Announced, Up};
 use std::time::Duration;
@@ -55,7 +56,7 @@ impl Session {
                 What::Attempt,
             );
         };
-        let nonce = self.random.name();
+        let nonce = self.random.nonce();
         self.enter(now, Phase::Connecting { nonce: nonce.clone() });
         self.act(Action::Dial(Box::new(Dial {
             nonce,
@@ -69,7 +70,7 @@ impl Session {
         })));
     }
 
-    pub(super) fn on_dialled(&mut self, now: Now, nonce: &str, standing: Standing) {
+    pub(super) fn on_dialled(&mut self, now: Now, nonce: &Nonce, standing: Standing) {
         if !matches!(&self.phase, Phase::Connecting { nonce: current } if current == nonce) {
             return;
         }
@@ -106,7 +107,7 @@ impl Session {
         let online = Online {
             link: Link::new(now.at, self.heartbeat.interval(), standing.round_trip),
             address,
-            nonce: nonce.to_owned(),
+            nonce: nonce.clone(),
             server: standing.server_name,
             server_limit,
             told: Presence::Attached,
@@ -117,7 +118,7 @@ impl Session {
         if !self.subscribed {
             self.act(Action::Write(Write::Subscribe(down)));
         }
-        let announced = Announced { online: true, nonce: nonce.to_owned() }.encode();
+        let announced = Announced { online: true, nonce: nonce.clone() }.encode();
         self.act(Action::Write(Write::Publish { topic: state, payload: announced, retain: true }));
         self.greeting.reset();
         self.greet(now);
@@ -138,7 +139,7 @@ impl Session {
         }
     }
 
-    pub(super) fn on_dial_failed(&mut self, now: Now, nonce: &str, failure: Failure) {
+    pub(super) fn on_dial_failed(&mut self, now: Now, nonce: &Nonce, failure: Failure) {
         if matches!(&self.phase, Phase::Connecting { nonce: current } if current == nonce) {
             self.on_down(now, failure, What::Attempt);
         }

@@ -2,6 +2,7 @@
 
 use super::{Action, Kept, Kind, Now, Packet, Session, Timer, Write, token};
 use crate::binding::Event as BindingEvent;
+use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Down, Up, decode_down};
 use crate::secret::Secret;
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Session {
                 return self.on_kick(now, code, replaced_by);
             }
             Ok(Down::Settings { nonce, heartbeat_ceiling_s, bindings, token }) => {
-                self.on_settings(now, nonce.as_deref(), heartbeat_ceiling_s);
+                self.on_settings(now, nonce.as_ref(), heartbeat_ceiling_s);
                 self.on_renewed(token);
                 self.ask_renewal(now);
                 if nonce.is_some() {
@@ -82,7 +83,7 @@ impl Session {
         }
     }
 
-    fn on_settings(&mut self, now: Now, nonce: Option<&str>, ceiling_s: Option<u32>) {
+    fn on_settings(&mut self, now: Now, nonce: Option<&Nonce>, ceiling_s: Option<u32>) {
         self.welcomed(now, nonce);
         if let (Some(seconds), Some(online)) = (ceiling_s.filter(|s| *s >= LEAST_CEILING_S), self.online_mut()) {
             let ceiling = Duration::from_secs(u64::from(seconds));
@@ -117,15 +118,15 @@ impl Session {
         info!(event = "login.renewed", "the gateway renewed this login");
     }
 
-    pub(super) fn on_kept(&mut self, now: Now, id: String, packet_id: Option<u16>, kept: Kept) {
+    pub(super) fn on_kept(&mut self, now: Now, id: MessageId, packet_id: Option<u16>, kept: Kept) {
         match kept {
             Kept::New => {
                 self.counts.messages += 1;
-                info!(event = "message.received", id, "message is on disk");
+                info!(event = "message.received", %id, "message is on disk");
                 self.say_kept(id);
             }
             Kept::Duplicate => {
-                debug!(event = "message.duplicate", id, "already in the inbox");
+                debug!(event = "message.duplicate", %id, "already in the inbox");
                 self.say_kept(id);
             }
             Kept::Full(why) => {
@@ -142,7 +143,7 @@ impl Session {
         self.acknowledge(packet_id);
     }
 
-    fn say_kept(&mut self, id: String) {
+    fn say_kept(&mut self, id: MessageId) {
         let attached = Some(self.attached() > 0);
         self.send(&Up::Ack { ids: vec![id], attached });
     }

@@ -1,6 +1,7 @@
 //! What happens to a session.
 
 use super::{Ask, Kind, RequestId, endpoints::Server};
+use crate::ids::{MessageId, Nonce};
 use crate::keepalive::{Battery, Failure, Moment, ProbeOutcome};
 use crate::protocol::{BindResult, BindingReport, KickCode};
 use crate::secret::Secret;
@@ -30,18 +31,18 @@ pub enum Event {
     },
     /// Local apps have taken these messages, for the first time.
     Taken {
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
     },
     /// An attempt begins, on this ground.
     DialStarted {
         ground: Option<Ground>,
     },
     Dialled {
-        nonce: String,
+        nonce: Nonce,
         standing: Box<Standing>,
     },
     DialFailed {
-        nonce: String,
+        nonce: Nonce,
         failure: Failure,
     },
     Heard(Packet),
@@ -52,7 +53,7 @@ pub enum Event {
         unanswered: bool,
     },
     Kept {
-        id: String,
+        id: MessageId,
         packet_id: Option<u16>,
         kept: Kept,
     },

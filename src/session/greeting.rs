@@ -1,6 +1,7 @@
 //! The hello after each connect, said again until a gateway has answered it.
 
 use super::{Now, Session, Timer};
+use crate::ids::Nonce;
 use crate::protocol::{Held, Hello, Up};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -65,7 +66,7 @@ impl Session {
     }
 
     /// What the device says of itself. `check`: only the bindings are asked about.
-    pub(super) fn hello(&self, nonce: String, check: bool) -> Up {
+    pub(super) fn hello(&self, nonce: Nonce, check: bool) -> Up {
         let held = match self.binding.wanted() {
             Some(wanted) => Held::Bound { notifier: wanted.notifier.clone(), token: wanted.token.fingerprint() },
             None => Held::None,
@@ -76,7 +77,7 @@ impl Session {
             channel: self.choice.active.map_or("none", |v| v.as_str()).to_owned(),
             platform: self.settings.platform.clone(),
             model: self.settings.model.clone(),
-            login: self.saved.login.as_ref().map(|login| login.id.clone()).filter(|id| !id.is_empty()),
+            login: self.saved.login.as_ref().and_then(|login| login.id.clone()),
             check,
             instance: self.settings.instance.clone(),
             binding: Some(held),
@@ -85,8 +86,8 @@ impl Session {
 
     /// A gateway has heard a `hello`. One of an earlier connection may have overtaken this one's, and then the
     /// gateway takes the end of that connection for the device's.
-    pub(super) fn welcomed(&mut self, now: Now, nonce: Option<&str>) {
-        let own = self.online().map(|online| online.nonce.as_str());
+    pub(super) fn welcomed(&mut self, now: Now, nonce: Option<&Nonce>) {
+        let own = self.online().map(|online| &online.nonce);
         if nonce.is_some() && nonce != own {
             self.greeting.overtaken = true;
             self.timers.set(Timer::Greeting, now.at + OVERTAKEN);

@@ -1,5 +1,6 @@
 //! Where the connection stands: one of six, each with what belongs to it alone.
 
+use crate::ids::Nonce;
 use crate::keepalive::{Attempt, Cause, Link};
 use crate::protocol::{Address, Presence};
 use std::time::Duration;
@@ -13,7 +14,7 @@ pub enum Phase {
     Waiting(Attempt),
     /// An attempt is under way; its nonce tells its outcome from an older one's.
     Connecting {
-        nonce: String,
+        nonce: Nonce,
     },
     Online(Box<Online>),
     /// The vendor channel delivers and no app is attached: not connected on purpose.
@@ -27,7 +28,7 @@ pub enum Phase {
 pub struct Online {
     pub link: Link,
     pub address: Address,
-    pub nonce: String,
+    pub nonce: Nonce,
     /// As people read it.
     pub server: String,
     /// The longest heartbeat the server's own keep alive, or the gateway, allows.

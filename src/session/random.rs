@@ -1,5 +1,6 @@
 //! Names for connections and logins, from one random seed of the system.
 
+use crate::ids::Nonce;
 use std::fmt::Write as _;
 
 /// splitmix64 (Steele, Lea, Flood 2014). What it makes has to differ, not to be secret.
@@ -17,6 +18,10 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    pub fn nonce(&mut self) -> Nonce {
+        Nonce::from_number(self.next())
     }
 
     /// Sixteen hexadecimal digits.

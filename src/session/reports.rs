@@ -1,6 +1,7 @@
 //! What local apps say of messages and notifications: told to the gateway now, or kept for the next connection.
 
 use super::{Kind, Now, RequestId, Session};
+use crate::ids::MessageId;
 use crate::protocol::Up;
 use serde_json::json;
 
@@ -8,9 +9,9 @@ use serde_json::json;
 const MAX_REPORTS: usize = 512;
 
 impl Session {
-    pub(super) fn ask_receipt(&mut self, id: RequestId, message: String, event: String) {
-        if !["arrived", "clicked"].contains(&event.as_str()) || message.is_empty() || message.len() > 128 {
-            let why = "`event` is arrived or clicked, `id` a message's id";
+    pub(super) fn ask_receipt(&mut self, id: RequestId, message: MessageId, event: String) {
+        if !["arrived", "clicked"].contains(&event.as_str()) {
+            let why = "`event` is arrived or clicked";
             return self.refuse(id, 400, "bad_receipt", why);
         }
         if self.saved.login.is_none() {
@@ -31,7 +32,7 @@ impl Session {
     }
 
     /// Something a local app took for the first time: the gateway is told with the next traffic.
-    pub(super) fn on_taken(&mut self, now: Now, ids: Vec<String>) {
+    pub(super) fn on_taken(&mut self, now: Now, ids: Vec<MessageId>) {
         if ids.is_empty() || self.saved.login.is_none() {
             return;
         }

@@ -1,6 +1,7 @@
 //! What local apps and the command line ask of the session, and how each is answered, exactly once.
 
 use super::{Action, Kind, Login, Now, Session, State};
+use crate::ids::MessageId;
 use crate::keepalive::{Cause, PowerMode};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -46,7 +47,7 @@ pub enum Ask {
     },
     UnbindPushToken,
     Receipt {
-        id: String,
+        id: MessageId,
         event: String,
     },
     Power {
@@ -191,7 +192,7 @@ impl Session {
                 password,
                 former_password: None,
                 app: Some(self.settings.app.clone()),
-                id: self.random.name(),
+                id: Some(self.random.name()),
                 unbound: false,
                 welcomed: false,
             },

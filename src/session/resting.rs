@@ -110,7 +110,7 @@ impl Session {
         // The look takes the broker's session with it.
         self.subscribed = false;
         self.counts.checks += 1;
-        let nonce = self.random.name();
+        let nonce = self.random.nonce();
         let hello = self.hello(nonce.clone(), true);
         // Should the look never end, the next one is planned already.
         self.plan_check(now);

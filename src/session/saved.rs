@@ -1,7 +1,7 @@
 //! What survives a restart, as the session holds it.
 
 use crate::binding::Ledger;
-use crate::ids::AppId;
+use crate::ids::{AppId, MessageId};
 use crate::keepalive::{Cause, Failure, Record};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -19,15 +19,19 @@ pub struct Login {
     /// The IM app; absent in a file of an older version, which meant the configured one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppId>,
-    /// Made at the login; empty in a file of an older version.
-    #[serde(default)]
-    pub id: String,
+    /// Made at the login; absent, or empty, in a file of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "made")]
+    pub id: Option<String>,
     /// The app had the token unbound; it stays so until the next login.
     #[serde(default)]
     pub unbound: bool,
     /// A server has accepted it once. Refusals that are not the gateway's own word are tried again then.
     #[serde(default = "worked")]
     pub welcomed: bool,
+}
+
+fn made<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|id| !id.is_empty()))
 }
 
 /// A file of an older version does not say: it was online more likely than not.
@@ -55,9 +59,9 @@ impl Ended {
 #[serde(default)]
 pub struct Reports {
     /// Messages that local apps have taken.
-    pub taken: Vec<String>,
+    pub taken: Vec<MessageId>,
     /// Notifications that were shown or opened: message id and event.
-    pub receipts: Vec<(String, String)>,
+    pub receipts: Vec<(MessageId, String)>,
 }
 
 impl Reports {

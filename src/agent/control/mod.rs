@@ -30,6 +30,7 @@ pub use server::{Server, bind};
 
 pub use crate::session::Refusal;
 
+use crate::ids::MessageId;
 use crate::session;
 use crate::store::Batch;
 use serde_json::Value as Json;
@@ -51,7 +52,7 @@ pub enum Ask {
     },
     Ack {
         app: String,
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
     },
     Metrics,
     /// A message stream was opened.

@@ -5,6 +5,7 @@ use super::super::shell::StreamsEnd;
 use super::messages::{lines, lines_response};
 use super::peer::{AnyBody, Peer, app_name, full, response_of};
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
+use crate::ids::MessageId;
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
 use crate::session::{self, Patience};
@@ -156,13 +157,13 @@ struct PluginBody {
 
 #[derive(Deserialize)]
 struct ReceiptBody {
-    id: String,
+    id: MessageId,
     event: String,
 }
 
 #[derive(Deserialize)]
 struct AckBody {
-    ids: Vec<String>,
+    ids: Vec<MessageId>,
     /// The local app's name; without one it is the user it runs as.
     #[serde(default)]
     app: Option<String>,

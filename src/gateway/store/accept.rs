@@ -8,6 +8,7 @@ use super::traces::note;
 use super::{Store, StoreError, address, as_i64, users};
 use crate::gateway::delivery::{Hop, Presence, Rules, State};
 use crate::gateway::policy::{ONLINE_ONLY, Stop};
+use crate::ids::MessageId;
 use crate::protocol::{Address, Message};
 use std::sync::Arc;
 
@@ -21,15 +22,21 @@ pub struct NewMessage {
 }
 
 /// What accepting a message led to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Accepted {
-    pub id: String,
+    pub id: MessageId,
     /// Devices to publish to now.
     pub live: Vec<Address>,
     /// Vendor sends that are claimed with it.
     pub jobs: Vec<VendorJob>,
     /// More vendor sends are due than could be claimed.
     pub more: bool,
+}
+
+impl Accepted {
+    fn new(id: MessageId) -> Self {
+        Self { id, live: Vec::new(), jobs: Vec::new(), more: false }
+    }
 }
 
 impl Store {
@@ -83,7 +90,7 @@ impl Accepting<'_, '_> {
                 .query_row(params![app, user, idempotency], |r| r.get(0))
                 .optional()?;
             let id = known.ok_or_else(|| StoreError::Corrupt(format!("the message id {id} is taken")))?;
-            return Ok(Accepted { id, ..Accepted::default() });
+            return Ok(Accepted::new(id));
         }
         let mut found = devices(t, app, user)?;
         let mut known = true;
@@ -92,7 +99,7 @@ impl Accepting<'_, '_> {
             known = users::hold(t, app, user, false)?;
             found = devices(t, app, user)?;
         }
-        let mut accepted = Accepted { id: id.clone(), ..Accepted::default() };
+        let mut accepted = Accepted::new(id.clone());
         let online_only = message.ext[ONLINE_ONLY] == true;
         if found.is_empty() {
             note(t, id, "", now_ms, Hop::Stopped, if known { Stop::NoBinding } else { Stop::NoSuchUser }.text())?;

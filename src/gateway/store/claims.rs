@@ -10,6 +10,7 @@ use super::traces::note;
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::gateway::delivery::{AfterVendor, Hop, Rules, State, over_the_connection};
 use crate::gateway::policy::Stop;
+use crate::ids::MessageId;
 use crate::protocol::{Address, Message};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub struct VendorResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recall {
     pub address: Address,
-    pub message: String,
+    pub message: MessageId,
     pub notifier: String,
     /// Empty where the device's binding is gone.
     pub token: String,
@@ -52,7 +53,7 @@ pub struct Recall {
 
 /// A vendor send that is due, as stored.
 struct Row {
-    id: String,
+    id: MessageId,
     address: Address,
     attempts: u32,
     body: String,
@@ -71,7 +72,7 @@ impl Store {
     pub async fn claim(&self, rules: Rules, most: usize, now_ms: u64) -> Result<Claimed, StoreError> {
         let known = self.known.clone();
         self.run(move |t| {
-            let late: Vec<(String, String, bool)> = t
+            let late: Vec<(MessageId, String, bool)> = t
                 .prepare_cached("SELECT message, device, CASE WHEN acked_by IS NULL THEN 0 ELSE 1 END FROM deliveries d WHERE state = 'live' AND due_ms <= ?1 LIMIT (?2 + 0) /* claim */")?
                 .query_map(params![as_i64(now_ms), CLAIM], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
                 .collect::<Result<_, _>>()?;
@@ -81,7 +82,7 @@ impl Store {
                 note(t, id, device, now_ms, Hop::NoAck, &detail)?;
                 set_state(t, id, device, State::Vendor, "", Some(now_ms))?;
             }
-            let late: HashSet<(String, String)> = late.into_iter().map(|(id, device, _)| (id, device)).collect();
+            let late: HashSet<(MessageId, String)> = late.into_iter().map(|(id, device, _)| (id, device)).collect();
             let due: Vec<Row> = t
                 .prepare_cached(
                     "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id,

@@ -109,7 +109,8 @@ mod tests {
         }
 
         async fn leaves(&self, connected: u64, minute: u64) {
-            let left = self.store.went_offline(Self::phone(), format!("{connected}"), minute * MINUTE_MS).await;
+            let left =
+                self.store.went_offline(Self::phone(), connected.to_string().as_str().into(), minute * MINUTE_MS).await;
             assert!(left.expect("noted"));
         }
     }

@@ -6,6 +6,7 @@ use super::traces::note;
 use super::{Kick, Look, Recall, Store, StoreError, Welcome, as_i64, clones, devices, kicks, standing, users};
 use crate::gateway::delivery::{Ack, AfterAck, Hop, Rules, State, after_ack};
 use crate::gateway::policy::Stop;
+use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Hello, KickCode, Message};
 
 /// Messages under way to a device that are not acknowledged. A broker may lose an acknowledgement, so the next
@@ -51,12 +52,12 @@ struct Open {
 
 impl Open {
     /// Its notification, if the vendor may be able to take it back.
-    fn recall(&self, t: &Transaction<'_>, address: &Address, id: &str) -> Result<Option<Recall>, StoreError> {
+    fn recall(&self, t: &Transaction<'_>, address: &Address, id: &MessageId) -> Result<Option<Recall>, StoreError> {
         let (State::Pushed, Some(notifier), Some(vendor_id)) = (self.state, &self.notifier, &self.vendor_id) else {
             return Ok(None);
         };
         let (address, message, notifier, vendor_id) =
-            (address.clone(), id.to_owned(), notifier.clone(), vendor_id.clone());
+            (address.clone(), id.clone(), notifier.clone(), vendor_id.clone());
         let token = devices::token(t, &address, &notifier)?;
         Ok(Some(Recall { address, message, notifier, token, vendor_id }))
     }
@@ -203,7 +204,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn went_offline(&self, address: Address, nonce: String, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn went_offline(&self, address: Address, nonce: Nonce, now_ms: u64) -> Result<bool, StoreError> {
         self.run(move |t| {
             let Address { app, user, device } = &address;
             let changed = t.execute(
@@ -227,7 +228,7 @@ impl Store {
     pub async fn doubted(&self, address: Address, before_ms: u64, now_ms: u64) -> Result<usize, StoreError> {
         self.run(move |t| {
             let Address { app, user, device } = &address;
-            let nonce: Option<String> = t
+            let nonce: Option<Nonce> = t
                 .prepare_cached(
                     "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1 AND seen_ms < ?4",
                 )?
@@ -247,7 +248,7 @@ impl Store {
     pub async fn acked(
         &self,
         address: Address,
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
         attached: Option<bool>,
         rules: Rules,
         now_ms: u64,
@@ -290,7 +291,7 @@ impl Store {
     pub async fn taken(
         &self,
         address: Address,
-        ids: Vec<String>,
+        ids: Vec<MessageId>,
         rules: Rules,
         now_ms: u64,
     ) -> Result<Acked, StoreError> {
@@ -321,7 +322,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn seen(&self, address: Address, id: String, event: String, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn seen(&self, address: Address, id: MessageId, event: String, now_ms: u64) -> Result<bool, StoreError> {
         self.run(move |t| {
             let Address { app, user, device } = &address;
             let its_own: bool = t
@@ -351,7 +352,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn not_published(
         &self,
-        id: String,
+        id: MessageId,
         address: Address,
         why: String,
         now_ms: u64,
@@ -465,7 +466,7 @@ mod tests {
             });
             let hello: Hello = serde_json::from_value(hello).expect("a hello");
             match self.store.hello(at(device), hello, RULES, 2).await.expect("heard") {
-                Welcome::In { missed, .. } => missed.into_iter().map(|message| message.id).collect(),
+                Welcome::In { missed, .. } => missed.into_iter().map(|message| message.id.to_string()).collect(),
                 Welcome::Out(kick) => panic!("{kick:?}"),
             }
         }

@@ -2,6 +2,7 @@
 
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
+use crate::ids::Nonce;
 use crate::protocol::Address;
 use crate::vendor::Vendor;
 use serde::Serialize;
@@ -204,7 +205,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn is_connected(&self, address: Address, nonce: Option<String>) -> Result<bool, StoreError> {
+    pub async fn is_connected(&self, address: Address, nonce: Option<Nonce>) -> Result<bool, StoreError> {
         self.run(move |t| {
             let Address { app, user, device } = &address;
             let current: Option<String> = t
@@ -213,7 +214,7 @@ impl Store {
                 )?
                 .query_row(params![app, user, device], |r| r.get(0))
                 .optional()?;
-            Ok(current.is_some_and(|current| nonce.is_none_or(|nonce| nonce == current)))
+            Ok(current.is_some_and(|current| nonce.is_none_or(|nonce| nonce == *current)))
         })
         .await
     }

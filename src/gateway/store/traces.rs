@@ -2,8 +2,8 @@
 
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
-use crate::gateway::clock::ids_from;
 use crate::gateway::delivery::Hop;
+use crate::ids::MessageId;
 use crate::protocol::Message;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn sweep(&self, keep_s: u64, now_ms: u64) -> Result<(usize, usize), StoreError> {
         self.run(move |t| {
-            let before = ids_from(now_ms.saturating_sub(keep_s * 1000));
+            let before = MessageId::from_ms(now_ms.saturating_sub(keep_s * 1000));
             let gone: Vec<String> = t
                 .prepare_cached("SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT 1000")?
                 .query_map(params![before, as_i64(now_ms)], |r| r.get(0))?

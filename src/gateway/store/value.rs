@@ -1,7 +1,7 @@
 //! The values of rows and the parameters of statements, the same for SQLite and PostgreSQL.
 
 use super::StoreError;
-use crate::ids::{AppId, DeviceId, UserId};
+use crate::ids::{AppId, DeviceId, MessageId, Nonce, UserId};
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 /// A value of a row.
@@ -54,7 +54,7 @@ macro_rules! ids {
     )*};
 }
 
-ids!(AppId, UserId, DeviceId);
+ids!(AppId, UserId, DeviceId, MessageId, Nonce);
 
 impl Param for i64 {
     fn bound(&self) -> Bound<'_> {

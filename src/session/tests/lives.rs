@@ -181,7 +181,7 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
             stage.tell(&Down::Settings { nonce: None, heartbeat_ceiling_s: Some(30), bindings: None, token });
         }
         _ => {
-            let ids = vec![format!("m{}", random.next() % 50)];
+            let ids = vec![format!("m{}", random.next() % 50).as_str().into()];
             stage.feed(Event::Taken { ids });
             if !stage.pending.sides.is_empty() && one_in(random, 8) {
                 let kind = kind_of(&stage.pending.sides.remove(0));

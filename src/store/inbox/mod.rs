@@ -25,6 +25,7 @@ mod taken;
 mod tests;
 
 use super::document::write_atomically;
+use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::random_hex;
 use cursors::Cursors;
@@ -215,10 +216,10 @@ impl Inbox {
 
     /// The app has these. Ids nobody knows are left out. Returns those that no app had before: the gateway
     /// is to hear of them. A disk that fails does not stop it; see [`Self::flush`].
-    pub fn take(&mut self, app: &str, ids: &[String]) -> Vec<String> {
+    pub fn take(&mut self, app: &str, ids: &[MessageId]) -> Vec<MessageId> {
         self.know(app);
         let known = ids.iter().filter_map(|id| Some((self.index.number(id_hash(id))?, id)));
-        let known: BTreeMap<u64, &String> = known.collect();
+        let known: BTreeMap<u64, &MessageId> = known.collect();
         let numbers: Vec<u64> = known.keys().copied().collect();
         let first = self.cursors.take(app, &numbers, &self.index, self.next);
         self.unsaved |= !numbers.is_empty();

@@ -1,6 +1,7 @@
 //! The inbox through power losses, full disks and several apps.
 
 use super::*;
+use crate::ids::MessageId;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -37,11 +38,17 @@ fn of_ann(state: &Path) -> Inbox {
 }
 
 fn ids(inbox: &mut Inbox, app: &str) -> Vec<String> {
-    inbox.messages(app, 0, 10_000).expect("read").entries.into_iter().map(|entry| entry.message.id).collect()
+    inbox
+        .messages(app, 0, 10_000)
+        .expect("read")
+        .entries
+        .into_iter()
+        .map(|entry| entry.message.id.to_string())
+        .collect()
 }
 
-fn take(inbox: &mut Inbox, app: &str, ids: &[&str]) -> Vec<String> {
-    inbox.take(app, &ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>())
+fn take(inbox: &mut Inbox, app: &str, ids: &[&str]) -> Vec<MessageId> {
+    inbox.take(app, &ids.iter().map(|id| (*id).into()).collect::<Vec<_>>())
 }
 
 fn directory(state: &Path) -> PathBuf {
@@ -256,7 +263,7 @@ fn a_full_inbox_refuses_the_newest_while_an_attached_app_waits_or_none_was_ever_
         };
         assert!(matches!(error, InboxError::Full), "{error}");
         assert_eq!(ids(&mut inbox, "here").len(), count, "nothing was given up");
-        let most: Vec<String> = (1..count).map(|number| number.to_string()).collect();
+        let most: Vec<MessageId> = (1..count).map(|number| number.to_string().as_str().into()).collect();
         inbox.take("here", &most);
         inbox.append(&messages(&["more"])).expect("there is room");
         assert_eq!(ids(&mut inbox, "here"), ["0", "more"], "one left behind does not hold a whole inbox");
@@ -383,9 +390,9 @@ impl Lcg {
 #[derive(Default)]
 struct Model {
     /// Number, epoch and id of each message, in order.
-    kept: Vec<(u64, String)>,
-    taken: BTreeSet<String>,
-    apps: BTreeMap<&'static str, BTreeSet<String>>,
+    kept: Vec<(u64, MessageId)>,
+    taken: BTreeSet<MessageId>,
+    apps: BTreeMap<&'static str, BTreeSet<MessageId>>,
 }
 
 #[test]
@@ -435,13 +442,13 @@ fn whatever_the_order_of_events_each_app_gets_each_message_until_it_takes_it() {
                         };
                         model.apps.insert(app, begin);
                     }
-                    let waiting = ids(&mut inbox, app);
+                    let waiting: Vec<MessageId> = ids(&mut inbox, app).iter().map(|id| id.as_str().into()).collect();
                     let mine = model.apps.get_mut(app).expect("known");
-                    let expected: Vec<&String> =
+                    let expected: Vec<&MessageId> =
                         model.kept.iter().map(|(_, id)| id).filter(|id| !mine.contains(*id)).collect();
                     assert!(waiting.iter().eq(expected), "seed {seed} step {step} {app}");
-                    let some: Vec<String> = waiting.into_iter().filter(|_| random.below(3) > 0).collect();
-                    let first: BTreeSet<String> = inbox.take(app, &some).into_iter().collect();
+                    let some: Vec<MessageId> = waiting.into_iter().filter(|_| random.below(3) > 0).collect();
+                    let first: BTreeSet<MessageId> = inbox.take(app, &some).into_iter().collect();
                     assert_eq!(first, some.iter().filter(|id| !model.taken.contains(*id)).cloned().collect());
                     mine.extend(some.iter().cloned());
                     model.taken.extend(some);

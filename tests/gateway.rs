@@ -66,6 +66,22 @@ fn mosquittos_clients_get_in_with_a_jwt_and_reach_their_own_topics_only() {
     }
 }
 
+/// The library by which a program sees another time.
+fn faketime() -> Option<String> {
+    let places = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let found = places.map(|place| place.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())?;
+    Some(found.to_str()?.to_owned())
+}
+
+/// What ann's device hears first after it said this.
+fn ask(gateway: &Gateway, token: &str, up: Value, wait: &str) -> Option<Value> {
+    let mut exchange = gateway.mosquitto("mosquitto_rr", "ann:dev@org%23app", "org%23app/ann", token);
+    let up = up.to_string();
+    exchange.args(["-t", "im/v1/org%23app/ann/dev/up", "-e", "im/v1/org%23app/ann/dev/down", "-m", &up, "-W", wait]);
+    let output = exchange.output().expect("ran");
+    serde_json::from_slice(&output.stdout).ok()
+}
+
 #[test]
 fn a_device_that_asks_gets_a_new_token_that_lets_it_in_and_not_twice_in_a_minute() {
     if !clients_or_skip("a_device_that_asks_gets_a_new_token_that_lets_it_in_and_not_twice_in_a_minute") {
@@ -74,29 +90,41 @@ fn a_device_that_asks_gets_a_new_token_that_lets_it_in_and_not_twice_in_a_minute
     let dir = tempfile::tempdir().expect("a directory");
     let gateway = Gateway::start(dir.path(), "");
     let ann = gateway.user("ann");
-    let ask = |token: &str, up: Value, wait: &str| {
-        let mut exchange = gateway.mosquitto("mosquitto_rr", "ann:dev@org%23app", "org%23app/ann", token);
-        let up = up.to_string();
-        exchange.args([
-            "-t",
-            "im/v1/org%23app/ann/dev/up",
-            "-e",
-            "im/v1/org%23app/ann/dev/down",
-            "-m",
-            &up,
-            "-W",
-            wait,
-        ]);
-        let output = exchange.output().expect("ran");
-        serde_json::from_slice::<Value>(&output.stdout).ok()
-    };
-    let answer = ask(&ann, json!({ "v": 1, "type": "renew" }), "20").expect("an answer");
+    let answer = ask(&gateway, &ann, json!({ "v": 1, "type": "renew" }), "20").expect("an answer");
     assert_eq!(answer["type"], "settings");
     let renewed = answer["token"].as_str().expect("a token").to_owned();
     let hello =
         json!({ "v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux" });
-    assert_eq!(ask(&renewed, hello, "20").expect("a welcome")["nonce"], "n1");
-    assert_eq!(ask(&renewed, json!({ "v": 1, "type": "renew" }), "2"), None, "one a minute");
+    assert_eq!(ask(&gateway, &renewed, hello, "20").expect("a welcome")["nonce"], "n1");
+    assert_eq!(ask(&gateway, &renewed, json!({ "v": 1, "type": "renew" }), "2"), None, "one a minute");
+}
+
+#[test]
+fn a_token_whose_life_is_over_gets_a_device_a_new_one_and_nothing_else() {
+    if !clients_or_skip("a_token_whose_life_is_over_gets_a_device_a_new_one_and_nothing_else") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(faketime) = faketime() else {
+        return skipped(
+            "a_token_whose_life_is_over_gets_a_device_a_new_one_and_nothing_else",
+            "faketime is not installed",
+        );
+    };
+    // A token lives 60 days: one of three months ago is over, and may still renew itself.
+    let ago = [("LD_PRELOAD", faketime.as_str()), ("FAKETIME", "-90d")];
+    let mut gateway = Gateway::start_in(dir.path(), free_port(), "", &ago);
+    let ann = gateway.user("ann");
+    gateway.process.terminate();
+    let gateway = Gateway::start(dir.path(), "");
+    let unbind = json!({ "v": 1, "type": "unbind", "sequence": 1, "logout": false });
+    assert_eq!(ask(&gateway, &ann, unbind.clone(), "2"), None, "it may only renew itself");
+    let hello =
+        json!({ "v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux" });
+    let answer = ask(&gateway, &ann, hello, "20").expect("an answer");
+    assert!(answer["token"].is_string(), "{answer}");
+    let renewed = answer["token"].as_str().expect("a token");
+    assert_eq!(ask(&gateway, renewed, unbind, "20").expect("an answer")["type"], "bound");
 }
 
 #[test]

@@ -205,6 +205,11 @@ impl Dispatch {
         self.renewal.renew(&self.store, address).await
     }
 
+    /// The device's token is over, and it may do nothing but have it renewed.
+    pub fn is_overdue(&self, address: &Address) -> bool {
+        self.renewal.is_overdue(address)
+    }
+
     /// The device said something other than its hello.
     pub async fn on_heard(&self, address: &Address) -> Result<Option<Down>, StoreError> {
         self.mending.heard(&self.store, address).await

@@ -1,6 +1,8 @@
 //! Who gets into the broker, and to which topics: the same rule for the embedded broker and for one that
 //! asks over HTTP.
 
+use super::clock::now_ms;
+use super::overdue::Overdue;
 use super::tokens::{Scope, Tokens};
 use crate::protocol::{Address, ClientId, Leg, PROBE_SUFFIX, Topics, client_part, user_name};
 
@@ -9,6 +11,7 @@ use crate::protocol::{Address, ClientId, Leg, PROBE_SUFFIX, Topics, client_part,
 pub struct Door {
     pub tokens: Tokens,
     pub topics: Topics,
+    pub overdue: Overdue,
 }
 
 /// Why a connection is refused.
@@ -20,10 +23,13 @@ pub enum Refused {
     Token(String),
     #[error("the token is for another user or device")]
     NotItsOwn,
+    #[error("too many devices with expired tokens wait for new ones; try again later")]
+    Crowded,
 }
 
 impl Door {
-    /// The token is the password; client id and user name must be its own.
+    /// The token is the password; client id and user name must be its own. Who comes with one whose life is
+    /// over is marked, and has nothing but a new one until then.
     ///
     /// # Errors
     /// [`Refused`].
@@ -34,9 +40,17 @@ impl Door {
         let own = claims.scope == Scope::User
             && client.app == client_part(&claims.app)
             && client.user == client_part(&claims.sub)
-            && claims.device.is_none_or(|device| client.device == client_part(&device))
+            && claims.device.as_ref().is_none_or(|device| client.device == client_part(device))
             && user == Some(user_name(&claims.app, &claims.sub).as_str());
-        if own { Ok(()) } else { Err(Refused::NotItsOwn) }
+        match (own, claims.life_is_over(now_ms() / 1000)) {
+            (false, _) => Err(Refused::NotItsOwn),
+            (true, true) if !self.overdue.mark(id) => Err(Refused::Crowded),
+            (true, true) => Ok(()),
+            (true, false) => {
+                self.overdue.clear(id);
+                Ok(())
+            }
+        }
     }
 
     pub fn may_publish(&self, client_id: &str, topic: &str) -> bool {
@@ -66,7 +80,7 @@ mod tests {
         let tokens = Tokens::new(&Secret::new("k".repeat(32)), topics.clone());
         let now = crate::gateway::clock::now_ms() / 1000;
         let token = tokens.issue_user("o#a", "ann", Some("phone"), now, 60).expect("a token");
-        let door = Door { tokens, topics: topics.clone() };
+        let door = Door { tokens, topics: topics.clone(), overdue: Overdue::default() };
         let address = |user: &str, device: &str| Address::new("o#a", user, device).expect("an address");
         let own = address("ann", "phone");
         let enter = |address: &Address| door.enter(&address.client_id(), Some(&own.user_name()), token.expose());
@@ -80,5 +94,22 @@ mod tests {
         assert!(!door.may_publish(&id, &topics.topic(&own, Leg::Down)));
         assert!(!door.may_publish(&id, &topics.topic(&address("bob", "phone"), Leg::State)));
         assert!(!door.may_subscribe(&id, &topics.everyone(Leg::Down)));
+    }
+
+    #[test]
+    fn an_expired_token_enters_to_be_renewed_and_is_marked_until_a_good_one_comes() {
+        let topics = Topics::new(DEFAULT_PREFIX).expect("a prefix");
+        let tokens = Tokens::new(&Secret::new("k".repeat(32)), topics.clone());
+        let now = now_ms() / 1000;
+        let door = Door { tokens: tokens.clone(), topics, overdue: Overdue::default() };
+        let own = Address::new("o#a", "ann", "phone").expect("an address");
+        let enter = |issued: u64| {
+            let token = tokens.issue_user("o#a", "ann", Some("phone"), issued, 60).expect("a token");
+            door.enter(&own.client_id(), Some(&own.user_name()), token.expose())
+        };
+        assert_eq!(enter(now - 120), Ok(()));
+        assert!(door.overdue.contains(&own));
+        assert_eq!(enter(now), Ok(()));
+        assert!(!door.overdue.contains(&own));
     }
 }

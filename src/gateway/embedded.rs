@@ -169,6 +169,7 @@ impl Guard {
                 Refused::ClientId(_) => Code::ClientIdentifierNotValid,
                 Refused::Token(_) => Code::BadUsernameOrPassword,
                 Refused::NotItsOwn => Code::NotAuthorized,
+                Refused::Crowded => Code::ServerBusy,
             };
             (code, refused.to_string())
         })?;

@@ -28,6 +28,7 @@ mod mending;
 mod metrics;
 mod outcome;
 mod outgoing;
+mod overdue;
 mod policy;
 mod push;
 mod receipts;

@@ -1,6 +1,7 @@
 //! New tokens for devices whose old one comes to its end: asked for over the device's own connection.
 
 use super::clock::now_ms;
+use super::overdue::Overdue;
 use super::store::{Store, StoreError};
 use super::tokens::Tokens;
 use crate::protocol::{Address, Down};
@@ -21,12 +22,18 @@ pub(super) struct Renewal {
     tokens: Tokens,
     life_s: u64,
     limit: Arc<DefaultKeyedRateLimiter<Address>>,
+    overdue: Overdue,
 }
 
 impl Renewal {
-    pub fn new(tokens: Tokens, life_s: u64) -> Self {
+    pub fn new(tokens: Tokens, life_s: u64, overdue: Overdue) -> Self {
         let quota = Quota::with_period(PAUSE).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
-        Self { tokens, life_s, limit: Arc::new(RateLimiter::keyed(quota)) }
+        Self { tokens, life_s, limit: Arc::new(RateLimiter::keyed(quota)), overdue }
+    }
+
+    /// Its token's life is over, and nothing but a new one is this device's.
+    pub fn is_overdue(&self, address: &Address) -> bool {
+        self.overdue.contains(address)
     }
 
     /// The topic has proven which user and device asks.
@@ -47,6 +54,7 @@ impl Renewal {
         let now_s = now_ms() / 1000;
         match self.tokens.issue_user(&address.app, &address.user, Some(&address.device), now_s, self.life_s) {
             Ok(token) => {
+                self.overdue.clear(&address.client_id());
                 info!(event = "login.renewed", device = %address, token = token.fingerprint(), "a login's token was renewed");
                 Ok(Some(Down::Settings { nonce: None, heartbeat_ceiling_s: None, bindings: None, token: Some(token) }))
             }

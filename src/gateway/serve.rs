@@ -10,6 +10,7 @@ use super::error::ServeError;
 use super::mending;
 use super::metrics::Metrics;
 use super::outgoing::outgoing;
+use super::overdue::Overdue;
 use super::push::Push;
 use super::receipts::Proof;
 use super::reload::{Reload, Source};
@@ -73,7 +74,8 @@ pub async fn serve(
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
     let http = Http::new(config.vendors.ca_file.as_deref(), Duration::from_millis(config.vendors.timeout_ms))
         .map_err(ServeError::Vendors)?;
-    let door = Door { tokens: tokens.clone(), topics: topics.clone() };
+    let overdue = Overdue::default();
+    let door = Door { tokens: tokens.clone(), topics: topics.clone(), overdue: overdue.clone() };
     let broker: Box<dyn Broker> = match url {
         Some(endpoint) => Box::new(External::new(&config.broker, endpoint)?),
         None => Box::new(Embedded::start(&config.broker, door.clone(), &state).await?),
@@ -96,7 +98,7 @@ pub async fn serve(
         rules: rules.clone(),
         reports: Reports::start(http.clone()),
     };
-    let renewal = Renewal::new(tokens.clone(), config.api.user_token_s);
+    let renewal = Renewal::new(tokens.clone(), config.api.user_token_s, overdue);
     let dispatch =
         Dispatch::new(store.clone(), wire.clone(), push.clone(), renewal, rules, config.delivery.concurrency);
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);

@@ -52,6 +52,13 @@ pub struct Claims {
     pub acl: Option<Json>,
 }
 
+impl Claims {
+    /// It can only be renewed.
+    pub fn life_is_over(&self, now_s: u64) -> bool {
+        self.life.is_some_and(|life| life <= now_s)
+    }
+}
+
 /// How long after its life a user token still renews itself, in seconds: 400 days, for devices that lay in a
 /// drawer for a year.
 pub const GRACE_S: u64 = 400 * 86_400;
@@ -135,7 +142,7 @@ impl Tokens {
     /// [`TokenError`]; `Expired` also for one that can only renew itself.
     pub fn check(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
         let claims = self.check_entry(token)?;
-        if claims.life.is_some_and(|life| life <= now_s) { Err(TokenError::Expired) } else { Ok(claims) }
+        if claims.life_is_over(now_s) { Err(TokenError::Expired) } else { Ok(claims) }
     }
 
     /// Whether a token opens a device's connection, over which it can be renewed.

@@ -125,6 +125,21 @@ pub(super) fn refuse(kind: &str, why: &dyn std::fmt::Display) {
 }
 
 async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
+    let mut first = None;
+    if dispatch.is_overdue(&address) {
+        first = match &up {
+            Up::Hello(_) | Up::Renew => dispatch.on_renew(&address).await?,
+            _ => None,
+        };
+        match (&first, &up) {
+            (Some(_), Up::Hello(_)) => {}
+            (Some(_), _) => return Ok(first.into_iter().collect()),
+            (None, _) => {
+                refuse("overdue", &"the device's token is over, and this is not how it is renewed");
+                return Ok(Vec::new());
+            }
+        }
+    }
     let question = match &up {
         Up::Hello(_) => None,
         _ => dispatch.on_heard(&address).await?,
@@ -158,7 +173,7 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
         Up::Renew => dispatch.on_renew(&address).await?.into_iter().collect(),
     };
     replies.extend(question);
-    Ok(replies)
+    Ok(first.into_iter().chain(replies).collect())
 }
 
 fn bound(sequence: u64, reply: BindReply) -> Down {

@@ -104,7 +104,7 @@ enum Command {
         /// One JSON object a figure
         #[arg(long)]
         json: bool,
-        /// The agent whose footprint is taken [default: the one beside this program]
+        /// The agent whose footprint is taken [default: the one built as it is packaged]
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
         /// Reconnections of a real agent over which its memory is watched; 0 leaves that out

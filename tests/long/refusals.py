@@ -72,7 +72,7 @@ class Broker:
                 elif kind >> 4 == 14:
                     return
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             if name and self.online.get(name) is writer:

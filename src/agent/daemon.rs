@@ -104,6 +104,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         session,
         disk,
         connection: None,
+        last_peer: None,
         dialling: None,
         sides: Vec::new(),
         replies: BTreeMap::new(),

@@ -4,7 +4,7 @@ use super::clock;
 use super::config::{Config, Ready};
 use super::control::{Refusal, Reply};
 use super::disk::OnDisk;
-use super::network;
+use super::network::{self, Towards};
 use super::power;
 use super::side::{Running, Way};
 use crate::ids::Nonce;
@@ -18,6 +18,7 @@ use crate::session::{
 use rustls::ClientConfig;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(super) struct Shell {
     pub session: Session,
     pub disk: OnDisk,
     pub connection: Option<Connection<Stream>>,
+    /// The far end of the last connection.
+    pub last_peer: Option<SocketAddr>,
     pub dialling: Option<Dialling>,
     pub sides: Vec<Running>,
     /// Who waits for an answer.
@@ -79,7 +82,7 @@ impl Shell {
 
     async fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Dial(dial) => return Some(self.dial(*dial)),
+            Action::Dial(dial) => return Some(self.dial(*dial).await),
             Action::CancelDial => self.dialling = None,
             Action::Write(write) => return self.write(write).await,
             Action::Close(goodbye) => self.close(goodbye).await,
@@ -97,7 +100,7 @@ impl Shell {
                 }
                 return Some(Event::Kept { id, packet_id, kept });
             }
-            Action::LookAtNetwork => return Some(Event::NetworkSeen(self.sight())),
+            Action::LookAtNetwork => return self.sight().await.map(Event::NetworkSeen),
             Action::LookAtBattery => return Some(Event::BatterySeen(power::look(self.config.device.root.as_deref()))),
             Action::StartSide(side) => {
                 let way = Way {
@@ -124,7 +127,7 @@ impl Shell {
         None
     }
 
-    fn dial(&mut self, dial: Dial) -> Event {
+    async fn dial(&mut self, dial: Dial) -> Event {
         let servers: Vec<(Server, Endpoint)> = dial
             .servers
             .into_iter()
@@ -152,8 +155,7 @@ impl Shell {
             }),
         };
         let (proxy, tls) = (self.ready.proxy.clone(), self.tls.clone());
-        let network = network::key();
-        let ground = network::ground(network.clone());
+        let ground = network::ground(Towards::Anybody { last: self.last_peer }).await.ok().flatten();
         let run = Box::pin(async move {
             let started = clock::now();
             let endpoints: Vec<Endpoint> = servers.iter().map(|(_, endpoint)| endpoint.clone()).collect();
@@ -161,6 +163,11 @@ impl Shell {
             let asked = clock::now();
             let left = CONNECT_TIMEOUT.saturating_sub(asked.saturating_sub(started)).max(Duration::from_secs(1));
             let (connection, connected) = handshake(stream, &options, left).await?;
+            let round_trip = clock::now().saturating_sub(asked);
+            let ground = match connection.stream().peer_address() {
+                Some(peer) => network::ground(Towards::Peer(peer)).await.ok().flatten(),
+                None => None,
+            };
             let server = servers.into_iter().find(|(_, endpoint)| *endpoint == winner);
             let standing = LinkStanding {
                 server: server.map_or(Server::Configured(0), |(server, _)| server),
@@ -168,8 +175,8 @@ impl Shell {
                 session_present: connected.session_present,
                 server_keep_alive_s: connected.server_keep_alive_s,
                 broker: Broker { retain: connected.retain, at_least_once: connected.at_least_once },
-                round_trip: clock::now().saturating_sub(asked),
-                network: network::key(),
+                round_trip,
+                ground,
             };
             Ok((connection, Box::new(standing)))
         });
@@ -181,6 +188,7 @@ impl Shell {
         self.dialling = None;
         match outcome {
             Ok((connection, standing)) => {
+                self.last_peer = connection.stream().peer_address();
                 self.connection = Some(connection);
                 self.feed(Event::Dialled { nonce, standing }).await;
             }
@@ -239,16 +247,15 @@ impl Shell {
         info!(event = "link.closed", cause = cause.as_str(), number = cause.number(), clean, "{}", cause.text());
     }
 
-    fn sight(&self) -> Sight {
-        let key = network::key();
+    /// `None`: nothing could be seen.
+    async fn sight(&self) -> Option<Sight> {
         let stream = self.connection.as_ref().map(Connection::stream);
         let own = stream.and_then(Stream::local_address);
-        let way = stream.and_then(Stream::peer_address).and_then(network::source_towards);
-        Sight {
-            address_gone: own.is_some_and(|address| !network::has_address(address)),
-            same_way: way.is_some() && way == own.map(|address| address.ip()),
-            ground: network::ground(key.clone()),
-            network: key,
-        }
+        let towards = match stream.and_then(Stream::peer_address) {
+            Some(peer) => Towards::Peer(peer),
+            None => Towards::Anybody { last: self.last_peer },
+        };
+        let ground = network::ground(towards).await.ok()?;
+        Some(Sight { ground, address_gone: own.is_some_and(|address| !network::has_address(address)) })
     }
 }

@@ -26,9 +26,12 @@ pub const PONG_MIN: Duration = Duration::from_secs(8);
 pub const PONG_ROUND_TRIPS: u32 = 4;
 /// ... but never longer than this.
 pub const PONG_MAX: Duration = Duration::from_secs(20);
-/// Deadline of a ping sent because the network changed: on a working path it takes one round trip.
-/// With the half second in which notices are gathered, a dead link is found within three.
-pub const PROBE_DEADLINE: Duration = Duration::from_millis(2500);
+/// The deadline of a ping sent because the network changed counts as many round trips, but at least this:
+/// one lost segment is repaired. With the half second in which notices are gathered, a dead link is found
+/// within two ...
+pub const PROBE_MIN: Duration = Duration::from_millis(1500);
+/// ... and on a slow path within three.
+pub const PROBE_MAX: Duration = Duration::from_millis(2500);
 /// A write the peer's full buffers hold up longer than this ends the connection.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,6 +46,9 @@ pub const RECONNECT_CAP: Duration = Duration::from_secs(300);
 pub const AT_ONCE_SPREAD: Duration = Duration::from_secs(2);
 /// The same where this device's own network came, changed or woke: only its neighbours share that.
 pub const NETWORK_SPREAD: Duration = Duration::from_millis(150);
+/// A link's break is put down to a change of the network that is noticed so soon after it: the kernel's notice
+/// and the socket's error come in either order.
+pub const EXCUSED_WITHIN: Duration = Duration::from_secs(2);
 /// First and longest pause for causes on the server's side: it asked for quiet.
 pub const SLOW_BASE: Duration = Duration::from_secs(30);
 /// Least pause after a refusal that may be a mistake: of credentials that worked before, or a takeover.

@@ -8,7 +8,7 @@
 //! Any write the server must answer (PUBLISH QoS 1, SUBSCRIBE) does a ping's work, so it both moves
 //! the next ping and starts the deadline.
 
-use super::constants::{LOW_POWER_GRID, PONG_MAX, PONG_MIN, PONG_ROUND_TRIPS, PROBE_DEADLINE};
+use super::constants::{LOW_POWER_GRID, PONG_MAX, PONG_MIN, PONG_ROUND_TRIPS, PROBE_MAX, PROBE_MIN};
 use super::{Cause, Moment};
 use std::time::Duration;
 
@@ -84,11 +84,12 @@ impl Link {
 
     /// A packet that the server must answer was written.
     pub fn on_written(&mut self, now: Moment) {
-        self.expect(now, self.patience(), Cause::AckLost);
+        self.expect(now, self.patience(PONG_MIN, PONG_MAX), Cause::AckLost);
     }
 
     pub fn on_ping_sent(&mut self, now: Moment) {
-        let patience = if self.probe { PROBE_DEADLINE } else { self.patience() };
+        let (least, most) = if self.probe { (PROBE_MIN, PROBE_MAX) } else { (PONG_MIN, PONG_MAX) };
+        let patience = self.patience(least, most);
         let cause = if self.probe { Cause::NetworkChanged } else { Cause::PongLost };
         self.probe = false;
         self.ping = false;
@@ -120,10 +121,15 @@ impl Link {
 
     /// The network changed: ask at once whether this link still works on it.
     pub fn probe_now(&mut self) {
-        if self.awaiting.is_none_or(|awaiting| awaiting.cause != Cause::NetworkChanged) {
+        if !self.is_probed() {
             self.probe = true;
             self.awaiting = None;
         }
+    }
+
+    /// A ping that was sent because the network changed is unanswered.
+    pub fn is_probed(&self) -> bool {
+        self.awaiting.is_some_and(|awaiting| awaiting.cause == Cause::NetworkChanged)
     }
 
     /// When [`Self::on_tick`] has something to do.
@@ -164,8 +170,8 @@ impl Link {
         }
     }
 
-    fn patience(&self) -> Duration {
-        self.smoothed_round_trip.unwrap_or_default().saturating_mul(PONG_ROUND_TRIPS).clamp(PONG_MIN, PONG_MAX)
+    fn patience(&self, least: Duration, most: Duration) -> Duration {
+        self.smoothed_round_trip.unwrap_or_default().saturating_mul(PONG_ROUND_TRIPS).clamp(least, most)
     }
 }
 
@@ -244,6 +250,11 @@ mod tests {
         link.probe_now();
         assert_eq!(link.on_tick(at(5)), LinkAction::Ping);
         link.on_ping_sent(at(5));
-        assert_eq!(link.on_tick(at(5) + PROBE_DEADLINE), LinkAction::Dead(Cause::NetworkChanged));
+        assert!(link.is_probed());
+        assert_eq!(link.on_tick(at(5) + PROBE_MIN), LinkAction::Dead(Cause::NetworkChanged));
+        let mut slow = Link::new(at(0), INTERVAL, Duration::from_secs(1));
+        slow.probe_now();
+        slow.on_ping_sent(at(5));
+        assert_eq!(slow.next_deadline(), at(5) + PROBE_MAX);
     }
 }

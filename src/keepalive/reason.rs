@@ -95,6 +95,13 @@ causes! {
     62 PacketTooLarge "packet_too_large" Slow "the broker takes no packet as large as this device's; raise its maximum packet size to 96 KiB",
 }
 
+impl Cause {
+    /// The way under the connection ended it: that says nothing of the server.
+    pub const fn is_the_networks(self) -> bool {
+        matches!(self, Self::AddressGone | Self::NetworkChanged | Self::Suspended)
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

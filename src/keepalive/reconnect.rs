@@ -5,8 +5,8 @@
 //! device, so one device's behaviour can be replayed.
 
 use super::constants::{
-    AT_ONCE_SPREAD, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, PATIENT_BASE, RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP,
-    STABLE_AFTER,
+    AT_ONCE_SPREAD, EXCUSED_WITHIN, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, PATIENT_BASE, RECONNECT_BASE, RECONNECT_CAP,
+    SLOW_BASE, SLOW_CAP, STABLE_AFTER,
 };
 use super::{Cause, Moment, Recovery};
 use std::time::Duration;
@@ -35,14 +35,16 @@ pub struct Reconnect {
     random: u64,
     last_pause: Duration,
     up_since: Option<Moment>,
-    /// Links in a row that came up and fell before they were stable.
+    /// Links in a row that came up and fell before they were stable, for another reason than the network's.
     flaps: u32,
+    /// When the last of them fell.
+    flapped: Option<Moment>,
 }
 
 impl Reconnect {
     /// `seed` should differ from device to device and be the same over restarts.
     pub fn new(seed: u64) -> Self {
-        Self { random: seed, last_pause: Duration::ZERO, up_since: None, flaps: 0 }
+        Self { random: seed, last_pause: Duration::ZERO, up_since: None, flaps: 0, flapped: None }
     }
 
     pub fn on_up(&mut self, now: Moment) {
@@ -56,8 +58,10 @@ impl Reconnect {
                 self.start_over();
                 true
             }
+            Some(_) if cause.is_the_networks() => false,
             Some(_) => {
                 self.flaps += 1;
+                self.flapped = Some(now);
                 false
             }
             None => false,
@@ -68,7 +72,9 @@ impl Reconnect {
                 self.start_over();
                 Verdict::Stop(cause)
             }
-            Recovery::Retry if stable || cause == Cause::Requested => Verdict::Retry(self.at_once(now, cause)),
+            Recovery::Retry if stable || cause == Cause::Requested || cause.is_the_networks() => {
+                Verdict::Retry(self.at_once(now, cause))
+            }
             Recovery::Retry if !flapping => Verdict::Retry(self.draw(now, cause, RECONNECT_BASE, RECONNECT_CAP)),
             Recovery::Retry | Recovery::Slow => Verdict::Retry(self.draw(now, cause, SLOW_BASE, SLOW_CAP)),
             Recovery::Patient => Verdict::Retry(self.draw(now, cause, PATIENT_BASE, SLOW_CAP)),
@@ -85,13 +91,17 @@ impl Reconnect {
     /// The network is back, or the operator does not want to wait. Only the pause is cut short: what
     /// was learnt about a server that cannot hold a link stays.
     pub fn at_once(&mut self, now: Moment, cause: Cause) -> Attempt {
-        let spread = match cause {
-            Cause::AddressGone | Cause::NetworkChanged | Cause::Suspended => NETWORK_SPREAD,
-            _ => AT_ONCE_SPREAD,
-        };
+        let spread = if cause.is_the_networks() { NETWORK_SPREAD } else { AT_ONCE_SPREAD };
         let jitter = self.uniform(Duration::ZERO, spread);
         self.last_pause = RECONNECT_BASE;
         Attempt { at: now + jitter, base: Duration::ZERO, jitter, cause }
+    }
+
+    /// The network turns out to be another than a moment ago: a link that has just broken broke with it.
+    pub fn excuse(&mut self, now: Moment) {
+        if self.flapped.take().is_some_and(|at| now.saturating_sub(at) <= EXCUSED_WITHIN) {
+            self.flaps = self.flaps.saturating_sub(1);
+        }
     }
 
     fn draw(&mut self, now: Moment, cause: Cause, base: Duration, cap: Duration) -> Attempt {
@@ -179,6 +189,37 @@ mod tests {
             }
             assert!(connections <= 12, "seed {seed}: {connections}");
         }
+    }
+
+    #[test]
+    fn links_that_the_network_ended_are_followed_at_once_however_many_they_are() {
+        for cause in [Cause::AddressGone, Cause::NetworkChanged, Cause::Suspended] {
+            let mut reconnect = Reconnect::new(3);
+            for _ in 0..50 {
+                reconnect.on_up(NOW - Duration::from_secs(5));
+                assert!(pause(reconnect.on_down(NOW, cause)) <= NETWORK_SPREAD, "{cause}");
+            }
+            // ... and teach nothing of the server.
+            reconnect.on_up(NOW);
+            assert!(pause(reconnect.on_down(NOW, Cause::PeerClosed)) <= RECONNECT_BASE * 3, "{cause}");
+        }
+    }
+
+    #[test]
+    fn a_break_is_the_networks_fault_only_if_the_network_is_found_changed_right_after() {
+        let flap = |excused_after: Duration| {
+            let mut reconnect = Reconnect::new(3);
+            let mut last = Duration::ZERO;
+            for _ in 0..5 {
+                reconnect.on_up(NOW);
+                last = pause(reconnect.on_down(NOW, Cause::Io));
+                reconnect.excuse(NOW + excused_after);
+                reconnect.at_once(NOW, Cause::NetworkChanged);
+            }
+            last
+        };
+        assert!(flap(EXCUSED_WITHIN) <= RECONNECT_BASE * 3);
+        assert!(flap(EXCUSED_WITHIN + Duration::from_millis(1)) >= SLOW_BASE);
     }
 
     #[test]

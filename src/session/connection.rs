@@ -108,12 +108,16 @@ impl Session {
             link: Link::new(now.at, self.heartbeat.interval(), standing.round_trip),
             address,
             nonce: nonce.clone(),
+            ground: standing.ground.clone(),
+            moved: false,
             server: standing.server_name,
             server_limit,
             told: Presence::Attached,
         };
         self.enter(now, Phase::Online(Box::new(online)));
-        self.search_up(now, standing.network);
+        self.search_up(now, standing.ground.as_ref().map(|(network, _)| network.clone()));
+        // The way to this very server: what a look without the connection asks about.
+        self.tried = standing.ground;
         self.entered();
         if !self.subscribed {
             self.act(Action::Write(Write::Subscribe(down)));
@@ -153,6 +157,10 @@ impl Session {
         // A disconnection neither sends nor persists anything.
         drop(self.binding.on_event(now.at, BindingEvent::Disconnected));
         self.act(Action::Abandon);
+        if !failure.cause.is_the_networks() {
+            // The kernel's word of a lost network may come after the connection's own error.
+            self.act(Action::LookAtNetwork);
+        }
         if self.logout_waits.is_some() {
             return self.finish_logout(now, super::login::Told::No);
         }

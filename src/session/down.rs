@@ -149,8 +149,15 @@ impl Session {
     }
 
     fn heard(&mut self, now: Now) {
-        if let Some(idle) = self.online_mut().and_then(|online| online.link.on_answer(now.at)) {
+        let Some(online) = self.online_mut() else { return };
+        let moved = online.link.is_probed();
+        online.moved |= moved;
+        let idle = online.link.on_answer(now.at);
+        if let Some(idle) = idle {
             self.search_answered(now, idle);
+        }
+        if moved {
+            self.act(Action::LookAtNetwork);
         }
     }
 }

@@ -59,7 +59,7 @@ pub enum Event {
     },
     /// A timer is due.
     Tick,
-    /// An address, route or link changed.
+    /// An address, route, rule or link changed.
     NetworkNotice,
     NetworkSeen(Sight),
     /// The device slept so long.
@@ -100,8 +100,8 @@ pub struct Standing {
     pub broker: super::Broker,
     /// From CONNECT to CONNACK.
     pub round_trip: Duration,
-    /// The network the connection is on.
-    pub network: Option<String>,
+    /// How the kernel goes to the server: the network the connection is on.
+    pub ground: Option<Ground>,
 }
 
 /// What the server sent.
@@ -129,13 +129,11 @@ pub enum Kept {
 /// What a look at the network showed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sight {
-    pub network: Option<String>,
-    /// `None` without a default route.
+    /// How the kernel would go to the connection's peer now; without a connection to the last peer, or
+    /// anywhere. `None` without a way.
     pub ground: Option<Ground>,
     /// The connection's own address has left the device.
     pub address_gone: bool,
-    /// The kernel would still use the connection's own address towards its peer.
-    pub same_way: bool,
 }
 
 /// Which side connection.

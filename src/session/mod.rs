@@ -129,6 +129,8 @@ pub struct Session {
     network: Option<String>,
     /// What the last attempt was made on: without a change, a notice is no reason for another.
     tried: Option<Ground>,
+    /// When the network was looked at last.
+    looked: Option<Moment>,
     power_mode: PowerMode,
     saving: bool,
     /// The broker's session holds this process's subscription.
@@ -177,6 +179,7 @@ impl Session {
             apps: BTreeMap::new(),
             network: None,
             tried: None,
+            looked: None,
             saving: false,
             subscribed: false,
             poisoned: false,

@@ -5,25 +5,39 @@ use crate::keepalive::{Battery, Cause, Failure, is_low};
 use std::time::Duration;
 use tracing::{debug, info};
 
-/// Notices of one change come in bursts; the look is taken when this is over since the first.
+/// Notices of one change come in bursts; the look is taken when this is over since the first, however many
+/// more come.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// Without a connection nothing is gained by waiting for a burst to end; but one without an end must not be
+/// followed by as many looks.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 impl Session {
     pub(super) fn on_notice(&mut self, now: Now) {
-        if self.online().is_none() {
-            // Without a connection nothing is gained by waiting for the burst to end.
-            self.timers.clear(Timer::NetworkLook);
-            return self.act(Action::LookAtNetwork);
+        if self.timers.get(Timer::NetworkLook).is_some() && self.online().is_some() {
+            return;
         }
-        if self.timers.get(Timer::NetworkLook).is_none() {
-            self.timers.set(Timer::NetworkLook, now.at + LOOK_AFTER);
+        let at = match (self.online(), self.looked) {
+            (Some(_), _) => now.at + LOOK_AFTER,
+            (None, Some(looked)) => looked + LOOK_AGAIN_AFTER,
+            (None, None) => now.at,
+        };
+        if at > now.at {
+            return self.timers.set(Timer::NetworkLook, at);
         }
+        self.look(now);
     }
 
-    /// An address, route or link changed: is the connection's ground still there?
+    pub(super) fn look(&mut self, now: Now) {
+        self.timers.clear(Timer::NetworkLook);
+        self.looked = Some(now.at);
+        self.act(Action::LookAtNetwork);
+    }
+
+    /// The network may have changed: is the connection's ground still there?
     pub(super) fn on_sight(&mut self, now: Now, sight: Sight) {
-        let changed = sight.network != self.network;
-        if changed {
+        let network = sight.ground.as_ref().map(|(network, _)| network.clone());
+        if network != self.network {
             self.disturb_search(now);
             self.endpoints.start_over();
         }
@@ -32,14 +46,20 @@ impl Session {
             // Whatever comes next is new ground, even if it is the same network again.
             self.tried = None;
             self.on_lost(now, Failure::new(Cause::AddressGone, "the network changed"));
-        } else if sight.same_way && !changed {
+        } else if std::mem::take(&mut online.moved) {
+            // The server has just answered: whichever way this is, the connection lives with it, and the
+            // next notice is compared with it.
+            online.ground = sight.ground.clone();
+            self.tried = sight.ground;
+            debug!(event = "network.settled", network, "the connection answered after the change");
+            self.search_moved(now, network);
+        } else if sight.ground == online.ground {
             // Router advertisements and renewed leases ring the bell all day; a ping for each would cost more
             // than the heartbeat.
-            debug!(event = "network.same", network = sight.network, "a notice that changes nothing for the connection");
+            debug!(event = "network.same", network, "a notice that changes nothing for the connection");
         } else {
-            debug!(event = "network.changed", network = sight.network, "the network changed; the connection is probed");
+            debug!(event = "network.changed", network, "the network changed; the connection is probed");
             online.link.probe_now();
-            self.network = sight.network;
         }
     }
 
@@ -52,6 +72,7 @@ impl Session {
         if sight.ground == self.tried {
             return;
         }
+        self.reconnect.excuse(now.at);
         self.retry_owed(now);
         match State::from(&self.phase) {
             State::Connecting => {

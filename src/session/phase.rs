@@ -1,5 +1,6 @@
 //! Where the connection stands: one of six, each with what belongs to it alone.
 
+use super::Ground;
 use crate::ids::Nonce;
 use crate::keepalive::{Attempt, Cause, Link};
 use crate::protocol::{Address, Presence};
@@ -29,6 +30,10 @@ pub struct Online {
     pub link: Link,
     pub address: Address,
     pub nonce: Nonce,
+    /// The way on which the server is known to have answered.
+    pub ground: Option<Ground>,
+    /// The server has answered on another way; the next look says which.
+    pub moved: bool,
     /// As people read it.
     pub server: String,
     /// The longest heartbeat the server's own keep alive, or the gateway, allows.

@@ -50,6 +50,18 @@ impl Session {
         self.timers.set(Timer::Search, now.at + PAUSE);
     }
 
+    /// The connection lives on, on another network.
+    pub(super) fn search_moved(&mut self, now: Now, network: Option<String>) {
+        if network == self.network {
+            return;
+        }
+        if let Some(key) = &network {
+            self.heartbeat.on_network(key, now.wall_ms);
+        }
+        self.network = network;
+        self.set_heartbeat();
+    }
+
     /// The main link was lost. Only a loss after idleness says anything about the network.
     pub(super) fn search_lost(&mut self, now: Now, cause: Cause, idle: Duration) {
         self.cancel_probe();

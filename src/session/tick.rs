@@ -1,7 +1,7 @@
 //! What each timer of the table leads to.
 
 use super::login::Told;
-use super::{Action, Now, Session, Timer};
+use super::{Now, Session, Timer};
 use crate::binding::Event as BindingEvent;
 
 impl Session {
@@ -16,7 +16,7 @@ impl Session {
             self.login_unanswered();
         }
         if self.timers.due(Timer::NetworkLook, now.at) {
-            self.act(Action::LookAtNetwork);
+            self.look(now);
         }
         if self.timers.due(Timer::Owed, now.at) {
             self.pay_owed();

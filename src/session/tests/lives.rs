@@ -135,7 +135,6 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
         30 => {
             let mut sight = stage.sight();
             let network = *pick(random, &["wifi-1", "cell-1"]);
-            sight.network = Some(network.to_owned());
             sight.ground = (!one_in(random, 4)).then(|| (network.to_owned(), None));
             sight.address_gone = one_in(random, 4) && stage.pending.connected;
             stage.feed(Event::NetworkNotice);

@@ -53,6 +53,10 @@ pub struct Stage {
     pub asked: BTreeSet<RequestId>,
     pub ends: Vec<String>,
     pub inbox: Option<String>,
+    /// How the kernel would go to the server.
+    pub ground: Option<Ground>,
+    /// When the network was looked at.
+    pub looks: Vec<Moment>,
     next_id: u64,
 }
 
@@ -79,6 +83,8 @@ impl Stage {
             asked: BTreeSet::new(),
             ends: Vec::new(),
             inbox: None,
+            ground: ground("wifi-1"),
+            looks: Vec::new(),
             next_id: 0,
         };
         stage.feed(Event::Started);
@@ -98,7 +104,7 @@ impl Stage {
         match action {
             Action::Dial(dial) => {
                 self.pending.dial = Some(*dial);
-                return Some(Event::DialStarted { ground: Some(("wifi-1".into(), None)) });
+                return Some(Event::DialStarted { ground: self.ground.clone() });
             }
             Action::CancelDial => self.pending.dial = None,
             Action::Write(write) => {
@@ -126,7 +132,10 @@ impl Stage {
                 };
                 return Some(Event::Kept { id: message.id, packet_id, kept });
             }
-            Action::LookAtNetwork => return Some(Event::NetworkSeen(self.sight())),
+            Action::LookAtNetwork => {
+                self.looks.push(self.now.at);
+                return Some(Event::NetworkSeen(self.sight()));
+            }
             Action::LookAtBattery => return Some(Event::BatterySeen(None)),
             Action::StartSide(side) => self.pending.sides.push(*side),
             Action::CancelSide(kind) => self.pending.sides.retain(|side| kind_of(side) != kind),
@@ -142,12 +151,7 @@ impl Stage {
     }
 
     pub fn sight(&self) -> Sight {
-        Sight {
-            network: Some("wifi-1".into()),
-            ground: Some(("wifi-1".into(), None)),
-            address_gone: false,
-            same_way: true,
-        }
+        Sight { ground: self.ground.clone(), address_gone: false }
     }
 
     pub fn ask(&mut self, ask: Ask) -> RequestId {
@@ -173,7 +177,7 @@ impl Stage {
             server_keep_alive_s: None,
             broker: dial.broker,
             round_trip: Duration::from_millis(50),
-            network: Some("wifi-1".into()),
+            ground: self.ground.clone(),
         });
         self.feed(Event::Dialled { nonce: dial.nonce, standing });
         self.feed(Event::Heard(Packet::Subscribed { refused: None }));
@@ -346,6 +350,10 @@ impl Stage {
             what()
         );
     }
+}
+
+pub fn ground(network: &str) -> Option<Ground> {
+    Some((network.into(), None))
 }
 
 pub fn kind_of(side: &Side) -> SideKind {

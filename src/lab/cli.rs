@@ -6,6 +6,7 @@ use super::figure::{Figure, show};
 use super::idle::{self, Idle};
 use super::kills::{self, Kills};
 use super::noise::Brokers;
+use super::trouble::{self, Trouble};
 use super::wire::{self, Weather};
 use super::{bench, cloud, demo, fleet, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
@@ -188,6 +189,11 @@ enum Command {
         listen: SocketAddr,
         #[arg(long)]
         to: SocketAddr,
+    },
+    /// Emulate trouble on the way between a device and its server
+    Trouble {
+        #[command(subcommand)]
+        trouble: Trouble,
     },
 }
 
@@ -372,6 +378,10 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Network { listen, to } => {
                 network::serve(listen, to).await.map_err(|e| format!("{listen}: {e}"))?;
+                Ok(true)
+            }
+            Command::Trouble { trouble } => {
+                trouble::run(trouble).await.map_err(|e| e.to_string())?;
                 Ok(true)
             }
         }

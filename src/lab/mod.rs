@@ -26,5 +26,6 @@ mod show;
 mod simulate;
 mod socket;
 mod throughput;
+mod trouble;
 mod usage;
 mod wire;

@@ -1,0 +1,29 @@
+//! Trouble on the way between a device and its server, emulated: one command for each kind, so that an
+//! operator can try a device of his own against it.
+
+mod bursts;
+mod ip;
+mod rotate;
+mod routes;
+
+use std::io;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Trouble {
+    /// Keep routes as Android's netd does: a table for each network, and a rule that chooses one
+    Routes(routes::Options),
+    /// Ring the bell without an end: a foreign link that comes and goes
+    Bursts(bursts::Options),
+    /// Rotate a temporary IPv6 address (RFC 8981)
+    Rotate(rotate::Options),
+}
+
+/// # Errors
+/// The system's, or what `ip` says.
+pub(super) async fn run(trouble: Trouble) -> io::Result<()> {
+    match trouble {
+        Trouble::Routes(options) => routes::serve(options).await,
+        Trouble::Bursts(options) => bursts::serve(options).await,
+        Trouble::Rotate(options) => rotate::serve(options).await,
+    }
+}

@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -34,8 +34,18 @@ pub struct Process {
 impl Process {
     /// Starts a program and listens to its standard error (`err`) or output.
     pub fn start(command: &mut Command, err: bool) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("started");
+        Self::listen(command.stdin(Stdio::null()), err)
+    }
+
+    /// Starts a program that is told things on its standard input and answers on its output.
+    pub fn start_told(command: &mut Command) -> (Self, ChildStdin) {
+        let mut process = Self::listen(command.stdin(Stdio::piped()), false);
+        let input = process.child.stdin.take().expect("piped");
+        (process, input)
+    }
+
+    fn listen(command: &mut Command, err: bool) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
         let (out, error) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let (heard, ignored): (Box<dyn Read + Send>, Box<dyn Read + Send>) =
             if err { (Box::new(error), Box::new(out)) } else { (Box::new(out), Box::new(error)) };

@@ -203,7 +203,9 @@ fn a_vpn_with_rules_of_its_own_is_the_network_while_it_is_there() {
     );
     lab.agent.process.event("link.up");
     assert!(lab.network().starts_with("other-"), "{}", lab.network());
-    must("set -e; d='ip -n impush-p-dev'; $d rule del table main suppress_prefixlength 0; $d rule del table 51820; $d link del wg0");
+    must(
+        "set -e; d='ip -n impush-p-dev'; $d rule del table main suppress_prefixlength 0; $d rule del table 51820; $d link del wg0",
+    );
     lab.agent.process.event("link.up");
     assert_eq!(lab.network(), wifi);
 }
@@ -242,7 +244,9 @@ fn an_address_that_rotates_is_asked_about_once_and_its_end_is_the_connections() 
     lab.agent.process.event("network.settled");
     for n in 0..3 {
         // What a router advertisement does: an address's life is renewed.
-        must(&format!("ip -n impush-p-dev addr add 2001:db8:73:1::{n}:1/64 dev wlan0 nodad preferred_lft 0 valid_lft 1000"));
+        must(&format!(
+            "ip -n impush-p-dev addr add 2001:db8:73:1::{n}:1/64 dev wlan0 nodad preferred_lft 0 valid_lft 1000"
+        ));
         lab.agent.process.event("network.same");
     }
     assert_eq!((lab.since(), lab.seen("network.changed")), (since, 1));

@@ -59,7 +59,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     // The lab writes the programs' manual from their command lines.
-    ("lab", &["secret", "logs", "http", "terminal", "vendor", "protocol", "keepalive", "mqtt", "agent", "gateway"]),
+    (
+        "lab",
+        &["ids", "secret", "logs", "http", "terminal", "vendor", "protocol", "keepalive", "mqtt", "agent", "gateway"],
+    ),
 ];
 
 fn rust_files(path: &Path, out: &mut Vec<PathBuf>) {

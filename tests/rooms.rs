@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("binding", &["ids", "secret", "vendor", "protocol", "keepalive"]),
     ("session", &["ids", "secret", "vendor", "protocol", "keepalive", "channel", "binding"]),
     ("mqtt", &["secret", "protocol", "keepalive"]),
-    ("store", &["secret", "vendor", "protocol", "keepalive", "device", "binding", "session"]),
+    ("store", &["ids", "secret", "vendor", "protocol", "keepalive", "device", "binding", "session"]),
     (
         "agent",
         &[

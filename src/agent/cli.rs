@@ -6,7 +6,7 @@ use super::daemon::RunError;
 use super::doctor::{self, Outcome};
 use super::identity::{self, ResetError};
 use super::inbox::{self, InboxCommand, InboxCommandError};
-use super::reload::reloads;
+use super::reload::Reload;
 use super::{bundle, daemon, text};
 use crate::logs;
 use crate::settings::{self, SettingsError};
@@ -331,10 +331,7 @@ fn run(config: Config, source: impl Fn() -> Result<Config, SettingsError>) -> Re
         .build()?;
     let result = runtime.block_on(async {
         let (asked, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
-        tokio::select! {
-            result = daemon::run(config.clone(), shutdown) => Ok(result?),
-            () = reloads(config, levels, source, asked) => Ok(()),
-        }
+        Ok(daemon::run(config, Reload { levels, source, asked }, shutdown).await?)
     });
     // A lookup that hangs must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));

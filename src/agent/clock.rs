@@ -14,6 +14,26 @@ use tokio::io::unix::AsyncFd;
 /// The wall-clock moment a step detector waits for: it must never come (the year 2200).
 const NEVER_S: i64 = 7_258_118_400;
 
+/// When this program was built, in milliseconds since the Unix epoch: the packages give it the date of its source
+/// (reproducible-builds.org, "SOURCE_DATE_EPOCH"), and without that it is this version's.
+pub const BUILT_MS: u64 = 1000 * later(1_795_132_800, option_env!("SOURCE_DATE_EPOCH"));
+
+/// The later of a time and one written in decimal digits; what is no number counts for nothing.
+const fn later(seconds: u64, text: Option<&str>) -> u64 {
+    let Some(text) = text else { return seconds };
+    let (mut at, mut other) = (0, 0_u64);
+    // Eleven digits reach far beyond any clock, and overflow nothing.
+    while at < text.len() && at < 11 {
+        let digit = text.as_bytes()[at];
+        if !digit.is_ascii_digit() {
+            return seconds;
+        }
+        other = other * 10 + (digit - b'0') as u64;
+        at += 1;
+    }
+    if other > seconds { other } else { seconds }
+}
+
 /// CLOCK_BOOTTIME: unlike CLOCK_MONOTONIC it goes on while the device sleeps.
 pub fn now() -> Moment {
     time_of(ClockId::Boottime)
@@ -132,6 +152,15 @@ async fn wait(fd: &AsyncFd<OwnedFd>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_without_a_date_of_its_own_has_its_versions() {
+        assert_eq!(later(7, None), 7);
+        for (text, seconds) in [("8", 8), ("6", 7), ("", 7), ("8 ", 7), ("-9", 7)] {
+            assert_eq!(later(7, Some(text)), seconds, "{text:?}");
+        }
+        assert!(BUILT_MS <= wall_ms(), "this clock, or SOURCE_DATE_EPOCH, is wrong");
+    }
 
     #[tokio::test]
     async fn a_timer_ends_at_its_moment_and_can_be_set_again() {

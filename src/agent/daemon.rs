@@ -6,15 +6,17 @@ use super::control::{self, Ask, Refusal, Reply, Request};
 use super::disk::{Disk, OnDisk, blocking};
 use super::metrics;
 use super::network::Watch;
+use super::reload::{Reload, Reloaded};
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
+use super::trust::Trust;
 use crate::device::{self, Machine, Profile};
 use crate::ids::{MessageId, Nonce};
 use crate::keepalive::{Bounds, Failure, Moment};
-use crate::mqtt::{Incoming, TlsSetupError, client_config};
+use crate::mqtt::{Incoming, Proxy, TimeFloor, TlsSetupError};
 use crate::secret::random_hex;
 use crate::service::Service;
-use crate::session::{self, Event, RequestId, Session, SideKind, SideOutcome};
+use crate::session::{self, Changeable, Event, RequestId, Session, SideKind, SideOutcome};
 use crate::settings::SettingsError;
 use crate::store::{OpenError, Store};
 use serde_json::json;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -65,16 +68,18 @@ impl RunError {
     }
 }
 
-/// Runs the agent until `shutdown` is done, then disconnects cleanly.
+/// Runs the agent until `shutdown` is done, then disconnects cleanly. Reads its configuration again when `reload` is
+/// asked to.
 ///
 /// # Errors
 /// [`RunError`], before anything was connected.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let ready = config.check()?;
-    let tls = client_config(
-        config.server.ca_file.as_deref(),
-        config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref()),
-    )?;
+    let trust = Trust::read(&config.server, Arc::new(TimeFloor::new(clock::BUILT_MS)))?;
     let (state_directory, root) = (config.state_directory(), config.device.root.clone());
     let app = ready.app.clone();
     let (store, profile, machine) = blocking(move || -> Result<_, RunError> {
@@ -100,7 +105,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let mut shell = Shell {
         config,
         ready,
-        tls,
+        trust,
         session,
         disk,
         connection: None,
@@ -113,7 +118,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     let mut service = Service::from_environment();
     service.ready();
-    let result = shell.serve(&mut service, requests, shutdown).await;
+    let result = shell.serve(&mut service, requests, reload, shutdown).await;
     server.abort();
     if own_socket {
         drop(std::fs::remove_file(&path));
@@ -136,6 +141,7 @@ fn settings(
         device_id: store.device_id().to_owned(),
         instance: machine.fingerprint(),
         endpoints: ready.endpoints.iter().map(ToString::to_string).collect(),
+        proxy: ready.proxy.as_ref().map(Proxy::to_string),
         order: config.channel.order.clone(),
         certificates: config.certificates.names(),
         candidate: profile.channel,
@@ -147,6 +153,7 @@ fn settings(
         bounds: Bounds { floor: seconds(beat.floor_s), start: seconds(beat.start_s), ceiling: seconds(beat.ceiling_s) },
         low_power: beat.low_power,
         low_power_ceiling: seconds(beat.low_power_ceiling_s),
+        built_ms: clock::BUILT_MS,
         entropy: u64::from_str_radix(&random_hex::<8>(), 16).unwrap_or_else(|_| now().wall_ms),
     }
 }
@@ -161,6 +168,7 @@ enum Woken {
     AboutToPing,
     Network,
     ClockStepped,
+    Reload,
     Timer,
 }
 
@@ -169,6 +177,7 @@ impl Shell {
         &mut self,
         service: &mut Service,
         mut requests: mpsc::Receiver<Request>,
+        mut reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::pin!(shutdown);
@@ -202,6 +211,7 @@ impl Shell {
                 woken = next_of(&mut self.dialling, &mut self.connection, &mut self.sides) => woken,
                 () = network => Woken::Network,
                 () = step.stepped() => Woken::ClockStepped,
+                () = (reload.asked)() => Woken::Reload,
                 () = timer.until(deadline) => Woken::Timer,
             };
             match woken {
@@ -216,6 +226,11 @@ impl Shell {
                 Woken::AboutToPing => self.feed(Event::SideAboutToPing).await,
                 Woken::Network => self.feed(Event::NetworkNotice).await,
                 Woken::ClockStepped => self.feed(Event::ClockStepped).await,
+                Woken::Reload => {
+                    if let Some(reloaded) = reload.read(&self.config, self.trust.floor.clone()).await {
+                        self.on_reloaded(reloaded).await;
+                    }
+                }
                 Woken::Timer => self.feed(Event::Tick).await,
             }
             // A device that slept finds its timers late and its connection perhaps forgotten.
@@ -229,6 +244,23 @@ impl Shell {
         service.stopping();
         drop(tokio::time::timeout(GOODBYE, self.feed(Event::Shutdown)).await);
         Ok(())
+    }
+
+    async fn on_reloaded(&mut self, new: Reloaded) {
+        let trusts_others = self.trust.replace(new.trust);
+        let way = (&new.ready.endpoints, &new.ready.proxy) != (&self.ready.endpoints, &self.ready.proxy);
+        (self.config, self.ready) = (new.config, new.ready);
+        let seconds = Duration::from_secs;
+        let changeable = Changeable {
+            endpoints: self.ready.endpoints.iter().map(ToString::to_string).collect(),
+            proxy: self.ready.proxy.as_ref().map(Proxy::to_string),
+            order: self.config.channel.order.clone(),
+            certificates: self.config.certificates.names(),
+            linger: seconds(self.config.channel.linger_s),
+            check_first: seconds(self.config.channel.check_first_s),
+            check_most: seconds(self.config.channel.check_most_s),
+        };
+        self.feed(Event::Reconfigured { changeable: Box::new(changeable), way_changed: way || trusts_others }).await;
     }
 
     fn deadline(&self, service: Option<Moment>) -> Moment {
@@ -284,7 +316,7 @@ impl Shell {
 
     fn status(&mut self) -> session::Status {
         let inbox = self.disk.in_memory().depth();
-        session::Status { inbox, ..self.session.status(now()) }
+        session::Status { inbox, trusted: Some(self.trust.report()), ..self.session.status(now()) }
     }
 }
 

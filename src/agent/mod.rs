@@ -29,7 +29,9 @@ mod reload;
 mod shell;
 mod side;
 mod text;
+mod trust;
 
 pub use crate::session::Status;
 pub use config::{Certificates, Config};
 pub use daemon::{RunError, run};
+pub use reload::Reload;

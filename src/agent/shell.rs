@@ -8,6 +8,7 @@ use super::network::{self, Towards};
 use super::power;
 use super::side::{Running, Way};
 use crate::ids::Nonce;
+use super::trust::Trust;
 use crate::keepalive::Failure;
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Stream, Will, dial_first, handshake};
@@ -15,12 +16,10 @@ use crate::protocol::{Leg, SESSION_EXPIRY_S, State as Announced};
 use crate::session::{
     Action, Broker, Dial, Event, Goodbye, LinkStanding, Now, Packet, RequestId, Server, Session, Sight, Write,
 };
-use rustls::ClientConfig;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tracing::info;
@@ -49,7 +48,7 @@ pub struct StreamsEnd {
 pub(super) struct Shell {
     pub config: Config,
     pub ready: Ready,
-    pub tls: Arc<ClientConfig>,
+    pub trust: Trust,
     pub session: Session,
     pub disk: OnDisk,
     pub connection: Option<Connection<Stream>>,
@@ -82,7 +81,10 @@ impl Shell {
 
     async fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Dial(dial) => return Some(self.dial(*dial).await),
+            Action::Dial(dial) => {
+                self.look_at_trust().await;
+                return Some(self.dial(*dial).await);
+            }
             Action::CancelDial => self.dialling = None,
             Action::Write(write) => return self.write(write).await,
             Action::Close(goodbye) => self.close(goodbye).await,
@@ -103,10 +105,11 @@ impl Shell {
             Action::LookAtNetwork => return self.sight().await.map(Event::NetworkSeen),
             Action::LookAtBattery => return Some(Event::BatterySeen(power::look(self.config.device.root.as_deref()))),
             Action::StartSide(side) => {
+                self.look_at_trust().await;
                 let way = Way {
                     endpoints: self.ready.endpoints.clone(),
                     proxy: self.ready.proxy.clone(),
-                    tls: self.tls.clone(),
+                    tls: self.trust.credentials.config.clone(),
                     topics: self.ready.topics.clone(),
                 };
                 self.sides.push(Running::start(*side, way));
@@ -125,6 +128,12 @@ impl Shell {
             }
         }
         None
+    }
+
+    /// What the next connection is checked against.
+    async fn look_at_trust(&mut self) {
+        self.trust.floor.set(self.session.earliest_ms(now()));
+        self.trust.look_again().await;
     }
 
     async fn dial(&mut self, dial: Dial) -> Event {
@@ -154,7 +163,7 @@ impl Shell {
                 at_least_once: dial.broker.at_least_once,
             }),
         };
-        let (proxy, tls) = (self.ready.proxy.clone(), self.tls.clone());
+        let (proxy, tls) = (self.ready.proxy.clone(), self.trust.credentials.config.clone());
         let ground = network::ground(Towards::Anybody { last: self.last_peer }).await.ok().flatten();
         let run = Box::pin(async move {
             let started = clock::now();
@@ -173,6 +182,7 @@ impl Shell {
                 server: server.map_or(Server::Configured(0), |(server, _)| server),
                 server_name: winner.to_string(),
                 session_present: connected.session_present,
+                verified: connection.stream().is_verified(),
                 server_keep_alive_s: connected.server_keep_alive_s,
                 broker: Broker { retain: connected.retain, at_least_once: connected.at_least_once },
                 round_trip,

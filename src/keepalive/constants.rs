@@ -54,6 +54,12 @@ pub const SLOW_BASE: Duration = Duration::from_secs(30);
 /// Least pause after a refusal that may be a mistake: of credentials that worked before, or a takeover.
 pub const PATIENT_BASE: Duration = Duration::from_secs(60);
 pub const SLOW_CAP: Duration = Duration::from_secs(1800);
+/// Pauses while a network that has just come answers in the server's place: a person is signing in at its portal,
+/// which takes minutes, and waits for this device after it.
+pub const PORTAL_BASE: Duration = Duration::from_secs(5);
+pub const PORTAL_CAP: Duration = Duration::from_secs(30);
+/// ... and for how long after the network came.
+pub const PORTAL_TIME: Duration = Duration::from_secs(600);
 /// A link that lived this long proves the server healthy; only then the pauses start over.
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// So many links in a row that came up and fell before they were stable point to the server.

@@ -90,6 +90,7 @@ causes! {
     51 LingerOver "linger_over" Stop "the vendor channel delivers; no app is attached",
     52 Shutdown "shutdown" Stop "the agent is stopping",
     53 LoggedOut "logged_out" Stop "the user logged out",
+    54 Reconfigured "reconfigured" Retry "the configuration names another server, or another way to it",
     60 RetainRefused "retain_refused" Retry "the broker keeps no retained messages; the connection is made without",
     61 QosRefused "qos_refused" Retry "the broker takes no QoS 1; the connection is made with QoS 0, and messages may be lost on the way",
     62 PacketTooLarge "packet_too_large" Slow "the broker takes no packet as large as this device's; raise its maximum packet size to 96 KiB",
@@ -99,6 +100,19 @@ impl Cause {
     /// The way under the connection ended it: that says nothing of the server.
     pub const fn is_the_networks(self) -> bool {
         matches!(self, Self::AddressGone | Self::NetworkChanged | Self::Suspended)
+    }
+
+    /// The TLS handshake did not come to a good end.
+    pub const fn is_tls(self) -> bool {
+        matches!(
+            self,
+            Self::TlsUntrusted | Self::TlsExpired | Self::TlsWrongName | Self::TlsNotYetValid | Self::TlsFailed
+        )
+    }
+
+    /// Something answered that is not the server: a captive portal, or a proxy that looks into TLS.
+    pub const fn is_another_in_its_place(self) -> bool {
+        matches!(self, Self::TlsUntrusted | Self::TlsWrongName | Self::TlsFailed)
     }
 }
 

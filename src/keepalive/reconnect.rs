@@ -5,8 +5,8 @@
 //! device, so one device's behaviour can be replayed.
 
 use super::constants::{
-    AT_ONCE_SPREAD, EXCUSED_WITHIN, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, PATIENT_BASE, RECONNECT_BASE, RECONNECT_CAP,
-    SLOW_BASE, SLOW_CAP, STABLE_AFTER,
+    AT_ONCE_SPREAD, EXCUSED_WITHIN, FLAPS_UNTIL_SLOW, NETWORK_SPREAD, PATIENT_BASE, PORTAL_BASE, PORTAL_CAP,
+    RECONNECT_BASE, RECONNECT_CAP, SLOW_BASE, SLOW_CAP, STABLE_AFTER,
 };
 use super::{Cause, Moment, Recovery};
 use std::time::Duration;
@@ -86,6 +86,11 @@ impl Reconnect {
     pub fn on_doubtful(&mut self, now: Moment, cause: Cause) -> Attempt {
         self.up_since = None;
         self.draw(now, cause, PATIENT_BASE, SLOW_CAP)
+    }
+
+    /// What refused may be gone in a moment, whatever its cause asks for otherwise.
+    pub fn shortly(&mut self, now: Moment, cause: Cause) -> Attempt {
+        self.draw(now, cause, PORTAL_BASE, PORTAL_CAP)
     }
 
     /// The network is back, or the operator does not want to wait. Only the pause is cut short: what
@@ -245,6 +250,18 @@ mod tests {
                 let doubtful = pause(Verdict::Retry(reconnect.on_doubtful(NOW, Cause::BadCredentials)));
                 assert!((PATIENT_BASE..=SLOW_CAP).contains(&doubtful), "{doubtful:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_may_be_gone_in_a_moment_is_tried_again_within_half_a_minute() {
+        for seed in 0..200 {
+            let mut reconnect = Reconnect::new(seed);
+            for _ in 0..30 {
+                let shortly = pause(Verdict::Retry(reconnect.shortly(NOW, Cause::TlsUntrusted)));
+                assert!((PORTAL_BASE..=PORTAL_CAP).contains(&shortly), "{shortly:?}");
+            }
+            assert!(pause(reconnect.on_down(NOW, Cause::TlsUntrusted)) >= SLOW_BASE);
         }
     }
 

@@ -59,6 +59,20 @@ impl Stream {
         }
     }
 
+    /// The server's certificate was checked for this connection: there is TLS, and no earlier session was resumed.
+    pub fn is_verified(&self) -> bool {
+        let transport = match self {
+            Self::Direct(transport) => transport,
+            Self::WebSocket(socket) => socket.get_ref(),
+        };
+        match transport {
+            Transport::Plain(_) => false,
+            Transport::Tls(tls) => {
+                tls.get_ref().1.handshake_kind().is_some_and(|kind| kind != rustls::HandshakeKind::Resumed)
+            }
+        }
+    }
+
     /// The address of this end; when it leaves the device the connection is dead.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.tcp().local_addr().ok()

@@ -22,4 +22,4 @@ pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, hand
 pub use dial::{Stream, dial, dial_first};
 pub use endpoint::{Endpoint, EndpointError};
 pub use proxy::{Proxy, ProxyError};
-pub use tls::{TlsSetupError, client_config};
+pub use tls::{Credentials, TimeFloor, TlsSetupError, client_config, credentials, sources};

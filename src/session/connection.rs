@@ -82,6 +82,10 @@ impl Session {
             .filter(|s| *s > 0)
             .map(|seconds| Duration::from_secs(u64::from(seconds)).mul_f64(0.9).max(Duration::from_secs(1)));
         self.reconnect.on_up(now.at);
+        self.arrival.prove();
+        if standing.verified {
+            self.confirm_clock(now);
+        }
         self.counts.connections += 1;
         self.poisoned = false;
         let after = self.cause.take();
@@ -186,6 +190,17 @@ impl Session {
             );
             return self.dial(now);
         }
+        if self.doubt_clock(now, failure.cause) {
+            debug!(event = "clock.doubted", cause = failure.cause.as_str(), "tried again at once against another time");
+            return self.dial(now);
+        }
+        if self.arrival.says_sign_in(failure.cause) {
+            info!(
+                event = "network.sign_in",
+                cause = failure.cause.as_str(),
+                "another than the server answers; the network may want a sign-in (captive portal)"
+            );
+        }
         match self.verdict(now, failure.cause) {
             Verdict::Retry(attempt) => {
                 let (base, jitter) = (attempt.base.as_secs_f64(), attempt.jitter.as_secs_f64());
@@ -229,12 +244,13 @@ impl Session {
     /// trusted yet, and one whose time is over needs no other reason.
     fn judged(&mut self, now: Now, mut failure: Failure) -> Failure {
         let refused = matches!(failure.cause, Cause::BadCredentials | Cause::NotAuthorized);
+        let time_ms = self.time_ms(now);
         let Some(login) = self.saved.login.as_mut().filter(|_| refused) else { return failure };
         if let Some(former) = login.former_password.take() {
             warn!(event = "login.renewal_refused", "the renewed login was refused; the one before it is used again");
             login.password = former;
             self.persist(Kind::Login);
-        } else if token::Life::of(&login.password).is_some_and(|life| life.ended(now.wall_ms)) {
+        } else if token::Life::of(&login.password).is_some_and(|life| life.ended(time_ms)) {
             failure.cause = Cause::LoginExpired;
         }
         failure
@@ -245,6 +261,9 @@ impl Session {
         let worked = self.saved.login.as_ref().is_some_and(|login| login.welcomed);
         if cause.recovery() == Recovery::Stop && worked {
             return Verdict::Retry(self.reconnect.on_doubtful(now.at, cause));
+        }
+        if self.arrival.may_open(now.at, cause) {
+            return Verdict::Retry(self.reconnect.shortly(now.at, cause));
         }
         self.reconnect.on_down(now.at, cause)
     }

@@ -66,7 +66,7 @@ impl Session {
             }
             Ok(Down::Settings { nonce, heartbeat_ceiling_s, bindings, token }) => {
                 self.on_settings(now, nonce.as_ref(), heartbeat_ceiling_s);
-                self.on_renewed(token);
+                self.on_renewed(now, token);
                 self.ask_renewal(now);
                 if nonce.is_some() {
                     self.on_bindings(now, bindings);
@@ -96,9 +96,19 @@ impl Session {
     /// time while this connection stands.
     pub(super) fn ask_renewal(&mut self, now: Now) {
         let life = self.saved.login.as_ref().and_then(|login| token::Life::of(&login.password));
-        let due = life.and_then(|life| life.renewal_in(now.wall_ms)).map(Duration::from_secs);
+        let due = life.and_then(|life| life.renewal_in(self.time_ms(now))).map(Duration::from_secs);
+        // A clock that is late never comes to the day. A new token each day also tells it how late it is.
+        let late = self.stand_in_ms(now).is_some();
+        let due = due.map(|due| {
+            if late {
+                due.min(self.renewal_asked.map_or(Duration::ZERO, |at| (at + RENEWAL_LOOK).saturating_sub(now.at)))
+            } else {
+                due
+            }
+        });
         if due == Some(Duration::ZERO) {
             self.send(&Up::Renew);
+            self.renewal_asked = Some(now.at);
         }
         // The wall clock may be set meanwhile, and an answer may be lost.
         let again = due.map(|due| now.at + due.clamp(RENEWAL_AGAIN, RENEWAL_LOOK));
@@ -107,7 +117,10 @@ impl Session {
 
     /// The gateway gave a new token. It is on disk before it is used, and the old one stays beside it until
     /// the new one has entered.
-    pub(super) fn on_renewed(&mut self, token: Option<Secret>) {
+    pub(super) fn on_renewed(&mut self, now: Now, token: Option<Secret>) {
+        if let Some(issued_s) = token.as_ref().and_then(token::Life::of).and_then(|life| life.issued_s()) {
+            self.heard_time(now, issued_s);
+        }
         let (Some(token), Some(login)) = (token, self.saved.login.as_mut()) else { return };
         if token.is_empty() || token == login.password {
             return;

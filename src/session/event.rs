@@ -68,6 +68,11 @@ pub enum Event {
     },
     /// Somebody set the wall clock.
     ClockStepped,
+    /// The configuration was read again; `way_changed`: servers, proxy or certificates are others.
+    Reconfigured {
+        changeable: Box<super::Changeable>,
+        way_changed: bool,
+    },
     BatterySeen(Option<Battery>),
     /// The probe is about to ping; the main link pings with it, so that the radio wakes once.
     SideAboutToPing,
@@ -95,6 +100,8 @@ pub struct Standing {
     /// As people read it.
     pub server_name: String,
     pub session_present: bool,
+    /// The server's certificate was checked for this connection, and not only for one before it.
+    pub verified: bool,
     /// Seconds, where the server set another keep alive than asked.
     pub server_keep_alive_s: Option<u16>,
     pub broker: super::Broker,

@@ -12,7 +12,9 @@
 
 mod action;
 mod apps;
+mod arrival;
 mod channel;
+mod clock;
 mod connection;
 mod down;
 mod endpoints;
@@ -24,6 +26,7 @@ mod owed;
 mod persist;
 mod phase;
 mod random;
+mod reconfigured;
 mod reports;
 mod request;
 mod resting;
@@ -39,9 +42,10 @@ pub use endpoints::Server;
 pub use event::{Event, Ground, Kept, Now, Packet, SideKind, SideOutcome, Sight, Standing as LinkStanding};
 pub use persist::{Change, Kind};
 pub use phase::Phase;
+pub use reconfigured::Changeable;
 pub use request::{Answer, Ask, Patience, Refusal, RequestId};
 pub use saved::{Ended, Login, Reports, Saved};
-pub use status::{CauseReport, NextAttempt, State, Status};
+pub use status::{CauseReport, NextAttempt, State, Status, Trusted};
 pub use timers::{Timer, Timers};
 
 use crate::binding::Binding;
@@ -63,6 +67,8 @@ pub struct Settings {
     pub instance: Option<String>,
     /// The configured servers as people read them, the fallbacks after the first.
     pub endpoints: Vec<String>,
+    /// The proxy that leads to them, as people read it.
+    pub proxy: Option<String>,
     /// Vendors in the order in which they are tried.
     pub order: Vec<Vendor>,
     /// The configuration's certificate names.
@@ -80,6 +86,8 @@ pub struct Settings {
     pub bounds: Bounds,
     pub low_power: PowerMode,
     pub low_power_ceiling: Duration,
+    /// When this program was built, in milliseconds since the Unix epoch: no right clock is earlier.
+    pub built_ms: u64,
     /// Random from the system: connections and logins of two runs are not confused.
     pub entropy: u64,
 }
@@ -112,6 +120,8 @@ pub struct Session {
     choice: Choice,
     reconnect: Reconnect,
     heartbeat: Heartbeat,
+    clock: clock::Clock,
+    arrival: arrival::Arrival,
     search: search::Search,
     endpoints: endpoints::Endpoints,
     greeting: greeting::Greeting,
@@ -142,6 +152,8 @@ pub struct Session {
     broker: Broker,
     /// ... and that it takes no QoS 1 has been said.
     at_most_once_told: bool,
+    /// When the gateway was last asked for a new token.
+    renewal_asked: Option<Moment>,
     /// The inbox was full; the gateway is asked again when there is room.
     starved: bool,
     random: random::Random,
@@ -159,6 +171,8 @@ impl Session {
             // The device's own seed: a replayed device behaves the same, a fleet does not.
             reconnect: Reconnect::new(seed),
             random: random::Random::new(settings.entropy),
+            clock: clock::Clock::new(settings.built_ms, now.at),
+            arrival: arrival::Arrival::default(),
             power_mode: settings.low_power,
             endpoints: endpoints::Endpoints::new(settings.endpoints.len()),
             cause: saved.ended.as_ref().map(Ended::failure),
@@ -185,6 +199,7 @@ impl Session {
             poisoned: false,
             broker: Broker::default(),
             at_most_once_told: false,
+            renewal_asked: None,
             starved: false,
             counts: Counts::default(),
             out: VecDeque::new(),
@@ -198,7 +213,10 @@ impl Session {
             Event::Started => self.on_started(now),
             Event::Request { id, ask } => self.on_request(now, id, ask),
             Event::Taken { ids } => self.on_taken(now, ids),
-            Event::DialStarted { ground } => self.tried = ground,
+            Event::DialStarted { ground } => {
+                self.arrival.saw(now.at, ground.as_ref().map(|(network, _)| network.as_str()));
+                self.tried = ground;
+            }
             Event::Dialled { nonce, standing } => self.on_dialled(now, &nonce, *standing),
             Event::DialFailed { nonce, failure } => self.on_dial_failed(now, &nonce, failure),
             Event::Heard(packet) => self.on_packet(now, packet),
@@ -207,9 +225,13 @@ impl Session {
             Event::Kept { id, packet_id, kept } => self.on_kept(now, id, packet_id, kept),
             Event::Tick => self.on_tick(now),
             Event::NetworkNotice => self.on_notice(now),
-            Event::NetworkSeen(sight) => self.on_sight(now, sight),
+            Event::NetworkSeen(sight) => {
+                self.arrival.saw(now.at, sight.network.as_deref());
+                self.on_sight(now, sight);
+            }
             Event::Woke { gap } => self.on_wake(now, gap),
             Event::ClockStepped => self.on_clock_step(now),
+            Event::Reconfigured { changeable, way_changed } => self.on_reconfigured(now, *changeable, way_changed),
             Event::BatterySeen(battery) => self.on_battery(battery),
             Event::SideAboutToPing => self.on_side_about_to_ping(),
             Event::SideEnded { side, outcome } => self.on_side_ended(now, side, outcome),

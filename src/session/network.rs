@@ -125,6 +125,7 @@ impl Session {
 
     /// Somebody set the wall clock: a certificate that was not valid yet may be now.
     pub(super) fn on_clock_step(&mut self, now: Now) {
+        self.clock.start_over();
         let clock_was_why =
             self.cause.as_ref().is_some_and(|e| matches!(e.cause, Cause::TlsNotYetValid | Cause::TlsExpired));
         if clock_was_why {

@@ -22,6 +22,7 @@ pub enum Kind {
     Heartbeat,
     Reports,
     Ended,
+    Clock,
 }
 
 /// A new value for one file.
@@ -34,6 +35,7 @@ pub enum Change {
     Heartbeat(Vec<Record>),
     Reports(Reports),
     Ended(Option<Ended>),
+    Clock(Option<u64>),
 }
 
 impl Change {
@@ -46,6 +48,7 @@ impl Change {
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::Reports(_) => Kind::Reports,
             Self::Ended(_) => Kind::Ended,
+            Self::Clock(_) => Kind::Clock,
         }
     }
 }
@@ -60,6 +63,7 @@ impl Saved {
             Kind::Heartbeat => Change::Heartbeat(self.heartbeat.clone()),
             Kind::Reports => Change::Reports(self.reports.clone()),
             Kind::Ended => Change::Ended(self.ended.clone()),
+            Kind::Clock => Change::Clock(self.confirmed_ms),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Session {
         self.resting.checking = false;
         match outcome {
             SideOutcome::Checked { bindings, token } => {
-                self.on_renewed(token);
+                self.on_renewed(now, token);
                 self.on_bindings(now, bindings);
                 if State::from(&self.phase) != State::Resting {
                     return;

@@ -81,4 +81,6 @@ pub struct Saved {
     pub heartbeat: Vec<Record>,
     pub reports: Reports,
     pub ended: Option<Ended>,
+    /// The time a verified connection confirmed last, kept to the day: milliseconds since the Unix epoch.
+    pub confirmed_ms: Option<u64>,
 }

@@ -58,6 +58,20 @@ pub struct NextAttempt {
     pub jitter_s: f64,
 }
 
+/// What the agent has read of whom it trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trusted {
+    /// The file of the authorities, or `system`.
+    pub source: String,
+    /// How many there are.
+    pub authorities: usize,
+    /// SHA-256 of the authority's certificate in hexadecimal; of several, of their digests.
+    pub fingerprint: String,
+    /// The same of the agent's own certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<String>,
+}
+
 /// The whole status document. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -66,6 +80,15 @@ pub struct Status {
     pub cause: Option<CauseReport>,
     pub next_attempt: Option<NextAttempt>,
     pub server: String,
+    /// The configured servers, the fallbacks after the first.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// The configured proxy, without its login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// Whom the agent trusts; the shell's to fill in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted: Option<Trusted>,
     pub app: String,
     pub user: Option<String>,
     pub device_id: String,
@@ -88,6 +111,16 @@ pub struct Status {
     /// Whole days until the login's token can only renew itself; absent where it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_days_left: Option<u64>,
+    /// Another than the server answers through a network that it was never reached through: there may be a captive
+    /// portal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sign_in: bool,
+    /// What the wall clock says.
+    #[serde(default)]
+    pub clock_ms: u64,
+    /// The time certificates and tokens are judged by, where the clock is late by a day or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_by_ms: Option<u64>,
     /// The state directory cannot be written now.
     #[serde(default)]
     pub store_failing: bool,
@@ -140,6 +173,9 @@ impl Session {
                 _ => None,
             },
             server: self.server_name(),
+            servers: self.settings.endpoints.clone(),
+            proxy: self.settings.proxy.clone(),
+            trusted: None,
             app: self.settings.app.to_string(),
             user: self.saved.login.as_ref().map(|login| login.user.clone()),
             device_id: self.settings.device_id.clone(),
@@ -156,7 +192,10 @@ impl Session {
                 .login
                 .as_ref()
                 .and_then(|login| token::Life::of(&login.password))
-                .map(|life| life.days_left(now.wall_ms)),
+                .map(|life| life.days_left(self.time_ms(now))),
+            sign_in: self.wants_sign_in(),
+            clock_ms: now.wall_ms,
+            judged_by_ms: self.stand_in_ms(now),
             store_failing: self.unsaved.failing(),
             logouts_owed: self.binding.ledger().owed.len(),
             inbox: 0,
@@ -172,6 +211,11 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
         }
+    }
+
+    fn wants_sign_in(&self) -> bool {
+        let trying = matches!(self.phase, Phase::Waiting(_) | Phase::Connecting { .. });
+        trying && self.cause.as_ref().is_some_and(|failure| self.arrival.wants_sign_in(failure.cause))
     }
 
     /// A phone that rests on its channel is bound, though no connection says so at this moment.

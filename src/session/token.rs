@@ -40,6 +40,11 @@ impl Life {
         claims(password)
     }
 
+    /// When it was issued, by the gateway's clock.
+    pub fn issued_s(&self) -> Option<u64> {
+        self.iat
+    }
+
     /// No server can take it any more.
     pub fn ended(&self, wall_ms: u64) -> bool {
         wall_ms / 1000 >= self.exp

@@ -34,6 +34,7 @@ pub struct Store {
     plugin: Document<BTreeMap<Vendor, String>>,
     reports: Document<Reports>,
     ended: Document<Option<Ended>>,
+    clock: Document<Option<u64>>,
 }
 
 impl Store {
@@ -53,6 +54,7 @@ impl Store {
             plugin: Document::open(path.join("plugin.json"), BTreeMap::new).map_err(read_only)?,
             reports: Document::open(path.join("reports.json"), Reports::default).map_err(read_only)?,
             ended: Document::open(path.join("ended.json"), || None).map_err(read_only)?,
+            clock: Document::open(path.join("clock.json"), || None).map_err(read_only)?,
             identity,
             directory,
         })
@@ -76,6 +78,7 @@ impl Store {
             heartbeat: self.heartbeat.value().clone(),
             reports: self.reports.value().clone(),
             ended: self.ended.value().clone(),
+            confirmed_ms: *self.clock.value(),
         }
     }
 
@@ -92,6 +95,7 @@ impl Store {
             Change::Heartbeat(records) => self.heartbeat.set(records),
             Change::Reports(reports) => self.reports.set(reports),
             Change::Ended(ended) => self.ended.set(ended),
+            Change::Clock(confirmed_ms) => self.clock.set(confirmed_ms),
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// When the program was built; the stage begins after it.
+pub const BUILT_MS: u64 = 1_690_000_000_000;
 pub const FIRST_CHECK: Duration = Duration::from_secs(600);
 pub const MOST_CHECK: Duration = Duration::from_secs(14_400);
 
@@ -17,6 +19,7 @@ pub fn settings() -> Settings {
         device_id: "00112233445566778899aabbccddeeff".into(),
         instance: None,
         endpoints: vec!["mqtts://a:8883".into(), "mqtts://b:8883".into()],
+        proxy: None,
         order: Vendor::ORDER.to_vec(),
         certificates: [(Vendor::Xiaomi, "2882303".to_owned())].into(),
         candidate: Some(Vendor::Xiaomi),
@@ -28,6 +31,7 @@ pub fn settings() -> Settings {
         bounds: Bounds::default(),
         low_power: PowerMode::Auto,
         low_power_ceiling: Duration::from_secs(1680),
+        built_ms: BUILT_MS,
         entropy: 7,
     }
 }
@@ -68,8 +72,16 @@ impl Stage {
     pub fn with(settings: Settings, saved: Saved) -> Self {
         let now = Now { at: Moment::from_secs(1000), wall_ms: 1_700_000_000_000 };
         let mut disk = BTreeMap::new();
-        for kind in [Kind::Login, Kind::Tokens, Kind::Plugin, Kind::Ledger, Kind::Heartbeat, Kind::Reports, Kind::Ended]
-        {
+        for kind in [
+            Kind::Login,
+            Kind::Tokens,
+            Kind::Plugin,
+            Kind::Ledger,
+            Kind::Heartbeat,
+            Kind::Reports,
+            Kind::Ended,
+            Kind::Clock,
+        ] {
             disk.insert(kind, saved.change(kind));
         }
         let mut stage = Self {
@@ -174,6 +186,7 @@ impl Stage {
             server: dial.servers[0].clone(),
             server_name: "mqtts://a:8883".into(),
             session_present: false,
+            verified: true,
             server_keep_alive_s: None,
             broker: dial.broker,
             round_trip: Duration::from_millis(50),

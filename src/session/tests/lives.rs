@@ -140,7 +140,20 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
             stage.feed(Event::NetworkNotice);
             stage.feed(Event::NetworkSeen(sight));
         }
-        31 => match random.next() % 3 {
+        31 => match random.next() % 5 {
+            3 => {
+                let servers = *pick::<&[&str]>(
+                    random,
+                    &[&["mqtts://a:8883"], &["mqtts://c:8883", "mqtts://a:8883"], &["mqtts://d:8883"]],
+                );
+                let changeable = Box::new(super::ways::changeable(servers));
+                stage.feed(Event::Reconfigured { changeable, way_changed: one_in(random, 2) });
+            }
+            4 => {
+                stage.now.wall_ms =
+                    *pick(random, &[9, super::stage::BUILT_MS + 1, 4_000_000_000_000, 1_700_000_000_000]);
+                stage.feed(Event::ClockStepped);
+            }
             0 => stage.feed(Event::Woke { gap: Duration::from_secs(60) }),
             1 => {
                 stage.now.wall_ms += random.next() % 1_000_000_000;

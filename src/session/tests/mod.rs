@@ -5,3 +5,4 @@ mod networks;
 mod stage;
 mod stories;
 mod table;
+mod ways;

@@ -158,6 +158,22 @@ const TABLE: &[Row] = &[
     Row { name: "a notice of the network", happens: |s| s.feed(Event::NetworkNotice), leads_to: STAYS },
     Row { name: "the device slept", happens: |s| s.feed(Event::Woke { gap: Duration::from_secs(9) }), leads_to: STAYS },
     Row { name: "the clock was set", happens: |s| s.feed(Event::ClockStepped), leads_to: STAYS },
+    Row {
+        name: "other servers are configured: what is tried or stands goes there, and at rest they are asked",
+        happens: |s| {
+            let changeable = Box::new(super::ways::changeable(&["mqtts://c:8883"]));
+            s.feed(Event::Reconfigured { changeable, way_changed: true });
+        },
+        leads_to: [OUT, WAITS, DIALS, DIALS, RESTS, DIALS],
+    },
+    Row {
+        name: "the configuration is read again and is the same",
+        happens: |s| {
+            let changeable = Box::new(super::ways::changeable(&["mqtts://a:8883", "mqtts://b:8883"]));
+            s.feed(Event::Reconfigured { changeable, way_changed: false });
+        },
+        leads_to: STAYS,
+    },
     Row { name: "the battery is full", happens: |s| s.feed(Event::BatterySeen(None)), leads_to: STAYS },
     Row { name: "a write is done", happens: |s| s.feed(Event::Written { unanswered: false }), leads_to: STAYS },
     Row { name: "an app took a message", happens: |s| s.feed(Event::Taken { ids: vec!["m".into()] }), leads_to: STAYS },

@@ -5,6 +5,24 @@ use crate::device::Profile;
 use crate::session::{State, Status};
 use serde_json::Value as Json;
 
+/// What a TLS answer that is not the server's means on a network that has just come.
+pub const SIGN_IN: &str = "the network may want a sign-in (captive portal)";
+
+/// The day of a time in milliseconds since the Unix epoch, in UTC: `2026-11-20`. By Howard Hinnant's
+/// "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`, for days from 1970 on.
+pub fn date(ms: u64) -> String {
+    // Years are counted from March, which puts the leap day last.
+    let days = ms / 86_400_000 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// Doctor's findings, each with what to do under it.
 pub fn checks(checks: &[Check]) -> String {
     let mut out = String::new();
@@ -46,6 +64,9 @@ pub fn status(status: &Status) -> String {
     if let Some(cause) = status.cause.as_ref().filter(|_| status.state != State::Online) {
         out.push_str(&format!("\n  because {} ({}): {}", cause.word, cause.number, cause.detail));
     }
+    if status.sign_in {
+        out.push_str(&format!("\n  {SIGN_IN}"));
+    }
     if status.gateway_answers == Some(false) {
         out.push_str("\n  no gateway has answered on this connection yet");
     }
@@ -61,6 +82,16 @@ pub fn status(status: &Status) -> String {
         status.user.as_deref().unwrap_or("-"),
         status.device_id
     ));
+    if let Some(proxy) = &status.proxy {
+        out.push_str(&format!("\nproxy    {proxy}"));
+    }
+    if let Some(judged_by_ms) = status.judged_by_ms {
+        out.push_str(&format!(
+            "\nclock    says {}; certificates are checked against {}",
+            date(status.clock_ms),
+            date(judged_by_ms)
+        ));
+    }
     if let Some(days) = status.login_days_left {
         out.push_str(&format!("\nlogin    {days} days left"));
     }
@@ -102,9 +133,23 @@ mod tests {
     use crate::protocol::BindingState;
 
     #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, day) in [
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_735_689_599, "2024-12-31"),
+            (4_107_542_400, "2100-03-01"),
+        ] {
+            assert_eq!(date(seconds * 1000), day);
+        }
+    }
+
+    #[test]
     fn the_status_says_what_the_login_the_gateway_the_channel_and_the_disk_have_to_say() {
         let plain = status(&Status::example());
-        for absent in ["days left", "gateway", "check", "store"] {
+        for absent in ["days left", "gateway", "check", "store", "portal", "clock"] {
             assert!(!plain.contains(absent), "{plain}");
         }
         let all = status(&Status {
@@ -113,6 +158,9 @@ mod tests {
             channel_state: Some(BindingState::MissingCertificate),
             check_in_s: Some(599.6),
             store_failing: true,
+            sign_in: true,
+            clock_ms: 5_000,
+            judged_by_ms: Some(1_795_132_800_000),
             ..Status::example()
         });
         for said in [
@@ -121,6 +169,8 @@ mod tests {
             "the gateway says: missing_certificate",
             "next check in 600 s",
             "cannot be written",
+            "may want a sign-in",
+            "clock    says 1970-01-01; certificates are checked against 2026-11-20",
         ] {
             assert!(all.contains(said), "{said}: {all}");
         }

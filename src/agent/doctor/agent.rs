@@ -1,6 +1,7 @@
 //! What the agent says of itself, its disk, and the clock everything hangs on.
 
 use super::super::config::Config;
+use super::super::text;
 use super::Check;
 use crate::binding::Standing;
 use crate::keepalive::Cause;
@@ -10,8 +11,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Milliseconds since the Unix epoch; this program was not written before it.
-const WRITTEN_MS: u64 = 1_760_000_000_000;
+/// A clock that is late by less endangers no certificate.
+const DAY_MS: u64 = 86_400_000;
 /// Days after which a vendor token that nobody has handed over again is suspect. Vendors drop installations
 /// that have been silent; 270 days is what Firebase's documentation, "Manage registration tokens", gives.
 const TOKEN_DAYS: u64 = 270;
@@ -27,10 +28,19 @@ const TAKEN_OVER_S: u64 = 600;
 const SHARED: &str = "two machines may share one identity (a copied state directory): on the copy stop the agent, \
                       `impush reset-identity`, and start it";
 
-pub fn clock(now_ms: u64) -> Check {
-    if now_ms < WRITTEN_MS {
-        let advice = "set the date (timedatectl, NTP, the modem's time): no certificate is valid yet on this clock";
-        return Check::failed("clock", "it stands before this program was written", advice);
+/// `judged_by_ms`: the time certificates are checked against.
+pub fn clock(now_ms: u64, judged_by_ms: u64) -> Check {
+    if now_ms.saturating_add(DAY_MS) < judged_by_ms {
+        let found = format!(
+            "the clock says {}; certificates are checked against {}",
+            text::date(now_ms),
+            text::date(judged_by_ms)
+        );
+        return Check::warning(
+            "clock",
+            found,
+            "set the date (timedatectl, the modem's time), or let NTP through (UDP 123)",
+        );
     }
     Check::ok("clock", "plausible")
 }
@@ -58,6 +68,11 @@ fn login(status: &Status, now_ms: u64) -> Check {
             "login",
             format!("a broker refuses a login that worked before; it is tried again by itself ({})", why()),
             "look at the broker's authentication: is its backend, or the gateway that it asks, away?",
+        ),
+        State::Waiting | State::Connecting if status.sign_in => Check::failed(
+            "login",
+            format!("{}; {}", why(), text::SIGN_IN),
+            "sign in: open any web page on this network",
         ),
         State::Waiting => {
             Check::failed("login", why(), "the agent tries again by itself; `impush reconnect` tries now")
@@ -211,10 +226,14 @@ mod tests {
     use super::*;
     use crate::session::CauseReport;
 
+    const WRITTEN_MS: u64 = 1_760_000_000_000;
+
     #[test]
     fn a_clock_of_1970_is_named_and_one_of_today_is_not() {
-        assert_eq!(clock(86_400_000).outcome, Outcome::Failed);
-        assert_eq!(clock(WRITTEN_MS + 1).outcome, Outcome::Ok);
+        let check = clock(5_000, WRITTEN_MS);
+        assert_eq!(check.outcome, Outcome::Warning);
+        assert_eq!(check.found, "the clock says 1970-01-01; certificates are checked against 2025-10-09");
+        assert_eq!(clock(WRITTEN_MS, WRITTEN_MS + 1000).outcome, Outcome::Ok);
     }
 
     #[test]
@@ -271,6 +290,14 @@ mod tests {
         }
         let long_ago = Status { cause: because(Cause::TakenOver), ..example() };
         assert_eq!(login(&long_ago, WRITTEN_MS + 3_600_000).outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn a_network_that_may_want_a_sign_in_is_told_from_a_bad_certificate() {
+        let waits = Status { state: State::Waiting, cause: because(Cause::TlsUntrusted), ..example() };
+        assert!(!login(&waits, WRITTEN_MS).found.contains("portal"));
+        let check = login(&Status { sign_in: true, ..waits }, WRITTEN_MS);
+        assert!(check.found.contains("captive portal") && check.advice.contains("sign in"), "{check:?}");
     }
 
     #[test]

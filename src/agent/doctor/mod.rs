@@ -1,17 +1,20 @@
 //! `impush doctor`: what could keep this device from being reached, asked in the order in which it would
 //! fail, each with what to do about it.
 //!
-//! It runs beside the agent and changes nothing: what the agent knows it asks at the control socket, the
-//! rest it tries itself, over the same code the agent uses.
+//! It runs beside the agent and changes nothing: what the agent knows and uses it asks at the control socket, the
+//! rest it tries itself, over the same code the agent uses. Where the two differ, it says so.
 
 mod agent;
 mod network;
+mod running;
 
+use super::clock;
 use super::config::Config;
 use super::control::Client;
-use crate::mqtt::client_config;
+use crate::mqtt::{TimeFloor, credentials};
 use crate::session::Status;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,45 +59,49 @@ impl Check {
 /// Every check, in order.
 pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
     let mut checks = Vec::new();
-    let ready = match config.check() {
-        Ok(ready) => {
-            checks.push(Check::ok("configuration", "good"));
-            Some(ready)
-        }
-        Err(error) => {
-            checks.push(Check::failed(
-                "configuration",
-                error.to_string(),
-                "correct it; `impush config check` says when it is good",
-            ));
-            None
-        }
-    };
-    checks.push(agent::clock(super::clock::wall_ms()));
-    match &ready {
-        Some(ready) => {
-            let identity = config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref());
-            match client_config(config.server.ca_file.as_deref(), identity) {
-                Ok(tls) => checks.extend(network::examine(ready, &tls).await),
-                Err(error) => checks.push(Check::failed(
-                    "tls",
-                    error.to_string(),
-                    "correct server.ca_file, client_certificate and client_key",
-                )),
-            }
-        }
-        None => checks.push(Check::skipped("network", "the server is not known")),
-    }
+    // First of all: what it uses is what counts, and the files may say something else by now.
     let status = client.call("GET", "/v1/status", None).await;
     let status = status.and_then(|json| {
         serde_json::from_value::<Status>(json).map_err(|e| super::control::ClientError::Broken(e.to_string()))
     });
+    let agent = status.as_ref().ok();
+    let now_ms = clock::wall_ms();
+    let judged_by_ms = agent.and_then(|status| status.judged_by_ms).unwrap_or(0).max(clock::BUILT_MS);
+    let floor = Arc::new(TimeFloor::new(judged_by_ms));
+    let identity = config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref());
+    let credentials = credentials(config.server.ca_file.as_deref(), identity, floor.clone());
+    let ready = config.check();
+    match &ready {
+        Ok(ready) => {
+            checks.push(Check::ok("configuration", "good"));
+            checks
+                .extend(agent.iter().flat_map(|status| running::differences(ready, credentials.as_ref().ok(), status)));
+        }
+        Err(error) => checks.push(Check::failed(
+            "configuration",
+            error.to_string(),
+            "correct it; `impush config check` says when it is good",
+        )),
+    }
+    checks.push(agent::clock(now_ms, now_ms.max(judged_by_ms)));
+    match (&ready, &credentials) {
+        (Ok(ready), Ok(credentials)) => {
+            let sign_in = agent.is_some_and(|status| status.sign_in);
+            checks.extend(network::Way { ready, tls: &credentials.config, floor, sign_in }.examine().await);
+        }
+        (Ok(_), Err(error)) => {
+            let goes_on = agent.and_then(|status| status.trusted.as_ref()).map(running::goes_on);
+            let found = format!("{error}{}", goes_on.map(|text| format!("; {text}")).unwrap_or_default());
+            checks.push(Check::failed("tls", found, "correct server.ca_file, client_certificate and client_key"));
+        }
+        (Err(_), _) => checks.push(Check::skipped("network", "the server is not known")),
+    }
     match &status {
-        Ok(status) => checks.extend(agent::examine(status, super::clock::wall_ms())),
+        Ok(status) => checks.extend(agent::examine(status, now_ms)),
         Err(error) => {
             checks.push(Check::failed("agent", error.to_string(), "systemctl start impush; then journalctl -u impush"))
         }
     }
-    checks.extend(agent::disk(config, status.as_ref().ok()));
+    checks.extend(agent::disk(config, agent));
     checks
 }

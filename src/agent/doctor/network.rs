@@ -2,31 +2,42 @@
 
 use super::super::config::Ready;
 use super::Check;
-use crate::mqtt::{Endpoint, dial};
+use crate::mqtt::{Endpoint, TimeFloor, dial};
 use rustls::ClientConfig;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 const LIMIT: Duration = Duration::from_secs(8);
 /// A certificate that ends within this deserves a word.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
-pub async fn examine(ready: &Ready, tls: &Arc<ClientConfig>) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for endpoint in &ready.endpoints {
-        checks.extend(one(endpoint, ready, tls).await);
-    }
-    checks
+/// The way to the servers.
+pub struct Way<'a> {
+    pub ready: &'a Ready,
+    pub tls: &'a Arc<ClientConfig>,
+    pub floor: Arc<TimeFloor>,
+    /// The agent has never reached a server through this network, and another answers.
+    pub sign_in: bool,
 }
 
-async fn one(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Vec<Check> {
-    if ready.proxy.is_some() {
+impl Way<'_> {
+    pub async fn examine(&self) -> Vec<Check> {
+        let mut checks = Vec::new();
+        for endpoint in &self.ready.endpoints {
+            checks.extend(one(endpoint, self).await);
+        }
+        checks
+    }
+}
+
+async fn one(endpoint: &Endpoint, way: &Way<'_>) -> Vec<Check> {
+    if way.ready.proxy.is_some() {
         // Name and route are the proxy's affair then.
-        return vec![handshake(endpoint, ready, tls).await];
+        return vec![handshake(endpoint, way).await];
     }
     let mut checks = Vec::new();
     let addresses = match tokio::time::timeout(LIMIT, tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)))
@@ -79,9 +90,9 @@ async fn one(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Vec
             return checks;
         }
     }
-    checks.push(handshake(endpoint, ready, tls).await);
+    checks.push(handshake(endpoint, way).await);
     if endpoint.tls && checks.last().is_some_and(|check| check.outcome == super::Outcome::Ok) {
-        checks.push(dates(endpoint, ready, tls).await);
+        checks.push(dates(endpoint, way).await);
     }
     checks
 }
@@ -96,26 +107,29 @@ fn route(to: SocketAddr) -> std::io::Result<()> {
     UdpSocket::bind(any)?.connect(to)
 }
 
-async fn handshake(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Check {
+async fn handshake(endpoint: &Endpoint, way: &Way<'_>) -> Check {
     let name = if endpoint.tls { "tls" } else { "transport" };
     let started = Instant::now();
-    match dial(endpoint, ready.proxy.as_ref(), tls, LIMIT).await {
+    match dial(endpoint, way.ready.proxy.as_ref(), way.tls, LIMIT).await {
         Ok(_) => Check::ok(name, format!("{endpoint} in {} ms", started.elapsed().as_millis())),
-        Err(error) => Check::failed(
-            name,
-            format!("{}: {}", error.cause.text(), error.detail),
-            "check the date of this device, server.ca_file and the server's certificate (its names, its chain)",
-        ),
+        Err(error) => {
+            let advice = if way.sign_in && error.cause.is_another_in_its_place() {
+                "the network may want a sign-in (captive portal): open any web page on it; the agent comes back by itself"
+            } else {
+                "check the date of this device, server.ca_file and the server's certificate (its names, its chain)"
+            };
+            Check::failed(name, format!("{}: {}", error.cause.text(), error.detail), advice)
+        }
     }
 }
 
 /// The same handshake as if it were later: a certificate that would be refused then ends soon.
-async fn dates(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> Check {
-    let mut later = tls.as_ref().clone();
-    later.time_provider = Arc::new(Later);
+async fn dates(endpoint: &Endpoint, way: &Way<'_>) -> Check {
+    let mut later = way.tls.as_ref().clone();
+    later.time_provider = Arc::new(Later(way.floor.clone()));
     later.resumption = rustls::client::Resumption::disabled();
     let days = SOON.as_secs() / 86_400;
-    match dial(endpoint, ready.proxy.as_ref(), &Arc::new(later), LIMIT).await {
+    match dial(endpoint, way.ready.proxy.as_ref(), &Arc::new(later), LIMIT).await {
         Ok(_) => Check::ok("certificate", format!("good for {days} days and more")),
         Err(error) => Check::warning(
             "certificate",
@@ -126,11 +140,11 @@ async fn dates(endpoint: &Endpoint, ready: &Ready, tls: &Arc<ClientConfig>) -> C
 }
 
 #[derive(Debug)]
-struct Later;
+struct Later(Arc<TimeFloor>);
 
 impl TimeProvider for Later {
     fn current_time(&self) -> Option<UnixTime> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let now = Duration::from_secs(self.0.current_time()?.as_secs());
         Some(UnixTime::since_unix_epoch(now + SOON))
     }
 }

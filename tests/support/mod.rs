@@ -141,6 +141,8 @@ pub enum Flaw {
     Expired,
     NotYetValid,
     WrongName,
+    /// No flaw to a clock that is right.
+    BeganDaysAgo(i64),
 }
 
 pub fn certificates(dir: &Path, flaw: Flaw) -> Certificates {
@@ -158,6 +160,7 @@ pub fn certificates(dir: &Path, flaw: Flaw) -> Certificates {
             server.not_before = now - time::Duration::days(20);
             server.not_after = now - time::Duration::days(10);
         }
+        Flaw::BeganDaysAgo(days) => server.not_before = now - time::Duration::days(days),
         Flaw::NotYetValid => server.not_before = now + time::Duration::days(10),
         Flaw::None | Flaw::WrongName => {}
     }

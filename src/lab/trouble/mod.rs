@@ -3,6 +3,7 @@
 
 mod bursts;
 mod ip;
+mod portal;
 mod rotate;
 mod routes;
 
@@ -16,14 +17,18 @@ pub(super) enum Trouble {
     Bursts(bursts::Options),
     /// Rotate a temporary IPv6 address (RFC 8981)
     Rotate(rotate::Options),
+    /// A captive portal: answers TLS with a certificate of its own and HTTP with a redirection, until `open` is said on
+    /// standard input; then it relays
+    Portal(portal::Options),
 }
 
 /// # Errors
-/// The system's, or what `ip` says.
+/// The system's, what `ip` says, or an address that cannot be listened on.
 pub(super) async fn run(trouble: Trouble) -> io::Result<()> {
     match trouble {
         Trouble::Routes(options) => routes::serve(options).await,
         Trouble::Bursts(options) => bursts::serve(options).await,
         Trouble::Rotate(options) => rotate::serve(options).await,
+        Trouble::Portal(options) => portal::serve(options).await,
     }
 }

@@ -31,6 +31,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 has() { [[ " ${kinds[*]} " == *" $1 "* ]]; }
 
+# The date of the source: an agent without a clock takes it for the earliest time there can be.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
+
 if has deb || has rpm; then
     if [ -z "${IMPUSH:-}" ]; then
         cargo build --profile device --no-default-features

@@ -6,6 +6,8 @@
 # installed (rustup target add) it is built from the compiler's sources, if those are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The date of the source: an agent without a clock takes it for the earliest time there can be.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
 [ $# -gt 0 ] || set -- x86_64 aarch64 armv7
 for architecture in "$@"; do
     case $architecture in

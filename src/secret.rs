@@ -4,6 +4,7 @@ use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use zeroize::Zeroize as _;
 
 /// A password, token or key. `Debug` and `Display` show its [`fingerprint`], never the value.
 ///
@@ -29,6 +30,13 @@ impl Secret {
 
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.0)
+    }
+}
+
+impl Drop for Secret {
+    /// A core dump or a swapped page holds it no longer than it is needed.
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

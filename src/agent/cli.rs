@@ -7,7 +7,7 @@ use super::doctor::{self, Outcome};
 use super::identity::{self, ResetError};
 use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::reload::Reload;
-use super::{bundle, daemon, text};
+use super::{bundle, control, daemon, text};
 use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
@@ -322,6 +322,7 @@ fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
 
 fn run(config: Config, source: impl Fn() -> Result<Config, SettingsError>) -> Result<(), CommandError> {
     let levels = logs::init(&config.log);
+    let given = control::given().map_err(|source| RunError::Socket { path: config.socket(), source })?;
     // One thread for the loop; blocking threads end as soon as they are idle. A name server that is a
     // black hole holds one for each attempt, and the disk must still find another.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -331,7 +332,7 @@ fn run(config: Config, source: impl Fn() -> Result<Config, SettingsError>) -> Re
         .build()?;
     let result = runtime.block_on(async {
         let (asked, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
-        Ok(daemon::run(config, Reload { levels, source, asked }, shutdown).await?)
+        Ok(daemon::run(config, given, Reload { levels, source, asked }, shutdown).await?)
     });
     // A lookup that hangs must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));

@@ -23,6 +23,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending, poll_fn};
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
@@ -69,12 +70,13 @@ impl RunError {
 }
 
 /// Runs the agent until `shutdown` is done, then disconnects cleanly. Reads its configuration again when `reload` is
-/// asked to.
+/// asked to. `given`: the control socket, where the service manager has bound it.
 ///
 /// # Errors
 /// [`RunError`], before anything was connected.
 pub async fn run(
     config: Config,
+    given: Option<UnixListener>,
     reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
@@ -88,7 +90,7 @@ pub async fn run(
     })
     .await?;
     let path = config.socket();
-    let door = control::bind(&path, config.paths.socket_group.as_deref())
+    let door = control::bind(given, &path, config.paths.socket_group.as_deref())
         .map_err(|source| RunError::Socket { path: path.clone(), source })?;
     let own_socket = door.own;
     let (sender, requests) = mpsc::channel(REQUEST_DEPTH);

@@ -13,6 +13,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// Most bytes of one frame, and of one message: a broker may send several packets together, and a device has little
+/// memory.
+const MOST: usize = 1 << 20;
 
 /// A byte stream over WebSocket frames.
 #[derive(Debug)]
@@ -27,7 +32,9 @@ pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(stream: S, url: &str
     let refused = |e: tokio_tungstenite::tungstenite::Error| MqttError::new(Cause::Refused, format!("{url}: {e}"));
     let mut request = url.into_client_request().map_err(refused)?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
-    let (frames, _) = tokio_tungstenite::client_async(request, stream).await.map_err(refused)?;
+    let limits = WebSocketConfig::default().max_frame_size(Some(MOST)).max_message_size(Some(MOST));
+    let (frames, _) =
+        tokio_tungstenite::client_async_with_config(request, stream, Some(limits)).await.map_err(refused)?;
     Ok(WebSocket { frames, rest: Bytes::new() })
 }
 

@@ -1,7 +1,6 @@
 //! The state directory: private, and held by one process at a time.
 
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -44,15 +43,15 @@ impl StateDirectory {
             }
             made => made.map_err(io)?,
         };
-        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if let Err(error) = lock.try_lock() {
             let mut pid = String::new();
             // The pid is a help to the reader; the lock itself is what counts.
             drop(lock.read_to_string(&mut pid));
             return match error {
-                rustix::io::Errno::WOULDBLOCK => {
+                TryLockError::WouldBlock => {
                     Err(OpenError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() })
                 }
-                other => Err(io(other.into())),
+                TryLockError::Error(error) => Err(io(error)),
             };
         }
         drop(lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id())));

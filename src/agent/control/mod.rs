@@ -26,7 +26,7 @@ mod peer;
 mod server;
 
 pub use client::{Client, ClientError, Reader};
-pub use server::{Server, bind};
+pub use server::{Server, bind, given};
 
 pub use crate::session::Refusal;
 

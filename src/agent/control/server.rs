@@ -43,13 +43,22 @@ pub struct Door {
     group: bool,
 }
 
-/// Takes the socket the service manager has bound, or binds one: mode 0600, or 0660 for a group, in a
+/// The socket that the service manager has bound, if it has. Before any thread starts: the environment variables that
+/// name it are removed.
+///
+/// # Errors
+/// The system's error, where what is named is no such socket.
+pub fn given() -> io::Result<Option<std::os::unix::net::UnixListener>> {
+    listenfd::ListenFd::from_env().take_unix_listener(0)
+}
+
+/// Takes the [`given`] socket, or binds one: mode 0600, or 0660 for a group, in a
 /// directory it makes with mode 0700, or 0750.
 ///
 /// # Errors
 /// The system's error; a live agent behind the socket was excluded by the state directory's lock.
-pub fn bind(path: &Path, group: Option<&str>) -> io::Result<Door> {
-    if let Some(given) = listenfd::ListenFd::from_env().take_unix_listener(0)? {
+pub fn bind(given: Option<std::os::unix::net::UnixListener>, path: &Path, group: Option<&str>) -> io::Result<Door> {
+    if let Some(given) = given {
         given.set_nonblocking(true)?;
         // The manager's unit says who may connect, and the kernel has checked it.
         return Ok(Door { listener: UnixListener::from_std(given)?, own: false, group: true });

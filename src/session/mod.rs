@@ -226,7 +226,7 @@ impl Session {
             Event::Tick => self.on_tick(now),
             Event::NetworkNotice => self.on_notice(now),
             Event::NetworkSeen(sight) => {
-                self.arrival.saw(now.at, sight.network.as_deref());
+                self.arrival.saw(now.at, sight.ground.as_ref().map(|(network, _)| network.as_str()));
                 self.on_sight(now, sight);
             }
             Event::Woke { gap } => self.on_wake(now, gap),

@@ -1,7 +1,7 @@
 //! The way to the servers: portals, clocks that are wrong, and a configuration that changes, in virtual time.
 
 use super::super::*;
-use super::stage::{BUILT_MS, Stage, TOKEN, settings};
+use super::stage::{BUILT_MS, Stage, TOKEN, ground, settings};
 use crate::keepalive::{Cause, Failure};
 use crate::protocol::{BindingState, Down, Up};
 use crate::secret::Secret;
@@ -33,7 +33,7 @@ fn logged_in(wall_ms: u64, saved: Saved) -> Stage {
 }
 
 fn move_to(stage: &mut Stage, network: &str) {
-    stage.network = network.to_owned();
+    stage.ground = ground(network);
     let sight = Sight { address_gone: stage.pending.connected, ..stage.sight() };
     stage.pending.connected = false;
     stage.feed(Event::NetworkSeen(sight));

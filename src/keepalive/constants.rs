@@ -47,8 +47,9 @@ pub const AT_ONCE_SPREAD: Duration = Duration::from_secs(2);
 /// The same where this device's own network came, changed or woke: only its neighbours share that.
 pub const NETWORK_SPREAD: Duration = Duration::from_millis(150);
 /// A link's break is put down to a change of the network that is noticed so soon after it: the kernel's notice
-/// and the socket's error come in either order.
-pub const EXCUSED_WITHIN: Duration = Duration::from_secs(2);
+/// and the socket's error come in either order, and a radio takes seconds to believe that its network is out
+/// of reach.
+pub const EXCUSED_WITHIN: Duration = Duration::from_secs(10);
 /// First and longest pause for causes on the server's side: it asked for quiet.
 pub const SLOW_BASE: Duration = Duration::from_secs(30);
 /// Least pause after a refusal that may be a mistake: of credentials that worked before, or a takeover.

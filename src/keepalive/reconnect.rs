@@ -102,7 +102,8 @@ impl Reconnect {
         Attempt { at: now + jitter, base: Duration::ZERO, jitter, cause }
     }
 
-    /// The network turns out to be another than a moment ago: a link that has just broken broke with it.
+    /// The network turns out to be another than a moment ago, or the device to have slept: a link that has just
+    /// broken broke with it.
     pub fn excuse(&mut self, now: Moment) {
         if self.flapped.take().is_some_and(|at| now.saturating_sub(at) <= EXCUSED_WITHIN) {
             self.flaps = self.flaps.saturating_sub(1);

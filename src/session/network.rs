@@ -119,7 +119,11 @@ impl Session {
                 }
             }
             State::Resting => self.check_soon(now),
-            _ => self.try_again_at_once(now, Cause::Suspended),
+            _ => {
+                // The connection's end may be found before the sleep is.
+                self.reconnect.excuse(now.at);
+                self.try_again_at_once(now, Cause::Suspended);
+            }
         }
     }
 

@@ -23,6 +23,8 @@ const DATAGRAMS: u32 = 32;
 #[derive(Debug)]
 pub(super) struct Kernel {
     fd: OwnedFd,
+    /// For what is asked by ioctl: Android allows none on a netlink socket (SELinux, net.te).
+    inet: TcpSocket,
     sequence: Cell<u32>,
     /// The device that this process's sockets are bound to from the start (`ip vrf exec`, ip-vrf(8)).
     bound_to: Option<u32>,
@@ -34,9 +36,10 @@ impl Kernel {
     pub fn open() -> io::Result<Self> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
-        let mut kernel = Self { fd, sequence: Cell::new(0), bound_to: None };
-        kernel.bound_to = device_of_new_sockets().and_then(|name| netdevice::name_to_index(&kernel.fd, &name).ok());
-        Ok(kernel)
+        let inet = TcpSocket::new_v4()?;
+        let device = inet.device()?.and_then(|name| String::from_utf8(name).ok());
+        let bound_to = device.and_then(|name| netdevice::name_to_index(&inet, &name).ok());
+        Ok(Self { fd, inet, sequence: Cell::new(0), bound_to })
     }
 
     /// How this process's sockets would go there; `None` when there is no way.
@@ -77,7 +80,7 @@ impl Kernel {
     }
 
     pub fn interface_name(&self, index: u32) -> Option<String> {
-        netdevice::index_to_name(&self.fd, index).ok()
+        netdevice::index_to_name(&self.inet, index).ok()
     }
 
     /// The first of the answers that is wanted; `None` when none is, or the kernel refuses.
@@ -104,8 +107,4 @@ impl Kernel {
         }
         found
     }
-}
-
-fn device_of_new_sockets() -> Option<String> {
-    String::from_utf8(TcpSocket::new_v4().ok()?.device().ok()??).ok()
 }

@@ -246,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn a_route_is_asked_for_as_this_users_socket_on_its_device_would_take_it() {
+        let asked = |bound_to| {
+            let bytes = ask_route(7, ip("192.0.2.1"), 1000, bound_to);
+            assert_eq!(u32_at(&bytes, 0), Some(bytes.len() as u32));
+            let found = attributes(&bytes[HEADER + ROUTE_BODY..]).map(|(kind, value)| (kind, value.to_vec()));
+            found.collect::<Vec<_>>()
+        };
+        let plain = [(RTA_DST, vec![192, 0, 2, 1]), (RTA_UID, 1000_u32.to_ne_bytes().to_vec())];
+        assert_eq!(asked(None), plain);
+        assert_eq!(asked(Some(5))[2], (RTA_OIF, 5_u32.to_ne_bytes().to_vec()));
+    }
+
+    #[test]
     fn a_route_is_read_with_its_interface_gateway_and_source() {
         let interface = 3_u32.to_ne_bytes();
         let bytes = route_answer(

@@ -51,7 +51,7 @@ fn lost(stage: &mut Stage, cause: Cause) {
 #[test]
 fn twenty_handovers_between_good_networks_cost_no_pause() {
     // Each way in which a connection learns that its network is gone.
-    let ways: [fn(&mut Stage); 4] = [
+    let ways: [fn(&mut Stage); 5] = [
         // The address goes with the network.
         |stage| stage.feed(Event::NetworkSeen(Sight { ground: stage.ground.clone(), address_gone: true })),
         // The address stays, and nothing comes back on it.
@@ -63,12 +63,18 @@ fn twenty_handovers_between_good_networks_cost_no_pause() {
         |stage| lost(stage, Cause::Io),
         // ... or tells a moment later.
         |stage| {
-            let new = std::mem::replace(&mut stage.ground, ground("cell-0"));
-            stage.session.tried = ground("cell-0");
+            let old = stage.session.tried.clone();
+            let new = std::mem::replace(&mut stage.ground, old);
             lost(stage, Cause::Io);
             live(stage, MS(300), false);
             stage.ground = new;
             stage.feed(Event::NetworkNotice);
+        },
+        // The device sleeps, and finds the connection ended when it wakes.
+        |stage| {
+            stage.ground = ground("wifi-1");
+            lost(stage, Cause::Io);
+            stage.feed(Event::Woke { gap: Duration::from_secs(60) });
         },
     ];
     for (at, gone) in ways.into_iter().enumerate() {

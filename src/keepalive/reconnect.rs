@@ -102,9 +102,10 @@ impl Reconnect {
         Attempt { at: now + jitter, base: Duration::ZERO, jitter, cause }
     }
 
-    /// The network turns out to be another than a moment ago, or the device to have slept: a link that has just
-    /// broken broke with it.
-    pub fn excuse(&mut self, now: Moment) {
+    /// The network is another than the last link or attempt had, or the device has slept: pauses start over,
+    /// and a link that has just broken broke with its network.
+    pub fn on_new_ground(&mut self, now: Moment) {
+        self.last_pause = Duration::ZERO;
         if self.flapped.take().is_some_and(|at| now.saturating_sub(at) <= EXCUSED_WITHIN) {
             self.flaps = self.flaps.saturating_sub(1);
         }
@@ -219,7 +220,7 @@ mod tests {
             for _ in 0..5 {
                 reconnect.on_up(NOW);
                 last = pause(reconnect.on_down(NOW, Cause::Io));
-                reconnect.excuse(NOW + excused_after);
+                reconnect.on_new_ground(NOW + excused_after);
                 reconnect.at_once(NOW, Cause::NetworkChanged);
             }
             last

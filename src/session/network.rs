@@ -72,7 +72,7 @@ impl Session {
         if sight.ground == self.tried {
             return;
         }
-        self.reconnect.excuse(now.at);
+        self.reconnect.on_new_ground(now.at);
         self.retry_owed(now);
         match State::from(&self.phase) {
             State::Connecting => {
@@ -121,7 +121,7 @@ impl Session {
             State::Resting => self.check_soon(now),
             _ => {
                 // The connection's end may be found before the sleep is.
-                self.reconnect.excuse(now.at);
+                self.reconnect.on_new_ground(now.at);
                 self.try_again_at_once(now, Cause::Suspended);
             }
         }

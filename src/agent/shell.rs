@@ -164,7 +164,7 @@ impl Shell {
             }),
         };
         let (proxy, tls) = (self.ready.proxy.clone(), self.trust.credentials.config.clone());
-        let ground = network::ground(Towards::Anybody { last: self.last_peer }).await.ok().flatten();
+        let way = network::way(Towards::Anybody { last: self.last_peer }).await.ok().flatten();
         let run = Box::pin(async move {
             let started = clock::now();
             let endpoints: Vec<Endpoint> = servers.iter().map(|(_, endpoint)| endpoint.clone()).collect();
@@ -174,7 +174,7 @@ impl Shell {
             let (connection, connected) = handshake(stream, &options, left).await?;
             let round_trip = clock::now().saturating_sub(asked);
             let ground = match connection.stream().peer_address() {
-                Some(peer) => network::ground(Towards::Peer(peer)).await.ok().flatten(),
+                Some(peer) => network::way(Towards::Peer(peer)).await.ok().flatten().map(|way| way.ground),
                 None => None,
             };
             let server = servers.into_iter().find(|(_, endpoint)| *endpoint == winner);
@@ -191,7 +191,7 @@ impl Shell {
             Ok((connection, Box::new(standing)))
         });
         self.dialling = Some(Dialling { nonce: dial.nonce, run });
-        Event::DialStarted { ground }
+        Event::DialStarted { ground: way.filter(|way| way.carrier).map(|way| way.ground) }
     }
 
     pub async fn on_dialled(&mut self, nonce: Nonce, outcome: Dialled) {
@@ -265,7 +265,11 @@ impl Shell {
             Some(peer) => Towards::Peer(peer),
             None => Towards::Anybody { last: self.last_peer },
         };
-        let ground = network::ground(towards).await.ok()?;
-        Some(Sight { ground, address_gone: own.is_some_and(|address| !network::has_address(address)) })
+        let way = network::way(towards).await.ok()?;
+        Some(Sight {
+            carrier: way.as_ref().is_none_or(|way| way.carrier),
+            ground: way.map(|way| way.ground),
+            address_gone: own.is_some_and(|address| !network::has_address(address)),
+        })
     }
 }

@@ -113,6 +113,7 @@ impl Session {
             address,
             nonce: nonce.clone(),
             ground: standing.ground.clone(),
+            carrier: true,
             moved: false,
             server: standing.server_name,
             server_limit,

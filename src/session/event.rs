@@ -33,7 +33,7 @@ pub enum Event {
     Taken {
         ids: Vec<MessageId>,
     },
-    /// An attempt begins, on this ground.
+    /// An attempt begins, on this ground; `None` without a way or a carrier.
     DialStarted {
         ground: Option<Ground>,
     },
@@ -134,11 +134,13 @@ pub enum Kept {
 }
 
 /// What a look at the network showed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
     /// How the kernel would go to the connection's peer now; without a connection to the last peer, or
     /// anywhere. `None` without a way.
     pub ground: Option<Ground>,
+    /// The interface that leads there has a carrier, as far as its driver knows.
+    pub carrier: bool,
     /// The connection's own address has left the device.
     pub address_gone: bool,
 }

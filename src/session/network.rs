@@ -49,11 +49,11 @@ impl Session {
         } else if std::mem::take(&mut online.moved) {
             // The server has just answered: whichever way this is, the connection lives with it, and the
             // next notice is compared with it.
-            online.ground = sight.ground.clone();
+            (online.ground, online.carrier) = (sight.ground.clone(), sight.carrier);
             self.tried = sight.ground;
             debug!(event = "network.settled", network, "the connection answered after the change");
             self.search_moved(now, network);
-        } else if sight.ground == online.ground {
+        } else if (&sight.ground, sight.carrier) == (&online.ground, online.carrier) {
             // Router advertisements and renewed leases ring the bell all day; a ping for each would cost more
             // than the heartbeat.
             debug!(event = "network.same", network, "a notice that changes nothing for the connection");
@@ -66,10 +66,11 @@ impl Session {
     /// A notice came while there is no connection. Only ground that was not tried yet is worth an attempt:
     /// routers ring the bell all day, and a server that is down must not be tried each time.
     fn on_ground_change(&mut self, now: Now, sight: Sight) {
-        if sight.ground.is_none() {
+        let ground = sight.ground.filter(|_| sight.carrier);
+        if ground.is_none() {
             self.tried = None;
         }
-        if sight.ground == self.tried {
+        if ground == self.tried {
             return;
         }
         self.reconnect.on_new_ground(now.at);
@@ -80,7 +81,7 @@ impl Session {
                 self.dial(now);
             }
             State::Resting => {
-                self.tried = sight.ground;
+                self.tried = ground;
                 self.check_soon(now);
             }
             _ => self.try_again_at_once(now, Cause::NetworkChanged),

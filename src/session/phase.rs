@@ -32,6 +32,8 @@ pub struct Online {
     pub nonce: Nonce,
     /// The way on which the server is known to have answered.
     pub ground: Option<Ground>,
+    /// ... and whether its interface said that it has a carrier: not every driver knows.
+    pub carrier: bool,
     /// The server has answered on another way; the next look says which.
     pub moved: bool,
     /// As people read it.

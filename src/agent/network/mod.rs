@@ -68,10 +68,16 @@ impl Watch {
     }
 }
 
-/// What an attempt stands on: the network, and this device's address on it.
-pub(super) type Ground = (String, Option<IpAddr>);
+/// How the kernel would go somewhere now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    /// The network's [`name`], and this device's address on it.
+    pub ground: (String, Option<IpAddr>),
+    /// The interface has a carrier, as far as its driver knows.
+    pub carrier: bool,
+}
 
-/// Whom the question after the ground is about.
+/// Whom the question after the way is about.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Towards {
     /// The far end of a connection that stands, and of none other.
@@ -85,12 +91,11 @@ pub(super) enum Towards {
 #[error("the kernel did not answer within {} s", LOOK_TIMEOUT.as_secs())]
 pub(super) struct Unanswered;
 
-/// The ground on which the kernel would go there now; `None` without a way, or with one whose interface has
-/// no carrier.
+/// How the kernel would go there now; `None` when there is no way.
 ///
 /// # Errors
 /// [`Unanswered`]: nothing is known then.
-pub(super) async fn ground(towards: Towards) -> Result<Option<Ground>, Unanswered> {
+pub(super) async fn way(towards: Towards) -> Result<Option<Way>, Unanswered> {
     // A question that hangs is not joined by more.
     static ASKING: Semaphore = Semaphore::const_new(1);
     let asked = async {
@@ -98,14 +103,14 @@ pub(super) async fn ground(towards: Towards) -> Result<Option<Ground>, Unanswere
         // The question may wait for the kernel's lock, which the loop must not.
         let answer = blocking(move || {
             let _asking = asking;
-            Kernel::open().ok().and_then(|kernel| ground_now(&kernel, towards))
+            Kernel::open().ok().and_then(|kernel| way_now(&kernel, towards))
         });
         Ok(answer.await)
     };
     tokio::time::timeout(LOOK_TIMEOUT, asked).await.unwrap_or(Err(Unanswered))
 }
 
-fn ground_now(kernel: &Kernel, towards: Towards) -> Option<Ground> {
+fn way_now(kernel: &Kernel, towards: Towards) -> Option<Way> {
     let everywhere = EVERYWHERE.map(|address| find(kernel, address));
     let peer = match towards {
         Towards::Peer(peer) => Some(peer),
@@ -118,13 +123,13 @@ fn ground_now(kernel: &Kernel, towards: Towards) -> Option<Ground> {
         (Some(None), Towards::Peer(_)) => None,
         _ => everywhere.iter().flatten().find(|(_, route)| !route.local).cloned(),
     };
-    let (hop, route) = taken.filter(|(_, route)| kernel.is_running(route.interface))?;
+    let (hop, route) = taken?;
     let named = everywhere.each_ref().map(|found| found.as_ref().map(|(hop, _)| hop));
     let hardware = |router: &Hop| {
         let found = everywhere.iter().flatten().find(|(hop, _)| hop == router);
         kernel.hardware_address(found.map_or(route.interface, |(_, route)| route.interface), router.gateway)
     };
-    Some((name(&hop, named, hardware), hop.source))
+    Some(Way { ground: (name(&hop, named, hardware), hop.source), carrier: kernel.is_running(route.interface) })
 }
 
 fn find(kernel: &Kernel, towards: IpAddr) -> Option<(Hop, Route)> {

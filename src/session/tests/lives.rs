@@ -136,6 +136,7 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
             let mut sight = stage.sight();
             let network = *pick(random, &["wifi-1", "cell-1"]);
             sight.ground = (!one_in(random, 4)).then(|| (network.to_owned(), None));
+            sight.carrier = !one_in(random, 8);
             sight.address_gone = one_in(random, 4) && stage.pending.connected;
             stage.feed(Event::NetworkNotice);
             stage.feed(Event::NetworkSeen(sight));

@@ -53,7 +53,7 @@ fn twenty_handovers_between_good_networks_cost_no_pause() {
     // Each way in which a connection learns that its network is gone.
     let ways: [fn(&mut Stage); 5] = [
         // The address goes with the network.
-        |stage| stage.feed(Event::NetworkSeen(Sight { ground: stage.ground.clone(), address_gone: true })),
+        |stage| stage.feed(Event::NetworkSeen(Sight { address_gone: true, ..stage.sight() })),
         // The address stays, and nothing comes back on it.
         |stage| {
             stage.feed(Event::NetworkNotice);
@@ -197,6 +197,18 @@ fn a_way_that_was_found_good_is_not_asked_about_again() {
 }
 
 #[test]
+fn a_driver_that_knows_no_carrier_costs_one_ping_and_the_network_keeps_its_name() {
+    let mut stage = board();
+    stage.carrier = false;
+    for _ in 0..10 {
+        stage.feed(Event::NetworkNotice);
+        live(&mut stage, Duration::from_secs(1), true);
+    }
+    assert_eq!((pings(&stage), stage.state()), (1, State::Online));
+    assert_eq!(stage.session.status(stage.now).network.as_deref(), Some("wifi-1"));
+}
+
+#[test]
 fn a_way_that_is_not_answered_on_is_asked_about_once_however_many_notices_come() {
     let mut stage = board();
     live(&mut stage, Duration::from_secs(5), true);
@@ -212,12 +224,13 @@ fn a_way_that_is_not_answered_on_is_asked_about_once_however_many_notices_come()
 
 #[test]
 fn after_hours_without_a_network_its_return_is_used_at_once() {
-    // It returns between two attempts, or while one hangs.
-    for hanging in [false, true] {
+    // It returns between two attempts, or while one hangs; its routes go, or its carrier alone.
+    for (hanging, routed) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut stage = board();
         live(&mut stage, Duration::from_secs(5), true);
         let until = stage.now.at + Duration::from_secs(7200);
-        stage.ground = None;
+        stage.ground = stage.ground.filter(|_| routed);
+        stage.carrier = false;
         lost(&mut stage, Cause::PongLost);
         while stage.now.at < until {
             stage.pass(Duration::from_secs(600));
@@ -226,7 +239,7 @@ fn after_hours_without_a_network_its_return_is_used_at_once() {
             }
         }
         assert_eq!(stage.pending.dial.is_some(), hanging);
-        stage.ground = ground("wifi-1");
+        (stage.ground, stage.carrier) = (ground("wifi-1"), true);
         stage.feed(Event::NetworkNotice);
         // The first packets of a network may be lost: the next attempts come soon, too.
         let back = stage.now.at;
@@ -237,6 +250,6 @@ fn after_hours_without_a_network_its_return_is_used_at_once() {
             stage.refuse(Cause::ConnectTimeout);
         }
         until_online(&mut stage, Duration::from_secs(600));
-        assert!(stage.now.at - back <= Duration::from_secs(13), "{hanging}: {:?}", stage.now.at - back);
+        assert!(stage.now.at - back <= Duration::from_secs(13), "{hanging} {routed}: {:?}", stage.now.at - back);
     }
 }

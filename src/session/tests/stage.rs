@@ -59,6 +59,7 @@ pub struct Stage {
     pub inbox: Option<String>,
     /// How the kernel would go to the server.
     pub ground: Option<Ground>,
+    pub carrier: bool,
     /// When the network was looked at.
     pub looks: Vec<Moment>,
     next_id: u64,
@@ -96,6 +97,7 @@ impl Stage {
             ends: Vec::new(),
             inbox: None,
             ground: ground("wifi-1"),
+            carrier: true,
             looks: Vec::new(),
             next_id: 0,
         };
@@ -116,7 +118,8 @@ impl Stage {
         match action {
             Action::Dial(dial) => {
                 self.pending.dial = Some(*dial);
-                return Some(Event::DialStarted { ground: self.ground.clone() });
+                let ground = self.ground.clone().filter(|_| self.carrier);
+                return Some(Event::DialStarted { ground });
             }
             Action::CancelDial => self.pending.dial = None,
             Action::Write(write) => {
@@ -163,7 +166,7 @@ impl Stage {
     }
 
     pub fn sight(&self) -> Sight {
-        Sight { ground: self.ground.clone(), address_gone: false }
+        Sight { ground: self.ground.clone(), carrier: self.carrier, address_gone: false }
     }
 
     pub fn ask(&mut self, ask: Ask) -> RequestId {

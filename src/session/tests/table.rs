@@ -55,7 +55,7 @@ const STAYS: [Option<State>; 6] = [OUT, WAITS, DIALS, ONLINE, RESTS, STOPS];
 
 fn sight(stage: &mut Stage, network: &str, address_gone: bool) {
     let ground = Some((network.to_owned(), None));
-    let sight = Sight { ground, address_gone };
+    let sight = Sight { ground, carrier: true, address_gone };
     stage.feed(Event::NetworkSeen(sight));
 }
 

@@ -14,16 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where Android keeps its certificate authorities; elsewhere the platform's own place is found.
-const ANDROID_AUTHORITIES: &str = "/system/etc/security/cacerts";
-/// Where systems keep them: Debian, Fedora, Alpine, OpenWrt and Android.
-const SYSTEM_AUTHORITIES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/certs",
-    ANDROID_AUTHORITIES,
-];
+/// Where Android keeps its certificate authorities, from Android 14 on and before; elsewhere the platform's own place is
+/// found.
+const ANDROID_AUTHORITIES: [&str; 2] = ["/apex/com.android.conscrypt/cacerts", "/system/etc/security/cacerts"];
+/// Where systems keep them: Debian, Fedora, Alpine and OpenWrt.
+const SYSTEM_AUTHORITIES: [&str; 4] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/certs"];
 
 /// Why TLS cannot be set up at all: a matter for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +123,8 @@ pub fn sources(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Vec<
         Some(path) => vec![path.to_owned()],
         None => {
             let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-            named.chain(SYSTEM_AUTHORITIES.iter().map(PathBuf::from)).collect()
+            let system = SYSTEM_AUTHORITIES.iter().chain(&ANDROID_AUTHORITIES).map(PathBuf::from);
+            named.chain(system).collect()
         }
     };
     paths.extend(identity.into_iter().flat_map(|(chain, key)| [chain.to_owned(), key.to_owned()]));
@@ -169,11 +166,10 @@ fn trusted(certificates: Vec<CertificateDer<'static>>, path: &Path) -> Result<Ro
 
 fn system_authorities() -> Result<(RootCertStore, String), TlsSetupError> {
     let mut roots = RootCertStore::empty();
-    let android = Path::new(ANDROID_AUTHORITIES);
-    let found = if android.is_dir() {
-        rustls_native_certs::load_certs_from_paths(None, Some(android))
-    } else {
-        rustls_native_certs::load_native_certs()
+    let android = ANDROID_AUTHORITIES.iter().map(Path::new).find(|path| path.is_dir());
+    let found = match android {
+        Some(android) => rustls_native_certs::load_certs_from_paths(None, Some(android)),
+        None => rustls_native_certs::load_native_certs(),
     };
     let fingerprint = fingerprint(&found.certs);
     // Some systems carry authorities whose encoding is off; the rest still count.

@@ -19,12 +19,14 @@ pub(super) struct Clock {
     since: Moment,
     /// A certificate's dates did not fit: the confirmed time is used where it would not be, and the other way round.
     swapped: bool,
+    /// When a certificate was last verified against the wall clock.
+    checked: Option<Now>,
     told: bool,
 }
 
 impl Clock {
     pub fn new(built_ms: u64, now: Moment) -> Self {
-        Self { built_ms, since: now, swapped: false, told: false }
+        Self { built_ms, since: now, swapped: false, checked: None, told: false }
     }
 
     /// Somebody set the clock: what was found out about the old one is void.
@@ -63,8 +65,10 @@ impl Session {
     pub(super) fn confirm_clock(&mut self, now: Now) {
         let Some(against_ms) = self.stand_in_ms(now) else {
             self.clock.told = false;
+            self.clock.checked = Some(now);
             return self.note_time(now, now.wall_ms);
         };
+        self.clock.checked = None;
         if !std::mem::replace(&mut self.clock.told, true) {
             warn!(
                 event = "clock.wrong",
@@ -80,6 +84,20 @@ impl Session {
         }
     }
 
+    /// A connection stands, or was resumed: the clock is as right as when a certificate was last checked, where it ran
+    /// on evenly since. What stands in for it has gone on as well.
+    pub(super) fn time_goes_on(&mut self, now: Now) {
+        let ran_evenly = |checked: Now| {
+            let passed = u64::try_from(now.at.saturating_sub(checked.at).as_millis()).unwrap_or(u64::MAX);
+            checked.wall_ms.saturating_add(passed).abs_diff(now.wall_ms) < DAY_MS
+        };
+        match self.stand_in_ms(now) {
+            Some(stand_in) => self.note_time(now, stand_in),
+            None if self.clock.checked.is_some_and(ran_evenly) => self.note_time(now, now.wall_ms),
+            None => {}
+        }
+    }
+
     /// The gateway has issued something at this time, in seconds since the Unix epoch: news to a clock that is late.
     pub(super) fn heard_time(&mut self, now: Now, issued_s: u64) {
         let issued_ms = issued_s.saturating_mul(1000);
@@ -90,7 +108,7 @@ impl Session {
 
     /// Kept to the day: flash wears out.
     fn note_time(&mut self, now: Now, ms: u64) {
-        if self.saved.confirmed_ms.is_none_or(|known| ms.abs_diff(known) >= DAY_MS) {
+        if ms.abs_diff(self.saved.confirmed_ms.unwrap_or(self.clock.built_ms)) >= DAY_MS {
             self.saved.confirmed_ms = Some(ms);
             self.clock.since = now.at;
             self.persist(Kind::Clock);

@@ -85,6 +85,8 @@ impl Session {
         self.arrival.prove();
         if standing.verified {
             self.confirm_clock(now);
+        } else {
+            self.time_goes_on(now);
         }
         self.counts.connections += 1;
         self.poisoned = false;
@@ -292,6 +294,7 @@ impl Session {
                 online.link.on_ping_sent(now.at);
                 // Looked at where the device is awake anyway, so that looking costs no wakeup.
                 self.act(Action::LookAtBattery);
+                self.time_goes_on(now);
                 self.act(Action::Write(Write::Ping));
             }
             LinkAction::Dead(cause) => {

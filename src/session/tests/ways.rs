@@ -122,6 +122,23 @@ fn the_confirmed_time_is_written_once_a_day_and_goes_on_by_itself() {
         last = stage.session.saved().confirmed_ms;
     }
     assert!((1..=2).contains(&writes), "{writes}");
+    // A link that stands for weeks, or is resumed without a look at the certificate, confirms it as well: only where
+    // nobody has set the clock since.
+    let stand_for = |stage: &mut Stage, days: u64| {
+        let until = stage.now.at + Duration::from_secs(days * 86_400);
+        while stage.now.at < until {
+            assert_eq!(stage.state(), State::Online);
+            stage.gateway_answers(None);
+            stage.feed(Event::Heard(Packet::Pong));
+            stage.pass(Duration::from_secs(3600));
+        }
+    };
+    stand_for(&mut stage, 30);
+    let confirmed = stage.session.saved().confirmed_ms.expect("a time");
+    assert!(confirmed.abs_diff(stage.now.wall_ms) <= DAY_MS, "{confirmed} of {}", stage.now.wall_ms);
+    stage.now.wall_ms += 4000 * DAY_MS;
+    stand_for(&mut stage, 3);
+    assert_eq!(stage.session.saved().confirmed_ms, Some(confirmed), "nobody looked at a certificate since");
     let mut stage = Stage::new(Saved { confirmed_ms: Some(right), ..Saved::default() });
     stage.now.at += Duration::from_secs(100 * 86_400);
     let boot = Now { wall_ms: 9, ..stage.now };

@@ -1,5 +1,6 @@
 //! From an address to a connected stream: name, TCP with racing addresses, socket options, TLS.
 
+use super::addresses::addresses;
 use super::websocket::{self, WebSocket};
 use super::{Endpoint, MqttError, Proxy, tls};
 use crate::keepalive::Cause;
@@ -25,8 +26,6 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 const NEXT_ENDPOINT_AFTER: Duration = Duration::from_secs(3);
 /// Unacknowledged data for this long ends the connection in the kernel (TCP_USER_TIMEOUT, RFC 5482).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Most addresses of one name that are raced.
-const MAX_ADDRESSES: usize = 8;
 
 /// A connected stream, encrypted or (loopback only) not.
 #[derive(Debug)]
@@ -154,22 +153,9 @@ async fn encrypt(endpoint: &Endpoint, config: &Arc<ClientConfig>, tcp: TcpStream
 
 /// A TCP connection to the first of the name's addresses that answers.
 async fn reach(endpoint: &Endpoint) -> Result<TcpStream, MqttError> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(|e| MqttError::new(Cause::DnsFailed, format!("{}: {e}", endpoint.host)))?
-        .take(MAX_ADDRESSES)
-        .collect();
-    let attempts = interleaved(addresses).into_iter().map(TcpStream::connect);
+    let attempts = addresses(&endpoint.host, endpoint.port).await?.into_iter().map(TcpStream::connect);
     let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     first(attempts, NEXT_ADDRESS_AFTER, none).await.map_err(|e| name(endpoint, &e))
-}
-
-/// Address families alternate (RFC 8305, section 4), so that one broken family costs one step.
-fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
-    let longest = first.len().max(second.len());
-    (0..longest).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
 }
 
 /// The first success among attempts of which each starts when the one before has failed, or has been

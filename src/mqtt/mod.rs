@@ -9,6 +9,7 @@
 //! ping at will, bound a flush, or see a lost pong in time. Everything above the dial is generic over
 //! the stream, so a test gives it an in-memory pipe.
 
+mod addresses;
 mod codec;
 mod connection;
 mod dial;

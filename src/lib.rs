@@ -20,6 +20,8 @@ pub mod keepalive;
 
 pub mod session;
 
+pub mod names;
+
 pub mod mqtt;
 pub mod store;
 

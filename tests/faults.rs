@@ -5,6 +5,7 @@ mod support;
 
 use impush::keepalive::Cause;
 use impush::mqtt::{ConnectOptions, Endpoint, Incoming, client_config, dial, handshake};
+use impush::names::Names;
 use impush::secret::Secret;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
@@ -305,7 +306,8 @@ async fn a_server_that_never_finishes_the_tls_handshake_is_left_in_time() {
         tls: true,
         path: None,
     };
-    let error = dial(&endpoint, None, &tls, Duration::from_millis(200)).await.expect_err("no handshake");
+    let error =
+        dial(&endpoint, None, &Names::default(), &tls, Duration::from_millis(200)).await.expect_err("no handshake");
     assert_eq!(error.cause, Cause::ConnectTimeout);
 }
 
@@ -392,7 +394,7 @@ async fn both_kinds_of_proxy_lead_to_the_server_and_a_refusal_is_named() {
             far
         };
         let connect = async {
-            let stream = dial(&endpoint, Some(&way), &tls, LIMIT).await.expect("a way through");
+            let stream = dial(&endpoint, Some(&way), &Names::default(), &tls, LIMIT).await.expect("a way through");
             handshake(stream, &options(), LIMIT).await.expect("connected")
         };
         tokio::join!(connect, accept);
@@ -407,7 +409,7 @@ async fn both_kinds_of_proxy_lead_to_the_server_and_a_refusal_is_named() {
         let _ = device.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     });
     let endpoint = Endpoint { host: "localhost".into(), port: 1, tls: false, path: None };
-    let error = dial(&endpoint, Some(&way), &tls, LIMIT).await.expect_err("refused");
+    let error = dial(&endpoint, Some(&way), &Names::default(), &tls, LIMIT).await.expect_err("refused");
     assert_eq!(error.cause, Cause::ProxyRefused);
     assert!(error.detail.contains("407"), "{error}");
 }

@@ -19,7 +19,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("channel", &["vendor"]),
     ("binding", &["ids", "secret", "vendor", "protocol", "keepalive"]),
     ("session", &["ids", "secret", "vendor", "protocol", "keepalive", "channel", "binding"]),
-    ("mqtt", &["secret", "protocol", "keepalive"]),
+    ("names", &[]),
+    ("mqtt", &["secret", "protocol", "keepalive", "names"]),
     ("store", &["ids", "secret", "vendor", "protocol", "keepalive", "device", "binding", "session"]),
     (
         "agent",
@@ -37,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "channel",
             "binding",
             "session",
+            "names",
             "mqtt",
             "store",
         ],
@@ -54,6 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "vendor",
             "protocol",
             "keepalive",
+            "names",
             "mqtt",
             "store",
         ],
@@ -61,7 +64,20 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The lab writes the programs' manual from their command lines.
     (
         "lab",
-        &["ids", "secret", "logs", "http", "terminal", "vendor", "protocol", "keepalive", "mqtt", "agent", "gateway"],
+        &[
+            "ids",
+            "secret",
+            "logs",
+            "http",
+            "terminal",
+            "vendor",
+            "protocol",
+            "keepalive",
+            "names",
+            "mqtt",
+            "agent",
+            "gateway",
+        ],
     ),
 ];
 

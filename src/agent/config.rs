@@ -4,12 +4,14 @@ use crate::ids::AppId;
 use crate::keepalive::PowerMode;
 use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START, LOW_POWER_CEILING};
 use crate::mqtt::{Endpoint, Proxy};
+use crate::names::{Names, parse_server};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Prefix of the environment variables: `IMPUSH_SERVER_URL` sets `server.url`.
@@ -18,6 +20,8 @@ pub const PREFIX: &str = "IMPUSH";
 pub const SYSTEM_FILE: &str = "/etc/impush/impush.toml";
 /// Where the packages put the control socket.
 const SYSTEM_SOCKET: &str = "/run/impush/control.sock";
+/// Most name servers; each may be waited for.
+const MAX_NAME_SERVERS: usize = 8;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -40,6 +44,8 @@ pub struct Server {
     pub fallback_urls: Vec<String>,
     /// `http://[user:password@]host:port` or `socks5://...`: the only way out, where there is no other.
     pub proxy: Option<Secret>,
+    /// Name servers, `ADDRESS` or `ADDRESS:PORT`: where the device has no resolver, and when it fails. At most 8.
+    pub dns: Vec<String>,
     /// The app this device's user belongs to: `org#app`.
     pub app: Option<String>,
     /// PEM file of the authorities to trust, instead of the system's.
@@ -57,6 +63,7 @@ impl Default for Server {
             url: None,
             fallback_urls: Vec::new(),
             proxy: None,
+            dns: Vec::new(),
             app: None,
             ca_file: None,
             client_certificate: None,
@@ -172,6 +179,8 @@ pub struct Ready {
     /// The configured address, then the fallbacks.
     pub endpoints: Vec<Endpoint>,
     pub proxy: Option<Proxy>,
+    /// Name servers beside the device's own.
+    pub dns: Vec<SocketAddr>,
     pub app: AppId,
     pub topics: Topics,
 }
@@ -199,6 +208,7 @@ impl Config {
         }
         let proxy = self.server.proxy.as_ref().map(|p| p.expose().parse::<Proxy>()).transpose();
         let proxy = proxy.map_err(|e| bad(format!("server.proxy: {e}")))?;
+        let dns = self.name_servers()?;
         let app = self.server.app.clone().filter(|a| !a.is_empty());
         let app = app.ok_or_else(|| bad("server.app is not set; write org#app as the gateway knows it".into()))?;
         let app = AppId::try_from(app).map_err(|e| bad(format!("server.app: {e}")))?;
@@ -237,7 +247,23 @@ impl Config {
             return Err(bad("channel.check_first_s is above channel.check_most_s".into()));
         }
         self.log.check().map_err(bad)?;
-        Ok(Ready { endpoints, proxy, app, topics })
+        Ok(Ready { endpoints, proxy, dns, app, topics })
+    }
+
+    fn name_servers(&self) -> Result<Vec<SocketAddr>, SettingsError> {
+        let bad = |message: String| SettingsError::BadValue { message };
+        let dns = &self.server.dns;
+        if dns.len() > MAX_NAME_SERVERS {
+            return Err(bad(format!("server.dns names {}; {MAX_NAME_SERVERS} at most", dns.len())));
+        }
+        let wanted = "write 192.0.2.1, 192.0.2.1:53 or [2001:db8::1]:53";
+        let unread = |text: &str| bad(format!("server.dns: `{text}` is no name server; {wanted}"));
+        dns.iter().map(|text| parse_server(text).ok_or_else(|| unread(text))).collect()
+    }
+
+    /// A resolver as this configuration wants it.
+    pub fn names(&self, ready: &Ready) -> Names {
+        Names::new(self.device.root.clone(), ready.dns.clone())
     }
 
     pub fn state_directory(&self) -> PathBuf {
@@ -301,6 +327,9 @@ mod tests {
             ("server={url='mqtts://a'}", "server.app"),
             ("server={url='mqtt://a.example',app='o#a'}", "loopback"),
             ("server={url='mqtts://a',app='o#a',prefix='a/+'}", "server.prefix"),
+            ("server={url='mqtts://a',app='o#a',dns=['dns.example']}", "server.dns: `dns.example`"),
+            ("server={url='mqtts://a',app='o#a',dns=['1.1.1.1:0']}", "server.dns"),
+            ("server={url='mqtts://a',app='o#a',dns=['1','1','1','1','1','1','1','1','1']}", "8 at most"),
             ("server={url='mqtts://a',app='o#a'}\nkeep_alive={start_s=2}", "keep_alive.start_s"),
             ("server={url='mqtts://a',app='o#a'}\ncertificates={VIVOCertificateName='1'}", "VIVOCertificateName"),
             ("server={url='mqtts://a',app='o#a'}\nchannel={order=['nokia']}", "nokia"),

@@ -7,6 +7,7 @@ use super::disk::{Disk, OnDisk, blocking};
 use super::metrics;
 use super::network::Watch;
 use super::reload::{Reload, Reloaded};
+use super::resolver_file::ResolverWatch;
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
 use super::trust::Trust;
@@ -104,10 +105,12 @@ pub async fn run(
     );
     let session = Session::new(settings(&config, &ready, (&profile, &machine), &store), store.saved(), now());
     let disk = OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None, attached: BTreeSet::new() });
+    let names = config.names(&ready);
     let mut shell = Shell {
         config,
         ready,
         trust,
+        names,
         session,
         disk,
         connection: None,
@@ -169,6 +172,7 @@ enum Woken {
     Side(SideKind, SideOutcome),
     AboutToPing,
     Network,
+    NameServers,
     ClockStepped,
     Reload,
     Timer,
@@ -197,6 +201,8 @@ impl Shell {
         let watch = Watch::new()
             .inspect_err(|error| info!(event = "network.unwatched", %error, "network changes cannot be watched; pings notice them, later"))
             .ok();
+        // The system's own refusal to watch is no fault of the agent: the next planned attempt asks again.
+        let mut resolver = ResolverWatch::new(self.config.device.root.as_deref()).ok();
         loop {
             service.alive(clock::now());
             service.status(self.session.headline());
@@ -207,11 +213,18 @@ impl Shell {
                     None => pending().await,
                 }
             };
+            let name_servers = async {
+                match &mut resolver {
+                    Some(resolver) => resolver.changed().await,
+                    None => pending().await,
+                }
+            };
             let woken = tokio::select! {
                 () = &mut shutdown => Woken::Shutdown,
                 Some(request) = requests.recv() => Woken::Request(request),
                 woken = next_of(&mut self.dialling, &mut self.connection, &mut self.sides) => woken,
                 () = network => Woken::Network,
+                () = name_servers => Woken::NameServers,
                 () = step.stepped() => Woken::ClockStepped,
                 () = (reload.asked)() => Woken::Reload,
                 () = timer.until(deadline) => Woken::Timer,
@@ -227,6 +240,7 @@ impl Shell {
                 Woken::Side(side, outcome) => self.feed(Event::SideEnded { side, outcome }).await,
                 Woken::AboutToPing => self.feed(Event::SideAboutToPing).await,
                 Woken::Network => self.feed(Event::NetworkNotice).await,
+                Woken::NameServers => self.feed(Event::NameServersChanged).await,
                 Woken::ClockStepped => self.feed(Event::ClockStepped).await,
                 Woken::Reload => {
                     if let Some(reloaded) = reload.read(&self.config, self.trust.floor.clone()).await {
@@ -252,6 +266,7 @@ impl Shell {
         let trusts_others = self.trust.replace(new.trust);
         let way = (&new.ready.endpoints, &new.ready.proxy) != (&self.ready.endpoints, &self.ready.proxy);
         (self.config, self.ready) = (new.config, new.ready);
+        self.names = self.config.names(&self.ready);
         let seconds = Duration::from_secs;
         let changeable = Changeable {
             endpoints: self.ready.endpoints.iter().map(ToString::to_string).collect(),
@@ -318,7 +333,12 @@ impl Shell {
 
     fn status(&mut self) -> session::Status {
         let inbox = self.disk.in_memory().depth();
-        session::Status { inbox, trusted: Some(self.trust.report()), ..self.session.status(now()) }
+        session::Status {
+            inbox,
+            trusted: Some(self.trust.report()),
+            names: self.names.told(),
+            ..self.session.status(now())
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod metrics;
 mod network;
 mod power;
 mod reload;
+mod resolver_file;
 mod shell;
 mod side;
 mod text;

@@ -12,6 +12,7 @@ use crate::ids::Nonce;
 use crate::keepalive::Failure;
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Stream, Will, dial_first, handshake};
+use crate::names::Names;
 use crate::protocol::{Leg, SESSION_EXPIRY_S, State as Announced};
 use crate::session::{
     Action, Broker, Dial, Event, Goodbye, LinkStanding, Now, Packet, RequestId, Server, Session, Sight, Write,
@@ -49,6 +50,7 @@ pub(super) struct Shell {
     pub config: Config,
     pub ready: Ready,
     pub trust: Trust,
+    pub names: Names,
     pub session: Session,
     pub disk: OnDisk,
     pub connection: Option<Connection<Stream>>,
@@ -109,6 +111,7 @@ impl Shell {
                 let way = Way {
                     endpoints: self.ready.endpoints.clone(),
                     proxy: self.ready.proxy.clone(),
+                    names: self.names.clone(),
                     tls: self.trust.credentials.config.clone(),
                     topics: self.ready.topics.clone(),
                 };
@@ -164,11 +167,14 @@ impl Shell {
             }),
         };
         let (proxy, tls) = (self.ready.proxy.clone(), self.trust.credentials.config.clone());
+        let names = self.names.clone();
         let way = network::way(Towards::Anybody { last: self.last_peer }).await.ok().flatten();
+        names.on_network(way.as_ref().map(|way| way.ground.0.as_str()));
         let run = Box::pin(async move {
             let started = clock::now();
             let endpoints: Vec<Endpoint> = servers.iter().map(|(_, endpoint)| endpoint.clone()).collect();
-            let (winner, stream) = dial_first(&endpoints, proxy.as_ref(), &tls, CONNECT_TIMEOUT).await?;
+            let reached = dial_first(&endpoints, proxy.as_ref(), &names, &tls, CONNECT_TIMEOUT).await;
+            let (winner, stream) = reached.inspect_err(|_| names.doubt())?;
             let asked = clock::now();
             let left = CONNECT_TIMEOUT.saturating_sub(asked.saturating_sub(started)).max(Duration::from_secs(1));
             let (connection, connected) = handshake(stream, &options, left).await?;

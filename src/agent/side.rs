@@ -10,6 +10,7 @@ use super::clock::{self, Timer};
 use crate::keepalive::constants::{CONNECT_TIMEOUT, PONG_MAX};
 use crate::keepalive::{Cause, Failure, ProbeOutcome};
 use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Proxy, Stream, dial_first, handshake};
+use crate::names::Names;
 use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Topics, Up, decode_down};
 use crate::secret::Secret;
 use crate::session::{Side, SideKind, SideOutcome};
@@ -35,6 +36,7 @@ pub(super) struct Running {
 pub(super) struct Way {
     pub endpoints: Vec<Endpoint>,
     pub proxy: Option<Proxy>,
+    pub names: Names,
     pub tls: Arc<rustls::ClientConfig>,
     pub topics: Topics,
 }
@@ -137,7 +139,7 @@ async fn heard(
 }
 
 async fn connected(way: &Way, options: &ConnectOptions) -> Result<Connection<Stream>, Failure> {
-    let (_, stream) = dial_first(&way.endpoints, way.proxy.as_ref(), &way.tls, CONNECT_TIMEOUT).await?;
+    let (_, stream) = dial_first(&way.endpoints, way.proxy.as_ref(), &way.names, &way.tls, CONNECT_TIMEOUT).await?;
     Ok(handshake(stream, options, CONNECT_TIMEOUT).await?.0)
 }
 

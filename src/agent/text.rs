@@ -92,6 +92,9 @@ pub fn status(status: &Status) -> String {
             date(judged_by_ms)
         ));
     }
+    for (name, source) in &status.names {
+        out.push_str(&format!("\nname     {name}, by {source}"));
+    }
     if let Some(days) = status.login_days_left {
         out.push_str(&format!("\nlogin    {days} days left"));
     }
@@ -161,10 +164,12 @@ mod tests {
             sign_in: true,
             clock_ms: 5_000,
             judged_by_ms: Some(1_795_132_800_000),
+            names: [("push.example".to_owned(), "netd".to_owned())].into(),
             ..Status::example()
         });
         for said in [
             "no gateway has answered",
+            "name     push.example, by netd",
             "login    5 days left",
             "the gateway says: missing_certificate",
             "next check in 600 s",

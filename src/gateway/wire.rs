@@ -8,6 +8,7 @@ use super::workers::{Heard, Said, Workers, refuse};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
+use crate::names::Names;
 use crate::protocol::{Address, Leg, Topics};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -137,7 +138,7 @@ impl Driver {
             clean_start: true,
             will: None,
         };
-        let stream = dial(&self.access.endpoint, None, &self.access.tls, CONNECT_TIMEOUT).await?;
+        let stream = dial(&self.access.endpoint, None, &Names::default(), &self.access.tls, CONNECT_TIMEOUT).await?;
         let (mut connection, _) = handshake(stream, &options, CONNECT_TIMEOUT).await?;
         let group = if self.access.shared { "$share/gateway/" } else { "" };
         for leg in [Leg::Up, Leg::State] {

@@ -6,6 +6,7 @@ use super::rig::Rig;
 use super::usage::resident_kib;
 use crate::ids::Nonce;
 use crate::mqtt::{ConnectOptions, client_config, dial, handshake};
+use crate::names::Names;
 use crate::protocol::{Address, DEFAULT_PREFIX, Hello, Leg, Topics, Up};
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -88,7 +89,7 @@ async fn vanished(rig: &Rig, account: &Account) -> Result<f64, String> {
         clean_start: true,
         will: None,
     };
-    let stream = dial(&endpoint, None, &tls, CALL).await.map_err(fail)?;
+    let stream = dial(&endpoint, None, &Names::default(), &tls, CALL).await.map_err(fail)?;
     let (mut connection, _) = handshake(stream, &options, CALL).await.map_err(fail)?;
     connection.subscribe(&topics.topic(&address, Leg::Down)).await.map_err(fail)?;
     let hello = Up::Hello(Hello {

@@ -1,6 +1,7 @@
 //! Presence events as bad brokers give them: those of the devices again, late, twice and out of order.
 
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, client_config, dial, handshake};
+use crate::names::Names;
 use crate::protocol::{DEFAULT_PREFIX, GATEWAY_CLIENT_PREFIX, Leg, Topics};
 use crate::secret::Secret;
 use bytes::Bytes;
@@ -104,7 +105,7 @@ async fn connect(brokers: &Brokers, node: usize) -> Result<Connection<Stream>, M
         clean_start: true,
         will: None,
     };
-    let stream = dial(&endpoint, None, &tls, CONNECT).await?;
+    let stream = dial(&endpoint, None, &Names::default(), &tls, CONNECT).await?;
     let (mut connection, _) = handshake(stream, &options, CONNECT).await?;
     connection.subscribe(&topics.everyone(Leg::State)).await?;
     Ok(connection)

@@ -2,6 +2,7 @@
 
 use super::MqttError;
 use crate::keepalive::Cause;
+use crate::names::Names;
 use std::net::SocketAddr;
 
 /// Most addresses of one name that are raced.
@@ -10,17 +11,12 @@ const MAX_ADDRESSES: usize = 8;
 /// The addresses of `host`, at most [`MAX_ADDRESSES`], families in turn.
 ///
 /// # Errors
-/// `dns_failed` with what the resolver said.
-pub(super) async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, MqttError> {
-    let found = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|e| MqttError::new(Cause::DnsFailed, format!("{host}: {e}")))?
-        .take(MAX_ADDRESSES)
-        .collect::<Vec<_>>();
-    if found.is_empty() {
-        return Err(MqttError::new(Cause::DnsFailed, format!("{host}: the name has no address")));
-    }
-    Ok(interleaved(found))
+/// `dns_failed` with who was asked and how each failed.
+pub(super) async fn addresses(names: &Names, host: &str, port: u16) -> Result<Vec<SocketAddr>, MqttError> {
+    let found = names.lookup(host, port).await.map_err(|e| MqttError::new(Cause::DnsFailed, e.to_string()))?;
+    let mut addresses = interleaved(found.addresses);
+    addresses.truncate(MAX_ADDRESSES);
+    Ok(addresses)
 }
 
 /// Address families alternate (RFC 8305, section 4), so that one broken family costs one step.

@@ -4,6 +4,7 @@ use super::addresses::addresses;
 use super::websocket::{self, WebSocket};
 use super::{Endpoint, MqttError, Proxy, tls};
 use crate::keepalive::Cause;
+use crate::names::Names;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
@@ -90,10 +91,11 @@ impl Stream {
 pub async fn dial(
     endpoint: &Endpoint,
     proxy: Option<&Proxy>,
+    names: &Names,
     config: &Arc<ClientConfig>,
     timeout: Duration,
 ) -> Result<Stream, MqttError> {
-    tokio::time::timeout(timeout, connect(endpoint, proxy, config)).await.unwrap_or_else(|_| {
+    tokio::time::timeout(timeout, connect(endpoint, proxy, names, config)).await.unwrap_or_else(|_| {
         Err(MqttError::new(Cause::ConnectTimeout, format!("{endpoint} did not answer within {} s", timeout.as_secs())))
     })
 }
@@ -106,12 +108,13 @@ pub async fn dial(
 pub async fn dial_first(
     endpoints: &[Endpoint],
     proxy: Option<&Proxy>,
+    names: &Names,
     config: &Arc<ClientConfig>,
     timeout: Duration,
 ) -> Result<(Endpoint, Stream), MqttError> {
-    let attempts = endpoints
-        .iter()
-        .map(|endpoint| async move { connect(endpoint, proxy, config).await.map(|stream| (endpoint.clone(), stream)) });
+    let attempts = endpoints.iter().map(|endpoint| async move {
+        connect(endpoint, proxy, names, config).await.map(|stream| (endpoint.clone(), stream))
+    });
     let nowhere = MqttError::new(Cause::DnsFailed, "no server is configured");
     tokio::time::timeout(timeout, first(attempts, NEXT_ENDPOINT_AFTER, nowhere)).await.unwrap_or_else(|_| {
         let named: Vec<String> = endpoints.iter().map(Endpoint::to_string).collect();
@@ -120,13 +123,18 @@ pub async fn dial_first(
     })
 }
 
-async fn connect(endpoint: &Endpoint, proxy: Option<&Proxy>, config: &Arc<ClientConfig>) -> Result<Stream, MqttError> {
+async fn connect(
+    endpoint: &Endpoint,
+    proxy: Option<&Proxy>,
+    names: &Names,
+    config: &Arc<ClientConfig>,
+) -> Result<Stream, MqttError> {
     let tcp = match proxy {
         Some(proxy) => {
             let way = Endpoint { host: proxy.host.clone(), port: proxy.port, tls: false, path: None };
-            proxy.open(reach(&way).await?, &endpoint.host, endpoint.port).await?
+            proxy.open(reach(&way, names).await?, &endpoint.host, endpoint.port).await?
         }
-        None => reach(endpoint).await?,
+        None => reach(endpoint, names).await?,
     };
     tcp.set_nodelay(true).map_err(|e| name(endpoint, &e))?;
     // A kernel without the option keeps its own, longer limit; the pong deadline still holds.
@@ -152,8 +160,8 @@ async fn encrypt(endpoint: &Endpoint, config: &Arc<ClientConfig>, tcp: TcpStream
 }
 
 /// A TCP connection to the first of the name's addresses that answers.
-async fn reach(endpoint: &Endpoint) -> Result<TcpStream, MqttError> {
-    let attempts = addresses(&endpoint.host, endpoint.port).await?.into_iter().map(TcpStream::connect);
+async fn reach(endpoint: &Endpoint, names: &Names) -> Result<TcpStream, MqttError> {
+    let attempts = addresses(names, &endpoint.host, endpoint.port).await?.into_iter().map(TcpStream::connect);
     let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     first(attempts, NEXT_ADDRESS_AFTER, none).await.map_err(|e| name(endpoint, &e))
 }

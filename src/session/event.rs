@@ -62,6 +62,8 @@ pub enum Event {
     /// An address, route, rule or link changed.
     NetworkNotice,
     NetworkSeen(Sight),
+    /// The system's resolver was told other name servers, or its first.
+    NameServersChanged,
     /// The device slept so long.
     Woke {
         gap: Duration,

@@ -21,6 +21,7 @@ mod endpoints;
 mod event;
 mod greeting;
 mod login;
+mod names;
 mod network;
 mod owed;
 mod persist;
@@ -225,6 +226,7 @@ impl Session {
             Event::Kept { id, packet_id, kept } => self.on_kept(now, id, packet_id, kept),
             Event::Tick => self.on_tick(now),
             Event::NetworkNotice => self.on_notice(now),
+            Event::NameServersChanged => self.on_name_servers(now),
             Event::NetworkSeen(sight) => {
                 self.arrival.saw(now.at, sight.ground.as_ref().map(|(network, _)| network.as_str()));
                 self.on_sight(now, sight);

@@ -88,7 +88,7 @@ impl Session {
         }
     }
 
-    fn retry_owed(&mut self, now: Now) {
+    pub(super) fn retry_owed(&mut self, now: Now) {
         if self.timers.get(Timer::Owed).is_some() {
             self.timers.set(Timer::Owed, now.at);
         }

@@ -129,6 +129,9 @@ pub struct Status {
     /// Messages on disk that no app has taken; the shell's to fill in.
     pub inbox: usize,
     pub apps_attached: usize,
+    /// Each server's name and who resolved it last; the shell's to fill in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, String>,
     pub heartbeat_s: f64,
     /// The search on this network has ended.
     pub heartbeat_settled: bool,
@@ -199,6 +202,7 @@ impl Session {
             store_failing: self.unsaved.failing(),
             logouts_owed: self.binding.ledger().owed.len(),
             inbox: 0,
+            names: BTreeMap::new(),
             apps_attached: self.attached(),
             heartbeat_s: interval.as_secs_f64(),
             heartbeat_settled: self.heartbeat.current().is_some_and(|record| record.settled_ms.is_some()),

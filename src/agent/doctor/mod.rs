@@ -87,7 +87,8 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
     match (&ready, &credentials) {
         (Ok(ready), Ok(credentials)) => {
             let sign_in = agent.is_some_and(|status| status.sign_in);
-            checks.extend(network::Way { ready, tls: &credentials.config, floor, sign_in }.examine().await);
+            let names = &config.names(ready);
+            checks.extend(network::Way { ready, names, tls: &credentials.config, floor, sign_in }.examine().await);
         }
         (Ok(_), Err(error)) => {
             let goes_on = agent.and_then(|status| status.trusted.as_ref()).map(running::goes_on);

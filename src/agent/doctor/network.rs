@@ -3,6 +3,7 @@
 use super::super::config::Ready;
 use super::Check;
 use crate::mqtt::{Endpoint, TimeFloor, dial};
+use crate::names::Names;
 use rustls::ClientConfig;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
@@ -12,12 +13,15 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 const LIMIT: Duration = Duration::from_secs(8);
+/// A little above what the resolver itself allows: it can say who was silent.
+const NAME_LIMIT: Duration = Duration::from_secs(18);
 /// A certificate that ends within this deserves a word.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The way to the servers.
 pub struct Way<'a> {
     pub ready: &'a Ready,
+    pub names: &'a Names,
     pub tls: &'a Arc<ClientConfig>,
     pub floor: Arc<TimeFloor>,
     /// The agent has never reached a server through this network, and another answers.
@@ -40,32 +44,21 @@ async fn one(endpoint: &Endpoint, way: &Way<'_>) -> Vec<Check> {
         return vec![handshake(endpoint, way).await];
     }
     let mut checks = Vec::new();
-    let addresses = match tokio::time::timeout(LIMIT, tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)))
-        .await
-    {
-        Ok(Ok(found)) => found.collect::<Vec<SocketAddr>>(),
-        Ok(Err(error)) => {
-            let advice = "check the name in server.url, and that a name server is set (resolvectl, /etc/resolv.conf)";
-            return vec![Check::failed("dns", format!("{}: {error}", endpoint.host), advice)];
+    let addresses = match resolve(endpoint, way.names).await {
+        Ok((check, addresses)) => {
+            checks.push(check);
+            addresses
         }
-        Err(_) => {
-            let advice = "the name server does not answer; is it reachable from this network?";
-            return vec![Check::failed(
-                "dns",
-                format!("{}: no answer in {} s", endpoint.host, LIMIT.as_secs()),
-                advice,
-            )];
-        }
+        Err(check) => return vec![check],
     };
-    let listed: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    checks.push(Check::ok("dns", format!("{} is {}", endpoint.host, listed.join(", "))));
+    let many = addresses.len();
     let reachable: Vec<SocketAddr> = addresses.into_iter().filter(|address| route(*address).is_ok()).collect();
     if reachable.is_empty() {
         let advice = "there is no network, or it has no default route (ip route); the agent waits for one by itself";
         checks.push(Check::failed("route", "no route to any of these addresses", advice));
         return checks;
     }
-    checks.push(Check::ok("route", format!("to {} of {} addresses", reachable.len(), listed.len())));
+    checks.push(Check::ok("route", format!("to {} of {many} addresses", reachable.len())));
     let started = Instant::now();
     let connect = async {
         let mut last = None;
@@ -97,6 +90,29 @@ async fn one(endpoint: &Endpoint, way: &Way<'_>) -> Vec<Check> {
     checks
 }
 
+/// The server's addresses, and who gave them.
+async fn resolve(endpoint: &Endpoint, names: &Names) -> Result<(Check, Vec<SocketAddr>), Check> {
+    let found = tokio::time::timeout(NAME_LIMIT, names.lookup(&endpoint.host, endpoint.port)).await;
+    match found {
+        Ok(Ok(found)) => {
+            let listed: Vec<String> = found.addresses.iter().map(|address| address.ip().to_string()).collect();
+            let says = format!("{} is {} (by: {})", endpoint.host, listed.join(", "), found.source);
+            Ok((Check::ok("dns", says), found.addresses))
+        }
+        Ok(Err(error)) => {
+            let advice = "check the name in server.url, and that a name server is set (resolvectl, /etc/resolv.conf, \
+                          or server.dns here)";
+            Err(Check::failed("dns", error.to_string(), advice))
+        }
+        Err(_) => {
+            let found = format!("{}: no answer in {} s", endpoint.host, NAME_LIMIT.as_secs());
+            let advice =
+                "the name server does not answer; is it reachable from this network? server.dns can name others";
+            Err(Check::failed("dns", found, advice))
+        }
+    }
+}
+
 /// Asks the kernel for a route without sending anything.
 fn route(to: SocketAddr) -> std::io::Result<()> {
     let any = if to.is_ipv4() {
@@ -110,7 +126,7 @@ fn route(to: SocketAddr) -> std::io::Result<()> {
 async fn handshake(endpoint: &Endpoint, way: &Way<'_>) -> Check {
     let name = if endpoint.tls { "tls" } else { "transport" };
     let started = Instant::now();
-    match dial(endpoint, way.ready.proxy.as_ref(), way.tls, LIMIT).await {
+    match dial(endpoint, way.ready.proxy.as_ref(), way.names, way.tls, LIMIT).await {
         Ok(_) => Check::ok(name, format!("{endpoint} in {} ms", started.elapsed().as_millis())),
         Err(error) => {
             let advice = if way.sign_in && error.cause.is_another_in_its_place() {
@@ -129,7 +145,7 @@ async fn dates(endpoint: &Endpoint, way: &Way<'_>) -> Check {
     later.time_provider = Arc::new(Later(way.floor.clone()));
     later.resumption = rustls::client::Resumption::disabled();
     let days = SOON.as_secs() / 86_400;
-    match dial(endpoint, way.ready.proxy.as_ref(), &Arc::new(later), LIMIT).await {
+    match dial(endpoint, way.ready.proxy.as_ref(), way.names, &Arc::new(later), LIMIT).await {
         Ok(_) => Check::ok("certificate", format!("good for {days} days and more")),
         Err(error) => Check::warning(
             "certificate",

@@ -141,7 +141,7 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
             stage.feed(Event::NetworkNotice);
             stage.feed(Event::NetworkSeen(sight));
         }
-        31 => match random.next() % 5 {
+        31 => match random.next() % 6 {
             3 => {
                 let servers = *pick::<&[&str]>(
                     random,
@@ -155,6 +155,7 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
                     *pick(random, &[9, super::stage::BUILT_MS + 1, 4_000_000_000_000, 1_700_000_000_000]);
                 stage.feed(Event::ClockStepped);
             }
+            5 => stage.feed(Event::NameServersChanged),
             0 => stage.feed(Event::Woke { gap: Duration::from_secs(60) }),
             1 => {
                 stage.now.wall_ms += random.next() % 1_000_000_000;

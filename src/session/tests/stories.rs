@@ -342,3 +342,24 @@ fn a_phone_without_an_app_says_so_on_each_connection() {
         assert!(said(&stage, |up| matches!(up, Up::Presence { presence: crate::protocol::Presence::Detached })));
     }
 }
+
+#[test]
+fn name_servers_that_appear_end_the_pause_of_a_login_that_waits_for_a_name_and_of_no_other() {
+    for (cause, at_once) in [(Cause::DnsFailed, true), (Cause::ConnectTimeout, true), (Cause::ConnectRefused, false)] {
+        let mut stage = Stage::new(Saved::default());
+        stage.login("ann");
+        // The pauses have grown long.
+        for _ in 0..6 {
+            stage.refuse(cause);
+            while stage.state() == State::Waiting {
+                stage.pass(Duration::from_secs(3600));
+            }
+        }
+        stage.refuse(cause);
+        let before = stage.session.next_wake().expect("a plan") - stage.now.at;
+        assert!(before > Duration::from_secs(2), "{cause}: {before:?}");
+        stage.feed(Event::NameServersChanged);
+        let after = stage.session.next_wake().expect("a plan") - stage.now.at;
+        assert_eq!(after < Duration::from_secs(2), at_once, "{cause}: {before:?}, then {after:?}");
+    }
+}

@@ -156,6 +156,7 @@ const TABLE: &[Row] = &[
         leads_to: STAYS,
     },
     Row { name: "a notice of the network", happens: |s| s.feed(Event::NetworkNotice), leads_to: STAYS },
+    Row { name: "other name servers", happens: |s| s.feed(Event::NameServersChanged), leads_to: STAYS },
     Row { name: "the device slept", happens: |s| s.feed(Event::Woke { gap: Duration::from_secs(9) }), leads_to: STAYS },
     Row { name: "the clock was set", happens: |s| s.feed(Event::ClockStepped), leads_to: STAYS },
     Row {

@@ -75,7 +75,7 @@ mod tests {
         }
         let (tell, told) = sync_channel(1);
         let third = system.run(move || {
-            drop(tell.send(()));
+            let _ = tell.send(());
             Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))])
         });
         tokio::pin!(third);

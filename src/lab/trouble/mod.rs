@@ -2,7 +2,10 @@
 //! operator can try a device of his own against it.
 
 mod bursts;
+mod dns;
+mod dnsproxyd;
 mod ip;
+mod names;
 mod portal;
 mod rotate;
 mod routes;
@@ -20,15 +23,21 @@ pub(super) enum Trouble {
     /// A captive portal: answers TLS with a certificate of its own and HTTP with a redirection, until `open` is said on
     /// standard input; then it relays
     Portal(portal::Options),
+    /// Android's resolver at its socket, of one Android or another, well or not
+    Dnsproxyd(dnsproxyd::Options),
+    /// A name server whose names move; `move NAME ADDRESS`, `fail`, `hang` and `mend` on standard input
+    Names(names::Options),
 }
 
 /// # Errors
-/// The system's, what `ip` says, or an address that cannot be listened on.
+/// The system's, what `ip` says, or an address or socket that cannot be listened on.
 pub(super) async fn run(trouble: Trouble) -> io::Result<()> {
     match trouble {
         Trouble::Routes(options) => routes::serve(options).await,
         Trouble::Bursts(options) => bursts::serve(options).await,
         Trouble::Rotate(options) => rotate::serve(options).await,
         Trouble::Portal(options) => portal::serve(options).await,
+        Trouble::Dnsproxyd(options) => dnsproxyd::serve(options).await,
+        Trouble::Names(options) => names::serve(options).await,
     }
 }

@@ -25,7 +25,7 @@ pub(super) enum Trouble {
     Portal(portal::Options),
     /// Android's resolver at its socket, of one Android or another, well or not
     Dnsproxyd(dnsproxyd::Options),
-    /// A name server whose names move; `move NAME ADDRESS`, `fail`, `hang` and `mend` on standard input
+    /// A name server whose names move; `move NAME ADDRESS`, `forget NAME`, `fail`, `hang` and `mend` on standard input
     Names(names::Options),
 }
 

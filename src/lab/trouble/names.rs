@@ -76,6 +76,7 @@ fn command(state: &mut State, line: &str) -> bool {
             }
             Err(_) => return false,
         },
+        ["forget", name] => state.names.retain(|record| record.name != name),
         ["fail"] => state.fails = true,
         ["hang"] => state.hangs = true,
         ["mend"] => (state.fails, state.hangs) = (false, false),

@@ -7,8 +7,9 @@ use impush::names::{Names, parse_server};
 use serde_json::Value;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use support::{Agent, Flaw, LIMIT, Mosquitto, Process, all_paths, certificates, free_port, has, impush, skipped};
 
@@ -54,6 +55,10 @@ impl NameServer {
         let done =
             |said: &String| serde_json::from_str::<Value>(said).is_ok_and(|v| v["done"] == line && v["known"] == true);
         self.lines.by_ref().map_while(Result::ok).find(done).expect("done");
+    }
+
+    fn is_asked(&mut self) {
+        self.lines.by_ref().map_while(Result::ok).find(|said| said.contains("asked")).expect("a question");
     }
 
     /// As the only resolver below an empty root.
@@ -172,8 +177,9 @@ async fn an_expired_answer_serves_while_nobody_answers_and_not_after_a_denial() 
 #[tokio::test]
 async fn what_does_not_fit_is_asked_over_tcp_and_the_next_server_when_one_is_silent() {
     let root = tempfile::tempdir().expect("a directory");
-    let cut = NameServer::start(&["--name", "push.example=192.0.2.1", "--truncate"]);
+    let mut cut = NameServer::start(&["--name", "push.example=192.0.2.1", "--truncate"]);
     assert_eq!(look(&cut.names(root.path()), HOST).await.expect("found").0, ["192.0.2.1"]);
+    assert!(cut.lines.by_ref().map_while(Result::ok).any(|said| said.contains("tcp")));
     let mut silent = NameServer::start(&["--name", "push.example=192.0.2.9"]);
     silent.tell("hang");
     let servers = [&silent.address, &cut.address].map(|address| parse_server(address).expect("an address"));
@@ -264,13 +270,18 @@ fn an_agent_whose_netd_fails_says_who_failed_and_stops_at_once_while_it_hangs() 
 
 /// Loopback alone, in a network namespace, and an `/etc` without resolv.conf for what runs in `bare`.
 struct Bare {
+    _turn: MutexGuard<'static, ()>,
     etc: tempfile::TempDir,
 }
+
+/// The namespace has a fixed name, so that a killed run's remains are found and removed.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 impl Bare {
     const NAME: &'static str = "impush-names";
 
     fn new(test: &str) -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if !rustix::process::geteuid().is_root() || !["ip", "unshare", "mosquitto"].iter().all(|p| has(p)) {
             skipped(test, "needs root, ip, unshare and mosquitto");
             return None;
@@ -286,7 +297,25 @@ impl Bare {
             skipped(test, &format!("this machine cannot: {}", String::from_utf8_lossy(&made.stderr)));
             return None;
         }
-        Some(Self { etc })
+        Some(Self { _turn: turn, etc })
+    }
+
+    /// A name server for the C library, which knows no other port than 53, and the file that names it.
+    fn resolver(&self) -> NameServer {
+        let lab = self.command(&Command::new(env!("CARGO_BIN_EXE_impush-lab")));
+        let server = NameServer::of(lab, &["--listen", "127.0.0.1:53", "--name", "elsewhere.example=127.0.0.1"]);
+        std::fs::write(self.etc.path().join("new"), "nameserver 127.0.0.1\n").expect("written");
+        std::fs::rename(self.etc.path().join("new"), self.etc.path().join("resolv.conf")).expect("renamed");
+        server
+    }
+
+    fn agent(&self, home: PathBuf) -> Agent {
+        let mut run = impush(&home);
+        run.arg("run");
+        let mut agent = Agent { process: Process::start(&mut self.command(&run), true), home };
+        agent.process.event("agent.started");
+        agent.login("ann", "secret");
+        agent
     }
 
     fn command(&self, program: &Command) -> Command {
@@ -330,11 +359,7 @@ fn a_resolver_that_appears_late_is_used_at_once() {
     let mut broker = Process::start(&mut bare.command(&broker), true);
     broker.wait_for("running", |line| line.contains("running").then_some(()));
     Agent::configure(&home, &format!("mqtts://elsewhere.example:{port}"), &made.ca, "");
-    let mut run = impush(&home);
-    run.arg("run");
-    let mut agent = Agent { process: Process::start(&mut bare.command(&run), true), home };
-    agent.process.event("agent.started");
-    agent.login("ann", "secret");
+    let mut agent = bare.agent(home);
     let down = agent.process.event("link.down");
     assert_eq!(down["cause"], "dns_failed");
     assert!(down["detail"].as_str().expect("text").contains("elsewhere.example: system: "), "{down}");
@@ -343,12 +368,37 @@ fn a_resolver_that_appears_late_is_used_at_once() {
         let down = serde_json::from_str::<Value>(line).ok().filter(|line| line["event"] == "link.down")?;
         (down["next_attempt_s"].as_f64().expect("a number") > 5.0).then_some(())
     });
-    // A C library knows no other port than 53.
-    let lab = bare.command(&Command::new(env!("CARGO_BIN_EXE_impush-lab")));
-    let _resolver = NameServer::of(lab, &["--listen", "127.0.0.1:53", "--name", "elsewhere.example=127.0.0.1"]);
-    std::fs::write(bare.etc.path().join("new"), "nameserver 127.0.0.1\n").expect("written");
-    std::fs::rename(bare.etc.path().join("new"), bare.etc.path().join("resolv.conf")).expect("renamed");
+    let _resolver = bare.resolver();
     assert_eq!(agent.process.event("link.retry_soon")["why"], "dns_failed");
     agent.process.event("link.up");
     assert_eq!(agent.status()["names"]["elsewhere.example"], "system");
+}
+
+#[test]
+fn lookups_of_the_system_that_hang_do_not_pile_up_and_hold_no_end_up() {
+    let Some(bare) = Bare::new("lookups_of_the_system_that_hang_do_not_pile_up_and_hold_no_end_up") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = certificates(dir.path(), Flaw::WrongName);
+    let mut resolver = bare.resolver();
+    resolver.tell("hang");
+    let home = dir.path().join("a");
+    Agent::configure(&home, "mqtts://elsewhere.example:8883", &made.ca, "");
+    let mut agent = bare.agent(home);
+    resolver.is_asked();
+    let tasks = format!("/proc/{}/task", agent.status()["pid"]);
+    let hanging = || {
+        let names = std::fs::read_dir(&tasks).expect("listed").flatten();
+        let names = names.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "getaddrinfo").count()
+    };
+    let mut most = 0;
+    for _ in 0..5 {
+        // Gives up the attempt and begins another.
+        drop(agent.run(&["reconnect"]));
+        most = most.max(hanging());
+    }
+    assert!((1..=2).contains(&most), "{most} threads");
+    let asked = Instant::now();
+    assert!(agent.process.terminate().success());
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
 }

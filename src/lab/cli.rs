@@ -183,11 +183,6 @@ enum Command {
     },
     /// Write all programs' man pages and shell completions into a directory
     Manual { directory: PathBuf },
-    /// Emulate trouble on the way, for a device of one's own
-    Trouble {
-        #[command(subcommand)]
-        trouble: Trouble,
-    },
     /// Relay one address to another; `cut` and `mend` on standard input are the weather
     Network {
         #[arg(long)]
@@ -379,10 +374,6 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Fleet { json } => fleet::run(json).await.map(|()| true),
             Command::Manual { directory } => {
                 manual::write(&directory, Cli::command()).map_err(|e| format!("{}: {e}", directory.display()))?;
-                Ok(true)
-            }
-            Command::Trouble { trouble } => {
-                trouble::run(trouble).await.map_err(|e| e.to_string())?;
                 Ok(true)
             }
             Command::Network { listen, to } => {

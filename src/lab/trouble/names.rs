@@ -35,7 +35,7 @@ pub(in crate::lab) async fn serve(options: Options) -> io::Result<()> {
     let listener = TcpListener::bind(options.listen).await?;
     let address = listener.local_addr()?;
     let udp = UdpSocket::bind(address).await?;
-    let truncate = options.truncate;
+    let over = Over::Udp { truncate: options.truncate };
     let (state, now) = watch::channel(State { names: options.names, ttl: options.ttl, fails: false, hangs: false });
     crate::lab::show::line(&serde_json::json!({ "names": address.to_string() }))?;
     let mut commands = BufReader::new(tokio::io::stdin()).lines();
@@ -52,7 +52,7 @@ pub(in crate::lab) async fn serve(options: Options) -> io::Result<()> {
             },
             heard = udp.recv_from(&mut query) => {
                 let (length, from) = heard?;
-                let told = reply(&query[..length], &now.borrow(), truncate)?;
+                let told = reply(&query[..length], &now.borrow(), over)?;
                 if let Some(told) = told {
                     // A peer that is gone is not the server's trouble.
                     let _ = udp.send_to(&told, from).await;
@@ -85,16 +85,24 @@ fn command(state: &mut State, line: &str) -> bool {
     true
 }
 
-fn reply(query: &[u8], state: &State, truncate: bool) -> io::Result<Option<Vec<u8>>> {
-    let Some(question) = question(query).filter(|_| !state.hangs) else { return Ok(None) };
-    let manner = match (state.fails, truncate) {
-        (true, _) => Manner::Fails,
-        (false, true) => Manner::Truncated,
-        (false, false) => Manner::Well,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Udp { truncate: bool },
+    Tcp,
+}
+
+fn reply(query: &[u8], state: &State, over: Over) -> io::Result<Option<Vec<u8>>> {
+    let Some(question) = question(query) else { return Ok(None) };
+    let way = if over == Over::Tcp { "tcp" } else { "udp" };
+    crate::lab::show::line(&serde_json::json!({ "asked": question.name, "over": way }))?;
+    if state.hangs {
+        return Ok(None);
+    }
+    let manner = match over {
+        _ if state.fails => Manner::Fails,
+        Over::Udp { truncate: true } => Manner::Truncated,
+        _ => Manner::Well,
     };
-    crate::lab::show::line(
-        &serde_json::json!({ "asked": question.name, "over": if truncate { "udp, cut" } else { "whole" } }),
-    )?;
     Ok(Some(answer(query, &question, &state.names, state.ttl, manner)))
 }
 
@@ -102,7 +110,7 @@ async fn over_tcp(mut peer: TcpStream, now: watch::Receiver<State>) -> io::Resul
     let length = peer.read_u16().await?;
     let mut query = vec![0; usize::from(length)];
     peer.read_exact(&mut query).await?;
-    let told = reply(&query, &now.borrow(), false)?;
+    let told = reply(&query, &now.borrow(), Over::Tcp)?;
     if let Some(told) = told {
         peer.write_u16(u16::try_from(told.len()).unwrap_or(u16::MAX)).await?;
         peer.write_all(&told).await?;

@@ -17,8 +17,8 @@ pub enum Failure {
     /// What came is no answer, or says that there is none now.
     #[error("{0}")]
     Broken(&'static str),
-    /// netd's own word: a negative errno, or its code in text.
-    #[error("it answered {0}")]
+    /// netd's own code (its `ResponseCode.h`).
+    #[error("it answered with its code {0}")]
     Code(i32),
     #[error("{0}")]
     Io(#[from] io::Error),

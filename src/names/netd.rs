@@ -8,7 +8,7 @@
 //! | 5 | `getaddrinfo` | structures as they lie in netd's memory: told from the others, and refused |
 
 use super::failure::Failure;
-use super::message::{Answer, Kind, MAX_MESSAGE, query, read};
+use super::message::{Answer, Kind, MAX_MESSAGE, MessageError, query, read};
 use super::pair::both;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -17,6 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 /// Where netd listens, below the root of the file system.
 pub(super) const SOCKET: &str = "dev/socket/dnsproxyd";
@@ -33,6 +34,13 @@ const NETWORK: u32 = 0;
 const STREAM: i32 = 1;
 /// netd's `ResponseCode::DnsProxyQueryResult`.
 const QUERY_RESULT: i32 = 222;
+/// netd's `ResponseCode::DnsProxyOperationFailed`.
+const OPERATION_FAILED: i32 = 401;
+/// bionic's `netdb.h`.
+const EAI_NODATA: i32 = 7;
+const EAI_NONAME: i32 = 8;
+/// How long the reason of a failure may take after it.
+const REASON: Duration = Duration::from_millis(200);
 /// `AF_INET` and `AF_INET6` of Linux.
 const INET: u16 = 2;
 const INET6: u16 = 10;
@@ -76,7 +84,7 @@ async fn resnsend(socket: &Path, host: &str, kind: Kind) -> Result<Taken, Failur
     }
     let code = i32::from_be_bytes(first);
     if code < 0 {
-        return Err(Failure::Code(code));
+        return Err(std::io::Error::from_raw_os_error(code.wrapping_neg()).into());
     }
     let message = counted(&mut netd, MAX_MESSAGE).await?;
     Ok(Taken::Answer(read(&message, id, host, kind)?))
@@ -90,8 +98,10 @@ async fn getaddrinfo(socket: &Path, host: &str) -> Result<Vec<IpAddr>, Failure> 
     let mut netd = command(socket, &format!("getaddrinfo {host} ^ 0 0 {STREAM} 0 {NETWORK}")).await?;
     let mut code = [0; 4];
     netd.read_exact(&mut code).await?;
-    if text_code(code) != QUERY_RESULT {
-        return Err(Failure::Code(text_code(code)));
+    match text_code(code) {
+        QUERY_RESULT => {}
+        OPERATION_FAILED => return Err(why(&mut netd).await),
+        other => return Err(Failure::Code(other)),
     }
     let mut addresses = Vec::new();
     for _ in 0..MAX_ADDRESSES {
@@ -109,6 +119,16 @@ async fn getaddrinfo(socket: &Path, host: &str) -> Result<Vec<IpAddr>, Failure> 
         addresses.extend(address_in(&address));
     }
     if addresses.is_empty() { Err(Failure::Denied("the name has no address")) } else { Ok(addresses) }
+}
+
+/// What getaddrinfo said inside netd: its code follows, counted, in the machine's own order.
+async fn why(netd: &mut UnixStream) -> Failure {
+    let code = timeout(REASON, counted(netd, 4)).await;
+    let code = code.ok().and_then(Result::ok).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    match code.map(i32::from_ne_bytes) {
+        Some(EAI_NODATA | EAI_NONAME) => MessageError::NoSuchName.into(),
+        _ => Failure::Code(OPERATION_FAILED),
+    }
 }
 
 async fn command(socket: &Path, text: &str) -> Result<UnixStream, Failure> {

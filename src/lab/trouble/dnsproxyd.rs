@@ -90,8 +90,8 @@ async fn one(peer: UnixStream, options: &Options) -> io::Result<()> {
             let named = options.names.iter().filter(|record| record.name == host);
             let addresses: Vec<IpAddr> = named.map(|record| record.address).collect();
             if fails || addresses.is_empty() {
-                // EAI_NODATA, counted, in the machine's own order.
-                let why = counted(&7_i32.to_ne_bytes());
+                // EAI_AGAIN or EAI_NODATA, counted, in the machine's own order.
+                let why = counted(&if fails { 2_i32 } else { 7 }.to_ne_bytes());
                 return write.write_all(&[b"401\0", &why[..]].concat()).await;
             }
             let mut out = b"222\0".to_vec();

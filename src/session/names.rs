@@ -16,7 +16,8 @@ impl Session {
                 debug!(event = "link.attempt_renamed", "the attempt was made with name servers of before");
                 self.dial(now);
             }
-            State::Waiting if name_was_why => self.try_again_at_once(now, Cause::DnsFailed),
+            // They came with this device's own network: no fleet shares the moment.
+            State::Waiting if name_was_why => self.try_again_at_once(now, Cause::NetworkChanged),
             State::Resting => self.retry_owed(now),
             _ => {}
         }

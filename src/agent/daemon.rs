@@ -265,6 +265,7 @@ impl Shell {
     async fn on_reloaded(&mut self, new: Reloaded) {
         let trusts_others = self.trust.replace(new.trust);
         let way = (&new.ready.endpoints, &new.ready.proxy) != (&self.ready.endpoints, &self.ready.proxy);
+        let asks_others = new.config.server.dns != self.config.server.dns;
         (self.config, self.ready) = (new.config, new.ready);
         self.names = self.config.names(&self.ready);
         let seconds = Duration::from_secs;
@@ -277,7 +278,11 @@ impl Shell {
             check_first: seconds(self.config.channel.check_first_s),
             check_most: seconds(self.config.channel.check_most_s),
         };
-        self.feed(Event::Reconfigured { changeable: Box::new(changeable), way_changed: way || trusts_others }).await;
+        self.feed(Event::Reconfigured {
+            changeable: Box::new(changeable),
+            way_changed: way || trusts_others || asks_others,
+        })
+        .await;
     }
 
     fn deadline(&self, service: Option<Moment>) -> Moment {

@@ -140,6 +140,11 @@ impl Nonce {
         Self(format!("{random:016x}"))
     }
 
+    /// Of a later try within the same attempt.
+    pub fn later(&self, ordinal: u32) -> Self {
+        Self(format!("{}-{ordinal}", self.0))
+    }
+
     /// Of no connection: a device that hears it greets again.
     pub fn foreign() -> Self {
         Self("ask".to_owned())

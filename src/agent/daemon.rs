@@ -167,7 +167,7 @@ fn settings(
 enum Woken {
     Shutdown,
     Request(Request),
-    Dialled(Nonce, Dialled),
+    Dialled(Nonce, Box<Dialled>),
     Heard(Result<Incoming, Failure>),
     Side(SideKind, SideOutcome),
     AboutToPing,
@@ -235,7 +235,7 @@ impl Shell {
                     next_id += 1;
                     self.on_request(RequestId(next_id), request).await;
                 }
-                Woken::Dialled(nonce, outcome) => self.on_dialled(nonce, outcome).await,
+                Woken::Dialled(nonce, outcome) => self.on_dialled(nonce, *outcome).await,
                 Woken::Heard(incoming) => self.on_incoming(incoming).await,
                 Woken::Side(side, outcome) => self.feed(Event::SideEnded { side, outcome }).await,
                 Woken::AboutToPing => self.feed(Event::SideAboutToPing).await,
@@ -355,7 +355,7 @@ async fn next_of(
 ) -> Woken {
     let dialled = async {
         match dialling {
-            Some(dialling) => Woken::Dialled(dialling.nonce.clone(), dialling.run.as_mut().await),
+            Some(dialling) => Woken::Dialled(dialling.nonce.clone(), Box::new(dialling.run.as_mut().await)),
             None => pending().await,
         }
     };

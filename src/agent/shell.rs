@@ -9,9 +9,12 @@ use super::power;
 use super::side::{Running, Way};
 use super::trust::Trust;
 use crate::ids::Nonce;
-use crate::keepalive::Failure;
 use crate::keepalive::constants::CONNECT_TIMEOUT;
-use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Stream, Will, dial_first, handshake};
+use crate::keepalive::{Failure, Tried};
+use crate::mqtt::{
+    Asked, ConnectOptions, Connection, Dialled as Established, Endpoint, Incoming, Landed, Route, Stream, Will,
+    establish,
+};
 use crate::names::Names;
 use crate::protocol::{Leg, SESSION_EXPIRY_S, State as Announced};
 use crate::session::{
@@ -29,7 +32,12 @@ use tracing::info;
 const FAREWELL: Duration = Duration::from_millis(1200);
 
 /// How an attempt ended.
-pub(super) type Dialled = Result<(Connection<Stream>, Box<LinkStanding>), Failure>;
+pub(super) struct Dialled {
+    pub standing: Result<(Connection<Stream>, Box<LinkStanding>), Failure>,
+    /// Where it was made.
+    pub network: Option<String>,
+    pub tried: Vec<Tried>,
+}
 
 /// An attempt under way.
 pub(super) struct Dialling {
@@ -108,13 +116,9 @@ impl Shell {
             Action::LookAtBattery => return Some(Event::BatterySeen(power::look(self.config.device.root.as_deref()))),
             Action::StartSide(side) => {
                 self.look_at_trust().await;
-                let way = Way {
-                    endpoints: self.ready.endpoints.clone(),
-                    proxy: self.ready.proxy.clone(),
-                    names: self.names.clone(),
-                    tls: self.trust.credentials.config.clone(),
-                    topics: self.ready.topics.clone(),
-                };
+                let servers = self.resolved(self.session.servers());
+                let route = self.route(&servers, self.session.network());
+                let way = Way { route, topics: self.ready.topics.clone() };
                 self.sides.push(Running::start(*side, way));
             }
             Action::CancelSide(kind) => self.sides.retain(|side| side.kind != kind),
@@ -140,53 +144,53 @@ impl Shell {
     }
 
     async fn dial(&mut self, dial: Dial) -> Event {
-        let servers: Vec<(Server, Endpoint)> = dial
-            .servers
-            .into_iter()
-            .filter_map(|server| {
-                let endpoint = match &server {
-                    Server::Configured(at) => self.ready.endpoints.get(*at)?.clone(),
-                    // What a server named may be no address; the others are there.
-                    Server::Named(text) => format!("mqtts://{text}").parse().ok()?,
-                };
-                Some((server, endpoint))
-            })
-            .collect();
-        let options = ConnectOptions {
-            client_id: dial.address.client_id(),
-            user_name: dial.address.user_name(),
-            password: dial.password,
-            keep_alive_s: dial.keep_alive_s,
-            session_expiry_s: SESSION_EXPIRY_S,
-            clean_start: dial.clean_start,
-            will: Some(Will {
-                topic: self.ready.topics.topic(&dial.address, Leg::State),
-                payload: Announced { online: false, nonce: dial.nonce.clone() }.encode(),
-                retain: dial.broker.retain,
-                at_least_once: dial.broker.at_least_once,
-            }),
-        };
-        let (proxy, tls) = (self.ready.proxy.clone(), self.trust.credentials.config.clone());
-        let names = self.names.clone();
+        let own = dial.nonce.clone();
+        let servers = self.resolved(dial.servers);
         let way = network::way(Towards::Anybody { last: self.last_peer }).await.ok().flatten();
-        names.on_network(way.as_ref().map(|way| way.ground.0.as_str()));
+        let network = way.as_ref().map(|way| way.ground.0.clone());
+        self.names.on_network(network.as_deref());
+        let route = self.route(&servers, network.as_deref());
+        let down = self.ready.topics.topic(&dial.address, Leg::Down);
+        let state = self.ready.topics.topic(&dial.address, Leg::State);
+        let (nonce, kept) = (dial.nonce.clone(), dial.subscribed);
+        let nonce_of = move |ordinal: u32| match ordinal {
+            0 => nonce.clone(),
+            later => nonce.later(later),
+        };
         let run = Box::pin(async move {
-            let started = clock::now();
-            let endpoints: Vec<Endpoint> = servers.iter().map(|(_, endpoint)| endpoint.clone()).collect();
-            let reached = dial_first(&endpoints, proxy.as_ref(), &names, &tls, CONNECT_TIMEOUT).await;
-            let (winner, stream) = reached.inspect_err(|_| names.doubt())?;
-            let asked = clock::now();
-            let left = CONNECT_TIMEOUT.saturating_sub(asked.saturating_sub(started)).max(Duration::from_secs(1));
-            let (connection, connected) = handshake(stream, &options, left).await?;
-            let round_trip = clock::now().saturating_sub(asked);
+            let options = |ordinal| ConnectOptions {
+                client_id: dial.address.client_id(),
+                user_name: dial.address.user_name(),
+                password: dial.password.clone(),
+                keep_alive_s: dial.keep_alive_s,
+                session_expiry_s: SESSION_EXPIRY_S,
+                clean_start: dial.clean_start,
+                will: Some(Will {
+                    topic: state.clone(),
+                    payload: Announced { online: false, nonce: nonce_of(ordinal) }.encode(),
+                    retain: dial.broker.retain,
+                    at_least_once: dial.broker.at_least_once,
+                }),
+            };
+            let asked = Asked { options: &options, topic: Some(&down), kept };
+            let Established { result, tried } = establish(&route, &asked, CONNECT_TIMEOUT).await;
+            let landed = match result {
+                Ok(landed) => landed,
+                Err(failure) => {
+                    route.names.doubt();
+                    return Dialled { standing: Err(failure), network, tried };
+                }
+            };
+            let Landed { server, connection, connected, round_trip, ordinal } = landed;
             let ground = match connection.stream().peer_address() {
                 Some(peer) => network::way(Towards::Peer(peer)).await.ok().flatten().map(|way| way.ground),
                 None => None,
             };
-            let server = servers.into_iter().find(|(_, endpoint)| *endpoint == winner);
+            let (server, endpoint) = &servers[server];
             let standing = LinkStanding {
-                server: server.map_or(Server::Configured(0), |(server, _)| server),
-                server_name: winner.to_string(),
+                nonce: nonce_of(ordinal),
+                server: server.clone(),
+                server_name: endpoint.to_string(),
                 session_present: connected.session_present,
                 verified: connection.stream().is_verified(),
                 server_keep_alive_s: connected.server_keep_alive_s,
@@ -194,15 +198,40 @@ impl Shell {
                 round_trip,
                 ground,
             };
-            Ok((connection, Box::new(standing)))
+            Dialled { standing: Ok((connection, Box::new(standing))), network, tried }
         });
-        self.dialling = Some(Dialling { nonce: dial.nonce, run });
+        self.dialling = Some(Dialling { nonce: own, run });
         Event::DialStarted { ground: way.filter(|way| way.carrier).map(|way| way.ground) }
+    }
+
+    fn resolved(&self, servers: Vec<Server>) -> Vec<(Server, Endpoint)> {
+        let endpoint = |server: Server| {
+            let endpoint = match &server {
+                Server::Configured(at) => self.ready.endpoints.get(*at)?.clone(),
+                // What a server named may be no address; the others are there.
+                Server::Named(text) => format!("mqtts://{text}").parse().ok()?,
+            };
+            Some((server, endpoint))
+        };
+        servers.into_iter().filter_map(endpoint).collect()
+    }
+
+    fn route(&self, servers: &[(Server, Endpoint)], network: Option<&str>) -> Route {
+        let (ways, at) = (self.session.ways(), clock::now());
+        Route {
+            endpoints: servers.iter().map(|(_, endpoint)| endpoint.clone()).collect(),
+            proxy: self.ready.proxy.clone(),
+            names: self.names.clone(),
+            tls: self.trust.credentials.config.clone(),
+            behind: ways.behind(at, network),
+            small_segments: ways.small_segments(at, network),
+        }
     }
 
     pub async fn on_dialled(&mut self, nonce: Nonce, outcome: Dialled) {
         self.dialling = None;
-        match outcome {
+        self.feed(Event::Tried { nonce: nonce.clone(), network: outcome.network, ways: outcome.tried }).await;
+        match outcome.standing {
             Ok((connection, standing)) => {
                 self.last_peer = connection.stream().peer_address();
                 self.connection = Some(connection);
@@ -231,7 +260,6 @@ impl Shell {
     async fn write(&mut self, write: Write) -> Option<Event> {
         let connection = self.connection.as_mut()?;
         let written = match write {
-            Write::Subscribe(topic) => connection.subscribe(&topic).await.map(drop),
             Write::Publish { topic, payload, retain } => connection.publish(&topic, payload, retain, None).await,
             Write::Acknowledge(packet_id) => connection.ack(packet_id).await,
             // The session counts its own pings.
@@ -242,7 +270,7 @@ impl Shell {
             Write::Queued => connection.send_queued().await,
         };
         Some(match written {
-            Ok(()) => Event::Written { unanswered: connection.unacknowledged() > 0 },
+            Ok(()) => Event::Written { unanswered: connection.unacknowledged() },
             Err(failure) => {
                 self.connection = None;
                 Event::Lost(failure)

@@ -9,8 +9,7 @@
 use super::clock::{self, Timer};
 use crate::keepalive::constants::{CONNECT_TIMEOUT, PONG_MAX};
 use crate::keepalive::{Cause, Failure, ProbeOutcome};
-use crate::mqtt::{ConnectOptions, Connection, Endpoint, Incoming, Proxy, Stream, dial_first, handshake};
-use crate::names::Names;
+use crate::mqtt::{Asked, ConnectOptions, Connection, Incoming, Route, Stream, establish};
 use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Topics, Up, decode_down};
 use crate::secret::Secret;
 use crate::session::{Side, SideKind, SideOutcome};
@@ -34,10 +33,7 @@ pub(super) struct Running {
 /// The way to the servers.
 #[derive(Clone)]
 pub(super) struct Way {
-    pub endpoints: Vec<Endpoint>,
-    pub proxy: Option<Proxy>,
-    pub names: Names,
-    pub tls: Arc<rustls::ClientConfig>,
+    pub route: Route,
     pub topics: Topics,
 }
 
@@ -101,8 +97,7 @@ async fn asked(
 ) -> SideOutcome {
     let exchange = async {
         let options = options(address.client_id(), address, password, ANSWER);
-        let mut connection = connected(way, &options).await?;
-        connection.subscribe(&way.topics.topic(address, Leg::Down)).await?;
+        let mut connection = connected(way, &options, Some(&way.topics.topic(address, Leg::Down))).await?;
         connection.publish(&way.topics.topic(address, Leg::Up), up.encode(), false, None).await?;
         let outcome = tokio::time::timeout(ANSWER, heard(&mut connection, answer)).await;
         // Its purpose is served; a server that does not hear this sees the socket close.
@@ -138,9 +133,9 @@ async fn heard(
     }
 }
 
-async fn connected(way: &Way, options: &ConnectOptions) -> Result<Connection<Stream>, Failure> {
-    let (_, stream) = dial_first(&way.endpoints, way.proxy.as_ref(), &way.names, &way.tls, CONNECT_TIMEOUT).await?;
-    Ok(handshake(stream, options, CONNECT_TIMEOUT).await?.0)
+async fn connected(way: &Way, options: &ConnectOptions, topic: Option<&str>) -> Result<Connection<Stream>, Failure> {
+    let asked = Asked { options: &|_| options.clone(), topic, kept: false };
+    Ok(establish(&way.route, &asked, CONNECT_TIMEOUT).await.result?.connection)
 }
 
 fn options(client_id: String, address: &Address, password: Secret, idle: Duration) -> ConnectOptions {
@@ -164,7 +159,7 @@ async fn probe(
     about_to_ping: &Notify,
 ) -> Result<(), ProbeOutcome> {
     let options = options(format!("{}{PROBE_SUFFIX}", address.client_id()), address, password, idle);
-    let mut connection = connected(way, &options).await.map_err(|failure| match failure.cause {
+    let mut connection = connected(way, &options, None).await.map_err(|failure| match failure.cause {
         Cause::NotAuthorized
         | Cause::BadCredentials
         | Cause::ClientIdRefused

@@ -65,6 +65,7 @@ causes! {
     12 ConnectTimeout "connect_timeout" Retry "the server did not answer in time",
     13 Unreachable "network_unreachable" Retry "there is no route to the server",
     14 ProxyRefused "proxy_refused" Slow "the proxy refused to open the connection",
+    15 Superseded "superseded" Retry "an earlier CONNECT of this device, given up for another way, took over",
     20 TlsUntrusted "tls_untrusted" Slow "the server's certificate is not signed by a trusted authority; check server.ca_file",
     21 TlsExpired "tls_expired" Slow "the server's certificate has expired; renew it on the server",
     22 TlsWrongName "tls_wrong_name" Slow "the server's certificate is for another host name; check server.url",

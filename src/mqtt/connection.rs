@@ -11,7 +11,7 @@ use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter,
     LastWill, Login, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, Subscribe, SubscribeReasonCode,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 const MAX_QUEUED: usize = 4096;
 /// The server may have this many unacknowledged publishes on their way to us.
 const RECEIVE_MAXIMUM: u16 = 64;
+/// Packets that may come before SUBACK.
+const MAX_HEARD: usize = 2 * RECEIVE_MAXIMUM as usize;
 /// How long the server may take to close its side after a DISCONNECT.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// A read buffer longer than this is given back when it is empty.
@@ -88,8 +90,11 @@ pub struct Connection<S> {
     incoming: BytesMut,
     outgoing: BytesMut,
     last_packet_id: u16,
-    in_flight: BTreeSet<u16>,
+    /// Bytes of each.
+    in_flight: BTreeMap<u16, usize>,
     queued: VecDeque<Publish>,
+    /// What came before SUBACK, for [`Connection::next`] to give.
+    heard: VecDeque<Incoming>,
     /// How many unacknowledged publishes the server takes.
     window: usize,
     server_max_packet: Option<u32>,
@@ -112,8 +117,9 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         incoming: BytesMut::new(),
         outgoing: BytesMut::new(),
         last_packet_id: 0,
-        in_flight: BTreeSet::new(),
+        in_flight: BTreeMap::new(),
         queued: VecDeque::new(),
+        heard: VecDeque::new(),
         window: usize::from(u16::MAX),
         server_max_packet: None,
         retain: true,
@@ -165,6 +171,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// [`MqttError`]; the connection is over then.
     pub async fn next(&mut self) -> Result<Incoming, MqttError> {
+        match self.heard.pop_front() {
+            Some(incoming) => Ok(incoming),
+            None => self.read().await,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Incoming, MqttError> {
         match self.read_packet().await? {
             Packet::Publish(publish) => {
                 let topic = String::from_utf8(publish.topic.to_vec())
@@ -226,9 +239,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.send_publish(publish).await
     }
 
-    /// Publishes sent or queued that the server has not acknowledged.
+    /// Bytes of publishes sent or queued that the server has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
-        self.in_flight.len() + self.queued.len()
+        self.in_flight.values().sum::<usize>() + self.queued.iter().map(weight).sum::<usize>()
     }
 
     /// # Errors
@@ -239,6 +252,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let packet_id = subscribe.pkid;
         self.write(&Packet::Subscribe(subscribe)).await?;
         Ok(packet_id)
+    }
+
+    /// Subscribes and waits for SUBACK. A refusal, and what came before it, is for [`Self::next`] to give.
+    ///
+    /// # Errors
+    /// [`MqttError`]; the connection is over then.
+    pub async fn subscribed(&mut self, filter: &str) -> Result<(), MqttError> {
+        let asked = self.subscribe(filter).await?;
+        loop {
+            match self.read().await? {
+                Incoming::Subscribed { packet_id, refused: None } if packet_id == asked => return Ok(()),
+                incoming => {
+                    let answered = matches!(incoming, Incoming::Subscribed { .. });
+                    self.heard.push_back(incoming);
+                    if answered {
+                        return Ok(());
+                    }
+                    if self.heard.len() > MAX_HEARD {
+                        return Err(MqttError::new(Cause::ProtocolError, "messages without end instead of SUBACK"));
+                    }
+                }
+            }
+        }
     }
 
     /// Acknowledges a received publish. Call it only when the message is safe.
@@ -299,14 +335,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn send_publish(&mut self, mut publish: Publish) -> Result<(), MqttError> {
         publish.pkid = self.next_packet_id();
-        self.in_flight.insert(publish.pkid);
+        self.in_flight.insert(publish.pkid, weight(&publish));
         self.write(&Packet::Publish(publish)).await
     }
 
     fn next_packet_id(&mut self) -> u16 {
         loop {
             self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-            if !self.in_flight.contains(&self.last_packet_id) {
+            if !self.in_flight.contains_key(&self.last_packet_id) {
                 return self.last_packet_id;
             }
         }
@@ -342,6 +378,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
     }
+}
+
+fn weight(publish: &Publish) -> usize {
+    publish.topic.len() + publish.payload.len()
 }
 
 /// A server that closes without a word before CONNACK leaves only a guess; the common reasons are these.

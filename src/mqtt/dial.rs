@@ -1,14 +1,11 @@
-//! From an address to a connected stream: name, TCP with racing addresses, socket options, TLS.
+//! From an address to a connected stream: TCP, socket options, proxy, TLS, WebSocket.
 
-use super::addresses::addresses;
 use super::websocket::{self, WebSocket};
 use super::{Endpoint, MqttError, Proxy, tls};
 use crate::keepalive::Cause;
-use crate::names::Names;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -16,15 +13,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How long one address may stay silent before the next is tried beside it (RFC 8305, section 5).
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
-/// How long one server may take before the next is tried beside it: longer than a handshake on a slow
-/// mobile network, so that a healthy server is not joined by a second.
-const NEXT_ENDPOINT_AFTER: Duration = Duration::from_secs(3);
+/// Where a path loses large packets: what 1,280 bytes, IPv6's least MTU (RFC 8200, section 5), leave.
+const SMALL_SEGMENT: u32 = 1200;
 /// Unacknowledged data for this long ends the connection in the kernel (TCP_USER_TIMEOUT, RFC 5482).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -84,59 +78,31 @@ impl Stream {
     }
 }
 
-/// Connects within `timeout`, all steps together.
-///
-/// # Errors
-/// [`MqttError`] with the cause of the first step that failed.
-pub async fn dial(
-    endpoint: &Endpoint,
-    proxy: Option<&Proxy>,
-    names: &Names,
-    config: &Arc<ClientConfig>,
-    timeout: Duration,
-) -> Result<Stream, MqttError> {
-    tokio::time::timeout(timeout, connect(endpoint, proxy, names, config)).await.unwrap_or_else(|_| {
-        Err(MqttError::new(Cause::ConnectTimeout, format!("{endpoint} did not answer within {} s", timeout.as_secs())))
-    })
+/// Connects a way's address, or that of the proxy before its server, and asks for small segments there.
+pub(super) async fn connect(address: SocketAddr, endpoint: &Endpoint, small: bool) -> Result<TcpStream, MqttError> {
+    let opened = async {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if small {
+            // Set before the handshake it bounds both directions (tcp(7), TCP_MAXSEG).
+            SockRef::from(&socket).set_tcp_mss(SMALL_SEGMENT)?;
+        }
+        socket.connect(address).await
+    };
+    opened.await.map_err(|e| name(endpoint, address, &e))
 }
 
-/// Connects to the first of these servers that can be spoken to; each is given a head start over the
-/// next. Returns which one it was.
-///
-/// # Errors
-/// [`MqttError`] of the last that failed; `connect_timeout` when none has failed yet.
-pub async fn dial_first(
-    endpoints: &[Endpoint],
-    proxy: Option<&Proxy>,
-    names: &Names,
-    config: &Arc<ClientConfig>,
-    timeout: Duration,
-) -> Result<(Endpoint, Stream), MqttError> {
-    let attempts = endpoints.iter().map(|endpoint| async move {
-        connect(endpoint, proxy, names, config).await.map(|stream| (endpoint.clone(), stream))
-    });
-    let nowhere = MqttError::new(Cause::DnsFailed, "no server is configured");
-    tokio::time::timeout(timeout, first(attempts, NEXT_ENDPOINT_AFTER, nowhere)).await.unwrap_or_else(|_| {
-        let named: Vec<String> = endpoints.iter().map(Endpoint::to_string).collect();
-        let detail = format!("{} did not answer within {} s", named.join(", "), timeout.as_secs());
-        Err(MqttError::new(Cause::ConnectTimeout, detail))
-    })
-}
-
-async fn connect(
+/// From a connected socket to a stream that MQTT can be spoken over.
+pub(super) async fn secure(
+    tcp: TcpStream,
     endpoint: &Endpoint,
     proxy: Option<&Proxy>,
-    names: &Names,
     config: &Arc<ClientConfig>,
 ) -> Result<Stream, MqttError> {
     let tcp = match proxy {
-        Some(proxy) => {
-            let way = Endpoint { host: proxy.host.clone(), port: proxy.port, tls: false, path: None };
-            proxy.open(reach(&way, names).await?, &endpoint.host, endpoint.port).await?
-        }
-        None => reach(endpoint, names).await?,
+        Some(proxy) => proxy.open(tcp, &endpoint.host, endpoint.port).await?,
+        None => tcp,
     };
-    tcp.set_nodelay(true).map_err(|e| name(endpoint, &e))?;
+    tcp.set_nodelay(true).map_err(|e| MqttError::new(Cause::Io, format!("{endpoint}: {e}")))?;
     // A kernel without the option keeps its own, longer limit; the pong deadline still holds.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(
         &tcp,
@@ -159,48 +125,14 @@ async fn encrypt(endpoint: &Endpoint, config: &Arc<ClientConfig>, tcp: TcpStream
     Ok(Transport::Tls(Box::new(tls)))
 }
 
-/// A TCP connection to the first of the name's addresses that answers.
-async fn reach(endpoint: &Endpoint, names: &Names) -> Result<TcpStream, MqttError> {
-    let attempts = addresses(names, &endpoint.host, endpoint.port).await?.into_iter().map(TcpStream::connect);
-    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    first(attempts, NEXT_ADDRESS_AFTER, none).await.map_err(|e| name(endpoint, &e))
-}
-
-/// The first success among attempts of which each starts when the one before has failed, or has been
-/// silent for `head_start`.
-async fn first<T, E, F: Future<Output = Result<T, E>>>(
-    mut waiting: impl ExactSizeIterator<Item = F>,
-    head_start: Duration,
-    none: E,
-) -> Result<T, E> {
-    let mut attempts = FuturesUnordered::new();
-    let mut last = none;
-    loop {
-        match waiting.next() {
-            Some(attempt) => attempts.push(attempt),
-            None if attempts.is_empty() => return Err(last),
-            None => {}
-        }
-        let more = waiting.len() > 0;
-        tokio::select! {
-            Some(done) = attempts.next() => match done {
-                Ok(reached) => return Ok(reached),
-                Err(error) => last = error,
-            },
-            () = tokio::time::sleep(head_start), if more => {}
-        }
-    }
-}
-
-fn name(endpoint: &Endpoint, error: &io::Error) -> MqttError {
+fn name(endpoint: &Endpoint, address: SocketAddr, error: &io::Error) -> MqttError {
     let cause = match error.kind() {
         io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
         io::ErrorKind::TimedOut => Cause::ConnectTimeout,
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Cause::Unreachable,
-        io::ErrorKind::NotFound => Cause::DnsFailed,
         _ => Cause::Io,
     };
-    MqttError::new(cause, format!("{endpoint}: {error}"))
+    MqttError::new(cause, format!("{endpoint} at {}: {error}", address.ip()))
 }
 
 impl AsyncRead for Transport {

@@ -15,12 +15,14 @@ mod connection;
 mod dial;
 mod endpoint;
 mod proxy;
+mod race;
 mod tls;
 mod websocket;
 
 pub use crate::keepalive::Failure as MqttError;
 pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
-pub use dial::{Stream, dial, dial_first};
+pub use dial::Stream;
 pub use endpoint::{Endpoint, EndpointError};
 pub use proxy::{Proxy, ProxyError};
+pub use race::{Asked, Dialled, Landed, Route, dial, establish};
 pub use tls::{Credentials, TimeFloor, TlsSetupError, client_config, credentials, sources};

@@ -3,6 +3,7 @@
 
 use super::MqttError;
 use crate::keepalive::Cause;
+use crate::protocol::MAX_PACKET;
 use bytes::{Buf as _, Bytes};
 use futures_util::{Sink as _, Stream as _};
 use std::io;
@@ -15,9 +16,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-/// Most bytes of one frame, and of one message: a broker may send several packets together, and a device has little
-/// memory.
-const MOST: usize = 1 << 20;
+/// Bytes read at once.
+const READ_BUFFER: usize = 8192;
 
 /// A byte stream over WebSocket frames.
 #[derive(Debug)]
@@ -32,10 +32,20 @@ pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(stream: S, url: &str
     let refused = |e: tokio_tungstenite::tungstenite::Error| MqttError::new(Cause::Refused, format!("{url}: {e}"));
     let mut request = url.into_client_request().map_err(refused)?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
-    let limits = WebSocketConfig::default().max_frame_size(Some(MOST)).max_message_size(Some(MOST));
     let (frames, _) =
-        tokio_tungstenite::client_async_with_config(request, stream, Some(limits)).await.map_err(refused)?;
+        tokio_tungstenite::client_async_with_config(request, stream, Some(limits())).await.map_err(refused)?;
     Ok(WebSocket { frames, rest: Bytes::new() })
+}
+
+/// A broker may put several packets in one message, but no packet is larger than [`MAX_PACKET`].
+fn limits() -> WebSocketConfig {
+    let most = 4 * MAX_PACKET as usize;
+    WebSocketConfig::default()
+        .max_frame_size(Some(most))
+        .max_message_size(Some(most))
+        .max_write_buffer_size(most)
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
 }
 
 impl<S> WebSocket<S> {

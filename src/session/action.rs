@@ -73,7 +73,6 @@ pub enum Action {
 /// A write on the main connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
-    Subscribe(String),
     Publish {
         topic: String,
         payload: Vec<u8>,
@@ -112,6 +111,8 @@ pub struct Dial {
     pub broker: Broker,
     /// The broker's old session is not wanted.
     pub clean_start: bool,
+    /// A session that the broker has kept holds the subscription; without it, SUBSCRIBE is part of the attempt.
+    pub subscribed: bool,
 }
 
 /// How a connection is left.

@@ -6,10 +6,16 @@ use super::phase::Online;
 use super::{Action, Dial, Kind, Now, Phase, Session, State, Timer, Write, token};
 use crate::binding::Event as BindingEvent;
 use crate::ids::Nonce;
-use crate::keepalive::{Attempt, Cause, Failure, Link, LinkAction, PowerMode, Recovery, Verdict};
+use crate::keepalive::race::{Outcome, Step};
+use crate::keepalive::{Attempt, Cause, Failure, Link, LinkAction, PowerMode, Recovery, Tried, Verdict};
 use crate::protocol::{Address, Leg, Presence, State as Announced, Up};
 use std::time::Duration;
 use tracing::{debug, info, warn};
+
+/// Bytes on their way for which large packets may be needed.
+const LARGE: usize = 1000;
+/// A CONNECT that was given up may take over the connection that came after it for so long.
+const OWN_TAKEOVER: Duration = Duration::from_secs(30);
 
 impl Session {
     /// Plans a connection if one is needed and none is there, under way or planned.
@@ -67,6 +73,7 @@ impl Session {
             keep_alive_s: u16::try_from(self.longest_heartbeat().as_secs()).unwrap_or(u16::MAX),
             broker: self.broker,
             clean_start: self.poisoned,
+            subscribed: self.subscribed,
         })));
     }
 
@@ -107,29 +114,26 @@ impl Session {
             );
         }
         self.broker = standing.broker;
-        self.subscribed &= standing.session_present;
-        let down = self.settings.topics.topic(&address, Leg::Down);
+        self.subscribed = true;
         let state = self.settings.topics.topic(&address, Leg::State);
         let online = Online {
             link: Link::new(now.at, self.heartbeat.interval(), standing.round_trip),
             address,
-            nonce: nonce.clone(),
+            nonce: standing.nonce.clone(),
             ground: standing.ground.clone(),
             carrier: true,
             moved: false,
             server: standing.server_name,
             server_limit,
             told: Presence::Attached,
+            unanswered_bytes: 0,
         };
         self.enter(now, Phase::Online(Box::new(online)));
         self.search_up(now, standing.ground.as_ref().map(|(network, _)| network.clone()));
         // The way to this very server: what a look without the connection asks about.
         self.tried = standing.ground;
         self.entered();
-        if !self.subscribed {
-            self.act(Action::Write(Write::Subscribe(down)));
-        }
-        let announced = Announced { online: true, nonce: nonce.clone() }.encode();
+        let announced = Announced { online: true, nonce: standing.nonce }.encode();
         self.act(Action::Write(Write::Publish { topic: state, payload: announced, retain: true }));
         self.greeting.reset();
         self.greet(now);
@@ -150,6 +154,34 @@ impl Session {
         }
     }
 
+    /// An attempt ended: what its ways did decides the order of the next.
+    pub(super) fn on_tried(&mut self, now: Now, nonce: &Nonce, network: Option<&str>, tried: Vec<Tried>) {
+        if !matches!(&self.phase, Phase::Connecting { nonce: current } if current == nonce) {
+            return;
+        }
+        let stalled = |at: Step| tried.iter().any(|way| way.outcome == Outcome::Stalled && way.step == at);
+        let worked = tried.iter().any(|way| way.outcome == Outcome::Worked);
+        if stalled(Step::Connect) || stalled(Step::Subscribe) {
+            self.gave_up = Some(now.at);
+        }
+        let large = !worked && stalled(Step::Tls);
+        self.ways.on_tried(now.at, network, tried);
+        if large {
+            // A server's certificates are the first large packets of a connection.
+            self.on_large_lost(now, network.map(str::to_owned));
+        }
+    }
+
+    /// Large packets seem to be lost on this network: the next connection asks for small ones.
+    pub(super) fn on_large_lost(&mut self, now: Now, network: Option<String>) {
+        if self.ways.on_large_lost(now.at, network.as_deref()) {
+            info!(
+                event = "link.small_segments",
+                network, "this network may lose large packets; small segments are asked for"
+            );
+        }
+    }
+
     pub(super) fn on_dial_failed(&mut self, now: Now, nonce: &Nonce, failure: Failure) {
         if matches!(&self.phase, Phase::Connecting { nonce: current } if current == nonce) {
             self.on_down(now, failure, What::Attempt);
@@ -160,7 +192,8 @@ impl Session {
     pub(super) fn on_lost(&mut self, now: Now, failure: Failure) {
         let Some(online) = self.online() else { return };
         let idle = online.link.idle(now.at);
-        self.search_lost(now, failure.cause, idle);
+        let large = online.unanswered_bytes > LARGE;
+        self.search_lost(now, failure.cause, idle, large);
         // A disconnection neither sends nor persists anything.
         drop(self.binding.on_event(now.at, BindingEvent::Disconnected));
         self.act(Action::Abandon);
@@ -246,6 +279,11 @@ impl Session {
     /// A refusal in the light of what the login itself says: a password that has just been renewed is not
     /// trusted yet, and one whose time is over needs no other reason.
     fn judged(&mut self, now: Now, mut failure: Failure) -> Failure {
+        if failure.cause == Cause::TakenOver
+            && self.gave_up.take().is_some_and(|at| now.at.saturating_sub(at) <= OWN_TAKEOVER)
+        {
+            failure.cause = Cause::Superseded;
+        }
         let refused = matches!(failure.cause, Cause::BadCredentials | Cause::NotAuthorized);
         let time_ms = self.time_ms(now);
         let Some(login) = self.saved.login.as_mut().filter(|_| refused) else { return failure };
@@ -280,8 +318,11 @@ impl Session {
         self.dial(now);
     }
 
-    pub(super) fn on_written(&mut self, now: Now, unanswered: bool) {
-        if let Some(online) = self.online_mut().filter(|_| unanswered) {
+    pub(super) fn on_written(&mut self, now: Now, unanswered: usize) {
+        if let Some(online) = self.online_mut() {
+            online.unanswered_bytes = unanswered;
+        }
+        if let Some(online) = self.online_mut().filter(|_| unanswered > 0) {
             online.link.on_written(now.at);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Ask, Kind, RequestId, endpoints::Server};
 use crate::ids::{MessageId, Nonce};
-use crate::keepalive::{Battery, Failure, Moment, ProbeOutcome};
+use crate::keepalive::{Battery, Failure, Moment, ProbeOutcome, Tried};
 use crate::protocol::{BindResult, BindingReport, KickCode};
 use crate::secret::Secret;
 use std::net::IpAddr;
@@ -37,6 +37,12 @@ pub enum Event {
     DialStarted {
         ground: Option<Ground>,
     },
+    /// An attempt ended: what each way did, told before `Dialled` or `DialFailed`.
+    Tried {
+        nonce: Nonce,
+        network: Option<String>,
+        ways: Vec<Tried>,
+    },
     Dialled {
         nonce: Nonce,
         standing: Box<Standing>,
@@ -48,9 +54,9 @@ pub enum Event {
     Heard(Packet),
     /// The connection is over.
     Lost(Failure),
-    /// A write is done; `unanswered`: the server owes an answer.
+    /// A write is done; for so many bytes the server owes an answer.
     Written {
-        unanswered: bool,
+        unanswered: usize,
     },
     Kept {
         id: MessageId,
@@ -98,6 +104,8 @@ pub enum Event {
 /// What CONNACK said, and where.
 #[derive(Debug, Clone)]
 pub struct Standing {
+    /// What this connection's will names: each CONNECT of an attempt has a nonce of its own.
+    pub nonce: Nonce,
     pub server: Server,
     /// As people read it.
     pub server_name: String,

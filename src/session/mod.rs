@@ -52,7 +52,7 @@ pub use timers::{Timer, Timers};
 use crate::binding::Binding;
 use crate::channel::Choice;
 use crate::ids::AppId;
-use crate::keepalive::{Bounds, Failure, Heartbeat, Moment, PowerMode, Reconnect, next_wake};
+use crate::keepalive::{Bounds, Failure, Heartbeat, Moment, PowerMode, Reconnect, Ways, next_wake};
 use crate::protocol::Topics;
 use crate::vendor::Vendor;
 use std::collections::{BTreeMap, VecDeque};
@@ -125,6 +125,9 @@ pub struct Session {
     arrival: arrival::Arrival,
     search: search::Search,
     endpoints: endpoints::Endpoints,
+    ways: Ways,
+    /// A CONNECT of this device was given up unanswered: it may yet take over the connection that came after.
+    gave_up: Option<Moment>,
     greeting: greeting::Greeting,
     resting: resting::Resting,
     owed: owed::Owed,
@@ -176,6 +179,8 @@ impl Session {
             arrival: arrival::Arrival::default(),
             power_mode: settings.low_power,
             endpoints: endpoints::Endpoints::new(settings.endpoints.len()),
+            ways: Ways::default(),
+            gave_up: None,
             cause: saved.ended.as_ref().map(Ended::failure),
             settings,
             saved,
@@ -218,6 +223,7 @@ impl Session {
                 self.arrival.saw(now.at, ground.as_ref().map(|(network, _)| network.as_str()));
                 self.tried = ground;
             }
+            Event::Tried { nonce, network, ways } => self.on_tried(now, &nonce, network.as_deref(), ways),
             Event::Dialled { nonce, standing } => self.on_dialled(now, &nonce, *standing),
             Event::DialFailed { nonce, failure } => self.on_dial_failed(now, &nonce, failure),
             Event::Heard(packet) => self.on_packet(now, packet),
@@ -250,6 +256,21 @@ impl Session {
         let pulse = self.timers.get(Timer::Link);
         let urgent = self.logout_waits.is_some() || self.timers.get(Timer::NetworkLook).is_some();
         next_wake(pulse, self.timers.others(Timer::Link), self.saving && !urgent)
+    }
+
+    /// What is known of the ways to the servers.
+    pub fn ways(&self) -> &Ways {
+        &self.ways
+    }
+
+    /// The network that the connection is on, or was last.
+    pub fn network(&self) -> Option<&str> {
+        self.network.as_deref()
+    }
+
+    /// Servers in the order in which an attempt tries them.
+    pub fn servers(&self) -> Vec<Server> {
+        self.endpoints.order()
     }
 
     pub fn counts(&self) -> &Counts {

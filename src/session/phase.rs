@@ -42,4 +42,6 @@ pub struct Online {
     pub server_limit: Option<Duration>,
     /// What the gateway takes the local apps for: a connection that says nothing has one.
     pub told: Presence,
+    /// Sent, and not acknowledged when the last write was done.
+    pub unanswered_bytes: usize,
 }

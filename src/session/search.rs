@@ -3,6 +3,7 @@
 
 use super::event::SideKind;
 use super::{Action, Now, Session, Side, SideOutcome, Timer};
+use crate::keepalive::constants::HEARTBEAT_FLOOR;
 use crate::keepalive::{Cause, Moment, ProbeOutcome};
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -62,11 +63,16 @@ impl Session {
         self.set_heartbeat();
     }
 
-    /// The main link was lost. Only a loss after idleness says anything about the network.
-    pub(super) fn search_lost(&mut self, now: Now, cause: Cause, idle: Duration) {
+    /// The main link was lost. Only a loss after idleness, without data under way, says anything about the network.
+    pub(super) fn search_lost(&mut self, now: Now, cause: Cause, idle: Duration, large: bool) {
         self.cancel_probe();
-        self.search.suspect =
-            matches!(cause, Cause::PongLost | Cause::AckLost).then(|| (idle, now.at, self.network.clone()));
+        let silent = matches!(cause, Cause::PongLost | Cause::AckLost | Cause::WriteStalled);
+        if silent && large {
+            self.on_large_lost(now, self.network.clone());
+        }
+        // So short a silence is no network's limit: something else was under way.
+        let learns = silent && !large && cause != Cause::WriteStalled && idle >= HEARTBEAT_FLOOR;
+        self.search.suspect = learns.then(|| (idle, now.at, self.network.clone()));
     }
 
     /// The main link answered after `idle`.

@@ -3,7 +3,7 @@
 use super::{Now, Phase, Session, token};
 use crate::binding::Standing;
 use crate::channel::WhyNot;
-use crate::keepalive::Cause;
+use crate::keepalive::{Cause, WayReport};
 use crate::protocol::BindingState;
 use crate::secret::Secret;
 use crate::vendor::Vendor;
@@ -140,6 +140,12 @@ pub struct Status {
     /// Kind and hashed gateway of the network the connection was made on.
     pub network: Option<String>,
     pub round_trip_ms: Option<u64>,
+    /// What each address of each server did at the last attempts, the newest first.
+    #[serde(default)]
+    pub ways: Vec<WayReport>,
+    /// Small segments are asked for: this network may lose large packets.
+    #[serde(default)]
+    pub small_segments: bool,
     /// Bad input that was refused, by kind.
     pub refused: BTreeMap<String, u64>,
     pub version: String,
@@ -211,6 +217,8 @@ impl Session {
             round_trip_ms: online
                 .and_then(|online| online.link.round_trip())
                 .map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX)),
+            ways: self.ways.report(now.at),
+            small_segments: self.ways.small_segments(now.at, self.network.as_deref()),
             refused: self.counts.refused.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

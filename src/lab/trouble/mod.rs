@@ -9,6 +9,7 @@ mod names;
 mod portal;
 mod rotate;
 mod routes;
+mod silent;
 
 use std::io;
 
@@ -27,6 +28,8 @@ pub(super) enum Trouble {
     Dnsproxyd(dnsproxyd::Options),
     /// A name server whose names move; `move NAME ADDRESS`, `forget NAME`, `fail`, `hang` and `mend` on standard input
     Names(names::Options),
+    /// A server that takes connections and is silent from a step on
+    Silent(silent::Options),
 }
 
 /// # Errors
@@ -39,5 +42,6 @@ pub(super) async fn run(trouble: Trouble) -> io::Result<()> {
         Trouble::Portal(options) => portal::serve(options).await,
         Trouble::Dnsproxyd(options) => dnsproxyd::serve(options).await,
         Trouble::Names(options) => names::serve(options).await,
+        Trouble::Silent(options) => silent::serve(options).await,
     }
 }

@@ -126,7 +126,7 @@ impl Stage {
                 if !self.pending.connected {
                     return None;
                 }
-                let unanswered = matches!(write, Write::Subscribe(_) | Write::Publish { .. });
+                let unanswered = if matches!(write, Write::Publish { .. }) { 100 } else { 0 };
                 self.written.push(write);
                 return Some(Event::Written { unanswered });
             }
@@ -186,6 +186,7 @@ impl Stage {
         let dial = self.pending.dial.take().expect("an attempt");
         self.pending.connected = true;
         let standing = Box::new(LinkStanding {
+            nonce: dial.nonce.clone(),
             server: dial.servers[0].clone(),
             server_name: "mqtts://a:8883".into(),
             session_present: false,

@@ -2,7 +2,8 @@
 
 use super::super::*;
 use super::stage::{FIRST_CHECK, MOST_CHECK, Stage, settings};
-use crate::keepalive::Cause;
+use crate::keepalive::race::{Outcome, Step};
+use crate::keepalive::{Cause, Failure, Tried};
 use crate::protocol::{BindResult, BindingState, Down, KickCode, Up};
 
 fn said(stage: &Stage, wanted: impl Fn(&Up) -> bool) -> bool {
@@ -361,5 +362,51 @@ fn name_servers_that_appear_end_the_pause_of_a_login_that_waits_for_a_name_and_o
         stage.feed(Event::NameServersChanged);
         let after = stage.session.next_wake().expect("a plan") - stage.now.at;
         assert_eq!(after < Duration::from_millis(200), at_once, "{cause}: {before:?}, then {after:?}");
+    }
+}
+
+fn stalled(step: Step) -> Tried {
+    let address = Some([127, 0, 0, 1].into());
+    Tried { server: "mqtts://a:8883".into(), address, step, outcome: Outcome::Stalled, cause: None }
+}
+
+/// Online, after an attempt of which a way stalled at this step.
+fn online_after(step: Step) -> Stage {
+    let mut stage = Stage::new(Saved::default());
+    stage.login("ann");
+    let nonce = stage.pending.dial.as_ref().expect("an attempt").nonce.clone();
+    stage.feed(Event::Tried { nonce, network: Some("wifi-1".into()), ways: vec![stalled(step)] });
+    stage.accept();
+    stage
+}
+
+#[test]
+fn a_takeover_by_ones_own_given_up_connect_is_no_clone() {
+    for (step, after, cause) in
+        [(Step::Connect, 5, Cause::Superseded), (Step::Connect, 31, Cause::TakenOver), (Step::Tcp, 5, Cause::TakenOver)]
+    {
+        let mut stage = online_after(step);
+        stage.now.at += Duration::from_secs(after);
+        stage.feed(Event::Lost(Failure::new(Cause::TakenOver, "said the server")));
+        let status = stage.session.status(stage.now);
+        assert_eq!(status.cause.expect("a cause").word, cause, "{step:?} {after}");
+        assert_eq!(status.ways[0].step, step);
+    }
+}
+
+#[test]
+fn a_loss_with_much_data_under_way_asks_for_small_segments_and_teaches_the_heartbeat_nothing() {
+    for (bytes, small) in [(3500, true), (100, false)] {
+        let mut stage = online_after(Step::Tcp);
+        let before = stage.session.status(stage.now).heartbeat_s;
+        stage.now.at += Duration::from_secs(45);
+        stage.feed(Event::Written { unanswered: bytes });
+        stage.now.at += Duration::from_secs(8);
+        stage.feed(Event::Lost(Failure::new(Cause::AckLost, "silence")));
+        assert_eq!(stage.session.ways().small_segments(stage.now.at, Some("wifi-1")), small);
+        stage.pass(Duration::from_secs(5));
+        stage.accept();
+        let learnt = stage.session.status(stage.now).heartbeat_s < before;
+        assert_eq!(learnt, !small, "{bytes}");
     }
 }

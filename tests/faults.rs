@@ -78,6 +78,12 @@ impl Peer {
         body
     }
 
+    /// Takes the subscription, without which no link stands.
+    fn subscribe(&mut self) {
+        let subscribe = self.expect(8);
+        self.say(&[0x90, 0x04, subscribe[0], subscribe[1], 0x00, 0x01]);
+    }
+
     fn say(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).expect("written");
     }
@@ -109,7 +115,7 @@ fn a_broker_that_never_answers_a_ping_is_left_by_that_name() {
 }
 
 #[test]
-fn a_broker_that_closes_after_connack_is_tried_ever_more_slowly() {
+fn a_broker_that_closes_what_it_accepted_is_tried_ever_more_slowly() {
     let (script, dir) = (Script::new(), dir());
     let mut agent = script.agent(dir.path(), "");
     let mut last = 0.0;
@@ -117,6 +123,7 @@ fn a_broker_that_closes_after_connack_is_tried_ever_more_slowly() {
         let mut peer = script.accept();
         peer.expect(1);
         peer.say(CONNACK);
+        peer.subscribe();
         drop(peer);
         let event = agent.process.wait_for("a plan", |line| {
             let value: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -138,6 +145,7 @@ fn a_server_keep_alive_of_seven_is_obeyed_and_zero_starts_no_storm() {
         let mut peer = script.accept();
         peer.expect(1);
         peer.say(&connack_keep_alive(seconds));
+        peer.subscribe();
         agent.process.event("link.up");
         let heartbeat = agent.status()["heartbeat_s"].as_f64().expect("a number");
         assert!((low..=high).contains(&heartbeat), "server said {seconds}, heartbeat {heartbeat}");
@@ -159,8 +167,7 @@ fn a_kept_session_saves_the_subscription_and_a_lost_one_is_subscribed_again() {
     peer.expect(1);
     // A session this process knows nothing of may have lost its subscription.
     peer.say(CONNACK_SESSION_PRESENT);
-    let subscribe = peer.expect(8);
-    peer.say(&[0x90, 0x04, subscribe[0], subscribe[1], 0x00, 0x01]);
+    peer.subscribe();
     for (connack, first) in [(CONNACK_SESSION_PRESENT, 3), (CONNACK, 8)] {
         agent.process.event("link.up");
         peer.expect(3);

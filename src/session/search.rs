@@ -3,7 +3,6 @@
 
 use super::event::SideKind;
 use super::{Action, Now, Session, Side, SideOutcome, Timer};
-use crate::keepalive::constants::HEARTBEAT_FLOOR;
 use crate::keepalive::{Cause, Moment, ProbeOutcome};
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -71,7 +70,7 @@ impl Session {
             self.on_large_lost(now, self.network.clone());
         }
         // So short a silence is no network's limit: something else was under way.
-        let learns = silent && !large && cause != Cause::WriteStalled && idle >= HEARTBEAT_FLOOR;
+        let learns = silent && !large && cause != Cause::WriteStalled && idle >= self.settings.bounds.floor;
         self.search.suspect = learns.then(|| (idle, now.at, self.network.clone()));
     }
 

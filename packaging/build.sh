@@ -46,16 +46,20 @@ if has deb || has rpm; then
     "$IMPUSH_LAB" manual "$work/manual"
 fi
 
-# tree ROOT PROGRAM BINARY CONFIG: the files of one package.
+# tree ROOT PROGRAM BINARY CONFIG PRESET: the files of one package; with PRESET `yes` for rpm, whose scripts ask it.
 tree() {
-    local root=$1 program=$2 binary=$3 config=$4 unit
+    local root=$1 program=$2 binary=$3 config=$4 preset=$5 unit
     install -D -m 755 "$binary" "$root/usr/bin/$program"
     [ "${STRIP:-yes}" = no ] || strip "$root/usr/bin/$program" 2>/dev/null || true
-    for unit in "systemd/$program".service "systemd/$program".socket; do
-        [ ! -f "$unit" ] || install -D -m 644 "$unit" "$root/usr/lib/systemd/system/$(basename "$unit")"
+    for unit in service socket; do
+        [ -f "systemd/$program.$unit" ] || continue
+        install -D -m 644 "systemd/$program.$unit" "$root/usr/lib/systemd/system/$program.$unit"
+        # The same words serve as the template for agents with a name of their own.
+        [ "$program" != impush ] || install -m 644 "systemd/$program.$unit" "$root/usr/lib/systemd/system/$program@.$unit"
     done
     install -D -m 644 "systemd/$program.sysusers" "$root/usr/lib/sysusers.d/$program.conf"
     install -D -m 644 "systemd/$program.tmpfiles" "$root/usr/lib/tmpfiles.d/$program.conf"
+    [ "$preset" = no ] || install -D -m 644 "systemd/$program.preset" "$root/usr/lib/systemd/system-preset/85-$program.preset"
     install -D -m 640 "packaging/etc/$config" "$root/etc/impush/$config"
     local page
     for page in "$work/manual/man/$program".1 "$work/manual/man/$program"-*.1; do
@@ -83,31 +87,24 @@ describe() {
     esac
 }
 
-# The scripts that run when a package comes and goes: the same words for dpkg and rpm.
-came() {
-    cat <<END
-systemd-sysusers $1.conf
-systemd-tmpfiles --create $1.conf || true
-if [ -d /run/systemd/system ]; then
-    systemctl daemon-reload
-    # Without a server to go to it would only fail: the administrator writes the configuration first.
-    if $2; then systemctl restart $1.service; fi
-fi
-END
-}
-
-ready() {
+check() {
     case $1 in
-        impush) echo "/usr/bin/impush config check >/dev/null 2>&1" ;;
-        impush-gateway) echo "/usr/bin/impush-gateway check >/dev/null 2>&1" ;;
+        impush) echo '/usr/bin/impush --name="$1" config check' ;;
+        impush-gateway) echo '/usr/bin/impush-gateway check' ;;
     esac
 }
 
-units() { [ "$1" = impush ] && echo "impush.socket impush.service" || echo "$1.service"; }
+units() { if [ "$1" = impush ]; then echo "impush.socket impush.service"; else echo "$1.service"; fi; }
+
+# script NAME PROGRAM: one of the scripts that run when a package comes and goes.
+script() {
+    sed -e '/^@RESTART@$/{r packaging/scripts/restart.sh' -e 'd}' "packaging/scripts/$1" |
+        sed -e "s|@CHECK@|$(check "$2")|" -e "s|@UNITS@|$(units "$2")|" -e "s|@PROGRAM@|$2|g"
+}
 
 deb() {
     local program=$1 binary=$2 config=$3 root=$work/deb-$1
-    tree "$root" "$program" "$binary" "$config"
+    tree "$root" "$program" "$binary" "$config" no
     mkdir -p "$root/DEBIAN"
     cat >"$root/DEBIAN/control" <<END
 Package: $program
@@ -115,7 +112,7 @@ Version: $version
 Architecture: $(dpkg --print-architecture)
 Maintainer: impush developers <impush@localhost>
 Installed-Size: $(du -sk "$root/usr" | cut -f1)
-Depends: libc6, systemd
+Depends: libc6, systemd, init-system-helpers (>= 1.54)
 Recommends: ca-certificates
 Section: net
 Priority: optional
@@ -123,34 +120,18 @@ Description: $(describe "$program")
  See impush(1) and the files in /usr/share/doc/$program.
 END
     echo "/etc/impush/$config" >"$root/DEBIAN/conffiles"
-    { echo '#!/bin/sh'; echo 'set -e'; echo '[ "$1" = configure ] || exit 0'
-      echo '# A first installation only: what an administrator has disabled stays so.'
-      echo "if [ -z \"\$2\" ]; then systemctl enable $(units "$program") >/dev/null 2>&1 || true; fi"
-      came "$program" "$(ready "$program")"; } >"$root/DEBIAN/postinst"
-    cat >"$root/DEBIAN/prerm" <<END
-#!/bin/sh
-set -e
-if [ "\$1" = remove ] && [ -d /run/systemd/system ]; then systemctl stop $(units "$program"); fi
-if [ "\$1" = remove ]; then systemctl disable $(units "$program") >/dev/null 2>&1 || true; fi
-END
-    cat >"$root/DEBIAN/postrm" <<END
-#!/bin/sh
-set -e
-if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-# Tokens and logins go with a purge, and never before; the user stays, as is Debian's custom.
-if [ "\$1" = purge ]; then
-    rm -rf /var/lib/$program
-    rmdir --ignore-fail-on-non-empty /etc/impush 2>/dev/null || true
-fi
-END
-    chmod 755 "$root"/DEBIAN/{postinst,prerm,postrm}
+    local name
+    for name in preinst postinst prerm postrm; do
+        script "deb.$name" "$program" >"$root/DEBIAN/$name"
+        chmod 755 "$root/DEBIAN/$name"
+    done
     dpkg-deb --root-owner-group "-Z${COMPRESSION:-xz}" -b "$root" "$out/${program}_${version}_$(dpkg --print-architecture).deb" >/dev/null
     echo "$out/${program}_${version}_$(dpkg --print-architecture).deb"
 }
 
 rpm() {
     local program=$1 binary=$2 config=$3 root=$work/rpm-$1
-    tree "$root" "$program" "$binary" "$config"
+    tree "$root" "$program" "$binary" "$config" yes
     (cd "$root" && find . -type f -o -type l) | sed 's/^\.//' | while read -r file; do
         case $file in
             /etc/*) echo "%config(noreplace) %attr(640,root,root) $file" ;;
@@ -171,12 +152,11 @@ $(describe "$program"). See impush(1).
 cp -a "$root"/. %{buildroot}/
 %files -f $work/$program.files
 %post
-if [ \$1 = 1 ]; then systemctl enable $(units "$program") >/dev/null 2>&1 || true; fi
-$(came "$program" "$(ready "$program")")
+$(script rpm.post "$program" | sed s/%/%%/g)
 %preun
-if [ \$1 = 0 ]; then systemctl disable --now $(units "$program") >/dev/null 2>&1 || true; fi
+$(script rpm.preun "$program" | sed s/%/%%/g)
 %postun
-systemctl daemon-reload >/dev/null 2>&1 || true
+$(script rpm.postun "$program" | sed s/%/%%/g)
 END
     rpmbuild -bb --quiet --define "_topdir $work/rpm" --define "_rpmdir $out" --define '_build_name_fmt %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm' \
         --define 'debug_package %{nil}' --define '__os_install_post %{nil}' "$work/$program.spec"
@@ -193,13 +173,14 @@ static() {
 }
 
 archive() {
-    local architecture=$1 binary=$2 name=impush-$version-linux-$1-static root
+    local architecture=$1 binary=$2 name=impush-$version-linux-$1-static root unit
     root=$work/tar/$name
     install -D -m 755 "$binary" "$root/impush"
     install -D -m 755 packaging/openrc/impush "$root/openrc/impush"
     install -D -m 755 packaging/openwrt/impush.init "$root/openwrt/impush.init"
     install -d "$root/systemd" "$root/examples"
     install -m 644 systemd/impush.* "$root/systemd/"
+    for unit in service socket; do install -m 644 "systemd/impush.$unit" "$root/systemd/impush@.$unit"; done
     install -m 755 packaging/examples/* "$root/examples/"
     install -m 644 packaging/etc/impush.toml LICENSE README.md docs/logs.md "$root/"
     tar -C "$work/tar" --owner=0 --group=0 -czf "$out/$name.tar.gz" "$name"
@@ -223,8 +204,8 @@ Depends: ca-bundle
 Description: $(describe impush)
 END
     printf '/etc/impush/\n' >"$root/control/conffiles"
-    printf '#!/bin/sh\n[ -n "$IPKG_INSTROOT" ] || { /etc/init.d/impush enable; /usr/bin/impush config check >/dev/null 2>&1 && /etc/init.d/impush restart; }\nexit 0\n' >"$root/control/postinst"
-    printf '#!/bin/sh\n[ -n "$IPKG_INSTROOT" ] || { /etc/init.d/impush stop; /etc/init.d/impush disable; }\nexit 0\n' >"$root/control/prerm"
+    script ipk.postinst impush >"$root/control/postinst"
+    script ipk.prerm impush >"$root/control/prerm"
     chmod 755 "$root"/control/postinst "$root"/control/prerm
     echo 2.0 >"$root/debian-binary"
     tar -C "$data" --owner=0 --group=0 -czf "$root/data.tar.gz" .

@@ -1,14 +1,14 @@
 //! The `impush` command line: what each command asks, prints and exits with.
 
-use super::config::{Config, PREFIX, SYSTEM_FILE};
+use super::config::{Config, PREFIX, Paths};
 use super::control::{Client, ClientError, Reader};
 use super::daemon::RunError;
 use super::doctor::{self, Outcome};
 use super::identity::{self, ResetError};
 use super::inbox::{self, InboxCommand, InboxCommandError};
-use super::reload::Reload;
-use super::{bundle, control, daemon, text};
-use crate::logs;
+use super::name::AgentName;
+use super::start::{self, Retry};
+use super::{bundle, text};
 use crate::settings::{self, SettingsError};
 use crate::terminal;
 use crate::vendor::Vendor;
@@ -28,6 +28,9 @@ use std::process::ExitCode;
     after_help = "Exit codes follow sysexits: 64 usage, 69 unavailable, 73 and 74 disk, 75 try later, 77 not permitted, 78 configuration."
 )]
 pub struct Cli {
+    /// Which of several agents on this device: the one of unit impush@NAME, with /etc/impush/impush@NAME.toml
+    #[arg(long, global = true, value_name = "NAME", default_value = "", hide_default_value = true)]
+    name: AgentName,
     /// Configuration file [default: /etc/impush/impush.toml if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,7 +45,11 @@ pub struct Cli {
 enum Command {
     /// Run the agent in the foreground, as the system service does
     #[command(after_help = "Example: impush run --config /etc/impush/impush.toml")]
-    Run,
+    Run {
+        /// Try a start that failed again, with growing pauses, and say meanwhile why; without WHAT: passing
+        #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "passing")]
+        retry: Option<Retry>,
+    },
     /// Say who made this device and which push channel its ROM can carry
     #[command(after_help = "Examples:\n  impush detect\n  impush detect --root /tmp/phone-dump --json")]
     Detect {
@@ -186,7 +193,7 @@ impl Command {
     const fn needs_the_socket_only(&self) -> bool {
         !matches!(
             self,
-            Self::Run
+            Self::Run { .. }
                 | Self::Doctor { .. }
                 | Self::SupportBundle { .. }
                 | Self::Config { .. }
@@ -218,6 +225,7 @@ impl CommandError {
 fn refusal_code(word: &str) -> u8 {
     match word {
         "dns_failed" => 68,
+        "not_started" => 69,
         "not_stored" => 74,
         "bad_credentials" | "not_authorized" | "banned" | "client_id_refused" | "login_expired" => 77,
         "wrong_app" => 78,
@@ -263,22 +271,27 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     if let Command::Detect { root, json } = &cli.command {
         return detect(root.as_deref(), *json);
     }
-    let file = cli.config.clone();
-    let config = match load(file.as_deref()) {
+    let (file, name) = (cli.config.clone(), cli.name.clone());
+    let runs = matches!(cli.command, Command::Run { .. });
+    let only_socket = cli.command.needs_the_socket_only();
+    let source = move || load(file.as_deref(), &name, only_socket);
+    let plain = || Config { name: cli.name.clone(), ..Config::default() };
+    let config = match source() {
         // Its passwords are not everybody's. Who may use the socket needs nothing else of it.
-        Err(error) if error.not_permitted() && cli.command.needs_the_socket_only() => Config::default(),
+        Err(error) if error.not_permitted() && only_socket => plain(),
+        // It is read again for each start, and the error told then to whoever asks for the agent.
+        Err(_) if runs => plain(),
         loaded => loaded?,
     };
-    let runs = matches!(cli.command, Command::Run);
     let found = || if runs { config.socket() } else { config.agents_socket() };
     let socket = cli.socket.clone().unwrap_or_else(found);
     match cli.command {
-        Command::Run => {
+        Command::Run { retry } => {
             let with_socket = move |config: Config| {
-                let paths = super::config::Paths { socket: Some(socket.clone()), ..config.paths.clone() };
+                let paths = Paths { socket: Some(socket.clone()), ..config.paths.clone() };
                 Config { paths, ..config }
             };
-            run(with_socket(config), move || load(file.as_deref()).map(&with_socket))
+            Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket))?)
         }
         Command::Config { command: ConfigCommand::Check } => {
             config.check()?;
@@ -314,29 +327,12 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     }
 }
 
-fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
-    let system = Path::new(SYSTEM_FILE);
-    let file = file.or_else(|| system.exists().then_some(system));
-    settings::load(file, PREFIX, std::env::vars())
-}
-
-fn run(config: Config, source: impl Fn() -> Result<Config, SettingsError>) -> Result<(), CommandError> {
-    let levels = logs::init(&config.log);
-    let given = control::given().map_err(|source| RunError::Socket { path: config.socket(), source })?;
-    // One thread for the loop; blocking threads end as soon as they are idle. A name server that is a
-    // black hole holds one for each attempt, and the disk must still find another.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(8)
-        .thread_keep_alive(std::time::Duration::from_millis(100))
-        .build()?;
-    let result = runtime.block_on(async {
-        let (asked, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
-        Ok(daemon::run(config, given, Reload { levels, source, asked }, shutdown).await?)
-    });
-    // A lookup that hangs must not hold the exit.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
-    result
+fn load(file: Option<&Path>, name: &AgentName, may_lack: bool) -> Result<Config, SettingsError> {
+    let system = name.file();
+    // A plain agent may have all of it in the environment; one among several is named for its file.
+    let file = file.or_else(|| (system.exists() || !(name.is_plain() || may_lack)).then_some(&*system));
+    let config: Config = settings::load(file, PREFIX, std::env::vars())?;
+    Ok(Config { name: name.clone(), ..config })
 }
 
 fn in_runtime(work: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
@@ -393,7 +389,7 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
                 let answer = client.call("PUT", "/v1/power", Some(&json!({ "mode": mode }))).await?;
                 print(if answer["saving"] == true { "power is saved" } else { "power is not saved" })
             }
-            Command::Run
+            Command::Run { .. }
             | Command::Detect { .. }
             | Command::Config { .. }
             | Command::Inbox { .. }

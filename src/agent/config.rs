@@ -1,5 +1,6 @@
 //! The agent's settings: what they mean, their ranges, and where state and socket live.
 
+use super::name::AgentName;
 use crate::ids::AppId;
 use crate::keepalive::PowerMode;
 use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START, LOW_POWER_CEILING};
@@ -16,16 +17,15 @@ use std::path::PathBuf;
 
 /// Prefix of the environment variables: `IMPUSH_SERVER_URL` sets `server.url`.
 pub const PREFIX: &str = "IMPUSH";
-/// Where the packages put the configuration.
-pub const SYSTEM_FILE: &str = "/etc/impush/impush.toml";
-/// Where the packages put the control socket.
-const SYSTEM_SOCKET: &str = "/run/impush/control.sock";
 /// Most name servers; each may be waited for.
 const MAX_NAME_SERVERS: usize = 8;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
+    /// Which of several agents these are for: said on the command line.
+    #[serde(skip)]
+    pub name: AgentName,
     pub server: Server,
     pub certificates: Certificates,
     pub channel: ChannelSettings,
@@ -267,12 +267,12 @@ impl Config {
     }
 
     pub fn state_directory(&self) -> PathBuf {
-        settings::state_directory(self.paths.state.as_deref(), "impush")
+        settings::state_directory(self.paths.state.as_deref(), &self.name.unit())
     }
 
     /// Where a command finds the agent: the one of the system, if there is one and nothing else is said.
     pub fn agents_socket(&self) -> PathBuf {
-        let system = PathBuf::from(SYSTEM_SOCKET);
+        let system = self.name.socket();
         match &self.paths.socket {
             None if system.exists() => system,
             _ => self.socket(),
@@ -285,18 +285,14 @@ impl Config {
                 return given;
             }
             if rustix::process::geteuid().is_root() {
-                return PathBuf::from("/run/impush");
+                return PathBuf::from("/run").join(self.name.unit());
             }
-            project_dirs()
+            directories::ProjectDirs::from("", "", &self.name.unit())
                 .and_then(|dirs| dirs.runtime_dir().map(PathBuf::from))
                 .unwrap_or_else(|| self.state_directory())
         };
         self.paths.socket.clone().unwrap_or_else(|| directory().join("control.sock"))
     }
-}
-
-fn project_dirs() -> Option<directories::ProjectDirs> {
-    directories::ProjectDirs::from("", "", "impush")
 }
 
 #[cfg(test)]

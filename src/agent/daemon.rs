@@ -56,16 +56,19 @@ pub enum RunError {
     Socket { path: PathBuf, source: io::Error },
     #[error("the kernel gives no timer: {0}")]
     Timer(io::Error),
+    #[error("the kernel gives no event loop: {0}")]
+    Runtime(io::Error),
 }
 
 impl RunError {
-    /// sysexits: 78 needs an edit, 75 may pass by itself, 71 and 73 are the system's.
-    pub const fn exit_code(&self) -> u8 {
+    /// sysexits: 77 and 78 need a person, 75 may pass by itself, 71 and 73 are the system's.
+    pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Settings(error) if error.not_permitted() => 77,
             Self::Settings(_) | Self::Tls(_) | Self::Device(_) => 78,
             Self::State(OpenError::InUse { .. } | OpenError::Unreadable { .. }) => 75,
             Self::State(OpenError::Io { .. }) | Self::Socket { .. } => 73,
-            Self::Timer(_) => 71,
+            Self::Timer(_) | Self::Runtime(_) => 71,
         }
     }
 }

@@ -23,12 +23,14 @@ mod doctor;
 mod identity;
 mod inbox;
 mod metrics;
+mod name;
 mod network;
 mod power;
 mod reload;
 mod resolver_file;
 mod shell;
 mod side;
+mod start;
 mod text;
 mod trust;
 

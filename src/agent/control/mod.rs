@@ -17,16 +17,17 @@
 //! | `PUT /v1/plugin` `{config}` | its `usePlugin`: certificate names, under the plugin's own keys |
 //! | `POST /v1/unbindPushToken` | its `unbindPushToken`: until the next login |
 //!
-//! Errors are `{"error": {"code", "message"}}`. A peer must be root, run as the agent's user, or be in the
+//! Errors are `{"error": {"code", "message"}}`; an agent that cannot start answers everything with `not_started`. A peer must be root, run as the agent's user, or be in the
 //! socket's group.
 
 mod client;
 mod messages;
 mod peer;
+mod refuse;
 mod server;
 
 pub use client::{Client, ClientError, Reader};
-pub use server::{Server, bind, given};
+pub use server::{Door, Server, bind, given};
 
 pub use crate::session::Refusal;
 

@@ -31,12 +31,12 @@ use tracing::{debug, warn};
 /// Peers served at once; more wait in the listen queue.
 const MAX_PEERS: usize = 32;
 /// A peer must have sent its request's head by then.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The bound socket, and who may come in.
 #[derive(Debug)]
 pub struct Door {
-    listener: UnixListener,
+    pub(super) listener: UnixListener,
     /// The socket's file is this process's to remove.
     pub own: bool,
     /// The file's mode lets a group in; the kernel checks it when a peer connects.
@@ -300,7 +300,7 @@ fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<AnyBo
     response
 }
 
-fn refused(refusal: &Refusal) -> Response<AnyBody> {
+pub(super) fn refused(refusal: &Refusal) -> Response<AnyBody> {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     json_response(status, &json!({ "error": refusal }))
 }

@@ -2,6 +2,8 @@
 //! they say and never by the clock.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod guest;
+
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read, Write as _};

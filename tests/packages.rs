@@ -299,3 +299,95 @@ fn rpm(guest: &Guest) {
     assert_eq!(says(guest, "is-active", BOTH), "active active");
     guest.ok("rpm -e impush");
 }
+
+/// A router's package scripts, with a service of ours in place of procd's.
+struct Router {
+    dir: tempfile::TempDir,
+}
+
+impl Router {
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = dir.path().display();
+        let service = format!(
+            "#!/bin/sh\nset -e\ncase $1 in enable) : >{at}/enabled ;; disable) rm -f {at}/enabled ;; stop) rm -f {at}/running ;; \
+             restart) : >{at}/running; echo >>{at}/restarts ;; running) test -e {at}/running ;; esac\n"
+        );
+        for (name, text) in [("service", service.as_str()), ("impush", "#!/bin/sh\nexit 0\n")] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        }
+        Self { dir }
+    }
+
+    fn run(&self, script: &str, upgrade: bool) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/scripts").join(script);
+        let at = self.dir.path().display();
+        let text = std::fs::read_to_string(file).expect("read").replace("/etc/init.d/impush", &format!("{at}/service"));
+        let text =
+            text.replace("/usr/bin/impush", &format!("{at}/impush")).replace("/tmp/impush.was", &format!("{at}/was"));
+        must(&format!("PKG_UPGRADE={}; {text}", u8::from(upgrade)));
+    }
+
+    fn operator(&self, word: &str) {
+        must(&format!("{}/service {word}", self.dir.path().display()));
+    }
+
+    fn is(&self, word: &str) -> bool {
+        self.dir.path().join(word).exists()
+    }
+}
+
+#[test]
+fn a_routers_package_leaves_its_service_as_its_operator_left_it() {
+    let router = Router::new();
+    router.run("ipk.postinst", false);
+    assert!(router.is("enabled") && router.is("running"));
+    router.run("ipk.prerm", true);
+    router.run("ipk.postinst", true);
+    assert!(router.is("enabled") && router.is("running"));
+    assert_eq!(std::fs::read(router.dir.path().join("restarts")).expect("read").len(), 2, "over to the new program");
+    router.operator("stop");
+    router.operator("disable");
+    router.run("ipk.prerm", true);
+    router.run("ipk.postinst", true);
+    assert!(!router.is("enabled") && !router.is("running"));
+    router.run("ipk.prerm", false);
+    router.run("ipk.postinst", false);
+    assert!(router.is("enabled") && router.is("running"), "a new installation");
+    // An older package's script stopped and disabled the service in an upgrade, too.
+    router.operator("stop");
+    router.operator("disable");
+    router.run("ipk.postinst", true);
+    assert!(router.is("enabled") && router.is("running"));
+}
+
+#[test]
+fn procd_is_given_each_agent_with_a_place_of_its_own_and_without_a_last_try() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (at, file) =
+        (dir.path().display(), Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/openwrt/impush.init"));
+    let text = std::fs::read_to_string(file).expect("read").replace("/etc/impush", &format!("{at}/etc"));
+    let text = text.replace("/var/run", &format!("{at}/run")).replace("/usr/bin/impush ", "impush ");
+    must(&format!("mkdir {at}/etc; : >{at}/etc/impush@work.toml; : >{at}/etc/impush@bad.toml"));
+    let said = must(&format!(
+        "impush() {{ [ \"$1\" != --name=bad ]; }}\n\
+         for f in procd_open_instance procd_set_param procd_close_instance; do eval \"$f() {{ echo $f \\\"\\$@\\\"; }}\"; done\n\
+         {text}\nstart_service; echo failed=$?"
+    ));
+    for word in [
+        "procd_open_instance impush\n",
+        "command impush --name= run --retry=always\n",
+        "procd_open_instance work\n",
+        "command impush --name=work run --retry=always\n",
+        &format!("STATE_DIRECTORY={at}/etc/state RUNTIME_DIRECTORY={at}/run/impush\n"),
+        &format!("STATE_DIRECTORY={at}/etc/state@work RUNTIME_DIRECTORY={at}/run/impush@work\n"),
+        "respawn 60 5 0\n",
+        "failed=1",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(!said.contains("procd_open_instance bad"), "one that cannot start keeps no other from it: {said}");
+}

@@ -223,8 +223,8 @@ fn starts(guest: &Guest) {
     let caused = started(guest) - before;
     assert!((1..=30).contains(&caused), "{caused} starts");
     assert_eq!(says(guest, "is-active", "impush.socket"), "active");
-    guest.ok("sed -i /nonsense/d /etc/impush/impush.toml");
-    guest.until("start", |guest| guest.run("impush status").status.success());
+    guest.ok("impush --config /dev/null status || true");
+    guest.ok("sed -i /nonsense/d /etc/impush/impush.toml; systemctl start impush.service; impush status");
 
     // A program that dies at once and answers nobody: a question is a start, not a loop of them.
     let unit = "/run/systemd/system/impush.service.d";

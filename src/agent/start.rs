@@ -66,7 +66,11 @@ pub fn run(
             };
             let Err(error) = Box::pin(start).await else { return Ok(()) };
             if !starts.again(&error) {
-                starts.end(&error).await;
+                let told = starts.end(&error).await;
+                // An edit that came meanwhile, and `systemctl start` after it, must not fail for what was before.
+                if told && matches!(error, RunError::Settings(_)) && source().is_ok_and(|new| new.check().is_ok()) {
+                    continue;
+                }
                 return Err(error);
             }
             let sooner = async {
@@ -164,12 +168,11 @@ impl Starts {
         said
     }
 
-    /// The last start has failed: whoever caused it by asking hears why.
-    async fn end(&self, why: &dyn std::fmt::Display) {
-        if self.given.is_some()
-            && let Some(door) = self.door(Path::new(""), None)
-        {
-            door.refuse_waiting(&refusal(&why.to_string()), WAITING, LAST_WORDS).await;
+    /// The last start has failed: whoever caused it by asking hears why. Whether somebody did.
+    async fn end(&self, why: &dyn std::fmt::Display) -> bool {
+        match self.given.is_some().then(|| self.door(Path::new(""), None)).flatten() {
+            Some(door) => door.refuse_waiting(&refusal(&why.to_string()), WAITING, LAST_WORDS).await,
+            None => false,
         }
     }
 

@@ -26,11 +26,12 @@ impl Door {
         }
     }
 
-    /// Answers whoever asks for `long`, if somebody asks within `soon`.
-    pub async fn refuse_waiting(&self, refusal: &Refusal, soon: Duration, long: Duration) {
-        let Ok(Ok((stream, _))) = timeout(soon, self.listener.accept()).await else { return };
+    /// Answers whoever asks for `long`, if somebody asks within `soon`; whether somebody did.
+    pub async fn refuse_waiting(&self, refusal: &Refusal, soon: Duration, long: Duration) -> bool {
+        let Ok(Ok((stream, _))) = timeout(soon, self.listener.accept()).await else { return false };
         let all = async { tokio::join!(answer(stream, refusal.clone()), self.refuse(refusal)) };
         drop(timeout(long, all).await);
+        true
     }
 }
 

@@ -147,6 +147,7 @@ fn settings(
         app: ready.app.clone(),
         topics: ready.topics.clone(),
         device_id: store.device_id().to_owned(),
+        device_id_is_stored: store.identity_is_stored(),
         instance: machine.fingerprint(),
         endpoints: ready.endpoints.iter().map(ToString::to_string).collect(),
         proxy: ready.proxy.as_ref().map(Proxy::to_string),

@@ -23,6 +23,9 @@ pub(super) enum Told {
 
 impl Session {
     pub(super) fn on_started(&mut self, now: Now) {
+        if !self.settings.device_id_is_stored {
+            self.persist(Kind::Identity);
+        }
         let login = self.saved.login.clone();
         if let Some(mut login) = login {
             if login.app.is_none() {

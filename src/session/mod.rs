@@ -64,6 +64,8 @@ pub struct Settings {
     pub app: AppId,
     pub topics: Topics,
     pub device_id: String,
+    /// The disk has the device id; else it is owed to it.
+    pub device_id_is_stored: bool,
     /// Fingerprint of the machine, so that two with one state directory are told apart.
     pub instance: Option<String>,
     /// The configured servers as people read them, the fallbacks after the first.

@@ -15,6 +15,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// One file's worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// The device id, which the shell's store holds.
+    Identity,
     Login,
     Tokens,
     Plugin,
@@ -28,6 +30,8 @@ pub enum Kind {
 /// A new value for one file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
+    /// The device id that the session was given; it could not be stored before.
+    Identity,
     Login(Option<Login>),
     Tokens(BTreeMap<Vendor, Secret>),
     Plugin(BTreeMap<Vendor, String>),
@@ -41,6 +45,7 @@ pub enum Change {
 impl Change {
     pub const fn kind(&self) -> Kind {
         match self {
+            Self::Identity => Kind::Identity,
             Self::Login(_) => Kind::Login,
             Self::Tokens(_) => Kind::Tokens,
             Self::Plugin(_) => Kind::Plugin,
@@ -56,6 +61,7 @@ impl Change {
 impl Saved {
     pub(super) fn change(&self, kind: Kind) -> Change {
         match kind {
+            Kind::Identity => Change::Identity,
             Kind::Login => Change::Login(self.login.clone()),
             Kind::Tokens => Change::Tokens(self.tokens.clone()),
             Kind::Plugin => Change::Plugin(self.plugin.clone()),

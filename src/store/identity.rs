@@ -1,13 +1,12 @@
 //! Who this installation is, on which machine, and when it has to be somebody else.
 
 use super::directory::{OpenError, StateDirectory};
-use super::document::{Document, set_aside};
+use super::document::{Copies, Document, copy_of, set_aside};
 use crate::device::Machine;
 use crate::secret::{hex, random_hex};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
@@ -16,57 +15,104 @@ const FILE: &str = "identity.json";
 /// bring notifications to the machine they were made on, and what the gateway has confirmed or is owed.
 const OF_ONE_MACHINE: [&str; 2] = ["tokens.json", "bindings.json"];
 
-/// Made once and kept: a device id that changed at every start would leave a dead binding behind each time.
+/// The content of the file. Made once and kept: a device id that changed at every start would leave a dead
+/// binding behind each time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub device_id: String,
+struct Known {
+    device_id: String,
     /// The machine the id was made on; unknown in a file of an older version.
     #[serde(default, skip_serializing_if = "Machine::is_unknown")]
     machine: Machine,
 }
 
-/// Reads the identity, or makes one: at the first start, and on a machine that surely is another one.
-///
-/// # Errors
-/// [`OpenError::Unreadable`]: a file that is there and cannot be read is not missing.
-pub(super) fn open(directory: &Path, machine: &Machine, app: &str) -> Result<Identity, OpenError> {
-    let path = directory.join(FILE);
-    readable(&path)?;
-    let io = |source| OpenError::Io { path: directory.to_owned(), source };
-    let fresh = || Identity { device_id: String::new(), machine: Machine::default() };
-    let mut document = Document::open(path.clone(), fresh).map_err(io)?;
-    let mut wanted = document.value().clone();
-    let before = wanted.device_id.clone();
-    let moved = wanted.machine.differs_from(machine);
-    if moved {
-        wanted = fresh();
+impl Known {
+    fn nobody() -> Self {
+        Self { device_id: String::new(), machine: Machine::default() }
     }
-    wanted.machine.learn(machine);
-    let is_new = wanted.device_id.is_empty();
-    if is_new {
-        wanted.device_id = random_hex::<16>();
+}
+
+/// Who this installation is, whether or not the disk has it.
+#[derive(Debug)]
+pub(super) struct Identity {
+    directory: PathBuf,
+    file: Document<Known>,
+    known: Known,
+    /// The file is, or was at the start, another machine's.
+    moved: bool,
+    stored: bool,
+}
+
+impl Identity {
+    /// Reads the identity, or makes one: at the first start, and on a machine that surely is another one.
+    ///
+    /// # Errors
+    /// [`OpenError::Unreadable`]: a file that is there and cannot be read is not missing.
+    pub fn open(directory: &Path, machine: &Machine, app: &str) -> Result<Self, OpenError> {
+        let file = Document::open(directory.join(FILE), Copies::Two, Known::nobody)?;
+        let before = file.value().device_id.clone();
+        let moved = file.value().machine.differs_from(machine);
+        let mut known = if moved { Known::nobody() } else { file.value().clone() };
+        known.machine.learn(machine);
+        let is_new = known.device_id.is_empty();
+        if is_new {
+            known.device_id = random_hex::<16>();
+        }
+        let mut identity = Self { directory: directory.to_owned(), file, known, moved, stored: false };
+        let kept_as = if moved { forget(directory).map(Some) } else { Ok(None) };
+        if moved && kept_as.is_ok() {
+            identity.file = Document::anew(directory.join(FILE), Copies::Two, Known::nobody());
+        }
+        let stored = kept_as.and_then(|kept_as| identity.file.set(identity.known.clone()).map(|()| kept_as));
+        // What the machine was found to be can wait; the id itself is there.
+        identity.stored = stored.is_ok() || !is_new;
+        if is_new && let Err(error) = &stored {
+            let derived = derive(machine, app);
+            warn!(
+                event = "identity.not_stored", %error, derived = derived.is_some(),
+                "a new device id cannot be stored yet; one that is not derived from the hardware is another at the next start"
+            );
+            identity.known.device_id = derived.unwrap_or(identity.known.device_id);
+        }
+        if moved {
+            let kept_as = stored.ok().flatten().map(|path| path.display().to_string());
+            warn!(
+                event = "identity.moved",
+                device = identity.known.device_id,
+                before,
+                kept_as,
+                "this state was another machine's: this one takes a device id of its own, and its login stays"
+            );
+        }
+        Ok(identity)
     }
-    let kept_as = if moved { forget(directory).map(Some) } else { Ok(None) };
-    let stored = kept_as.and_then(|kept_as| document.set(wanted.clone()).map(|()| kept_as));
-    if is_new && let Err(error) = &stored {
-        let derived = derive(machine, app);
-        warn!(
-            event = "identity.not_stored", %error, derived = derived.is_some(),
-            "a new device id cannot be stored; one that is not derived from the hardware will be another at the next start"
-        );
-        wanted.device_id = derived.unwrap_or(wanted.device_id);
+
+    pub fn device_id(&self) -> &str {
+        &self.known.device_id
     }
-    if moved {
-        let kept_as = stored.ok().flatten().map(|path| path.display().to_string());
-        warn!(
-            event = "identity.moved",
-            device = wanted.device_id,
-            before,
-            kept_as,
-            "this state was another machine's: this one takes a device id of its own, and its login stays"
-        );
+
+    pub const fn moved(&self) -> bool {
+        self.moved
     }
-    Ok(wanted)
+
+    pub const fn is_stored(&self) -> bool {
+        self.stored
+    }
+
+    /// Puts on the disk what could not be put there at the start.
+    ///
+    /// # Errors
+    /// The disk's error; it may be tried again.
+    pub fn store(&mut self) -> io::Result<()> {
+        if self.moved && !self.stored && self.file.value().device_id != self.known.device_id {
+            match set_aside(&self.directory.join(FILE), "moved") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.file.set(self.known.clone())?;
+        self.stored = true;
+        Ok(())
+    }
 }
 
 /// Lets the next start take a new device id. Returns where the old one is kept; none if there was none.
@@ -83,24 +129,15 @@ pub fn reset_identity(directory: &Path) -> Result<Option<PathBuf>, OpenError> {
 
 /// The identity goes last: a start in between finds the old one and does all of it again.
 fn forget(directory: &Path) -> io::Result<PathBuf> {
-    for name in OF_ONE_MACHINE {
-        match std::fs::remove_file(directory.join(name)) {
+    let files = OF_ONE_MACHINE.map(|name| directory.join(name));
+    let copies = files.iter().map(|file| copy_of(file)).chain([copy_of(&directory.join(FILE))]);
+    for gone in copies.chain(files.iter().cloned()) {
+        match std::fs::remove_file(gone) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
     set_aside(&directory.join(FILE), "moved")
-}
-
-fn readable(path: &Path) -> Result<(), OpenError> {
-    match std::fs::read(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => {
-            let owner = std::fs::metadata(path).ok().map(|found| found.uid());
-            Err(OpenError::Unreadable { path: path.to_owned(), owner, source })
-        }
-    }
 }
 
 /// The same at each start of one app on one machine, though nothing can be stored.
@@ -124,7 +161,7 @@ mod tests {
     }
 
     fn id(directory: &Path, machine: &Machine) -> String {
-        open(directory, machine, "org#app").expect("opened").device_id
+        Identity::open(directory, machine, "org#app").expect("opened").device_id().to_owned()
     }
 
     #[test]
@@ -159,7 +196,7 @@ mod tests {
     fn an_identity_that_cannot_be_read_is_not_missing() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join(FILE)).expect("a directory cannot be read as a file");
-        let refused = open(dir.path(), &machine("board-a"), "org#app").expect_err("refused");
+        let refused = Identity::open(dir.path(), &machine("board-a"), "org#app").expect_err("refused");
         let said = refused.to_string();
         assert!(said.contains(FILE) && said.contains("uid") && said.contains("chown"), "{said}");
         assert!(dir.path().join(FILE).is_dir(), "left as it was");
@@ -173,7 +210,7 @@ mod tests {
         assert_eq!(first.len(), 32);
         assert_eq!(id(&nowhere, &machine("board-a")), first);
         assert_ne!(id(&nowhere, &machine("board-b")), first);
-        assert_ne!(open(&nowhere, &machine("board-a"), "org#b").expect("opened").device_id, first);
+        assert_ne!(Identity::open(&nowhere, &machine("board-a"), "org#b").expect("opened").device_id(), first);
         assert_ne!(id(&nowhere, &Machine::default()), id(&nowhere, &Machine::default()), "nothing to derive it from");
     }
 

@@ -6,10 +6,12 @@ mod directory;
 mod document;
 mod identity;
 mod inbox;
+mod owner;
+mod salvage;
 
 pub use directory::{OpenError, StateDirectory};
-pub use document::{Document, write_atomically};
-pub use identity::{Identity, reset_identity};
+pub use document::write_atomically;
+pub use identity::reset_identity;
 pub use inbox::{Appended, Batch, Entry, Inbox, InboxError, Limits};
 
 use crate::binding::Ledger;
@@ -18,6 +20,8 @@ use crate::keepalive::Record;
 use crate::secret::Secret;
 use crate::session::{Change, Ended, Login, Reports, Saved};
 use crate::vendor::Vendor;
+use document::{Copies, Document};
+use identity::Identity;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -44,20 +48,23 @@ impl Store {
     /// [`OpenError`]: another agent holds it, or it cannot be used.
     pub fn open(path: &Path, machine: &Machine, app: &str) -> Result<Self, OpenError> {
         let directory = StateDirectory::open(path)?;
-        let read_only = |source| OpenError::Io { path: path.to_owned(), source };
-        let identity = identity::open(path, machine, app)?;
-        Ok(Self {
-            login: Document::open(path.join("login.json"), || None).map_err(read_only)?,
-            tokens: Document::open(path.join("tokens.json"), BTreeMap::new).map_err(read_only)?,
-            ledger: Document::open(path.join("bindings.json"), Ledger::default).map_err(read_only)?,
-            heartbeat: Document::open(path.join("heartbeat.json"), Vec::new).map_err(read_only)?,
-            plugin: Document::open(path.join("plugin.json"), BTreeMap::new).map_err(read_only)?,
-            reports: Document::open(path.join("reports.json"), Reports::default).map_err(read_only)?,
-            ended: Document::open(path.join("ended.json"), || None).map_err(read_only)?,
-            clock: Document::open(path.join("clock.json"), || None).map_err(read_only)?,
-            identity,
-            directory,
-        })
+        let at = |name: &str| path.join(name);
+        // All is read before anything is decided: one file that cannot be read touches none of the others.
+        let login = Document::open(at("login.json"), Copies::Two, || None)?;
+        let heartbeat = Document::open(at("heartbeat.json"), Copies::One, Vec::new)?;
+        let plugin = Document::open(at("plugin.json"), Copies::One, BTreeMap::new)?;
+        let reports = Document::open(at("reports.json"), Copies::One, Reports::default)?;
+        let ended = Document::open(at("ended.json"), Copies::One, || None)?;
+        let clock = Document::open(at("clock.json"), Copies::One, || None)?;
+        let mut tokens = Document::open(at("tokens.json"), Copies::Two, BTreeMap::new)?;
+        let mut ledger = Document::open(at("bindings.json"), Copies::One, Ledger::default)?;
+        let identity = Identity::open(path, machine, app)?;
+        if identity.moved() {
+            // They name the other machine, whether or not their files could be removed.
+            tokens = Document::anew(at("tokens.json"), Copies::Two, BTreeMap::new());
+            ledger = Document::anew(at("bindings.json"), Copies::One, Ledger::default());
+        }
+        Ok(Self { directory, identity, login, tokens, ledger, heartbeat, plugin, reports, ended, clock })
     }
 
     pub fn path(&self) -> &Path {
@@ -65,7 +72,12 @@ impl Store {
     }
 
     pub fn device_id(&self) -> &str {
-        &self.identity.device_id
+        self.identity.device_id()
+    }
+
+    /// Whether the device id is the same at the next start because it stands on the disk.
+    pub fn identity_is_stored(&self) -> bool {
+        self.identity.is_stored()
     }
 
     /// Everything a session begins with.
@@ -88,15 +100,30 @@ impl Store {
     /// The disk's error; the file is unchanged then.
     pub fn apply(&mut self, change: Change) -> io::Result<()> {
         match change {
+            Change::Identity => self.store_identity(),
+            // The end of a login is never refused for want of disk.
+            Change::Login(None) => self.login.remove(None),
             Change::Login(login) => self.login.set(login),
             Change::Tokens(tokens) => self.tokens.set(tokens),
             Change::Plugin(names) => self.plugin.set(names),
-            Change::Ledger(ledger) => self.ledger.set(ledger),
+            // It holds the logouts that the gateway was not told of.
+            Change::Ledger(ledger) if ledger == *self.ledger.value() => self.ledger.set(ledger),
+            Change::Ledger(ledger) => self.ledger.set_in_place(ledger),
             Change::Heartbeat(records) => self.heartbeat.set(records),
             Change::Reports(reports) => self.reports.set(reports),
+            Change::Ended(None) => self.ended.remove(None),
             Change::Ended(ended) => self.ended.set(ended),
             Change::Clock(confirmed_ms) => self.clock.set(confirmed_ms),
         }
+    }
+
+    fn store_identity(&mut self) -> io::Result<()> {
+        if self.identity.moved() && !self.identity.is_stored() {
+            // Of another machine until now: what stands there under the new id must be this one's.
+            self.tokens.save()?;
+            self.ledger.save()?;
+        }
+        self.identity.store()
     }
 }
 

@@ -17,6 +17,7 @@ pub fn settings() -> Settings {
         app: "org#app".to_owned().try_into().expect("an app"),
         topics: Topics::new("im/v1").expect("a prefix"),
         device_id: "00112233445566778899aabbccddeeff".into(),
+        device_id_is_stored: true,
         instance: None,
         endpoints: vec!["mqtts://a:8883".into(), "mqtts://b:8883".into()],
         proxy: None,

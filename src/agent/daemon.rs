@@ -6,6 +6,7 @@ use super::control::{self, Ask, Refusal, Reply, Request};
 use super::disk::{Disk, OnDisk, blocking};
 use super::metrics;
 use super::network::Watch;
+use super::opening::Opening;
 use super::reload::{Reload, Reloaded};
 use super::resolver_file::ResolverWatch;
 use super::shell::{Dialled, Shell, StreamsEnd, now};
@@ -26,6 +27,7 @@ use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -88,27 +90,53 @@ pub async fn run(
     let trust = Trust::read(&config.server, Arc::new(TimeFloor::new(clock::BUILT_MS)))?;
     let (state_directory, root) = (config.state_directory(), config.device.root.clone());
     let app = ready.app.clone();
-    let (store, profile, machine) = blocking(move || -> Result<_, RunError> {
-        let (profile, machine) = device::examine(root.as_deref())?;
-        Ok((Store::open(&state_directory, &machine, app.as_ref())?, profile, machine))
-    })
-    .await?;
+    let (profile, machine) = blocking(move || device::examine(root.as_deref())).await?;
+    let opening = Opening { state_directory, machine: machine.clone(), app };
+    // Another agent's socket is left to it.
+    let first = opening.once().await;
+    if let Err(error @ OpenError::InUse { .. }) = first {
+        return Err(error.into());
+    }
     let path = config.socket();
     let door = control::bind(given, &path, config.paths.socket_group.as_deref())
         .map_err(|source| RunError::Socket { path: path.clone(), source })?;
     let own_socket = door.own;
-    let (sender, requests) = mpsc::channel(REQUEST_DEPTH);
+    let (sender, mut requests) = mpsc::channel(REQUEST_DEPTH);
     let (arrived, arrivals) = watch::channel(0);
     let (ended, ends) = watch::channel(StreamsEnd::default());
     let server = tokio::spawn(control::Server { door, requests: sender, arrivals, ends }.run());
+    let mut service = Service::from_environment();
+    tokio::pin!(shutdown);
+    let store = match first {
+        Ok(store) => Ok(Some(store)),
+        Err(error) => {
+            service.ready();
+            let again = opening.until_it_can(error, &mut service, &mut requests);
+            tokio::select! {
+                store = again => store.map(Some),
+                () = &mut shutdown => Ok(None),
+            }
+        }
+    };
+    let store = match store {
+        Ok(Some(store)) => store,
+        ended => {
+            server.abort();
+            if own_socket {
+                drop(std::fs::remove_file(&path));
+            }
+            return ended.map(drop).map_err(RunError::from);
+        }
+    };
     info!(
         event = "agent.started", version = env!("CARGO_PKG_VERSION"), device = store.device_id(),
         candidate = profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
         "agent started"
     );
     let session = Session::new(settings(&config, &ready, (&profile, &machine), &store), store.saved(), now());
-    let disk = OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None, attached: BTreeSet::new() });
     let names = config.names(&ready);
+    let disk =
+        OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None, unopened: None, attached: BTreeSet::new() });
     let mut shell = Shell {
         config,
         ready,
@@ -124,7 +152,6 @@ pub async fn run(
         arrived,
         ended,
     };
-    let mut service = Service::from_environment();
     service.ready();
     let result = shell.serve(&mut service, requests, reload, shutdown).await;
     server.abort();
@@ -188,9 +215,8 @@ impl Shell {
         service: &mut Service,
         mut requests: mpsc::Receiver<Request>,
         mut reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
-        shutdown: impl Future<Output = ()>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), RunError> {
-        tokio::pin!(shutdown);
         let mut slept = clock::slept();
         let mut next_id = 0_u64;
         self.feed(Event::Started).await;

@@ -25,6 +25,8 @@ pub(super) struct Disk {
     pub store: Store,
     pub app: AppId,
     pub inbox: Option<Inbox>,
+    /// Whose inbox could not be opened yet.
+    pub unopened: Option<String>,
     /// Local apps with an open stream, of whichever login.
     pub attached: BTreeSet<String>,
 }
@@ -34,26 +36,35 @@ impl Disk {
         self.store.apply(change)
     }
 
-    /// The inbox of this user is the one from now on.
-    pub fn open_inbox(&mut self, user: &str) {
+    /// The inbox of this user is the one from now on. `true` if messages are gone from it.
+    pub fn open_inbox(&mut self, user: &str) -> bool {
         self.inbox = None;
+        self.unopened = None;
         let swept = Inbox::sweep_others(self.store.path(), Some((&self.app, user)));
         if swept > 0 {
             info!(event = "inbox.swept", swept, "inboxes that belong to no login are gone");
         }
-        match Inbox::open(self.store.path(), &self.app, user, Limits::default()) {
-            Ok(mut inbox) => {
-                self.attached.iter().for_each(|app| inbox.attach(app));
-                self.inbox = Some(inbox);
-            }
-            Err(error) => {
-                error!(event = "inbox.unusable", %error, "messages cannot be kept on this device; they stay at the gateway");
-            }
+        self.unopened = Some(user.to_owned());
+        if let Err(error) = self.opened() {
+            error!(event = "inbox.unusable", %error, "messages cannot be kept on this device now; they stay at the gateway, and it is tried again with each");
         }
+        self.inbox.as_ref().is_some_and(Inbox::lost)
+    }
+
+    /// The inbox, if somebody is logged in. One that could not be opened is tried again.
+    fn opened(&mut self) -> Result<Option<&mut Inbox>, InboxError> {
+        if let Some(user) = &self.unopened {
+            let mut inbox = Inbox::open(self.store.path(), &self.app, user, Limits::default())?;
+            self.attached.iter().for_each(|app| inbox.attach(app));
+            self.inbox = Some(inbox);
+            self.unopened = None;
+        }
+        Ok(self.inbox.as_mut())
     }
 
     /// The login is over, and with it what it received.
     pub fn unlink_inbox(&mut self) {
+        self.unopened = None;
         if let Some(inbox) = self.inbox.take()
             && let Err(error) = inbox.close_and_unlink()
         {
@@ -62,7 +73,11 @@ impl Disk {
     }
 
     pub fn keep(&mut self, message: Message) -> Kept {
-        let Some(inbox) = &mut self.inbox else { return Kept::Nobody };
+        let inbox = match self.opened() {
+            Ok(Some(inbox)) => inbox,
+            Ok(None) => return Kept::Nobody,
+            Err(error) => return Kept::Failed(error.to_string()),
+        };
         match inbox.append(std::slice::from_ref(&message)) {
             Ok(appended) if appended.new.is_empty() => Kept::Duplicate,
             Ok(_) => Kept::New,
@@ -74,7 +89,7 @@ impl Disk {
     /// Messages with a number above `after`, oldest first: those an app has not taken, or for a reader without a
     /// name all that are there.
     pub fn messages(&mut self, app: Option<&str>, after: u64) -> Result<Batch, InboxError> {
-        let Some(inbox) = &mut self.inbox else { return Ok(Batch::default()) };
+        let Some(inbox) = self.opened()? else { return Ok(Batch::default()) };
         let Some(app) = app else {
             return Ok(Batch { entries: inbox.peek(after, PAGE)?, missed: 0 });
         };

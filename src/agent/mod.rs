@@ -25,6 +25,7 @@ mod inbox;
 mod metrics;
 mod name;
 mod network;
+mod opening;
 mod power;
 mod reload;
 mod resolver_file;

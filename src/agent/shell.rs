@@ -128,7 +128,10 @@ impl Shell {
                     drop(reply.send(answer.map(Reply::Json)));
                 }
             }
-            Action::OpenInbox { user } => self.disk.run(move |disk| disk.open_inbox(&user)).await,
+            Action::OpenInbox { user } => {
+                let lost = self.disk.run(move |disk| disk.open_inbox(&user)).await;
+                return lost.then_some(Event::InboxLost);
+            }
             Action::UnlinkInbox => self.disk.run(|disk| disk.unlink_inbox()).await,
             Action::EndStreams { word, detail } => {
                 self.ended.send_modify(|end| *end = StreamsEnd { times: end.times + 1, word, detail });

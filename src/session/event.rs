@@ -88,6 +88,8 @@ pub enum Event {
         side: SideKind,
         outcome: SideOutcome,
     },
+    /// Messages are gone from the disk which the gateway was told are on it, and no app has taken.
+    InboxLost,
     Persisted {
         kind: Kind,
         version: u64,

@@ -1,6 +1,6 @@
 //! The hello after each connect, said again until a gateway has answered it.
 
-use super::{Now, Session, Timer};
+use super::{Kind, Now, Session, Timer};
 use crate::ids::Nonce;
 use crate::protocol::{Held, Hello, Up};
 use std::time::Duration;
@@ -61,6 +61,24 @@ impl Session {
         self.send(&hello);
     }
 
+    /// To a login of another name the gateway gives what an earlier one acknowledged and no app took. It has
+    /// welcomed the old name first: a kick that this device has not heard of is not passed by.
+    fn ask_for_what_was_lost(&mut self, now: Now) {
+        if !std::mem::take(&mut self.inbox_lost) {
+            return;
+        }
+        let name = self.random.name();
+        if let Some(login) = self.saved.login.as_mut() {
+            info!(
+                event = "inbox.asked_again",
+                "the disk lost messages; the gateway is asked for those that no app has taken"
+            );
+            login.id = Some(name);
+            self.persist(Kind::Login);
+            self.greet_later(now);
+        }
+    }
+
     pub(super) fn greet_later(&mut self, now: Now) {
         self.timers.set(Timer::Greeting, now.at + AGAIN);
     }
@@ -99,6 +117,7 @@ impl Session {
         self.greeting.answered = true;
         self.greeting.said = 0;
         self.timers.clear(Timer::Greeting);
+        self.ask_for_what_was_lost(now);
         if std::mem::take(&mut self.greeting.silent) {
             info!(event = "gateway.heard", "a gateway answers this device again");
         }

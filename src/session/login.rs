@@ -202,6 +202,7 @@ impl Session {
         self.act(Action::UnlinkInbox);
         self.part(now, cause, SessionAtBroker::Ended);
         self.starved = false;
+        self.inbox_lost = false;
         self.login_moot();
         drop(self.binding.on_event(now.at, BindingEvent::Want(None)));
         self.enter(now, Phase::LoggedOut);

@@ -134,8 +134,8 @@ pub struct Session {
     resting: resting::Resting,
     owed: owed::Owed,
     phase: Phase,
-    /// When the phase began: wall-clock milliseconds.
-    since_ms: u64,
+    /// When the phase began. Not by the wall clock, which may be set meanwhile.
+    since: Moment,
     /// Why the last link ended or attempt failed.
     cause: Option<Failure>,
     timers: Timers,
@@ -162,6 +162,8 @@ pub struct Session {
     renewal_asked: Option<Moment>,
     /// The inbox was full; the gateway is asked again when there is room.
     starved: bool,
+    /// The disk lost messages: the gateway is to give again what it knows to be acknowledged and not taken.
+    inbox_lost: bool,
     random: random::Random,
     counts: Counts,
     out: VecDeque<Action>,
@@ -196,7 +198,7 @@ impl Session {
             resting: resting::Resting::default(),
             owed: owed::Owed::default(),
             phase: Phase::LoggedOut,
-            since_ms: now.wall_ms,
+            since: now.at,
             timers: Timers::default(),
             apps: BTreeMap::new(),
             network: None,
@@ -209,6 +211,7 @@ impl Session {
             at_most_once_told: false,
             renewal_asked: None,
             starved: false,
+            inbox_lost: false,
             counts: Counts::default(),
             out: VecDeque::new(),
         }
@@ -245,6 +248,7 @@ impl Session {
             Event::BatterySeen(battery) => self.on_battery(battery),
             Event::SideAboutToPing => self.on_side_about_to_ping(),
             Event::SideEnded { side, outcome } => self.on_side_ended(now, side, outcome),
+            Event::InboxLost => self.inbox_lost = true,
             Event::Persisted { kind, version } => self.on_persisted(now, kind, version),
             Event::PersistFailed { kind, version, why } => self.on_persist_failed(now, kind, version, &why),
             Event::Shutdown => self.on_shutdown(now),
@@ -303,7 +307,7 @@ impl Session {
 
     fn enter(&mut self, now: Now, phase: Phase) {
         if State::from(&self.phase) != State::from(&phase) {
-            self.since_ms = now.wall_ms;
+            self.since = now.at;
         }
         // A planned attempt belongs to the phase that waits for it.
         match &phase {

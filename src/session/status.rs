@@ -165,7 +165,7 @@ impl Session {
         let check = self.timers.get(super::Timer::Check);
         Status {
             state: State::from(&self.phase),
-            since_ms: self.since_ms,
+            since_ms: wall_of(self.since),
             cause: self.cause.as_ref().map(|failure| CauseReport {
                 word: failure.cause,
                 number: failure.cause.number(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use tracing::{error, warn};
 
@@ -97,23 +98,9 @@ impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
     pub fn set(&mut self, value: T) -> io::Result<()> {
         // What stands there already is not written again; a file that is not there yet has no value.
         if value != self.value || !self.path.exists() {
-            self.write(&value)?;
+            self.write(&bytes_of(&value)?)?;
             self.value = value;
         }
-        Ok(())
-    }
-
-    /// As [`Self::set`], and where no room is left for a second file, into the one that is there: that needs
-    /// none while it stays within its blocks. A power loss at that very moment can tear it.
-    ///
-    /// # Errors
-    /// As [`Self::set`].
-    pub fn set_in_place(&mut self, value: T) -> io::Result<()> {
-        match self.write(&value) {
-            Err(error) if no_room(&error) && self.aside.is_none() => overwrite(&self.path, &bytes_of(&value)?)?,
-            written => written?,
-        }
-        self.value = value;
         Ok(())
     }
 
@@ -136,20 +123,15 @@ impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
     /// The disk's error.
     pub fn save(&mut self) -> io::Result<()> {
         let bytes = bytes_of(&self.value)?;
-        self.write_bytes(&bytes)
+        self.write(&bytes)
     }
 
-    fn write(&mut self, value: &T) -> io::Result<()> {
-        self.write_bytes(&bytes_of(value)?)
-    }
-
-    fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.move_aside()?;
-        // A copy is never older than what it is a copy of.
-        self.forget_copy();
-        write_atomically(&self.path, bytes)?;
-        self.renew_copy(bytes);
-        Ok(())
+        match self.copies {
+            Copies::One => write_atomically(&self.path, bytes),
+            Copies::Two => write_twice(&self.path, bytes),
+        }
     }
 
     fn move_aside(&mut self) -> io::Result<Option<PathBuf>> {
@@ -179,6 +161,24 @@ impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
     }
 }
 
+/// Writes a file that is text and its copy. A full disk takes it all the same while it stays within its
+/// blocks: the copy's room is free for it, and where another program has taken that, it is written over in
+/// place, which a power loss at that very moment can tear.
+///
+/// # Errors
+/// The disk's error; the old content stands then, without its copy.
+pub(super) fn write_twice(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let copy = copy_of(path);
+    // A copy is never older than what it is a copy of.
+    drop(std::fs::remove_file(&copy));
+    match write_atomically(path, bytes) {
+        Err(error) if no_room(&error) => overwrite(path, bytes).map_err(|_| error)?,
+        written => written?,
+    }
+    drop(replace(&copy, bytes, false));
+    Ok(())
+}
+
 /// Where the second copy of a file lies.
 pub(super) fn copy_of(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.copy", path.display()))
@@ -199,6 +199,10 @@ fn no_room(error: &io::Error) -> bool {
 fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let before = file.metadata()?.len();
+    let allocated = file.metadata()?.blocks() * 512;
+    if bytes.len() as u64 > allocated.max(before) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let mut whole = bytes.to_vec();
     // Spaces behind a JSON value mean nothing: what was longer is covered before the end moves.
     whole.resize(whole.len().max(usize::try_from(before).unwrap_or(0)), b' ');

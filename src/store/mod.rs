@@ -52,17 +52,17 @@ impl Store {
         // All is read before anything is decided: one file that cannot be read touches none of the others.
         let login = Document::open(at("login.json"), Copies::Two, || None)?;
         let heartbeat = Document::open(at("heartbeat.json"), Copies::One, Vec::new)?;
-        let plugin = Document::open(at("plugin.json"), Copies::One, BTreeMap::new)?;
-        let reports = Document::open(at("reports.json"), Copies::One, Reports::default)?;
+        let plugin = Document::open(at("plugin.json"), Copies::Two, BTreeMap::new)?;
+        let reports = Document::open(at("reports.json"), Copies::Two, Reports::default)?;
         let ended = Document::open(at("ended.json"), Copies::One, || None)?;
         let clock = Document::open(at("clock.json"), Copies::One, || None)?;
         let mut tokens = Document::open(at("tokens.json"), Copies::Two, BTreeMap::new)?;
-        let mut ledger = Document::open(at("bindings.json"), Copies::One, Ledger::default)?;
+        let mut ledger = Document::open(at("bindings.json"), Copies::Two, Ledger::default)?;
         let identity = Identity::open(path, machine, app)?;
         if identity.moved() {
             // They name the other machine, whether or not their files could be removed.
             tokens = Document::anew(at("tokens.json"), Copies::Two, BTreeMap::new());
-            ledger = Document::anew(at("bindings.json"), Copies::One, Ledger::default());
+            ledger = Document::anew(at("bindings.json"), Copies::Two, Ledger::default());
         }
         Ok(Self { directory, identity, login, tokens, ledger, heartbeat, plugin, reports, ended, clock })
     }
@@ -106,9 +106,7 @@ impl Store {
             Change::Login(login) => self.login.set(login),
             Change::Tokens(tokens) => self.tokens.set(tokens),
             Change::Plugin(names) => self.plugin.set(names),
-            // It holds the logouts that the gateway was not told of.
-            Change::Ledger(ledger) if ledger == *self.ledger.value() => self.ledger.set(ledger),
-            Change::Ledger(ledger) => self.ledger.set_in_place(ledger),
+            Change::Ledger(ledger) => self.ledger.set(ledger),
             Change::Heartbeat(records) => self.heartbeat.set(records),
             Change::Reports(reports) => self.reports.set(reports),
             Change::Ended(None) => self.ended.remove(None),
@@ -186,11 +184,56 @@ mod tests {
             .expect("listed")
             .filter(|e| e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with("tokens.json.corrupt-")))
             .count();
-        std::fs::create_dir(dir.path().join("unreadable")).expect("made");
-        std::fs::remove_file(dir.path().join("login.json")).unwrap_or_default();
-        std::fs::create_dir(dir.path().join("login.json")).expect("a directory cannot be read as a file");
-        assert!(open(dir.path()).expect("opened in spite of it").saved().login.is_none());
-        assert!(dir.path().join("login.json.corrupt-1").is_dir());
         assert_eq!(aside, 2, "each corrupt file is kept under its own name");
+        assert_eq!(open(dir.path()).expect("opened").saved().tokens[&Vendor::Oppo].expose(), "t", "it has a copy");
+    }
+
+    #[test]
+    fn what_cannot_be_read_now_is_named_and_left_alone() {
+        for name in ["identity.json", "login.json", "tokens.json", "bindings.json", "heartbeat.json", "ended.json"] {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::create_dir(dir.path().join(name)).expect("a directory cannot be read as a file");
+            std::fs::write(dir.path().join("reports.json"), "torn").expect("written");
+            let said = open(dir.path()).expect_err("refused").to_string();
+            assert!(said.contains(name) && said.contains("owned by uid") && said.contains("chown"), "{said}");
+            assert!(dir.path().join(name).is_dir());
+        }
+    }
+
+    #[test]
+    fn a_newer_versions_vendor_takes_no_other_token_with_it_and_its_file_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let written = r#"{"xiaomi":"t1","nokia":"t2"}"#;
+        std::fs::write(dir.path().join("tokens.json"), written).expect("written");
+        let mut store = open(dir.path()).expect("opened");
+        assert_eq!(store.saved().tokens[&Vendor::Xiaomi].expose(), "t1");
+        let stands = || std::fs::read_to_string(dir.path().join("tokens.json")).expect("read");
+        assert_eq!(stands(), written, "nothing is written where nothing changed");
+        store.apply(Change::Tokens([(Vendor::Oppo, Secret::new("t"))].into())).expect("saved");
+        let kept = std::fs::read_to_string(dir.path().join("tokens.json.newer-1")).expect("kept for the newer version");
+        assert_eq!(kept, written);
+    }
+
+    #[test]
+    fn a_torn_file_of_what_cannot_be_had_again_is_read_from_its_copy() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = open(dir.path()).expect("opened");
+        let device = store.device_id().to_owned();
+        let login: Login = serde_json::from_str(r#"{"user":"ann","password":"p","id":"l1"}"#).expect("a login");
+        store.apply(Change::Login(Some(login))).expect("saved");
+        drop(store);
+        for name in ["identity.json", "login.json"] {
+            let path = dir.path().join(name);
+            let whole = std::fs::read(&path).expect("read");
+            for torn in [&b""[..], &whole[..whole.len() / 2], &vec![0; whole.len()]] {
+                std::fs::write(&path, torn).expect("torn");
+                let store = open(dir.path()).expect("opened");
+                assert_eq!(store.device_id(), device, "{name}");
+                assert!(store.saved().login.is_some_and(|login| login.user == "ann"), "{name}");
+                assert_eq!(std::fs::read(&path).expect("read"), whole, "{name} is whole again");
+            }
+        }
+        open(dir.path()).expect("opened").apply(Change::Login(None)).expect("logged out");
+        assert!(!dir.path().join("login.json").exists() && !dir.path().join("login.json.copy").exists());
     }
 }

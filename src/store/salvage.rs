@@ -13,7 +13,14 @@ pub(super) fn salvage<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
     let understood = |json: &Json| serde_json::from_value::<T>(json.clone()).is_ok();
     let mut left_out = 0;
     let mut tries = 0;
-    let kept = match keep(&whole, &mut |json| { tries += 1; tries <= MOST && understood(json) }, &mut left_out) {
+    let kept = match keep(
+        &whole,
+        &mut |json| {
+            tries += 1;
+            tries <= MOST && understood(json)
+        },
+        &mut left_out,
+    ) {
         Some(kept) => kept,
         // Something in it must be there: without one other member at a time.
         None => whole.as_object()?.keys().take(MOST).find_map(|name| {

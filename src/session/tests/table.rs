@@ -178,6 +178,7 @@ const TABLE: &[Row] = &[
     Row { name: "the battery is full", happens: |s| s.feed(Event::BatterySeen(None)), leads_to: STAYS },
     Row { name: "a write is done", happens: |s| s.feed(Event::Written { unanswered: 0 }), leads_to: STAYS },
     Row { name: "an app took a message", happens: |s| s.feed(Event::Taken { ids: vec!["m".into()] }), leads_to: STAYS },
+    Row { name: "the disk lost messages", happens: |s| s.feed(Event::InboxLost), leads_to: STAYS },
     Row { name: "a timer that is not due", happens: |s| s.feed(Event::Tick), leads_to: STAYS },
     Row {
         name: "the disk refused something that was owed to it",

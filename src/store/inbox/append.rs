@@ -3,6 +3,7 @@
 use super::segment::{self, Slot, id_hash};
 use super::{Appended, Inbox, InboxError, place};
 use crate::protocol::Message;
+use crate::store::owner;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -106,6 +107,7 @@ impl Inbox {
         place::create(&self.directory)?;
         let path = segment::path(&self.directory, self.next);
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        owner::hand_over(&file, &self.directory);
         file.set_len(0)?;
         File::open(&self.directory)?.sync_all()?;
         self.active = Some(file);

@@ -24,7 +24,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
-use super::document::write_atomically;
+use super::document::write_twice;
 use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::random_hex;
@@ -109,6 +109,8 @@ pub struct Inbox {
     sealed: bool,
     /// What the disk has not been told of yet.
     unsaved: bool,
+    /// Opening found that messages are gone which nobody has taken.
+    lost: bool,
 }
 
 impl Inbox {
@@ -152,6 +154,11 @@ impl Inbox {
     /// Another value means that numbers have begun anew: an app forgets which one it was at.
     pub fn epoch(&self) -> &str {
         &self.cursors.epoch
+    }
+
+    /// Whether messages were gone when it was opened, which the gateway was told were here.
+    pub const fn lost(&self) -> bool {
+        self.lost
     }
 
     /// Makes messages durable: all of them or none.
@@ -293,7 +300,7 @@ impl Inbox {
     fn save(&mut self) -> io::Result<()> {
         self.cursors.next = self.next;
         let bytes = serde_json::to_vec(&self.cursors).map_err(io::Error::other)?;
-        write_atomically(&self.directory.join("cursors.json"), &bytes)?;
+        write_twice(&self.directory.join("cursors.json"), &bytes)?;
         self.unsaved = false;
         Ok(())
     }

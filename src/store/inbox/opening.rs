@@ -4,7 +4,7 @@ use super::cursors::Cursors;
 use super::index::Index;
 use super::taken::TakenIds;
 use super::{Inbox, InboxError, Limits, place, segment};
-use crate::store::document::set_aside;
+use crate::store::document::{copy_of, set_aside};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,9 +32,11 @@ impl Inbox {
             attached: BTreeSet::new(),
             active: None,
             sealed: false,
+            lost: false,
         };
         for (at, first) in firsts.iter().enumerate() {
             let damaged = inbox.read_segment(*first, firsts.get(at + 1).copied()).map_err(io)?;
+            inbox.lost |= damaged;
             if damaged && at + 1 == firsts.len() {
                 // Numbers that stood in what is lost may be given out again.
                 inbox.renew_epoch();
@@ -42,6 +44,7 @@ impl Inbox {
         }
         if inbox.cursors.highest() > inbox.next {
             inbox.next = inbox.cursors.highest();
+            inbox.lost = true;
             inbox.renew_epoch();
             // Its name says where numbers go on. Where it cannot be made, the next opening finds the same loss.
             drop(inbox.begin_segment());
@@ -104,13 +107,14 @@ fn load_cursors(path: &Path) -> io::Result<Option<Cursors>> {
     match serde_json::from_slice(&bytes) {
         Ok(cursors) => Ok(Some(cursors)),
         Err(why) => {
+            let copied = std::fs::read(copy_of(path)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
             let kept_as = set_aside(path, "corrupt").unwrap_or_else(|_| path.to_owned());
             error!(
                 event = "store.corrupt",
-                file = %path.display(), kept_as = %kept_as.display(), %why,
-                "how far each app has come cannot be read; every app begins anew"
+                file = %path.display(), kept_as = %kept_as.display(), %why, from_copy = copied.is_some(),
+                "how far each app has come cannot be understood; without a copy of it every app begins anew"
             );
-            Ok(None)
+            Ok(copied)
         }
     }
 }

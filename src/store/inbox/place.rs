@@ -1,10 +1,10 @@
 //! Where inboxes lie below the state directory, and how one goes.
 
 use crate::secret::hex;
+use crate::store::owner;
 use ring::digest::{Context, SHA256};
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 const DEAD: &str = ".dead";
@@ -26,7 +26,7 @@ pub fn directory(state: &Path, app: &str, user: &str) -> PathBuf {
 
 /// Makes the directory, durably.
 pub fn create(directory: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    owner::make_directory(directory)?;
     for above in directory.ancestors().skip(1).take(2) {
         File::open(above)?.sync_all()?;
     }

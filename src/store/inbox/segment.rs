@@ -8,6 +8,7 @@
 //! allows could not be read again one level deeper.
 
 use crate::protocol::Message;
+use crate::store::owner;
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write as _};
@@ -170,6 +171,7 @@ pub fn read(file: &File, slot: Slot) -> io::Result<Message> {
 pub fn rewrite(directory: &Path, first: u64, keep: &[(u64, Slot)]) -> io::Result<Scan> {
     let source = File::open(path(directory, first))?;
     let mut temporary = tempfile::NamedTempFile::new_in(directory)?;
+    owner::hand_over(temporary.as_file(), directory);
     let mut scan = Scan::default();
     for (number, slot) in keep {
         temporary.write_all(&bytes(&source, *slot)?)?;

@@ -330,7 +330,7 @@ fn state_survives_a_kill_and_corrupt_state_is_set_aside() {
     assert_eq!(agent.process.event("store.corrupt")["level"], "ERROR");
     agent.process.event("agent.started");
     let status = agent.status();
-    assert_eq!((&status["device_id"], &status["state"]), (&device, &json!("logged_out")));
+    assert_eq!((&status["device_id"], &status["user"]), (&device, &json!("ann")), "a copy was whole");
     assert!(dir.path().join("a/state/login.json.corrupt-1").exists());
 }
 

@@ -117,6 +117,10 @@ impl Session {
         if self.unsaved.versions.get(&kind) == Some(&version) {
             self.unsaved.versions.remove(&kind);
         }
+        if self.unsaved.failing {
+            // The disk takes something again: whatever else is owed is tried now.
+            self.timers.set(Timer::Persist, now.at);
+        }
         if self.unsaved.failing && self.unsaved.versions.is_empty() {
             self.unsaved.failing = false;
             self.timers.clear(Timer::Persist);

@@ -74,9 +74,10 @@ impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
         let copy = self.copy().and_then(|copy| std::fs::read(copy).ok());
         let copied = copy.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let from_copy = copied.is_some();
-        self.aside = Some("corrupt");
-        let moved = self.move_aside();
-        let kept_as = moved.ok().flatten().unwrap_or_else(|| self.path.clone());
+        // Until its copy is in its place it keeps its name: a start in between must not find it missing.
+        let kept = if from_copy { beside(&self.path, "corrupt") } else { set_aside(&self.path, "corrupt") };
+        self.aside = kept.is_err().then_some("corrupt");
+        let kept_as = kept.unwrap_or_else(|_| self.path.clone());
         error!(
             event = "store.corrupt",
             file = %self.path.display(), kept_as = %kept_as.display(), why, from_copy,
@@ -127,18 +128,14 @@ impl<T: Serialize + DeserializeOwned + PartialEq> Document<T> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.move_aside()?;
+        if let Some(why) = self.aside {
+            beside(&self.path, why)?;
+            self.aside = None;
+        }
         match self.copies {
             Copies::One => write_atomically(&self.path, bytes),
             Copies::Two => write_twice(&self.path, bytes),
         }
-    }
-
-    fn move_aside(&mut self) -> io::Result<Option<PathBuf>> {
-        let Some(why) = self.aside else { return Ok(None) };
-        let moved = set_aside(&self.path, why)?;
-        self.aside = None;
-        Ok(Some(moved))
     }
 
     fn copy(&self) -> Option<PathBuf> {
@@ -236,13 +233,19 @@ pub(super) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()
 
 /// Renames a file to `<name>.<why>-<n>`, so that a person can look at it later.
 pub(super) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let mut number = 1;
-    loop {
-        let aside = PathBuf::from(format!("{}.{why}-{number}", path.display()));
-        if !aside.exists() {
-            std::fs::rename(path, &aside)?;
-            return Ok(aside);
-        }
-        number += 1;
-    }
+    let aside = free_name(path, why)?;
+    std::fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// The same as a second name, for a file that is about to be replaced.
+pub(super) fn beside(path: &Path, why: &str) -> io::Result<PathBuf> {
+    let aside = free_name(path, why)?;
+    std::fs::hard_link(path, &aside).or_else(|_| std::fs::copy(path, &aside).map(drop))?;
+    Ok(aside)
+}
+
+fn free_name(path: &Path, why: &str) -> io::Result<PathBuf> {
+    let mut names = (1..u32::MAX).map(|number| PathBuf::from(format!("{}.{why}-{number}", path.display())));
+    names.find(|name| !name.exists()).ok_or(io::ErrorKind::AlreadyExists.into())
 }

@@ -4,7 +4,7 @@ use super::cursors::Cursors;
 use super::index::Index;
 use super::taken::TakenIds;
 use super::{Inbox, InboxError, Limits, place, segment};
-use crate::store::document::{copy_of, set_aside};
+use crate::store::document::{beside, copy_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ impl Inbox {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(io(error)),
         };
-        let known = load_cursors(&directory.join("cursors.json")).map_err(io)?;
+        let (known, well) = load_cursors(&directory.join("cursors.json")).map_err(io)?;
         let mut inbox = Self {
             taken: TakenIds::open(directory.join("taken.bin")).map_err(io)?,
-            unsaved: known.is_none(),
+            unsaved: !well,
             cursors: known.unwrap_or_else(Cursors::new),
             directory: directory.clone(),
             limits,
@@ -63,9 +63,11 @@ impl Inbox {
         let damaged = scan.damaged;
         if damaged > 0 {
             // Beside each other first: at no moment are the whole records under no name.
-            let kept = aside(&path).and_then(|aside| match segment::rewrite(&self.directory, first, &scan.records) {
-                Ok(whole) => Ok((whole, aside)),
-                Err(error) => std::fs::remove_file(&aside).and(Err(error)),
+            let kept = beside(&path, "corrupt").and_then(|aside| {
+                match segment::rewrite(&self.directory, first, &scan.records) {
+                    Ok(whole) => Ok((whole, aside)),
+                    Err(error) => std::fs::remove_file(&aside).and(Err(error)),
+                }
             });
             let kept_as = match kept {
                 Ok((whole, aside)) => {
@@ -98,31 +100,29 @@ impl Inbox {
     }
 }
 
-fn load_cursors(path: &Path) -> io::Result<Option<Cursors>> {
+/// How far the apps have come, and whether the file says so itself.
+fn load_cursors(path: &Path) -> io::Result<(Option<Cursors>, bool)> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((copied(path), false)),
         Err(error) => return Err(error),
     };
     match serde_json::from_slice(&bytes) {
-        Ok(cursors) => Ok(Some(cursors)),
+        Ok(cursors) => Ok((Some(cursors), true)),
         Err(why) => {
-            let copied = std::fs::read(copy_of(path)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let kept_as = set_aside(path, "corrupt").unwrap_or_else(|_| path.to_owned());
+            let copied = copied(path);
+            let kept_as = beside(path, "corrupt").unwrap_or_else(|_| path.to_owned());
             error!(
                 event = "store.corrupt",
                 file = %path.display(), kept_as = %kept_as.display(), %why, from_copy = copied.is_some(),
                 "how far each app has come cannot be understood; without a copy of it every app begins anew"
             );
-            Ok(copied)
+            Ok((copied, false))
         }
     }
 }
 
-/// A second name for a file that is about to be replaced.
-fn aside(path: &Path) -> io::Result<PathBuf> {
-    let names = (1..u32::MAX).map(|number| PathBuf::from(format!("{}.corrupt-{number}", path.display())));
-    let free = names.into_iter().find(|name| !name.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
-    std::fs::hard_link(path, &free).or_else(|_| std::fs::copy(path, &free).map(drop))?;
-    Ok(free)
+/// A copy is never older than the file it is a copy of.
+fn copied(path: &Path) -> Option<Cursors> {
+    serde_json::from_slice(&std::fs::read(copy_of(path)).ok()?).ok()
 }

@@ -313,13 +313,19 @@ fn lost_files_begin_another_epoch_and_no_number_is_used_twice_in_one() {
     assert_eq!(ids(&mut inbox, "mail"), ["c"]);
     let epoch = inbox.epoch().to_owned();
     std::fs::write(directory(state.path()).join("cursors.json"), b"\0\0\0").expect("damaged");
+    assert_eq!(of_ann(state.path()).epoch(), epoch, "its copy is whole");
+    for name in ["cursors.json", "cursors.json.copy"] {
+        std::fs::write(directory(state.path()).join(name), b"\0\0\0").expect("damaged");
+    }
     let mut inbox = of_ann(state.path());
     assert_ne!(inbox.epoch(), epoch);
     assert_eq!(ids(&mut inbox, "mail"), ["c"]);
-    assert_eq!(set_aside_files(state.path()), 1);
+    assert_eq!(set_aside_files(state.path()), 2);
     let epoch = inbox.epoch().to_owned();
     assert!(take(&mut inbox, "mail", &["c"]) == ["c"] && of_ann(state.path()).epoch() == epoch);
-    std::fs::remove_file(directory(state.path()).join("cursors.json")).expect("lost");
+    for name in ["cursors.json", "cursors.json.copy"] {
+        std::fs::remove_file(directory(state.path()).join(name)).expect("lost");
+    }
     assert_ne!(of_ann(state.path()).epoch(), epoch);
 }
 

@@ -3,6 +3,7 @@
 mod lives;
 mod networks;
 mod stage;
+mod storage;
 mod stories;
 mod table;
 mod ways;

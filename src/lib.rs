@@ -9,6 +9,7 @@ pub mod secret;
 pub mod service;
 pub mod settings;
 pub mod terminal;
+pub mod untrusted;
 pub mod vendor;
 
 pub mod protocol;

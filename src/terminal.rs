@@ -1,10 +1,13 @@
 //! What the three command lines have in common: usage errors, output, secrets from files, signals.
 
+use crate::logs;
+use crate::untrusted::escaped_lines;
 use clap::Parser;
 use std::future::Future;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// sysexits: the command line was used wrongly.
@@ -22,19 +25,27 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     })
 }
 
-/// One line on standard output, out of this process when this returns.
+/// One line on standard output, out of this process when this returns. Whatever is in it, a terminal shows
+/// it and does not obey it.
 ///
 /// # Errors
 /// The system's error; `BrokenPipe` when the reader has left.
 pub fn print(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
+    writeln!(out, "{}", escaped_lines(line))?;
     out.flush()
 }
 
-/// A complaint on standard error, where it can still be heard.
+/// The last words on standard error, after what was logged. A reader that does not take them keeps nobody.
 pub fn complain(program: &str, error: &dyn std::fmt::Display) {
-    drop(writeln!(io::stderr(), "{program}: {error}"));
+    logs::finish();
+    let text = format!("{program}: {error}");
+    let _ = logs::within(Duration::from_secs(1), move || note(&text));
+}
+
+/// A line beside the output, on standard error.
+pub fn note(line: &str) {
+    drop(writeln!(io::stderr(), "{}", escaped_lines(line)));
 }
 
 /// A file's text without the white space around it; `-` is standard input. At most `limit` bytes.

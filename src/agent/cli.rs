@@ -413,7 +413,7 @@ async fn watch(client: &Client, json: bool, peek: bool, app: Option<&str>) -> Re
             return Err(CommandError::LoginEnded { word: say("word"), detail: say("detail") });
         }
         if let Some(gap) = entry["gap"].as_u64() {
-            eprintln!("{gap} messages were given up for want of room");
+            terminal::note(&format!("{gap} messages were given up for want of room"));
             continue;
         }
         let message = &entry["message"];

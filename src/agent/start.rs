@@ -43,7 +43,8 @@ pub fn run(
     retry: Option<Retry>,
     source: impl Fn() -> Result<Config, SettingsError>,
 ) -> Result<(), RunError> {
-    let levels = logs::init(&config.log);
+    let state = config.state_directory();
+    let levels = logs::init(&config.log, logs::Program { name: "impush", state: Some(&state) });
     let socket_error = |source| RunError::Socket { path: config.socket(), source };
     let mut starts = Starts::new(retry).map_err(socket_error)?;
     // One thread for the loop; blocking threads end as soon as they are idle. A name server that is a
@@ -86,6 +87,7 @@ pub fn run(
     });
     // A lookup that hangs must not hold the exit.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    logs::finish();
     result
 }
 

@@ -219,11 +219,15 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
                 Ok(config)
             };
             config = source()?;
-            let start = Start { announce, levels: logs::init(&config.log), source: Box::new(source) };
-            runtime.block_on(async {
+            let state = config.state_directory();
+            let program = logs::Program { name: "impush-gateway", state: Some(&state) };
+            let start = Start { announce, levels: logs::init(&config.log, program), source: Box::new(source) };
+            let result = runtime.block_on(async {
                 let (reloads, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
                 Ok(serve(config, start, reloads, shutdown).await?)
-            })
+            });
+            logs::finish();
+            result
         }
         Command::Check => {
             config.check()?;

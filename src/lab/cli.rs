@@ -203,9 +203,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    logs::init(&logs::Settings { level: "warn".to_owned(), ..logs::Settings::default() });
+    let settings = logs::Settings { level: "warn".to_owned(), ..logs::Settings::default() };
+    logs::init(&settings, logs::Program { name: "impush-lab", state: None });
     drop(rustls::crypto::ring::default_provider().install_default());
-    match execute(cli.command) {
+    let result = execute(cli.command);
+    logs::finish();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

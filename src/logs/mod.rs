@@ -2,19 +2,35 @@
 //!
 //! Every event has a name in the field `event` and its facts in fields of their own; the sentence is for
 //! people. Under systemd they go to the journal with their fields (`journalctl IMPUSH_EVENT=link.down`),
-//! elsewhere to standard error, one line each.
+//! elsewhere to standard error, one line each; where nobody reads that, to syslog or a file. Whoever reads
+//! them, the program never waits for it.
 
 mod flood;
+mod line;
+mod queue;
+mod sink;
 
 use clap::ValueEnum;
 use flood::Guarded;
+use line::{Line, Shape};
+use queue::Queue;
 use serde::{Deserialize, Serialize};
-use std::io;
+use sink::{Rotated, Sink};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, reload};
+
+/// How long the end of the process waits for a reader that has stalled.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most characters of a panic, a backtrace included.
+const LONGEST_PANIC: usize = 16 * 1024;
+const PANICKED: &str = "program.panicked";
 
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -41,11 +57,13 @@ pub struct Settings {
     pub level: String,
     /// `auto`, `journal`, `logfmt` or `json`.
     pub format: Format,
+    /// A file instead; 512 KiB and three older ones are kept. It is not used where `format` is `journal`.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: Format::Auto }
+        Self { level: "info".to_owned(), format: Format::Auto, file: None }
     }
 }
 
@@ -97,34 +115,110 @@ fn filter(level: &str) -> Targets {
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
-/// Sends the process's events where `settings` say. A second call has no effect.
-pub fn init(settings: &Settings) -> Levels {
-    let (levels, handle) = reload::Layer::new(filter(&settings.level));
-    let registry = tracing_subscriber::registry().with(levels).with(Guarded::new(output(settings.format)));
-    // A test process may have set a subscriber already; its choice stands.
-    Levels(registry.try_init().is_ok().then_some(handle))
+/// The program that logs: its name, and where a file of its own may be, if it is a service.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    pub name: &'a str,
+    /// The state directory. Without one, lines go to standard error whoever reads it.
+    pub state: Option<&'a Path>,
 }
 
-type Output =
-    Box<dyn Layer<tracing_subscriber::layer::Layered<reload::Layer<Targets, Registry>, Registry>> + Send + Sync>;
+/// What [`finish`] waits for.
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-fn output(format: Format) -> Output {
-    let fields = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
-    let journal = matches!(format, Format::Journal) || (format == Format::Auto && stderr_is_journal());
-    match format {
-        Format::Json => fields.json().flatten_event(true).boxed(),
-        // A journal that is not there is no reason to be silent.
-        _ if journal && let Ok(journal) = tracing_journald::layer() => {
-            journal.with_field_prefix(Some("IMPUSH".to_owned())).boxed()
-        }
-        _ => tracing_logfmt::builder()
-            .with_target(false)
-            .with_span_name(false)
-            .with_span_path(false)
-            .layer()
-            .with_writer(io::stderr)
-            .boxed(),
+/// Sends the process's events where `settings` say. A second call has no effect.
+pub fn init(settings: &Settings, program: Program<'_>) -> Levels {
+    let (sink, shape) = chosen(settings, program);
+    let panics = sink.again();
+    // Without a thread there is no log; the program itself needs none.
+    let Ok(queue) = Queue::start(sink) else { return Levels(None) };
+    let (levels, handle) = reload::Layer::new(filter(&settings.level));
+    let output = Output { queue: queue.clone(), shape, program: program.name.to_owned() };
+    let registry = tracing_subscriber::registry().with(levels).with(Guarded::new(output));
+    // A test process may have set a subscriber already; its choice stands.
+    if registry.try_init().is_err() || QUEUE.set(queue).is_err() {
+        return Levels(None);
     }
+    if let Some(sink) = panics {
+        tell_panics(sink, shape, program.name.to_owned());
+    }
+    Levels(Some(handle))
+}
+
+/// Gives the reader what time it has to take the last lines. To be called before the process ends.
+pub fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.drain(PATIENCE);
+    }
+}
+
+/// The layer that writes each event into the queue.
+struct Output {
+    queue: Arc<Queue>,
+    shape: Shape,
+    program: String,
+}
+
+impl<S: Subscriber> Layer<S> for Output {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let line = Line::of(event);
+        self.queue.push(line.level(), line.written(self.shape, &self.program));
+    }
+}
+
+fn chosen(settings: &Settings, program: Program<'_>) -> (Sink, Shape) {
+    let shape = if settings.format == Format::Json { Shape::Json } else { Shape::Logfmt };
+    // A journal that is not there is no reason to be silent.
+    let journal = match settings.format {
+        Format::Journal => Sink::journal(),
+        Format::Auto if settings.file.is_none() && stderr_is_journal() => Sink::journal(),
+        _ => None,
+    };
+    match (journal, &settings.file, program.state) {
+        (Some(journal), ..) => (journal, Shape::Journal),
+        (None, Some(file), _) => (Sink::File(Rotated::new(file)), shape),
+        (None, None, Some(state)) if stderr_is_nothing() => {
+            (Sink::elsewhere(program.name, &state.join(format!("{}.log", program.name))), shape)
+        }
+        _ => (Sink::Stderr, shape),
+    }
+}
+
+/// A panic does not queue behind what a reader has not taken. It waits for the reader, but not for long.
+fn tell_panics(sink: Sink, shape: Shape, program: String) {
+    let sink = Mutex::new(Some(sink));
+    std::panic::set_hook(Box::new(move |panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        let message = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => format!("{panic}\n{backtrace}"),
+            _ => panic.to_string(),
+        };
+        let line = Line::error(PANICKED, &message, LONGEST_PANIC).written(shape, &program);
+        // A second panic finds none while the first is told.
+        let Some(mut own) = sink.try_lock().ok().and_then(|mut sink| sink.take()) else { return };
+        let told = within(PATIENCE, move || {
+            drop(own.write(Level::ERROR, &line));
+            own
+        });
+        if let (Some(own), Ok(mut sink)) = (told, sink.try_lock()) {
+            *sink = Some(own);
+        }
+    }));
+}
+
+/// What `work` returns, if it does so in time. Where it does not, it goes on by itself.
+pub fn within<T: Send + 'static>(most: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, done) = std::sync::mpsc::sync_channel(1);
+    std::thread::Builder::new().spawn(move || drop(sender.send(work()))).ok()?;
+    done.recv_timeout(most).ok()
+}
+
+/// Whether standard error leads to `/dev/null`; where it was closed, the library has opened that in its place.
+fn stderr_is_nothing() -> bool {
+    let null = std::fs::metadata("/dev/null").map(|file| file.rdev());
+    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|file| {
+        rustix::fs::FileType::from_raw_mode(file.st_mode).is_char_device() && null.is_ok_and(|null| null == file.st_rdev)
+    })
 }
 
 /// As systemd.exec(5) asks under `JOURNAL_STREAM`: the variable alone is inherited by processes whose

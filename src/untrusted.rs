@@ -11,7 +11,8 @@ const LABEL: usize = 40;
 /// Whether a terminal would obey the character, or a reader be misled by it: control characters (ECMA-48, C0
 /// and C1), what turns the direction of writing (Unicode, UAX #9) and what ends a line (U+2028, U+2029).
 fn acts(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn replaced(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {

@@ -94,7 +94,7 @@ fn an_agent_whose_log_nobody_reads_answers_and_ends_when_asked() {
     let (_reader, writer, _) = full_pipe();
     let mut agent = Program::start(impush(home.path()).arg("run").stderr(writer));
     assert_eq!(answer(home.path())["state"], "logged_out");
-    broken_requests(home.path(), 2000);
+    broken_requests(home.path(), 1200);
     assert_eq!(answer(home.path())["state"], "logged_out");
     let took = agent.terminate();
     assert!(took < Duration::from_secs(4), "{took:?}");
@@ -107,7 +107,7 @@ fn a_reader_that_comes_back_is_told_how_many_lines_it_missed() {
     let (mut reader, writer, filled) = full_pipe();
     let mut agent = Program::start(impush(home.path()).arg("run").stderr(writer));
     answer(home.path());
-    let sent = 2000;
+    let sent = 1300;
     broken_requests(home.path(), sent);
     // A stall ends; the lines that waited come, and then the count of the others.
     reader.read_exact(&mut vec![0; filled]).expect("what filled the pipe");
@@ -123,7 +123,7 @@ fn a_reader_that_comes_back_is_told_how_many_lines_it_missed() {
         }
     };
     let count = dropped["count"].as_u64().expect("a count");
-    assert!(failed >= 800 && count >= 800 && failed + count >= sent as u64, "{failed} came, {dropped}");
+    assert!(failed >= 800 && count >= 200 && failed + count >= sent as u64, "{failed} came, {dropped}");
     assert!(dropped["message"].as_str().is_some_and(|text| text.starts_with(&format!("{count} lines were dropped"))));
     // All is well again.
     broken_requests(home.path(), 1);
@@ -197,7 +197,7 @@ fn a_journal_that_has_stopped_keeps_no_agent_and_has_the_fields_when_it_goes_on(
     let Some(mut command) = among_its_own("a_journal_that_has_stopped", home.path()) else { return };
     let mut agent = Program::start(command.stderr(Stdio::null()));
     answer(home.path());
-    broken_requests(home.path(), 2000);
+    broken_requests(home.path(), 1200);
     answer(home.path());
     let first = received(&journal);
     assert!(first.contains("SYSLOG_IDENTIFIER=impush\n") && first.contains("\nMESSAGE=agent started\n"), "{first}");
@@ -219,6 +219,28 @@ fn where_nobody_reads_standard_error_the_lines_are_in_syslog() {
     let line = received(&syslog);
     let head = format!("<29>impush[{}]: ts=", agent.0.id());
     assert!(line.starts_with(&head) && line.contains(" event=agent.started "), "{line}");
+}
+
+#[test]
+fn a_start_that_fails_says_why_where_an_operator_looks() {
+    let home = tempfile::tempdir().expect("a directory");
+    let syslog = UnixDatagram::bind(home.path().join("dev-log")).expect("bound");
+    for (config, why) in [
+        ("[log]\nlevel = 'info'\nlevl = 1\n", "log.level"),
+        (
+            "[paths]\nstate = '/dev/null/state'\nsocket = '/tmp/none'\n[server]\nurl = 'mqtts://127.0.0.1:1'\napp = 'o#a'\n",
+            "/dev/null/state",
+        ),
+    ] {
+        drop(std::fs::remove_dir(home.path().join("dev")));
+        std::fs::write(home.path().join("impush.toml"), config).expect("written");
+        let Some(mut command) = among_its_own("a_start_that_fails", home.path()) else { return };
+        let status = command.stderr(Stdio::null()).status().expect("ran");
+        assert!(!status.success());
+        let line = received(&syslog);
+        assert!(line.starts_with("<27>impush[") && line.contains(" event=program.failed"), "{line}");
+        assert!(line.contains(why), "{line}");
+    }
 }
 
 #[test]

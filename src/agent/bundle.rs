@@ -4,6 +4,7 @@ use super::config::Config;
 use super::control::Client;
 use super::doctor;
 use crate::secret::Secret;
+use crate::untrusted::escaped_lines;
 use std::fmt::Write as _;
 use std::time::Duration;
 use tokio::process::Command;
@@ -29,7 +30,7 @@ pub async fn collect(config: &Config, client: &Client) -> String {
     section("metrics", &metrics.unwrap_or_else(|e| e.to_string()));
     section("doctor", &as_text(Ok::<_, String>(doctor::examine(config, client).await)));
     section("journal", &journal().await);
-    out
+    escaped_lines(&out).into_owned()
 }
 
 /// Every value of the configuration that proves anything is replaced by its fingerprint.

@@ -11,6 +11,7 @@ use super::start::{self, Retry};
 use super::{bundle, text};
 use crate::settings::{self, SettingsError};
 use crate::terminal;
+use crate::untrusted::shown;
 use crate::vendor::Vendor;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value as Json, json};
@@ -251,6 +252,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let serves = matches!(cli.command, Command::Run);
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output left: `impush watch | head -1`.
@@ -260,6 +262,9 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
+            if serves {
+                logs::failed("impush", &error);
+            }
             terminal::complain("impush", &error);
             ExitCode::from(error.exit_code())
         }
@@ -372,7 +377,7 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
                 let answer =
                     client.call("PUT", &format!("/v1/tokens/{channel}"), Some(&json!({ "token": token }))).await?;
                 print(&match answer["why_not"].as_str() {
-                    Some(why) => format!("{channel} token stored; the channel is not active: {why}"),
+                    Some(why) => format!("{channel} token stored; the channel is not active: {}", shown(why)),
                     None => format!("{channel} token stored; the channel is active"),
                 })
             }
@@ -410,7 +415,7 @@ async fn watch(client: &Client, json: bool, peek: bool, app: Option<&str>) -> Re
     while let Some(entry) = messages.next().await? {
         if let Some(end) = entry["end"].as_object() {
             let say = |key: &str| end.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
-            return Err(CommandError::LoginEnded { word: say("word"), detail: say("detail") });
+            return Err(CommandError::LoginEnded { word: shown(say("word")), detail: shown(say("detail")) });
         }
         if let Some(gap) = entry["gap"].as_u64() {
             terminal::note(&format!("{gap} messages were given up for want of room"));
@@ -420,7 +425,8 @@ async fn watch(client: &Client, json: bool, peek: bool, app: Option<&str>) -> Re
         if json {
             print(&message.to_string())?;
         } else {
-            print(&format!("{} from {}: {}", field(message, "id"), field(message, "from"), message["body"]))?;
+            let (id, from) = (shown(field(message, "id")), shown(field(message, "from")));
+            print(&format!("{id} from {from}: {}", message["body"]))?;
         }
         if !peek {
             // Taken only now that the line has left this process.

@@ -2,6 +2,7 @@
 
 use crate::store::{Entry, Inbox, InboxError, OpenError, StateDirectory};
 use crate::terminal::print;
+use crate::untrusted::shown;
 use clap::Subcommand;
 use serde_json::json;
 use std::io;
@@ -101,6 +102,6 @@ fn line(entry: &Entry, as_json: bool, bodies: bool) -> String {
         }
         return line.to_string();
     }
-    let head = format!("{number} {} from {}, {bytes} bytes", message.id, message.from);
+    let head = format!("{number} {} from {}, {bytes} bytes", shown(&message.id), shown(&message.from));
     if bodies { format!("{head}: {}", message.body) } else { head }
 }

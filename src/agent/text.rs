@@ -3,6 +3,7 @@
 use super::doctor::Check;
 use crate::device::Profile;
 use crate::session::{State, Status};
+use crate::untrusted::shown;
 use serde_json::Value as Json;
 
 /// What a TLS answer that is not the server's means on a network that has just come.
@@ -27,9 +28,9 @@ pub fn date(ms: u64) -> String {
 pub fn checks(checks: &[Check]) -> String {
     let mut out = String::new();
     for Check { name, outcome, found, advice } in checks {
-        out.push_str(&format!("{:<8} {name:<14} {found}\n", word(outcome)));
+        out.push_str(&format!("{:<8} {name:<14} {}\n", word(outcome), shown(found)));
         if !advice.is_empty() {
-            out.push_str(&format!("{:<8} {:<14} -> {advice}\n", "", ""));
+            out.push_str(&format!("{:<8} {:<14} -> {}\n", "", "", shown(advice)));
         }
     }
     out.trim_end().to_owned()
@@ -45,14 +46,14 @@ pub fn profile(profile: &Profile) -> String {
         ("model", &profile.model),
         ("system", &profile.rom),
     ] {
-        line(name, value.as_deref().unwrap_or("-"));
+        line(name, &shown(value.as_deref().unwrap_or("-")));
     }
     line("channel", profile.channel.map_or("none", |v| v.as_str()));
     if let Some(why) = &profile.why {
-        line("because", why);
+        line("because", &shown(why));
     }
     for evidence in &profile.evidence {
-        line("evidence", &format!("{} = {}", evidence.name, evidence.value));
+        line("evidence", &format!("{} = {}", evidence.name, shown(&evidence.value)));
     }
     out.trim_end().to_owned()
 }
@@ -62,7 +63,7 @@ pub fn status(status: &Status) -> String {
     let mut out =
         format!("{} since {} s", word(&status.state), (super::clock::wall_ms().saturating_sub(status.since_ms)) / 1000);
     if let Some(cause) = status.cause.as_ref().filter(|_| status.state != State::Online) {
-        out.push_str(&format!("\n  because {} ({}): {}", cause.word, cause.number, cause.detail));
+        out.push_str(&format!("\n  because {} ({}): {}", cause.word, cause.number, shown(&cause.detail)));
     }
     if status.sign_in {
         out.push_str(&format!("\n  {SIGN_IN}"));
@@ -78,9 +79,9 @@ pub fn status(status: &Status) -> String {
     }
     out.push_str(&format!(
         "\nserver   {}\nuser     {}\ndevice   {}",
-        status.server,
-        status.user.as_deref().unwrap_or("-"),
-        status.device_id
+        shown(&status.server),
+        shown(status.user.as_deref().unwrap_or("-")),
+        shown(&status.device_id)
     ));
     if let Some(proxy) = &status.proxy {
         out.push_str(&format!("\nproxy    {proxy}"));
@@ -109,7 +110,7 @@ pub fn status(status: &Status) -> String {
         out.push_str(&format!("\n  next check in {check_in_s:.0} s"));
     }
     for (vendor, why) in &status.why_not {
-        out.push_str(&format!("\n  not {vendor}: {why}"));
+        out.push_str(&format!("\n  not {vendor}: {}", shown(why)));
     }
     out.push_str(&format!("\ninbox    {} waiting, {} apps attached", status.inbox, status.apps_attached));
     if status.logouts_owed > 0 {
@@ -133,7 +134,21 @@ fn word<T: serde::Serialize>(value: &T) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keepalive::Cause;
     use crate::protocol::BindingState;
+    use crate::session::CauseReport;
+
+    #[test]
+    fn what_a_broker_says_cannot_move_the_cursor_nor_write_lines_of_its_own() {
+        let cause = CauseReport {
+            word: Cause::NotAuthorized,
+            number: Cause::NotAuthorized.number(),
+            text: String::new(),
+            detail: "\u{1b}[2J\nonline since 1 s".to_owned(),
+        };
+        let said = status(&Status { state: State::Waiting, cause: Some(cause), ..Status::example() });
+        assert!(said.contains("\\u001b[2J\\u000aonline since 1 s"), "{said}");
+    }
 
     #[test]
     fn days_are_those_of_the_calendar() {

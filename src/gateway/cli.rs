@@ -3,10 +3,12 @@
 use super::config::{Config, PREFIX, SYSTEM_FILE};
 use super::error::ServeError;
 use super::serve::{Start, serve};
+use super::store::Vault;
 use crate::http::Http;
 use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
+use crate::untrusted::shown;
 use crate::vendor::Vendor;
 use clap::{Args, Parser, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -81,6 +83,11 @@ enum Command {
         to: Target,
         id: String,
     },
+    /// Make a new key for certificates' secrets, where the old one is gone for good
+    #[command(
+        after_help = "What was sealed with the old key stays unreadable: put those certificates in again. Never overwrites a key."
+    )]
+    NewSecretsKey,
     /// Exit 0 if the gateway could start with this configuration, 78 with the reason if not
     Check,
 }
@@ -196,9 +203,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let serves = matches!(cli.command, Command::Serve { .. });
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if serves {
+                logs::failed("impush-gateway", &error);
+            }
             terminal::complain("impush-gateway", &error);
             ExitCode::from(error.exit_code())
         }
@@ -232,6 +243,12 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Check => {
             config.check()?;
             print("configuration is good")
+        }
+        Command::NewSecretsKey => {
+            let (path, _) = config.secrets_key();
+            let failed = |source| CommandError::File { path: path.clone(), source };
+            Vault::open(&path, true).and_then(|vault| vault.make()).map_err(failed)?;
+            print(&format!("{} made; put the certificates in again", path.display()))
         }
         command => runtime.block_on(ask(&config, command)),
     }
@@ -288,12 +305,12 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
             let start = lines.first().and_then(|l| l["at_ms"].as_u64()).unwrap_or(0);
             for line in lines {
                 let after = line["at_ms"].as_u64().unwrap_or(start).saturating_sub(start);
-                let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+                let text = |key: &str| shown(line[key].as_str().unwrap_or_default());
                 print(&format!("+{after:>7} ms  {:<15} {:<34} {}", text("hop"), text("device"), text("detail")))?;
             }
             Ok(())
         }
-        Command::Serve { .. } | Command::Check => Ok(()),
+        Command::Serve { .. } | Command::Check | Command::NewSecretsKey => Ok(()),
     }
 }
 
@@ -326,7 +343,7 @@ async fn certificate(config: &Config, command: CertificateCommand) -> Result<(),
             let body = json!({ "token": token, "title": title, "content": content, "count": count, "concurrency": concurrency });
             let answer = operator.call("POST", &format!("certificates/{}/test", encode(&name)), Some(body)).await?;
             let data = &answer["data"];
-            let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
+            let text = |key: &str| shown(data[key].as_str().unwrap_or_default());
             if json {
                 print(&data.to_string())?;
             } else {
@@ -382,7 +399,7 @@ impl Operator {
         if status.is_success() {
             return Ok(answer);
         }
-        let why = answer["error_description"].as_str().unwrap_or("no reason given");
+        let why = shown(answer["error_description"].as_str().unwrap_or("no reason given"));
         Err(CommandError::Refused(format!("{status}: {why}")))
     }
 }

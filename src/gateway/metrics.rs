@@ -1,12 +1,14 @@
 //! What is counted, for Prometheus: one name for each thing, with the words the traces and logs use.
 
+use crate::untrusted::label;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,14 +30,15 @@ struct Received {
     event: String,
 }
 
-/// Codes come from outside: a longer one is cut, so that a vendor cannot fill the memory.
-const LONGEST_CODE: usize = 40;
+/// Codes come from outside: no more different ones are told apart, so that a vendor cannot fill the memory.
+const MOST_CODES: usize = 256;
 
 /// The counters; clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
     answers: Family<Answered, Counter>,
+    codes: Arc<Mutex<HashSet<String>>>,
     receipts: Family<Received, Counter>,
     vendor_seconds: Histogram,
     accepted: Counter,
@@ -59,14 +62,25 @@ impl Default for Metrics {
         let (accepted, hops) = (Counter::default(), Family::default());
         registry.register("messages_accepted", "Messages stored for delivery", accepted.clone());
         registry.register("hops", "Steps of messages on their way, by the trace's word", hops.clone());
-        Self { registry: Arc::new(registry), answers, receipts, vendor_seconds, accepted, hops }
+        Self { registry: Arc::new(registry), answers, codes: Arc::default(), receipts, vendor_seconds, accepted, hops }
     }
 }
 
 impl Metrics {
     pub fn answered(&self, vendor: &'static str, outcome: &'static str, code: &str) {
-        let code = code.chars().take(LONGEST_CODE).collect();
+        let code = self.known(label(code)).to_owned();
         self.answers.get_or_create(&Answered { vendor, outcome, code }).inc();
+    }
+
+    fn known<'c>(&self, code: &'c str) -> &'c str {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !codes.contains(code) {
+            if codes.len() >= MOST_CODES {
+                return "other";
+            }
+            codes.insert(code.to_owned());
+        }
+        code
     }
 
     pub fn accepted(&self) {
@@ -96,5 +110,26 @@ impl Metrics {
         // Writing to a text cannot fail.
         let _ = encode(&mut out, &self.registry);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vendor_that_answers_a_new_code_each_time_makes_no_new_line_each_time() {
+        let metrics = Metrics::default();
+        metrics.answered("xiaomi", "unknown", "22022");
+        for at in 0..10_000 {
+            metrics.answered("xiaomi", "unknown", &format!("C{at}"));
+            metrics.answered("xiaomi", "unknown", &format!("\u{1b}[2J {at}"));
+        }
+        metrics.answered("xiaomi", "unknown", "22022");
+        let text = metrics.text();
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("impush_gateway_vendor_answers")).collect();
+        assert_eq!(lines.len(), MOST_CODES + 1);
+        assert!(lines.iter().any(|line| line.contains("code=\"22022\"") && line.ends_with(" 2")));
+        assert!(!text.contains('\u{1b}'));
     }
 }

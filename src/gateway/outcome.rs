@@ -1,5 +1,10 @@
 //! What came of one vendor send, for one token.
 
+use crate::untrusted::{LONGEST, bounded};
+
+/// The most bytes of a vendor's code that are kept. Theirs have up to thirty.
+const LONGEST_CODE: usize = 64;
+
 /// What a vendor's answer means for one token. `code` is the vendor's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -68,9 +73,9 @@ impl Outcome {
         }
     }
 
-    /// The vendor's code; `0` for success.
+    /// The vendor's code; `0` for success. Whatever a vendor says, it is short.
     pub fn code(&self) -> &str {
-        match self {
+        let code = match self {
             Self::Delivered { .. } => "0",
             Self::TokenDead { code, .. }
             | Self::TokenSoftDead { code, .. }
@@ -78,10 +83,11 @@ impl Outcome {
             | Self::RetryAfter { code, .. }
             | Self::Unknown { code, .. }
             | Self::Refused { code, .. } => code,
-        }
+        };
+        &code[..code.floor_char_boundary(LONGEST_CODE)]
     }
 
-    /// The vendor's code and words, for the trace.
+    /// The vendor's code and words, for the trace, the log and the app's server; of bounded length.
     pub fn detail(&self) -> String {
         match self {
             Self::Delivered { vendor_id } => vendor_id.clone().unwrap_or_default(),
@@ -90,7 +96,21 @@ impl Outcome {
             | Self::LimitedUntil { code, reason, .. }
             | Self::RetryAfter { code, reason, .. }
             | Self::Unknown { code, reason }
-            | Self::Refused { code, reason, .. } => format!("{code} {reason}"),
+            | Self::Refused { code, reason, .. } => bounded(&format_args!("{code} {reason}"), LONGEST),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vendor_that_answers_with_a_book_is_kept_short() {
+        let outcome = Outcome::Unknown { code: "é".repeat(450_000), reason: "x".repeat(900_000) };
+        assert_eq!(outcome.code().len(), LONGEST_CODE);
+        assert!(outcome.detail().len() < 2 * LONGEST + 100, "{}", outcome.detail().len());
+        let plain = Outcome::Unknown { code: "22022".into(), reason: "no".into() };
+        assert_eq!((plain.code(), plain.detail().as_str()), ("22022", "22022 no"));
     }
 }

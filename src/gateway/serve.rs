@@ -16,7 +16,7 @@ use super::receipts::Proof;
 use super::reload::{Reload, Source};
 use super::renewal::Renewal;
 use super::sender::Senders;
-use super::store::{Store, Vault};
+use super::store::{Store, Unreadable, Vault};
 use super::tokens::Tokens;
 use super::webhook::Reports;
 use super::wire::Driver;
@@ -66,6 +66,10 @@ pub async fn serve(
         }
         None => Store::open(&state.join("gateway.sqlite"), vault)?,
     };
+    for unreadable in store.unreadable_certificates().await? {
+        let Unreadable { app, name, why, .. } = unreadable;
+        tracing::error!(event = "certificate.unreadable", app, certificate = name, why, "a certificate cannot be read");
+    }
     let tokens = Tokens::new(&store.own_secret("token_key").await?, topics.clone());
     let admin = store.own_secret("admin_secret").await?;
     let admin_file = state.join("admin.secret");

@@ -129,7 +129,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     let (online, lost) = received(&to_online, &agents).await?;
     for id in lost.iter().take(EXPLAINED) {
         let trace = call_as(&http, "GET", &format!("{base}/messages/{id}/trace"), Some(&token), None).await?;
-        eprintln!("lost: {id}: {}", trace["entities"]);
+        crate::terminal::note(&format!("lost: {id}: {}", trace["entities"]));
     }
     let events_replayed = noise.await.map_err(|e| e.to_string())??;
     front.abort();

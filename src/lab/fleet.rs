@@ -49,10 +49,11 @@ pub(super) async fn run(json: bool) -> Result<(), String> {
         if json {
             line(&said).map_err(|e| e.to_string())?;
         } else {
-            println!(
+            let text = format!(
                 "{vendor:<8} recognised, bound, reached over its connection, and through its cloud: {}",
                 notification["title"]
             );
+            crate::terminal::print(&text).map_err(|e| e.to_string())?;
         }
     }
     Ok(())

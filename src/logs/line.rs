@@ -54,10 +54,7 @@ impl Line {
 
     /// An error that is not an event of `tracing`.
     pub fn error(event: &'static str, message: &dyn fmt::Display, most: usize) -> Self {
-        let fields = vec![
-            ("message", Value::Text(bounded(message, most))),
-            ("event", Value::Text(event.to_owned())),
-        ];
+        let fields = vec![("message", Value::Text(bounded(message, most))), ("event", Value::Text(event.to_owned()))];
         Self { level: Level::ERROR, place: None, target: String::new(), fields }
     }
 
@@ -78,8 +75,13 @@ impl Line {
         let mut out = format!("ts={} level={}", timestamp(), self.level.as_str().to_ascii_lowercase());
         for (name, value) in &self.fields {
             let text = value.text();
-            let quoted = text.is_empty() || text.contains(|c: char| matches!(c, ' ' | '=' | '"' | '\\') || c.is_control());
-            let text = if quoted { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) } else { text.to_owned() };
+            let quoted =
+                text.is_empty() || text.contains(|c: char| matches!(c, ' ' | '=' | '"' | '\\') || c.is_control());
+            let text = if quoted {
+                format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+            } else {
+                text.to_owned()
+            };
             // Writing to a text cannot fail.
             let _ = write!(out, " {name}={}", escaped(&text));
         }

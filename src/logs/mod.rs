@@ -30,7 +30,6 @@ use tracing_subscriber::{Registry, reload};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The most characters of a panic, a backtrace included.
 const LONGEST_PANIC: usize = 16 * 1024;
-const PANICKED: &str = "program.panicked";
 
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -124,19 +123,19 @@ pub struct Program<'a> {
 }
 
 /// What [`finish`] waits for.
-static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+static OUTPUT: OnceLock<Arc<Output>> = OnceLock::new();
 
 /// Sends the process's events where `settings` say. A second call has no effect.
 pub fn init(settings: &Settings, program: Program<'_>) -> Levels {
     let (sink, shape) = chosen(settings, program);
-    let panics = sink.again();
+    let (panics, apart) = (sink.again(), sink.is_apart());
     // Without a thread there is no log; the program itself needs none.
     let Ok(queue) = Queue::start(sink) else { return Levels(None) };
+    let output = Arc::new(Output { queue, shape, program: program.name.to_owned(), apart });
     let (levels, handle) = reload::Layer::new(filter(&settings.level));
-    let output = Output { queue: queue.clone(), shape, program: program.name.to_owned() };
-    let registry = tracing_subscriber::registry().with(levels).with(Guarded::new(output));
+    let registry = tracing_subscriber::registry().with(levels).with(Guarded::new(Events(output.clone())));
     // A test process may have set a subscriber already; its choice stands.
-    if registry.try_init().is_err() || QUEUE.set(queue).is_err() {
+    if registry.try_init().is_err() || OUTPUT.set(output).is_err() {
         return Levels(None);
     }
     if let Some(sink) = panics {
@@ -147,22 +146,48 @@ pub fn init(settings: &Settings, program: Program<'_>) -> Levels {
 
 /// Gives the reader what time it has to take the last lines. To be called before the process ends.
 pub fn finish() {
-    if let Some(queue) = QUEUE.get() {
-        queue.drain(PATIENCE);
+    if let Some(output) = OUTPUT.get() {
+        output.queue.drain(PATIENCE);
     }
 }
 
-/// The layer that writes each event into the queue.
+/// Why a service ends, said where its log is if standard error, which says it too, is not there.
+pub fn failed(program: &str, error: &dyn std::fmt::Display) {
+    let event = "program.failed";
+    let line = Line::error(event, error, LONGEST_PANIC);
+    match OUTPUT.get() {
+        Some(output) if output.apart => output.push(&line),
+        Some(_) => {}
+        // It ended before it knew where its log should be.
+        None if stderr_is_nothing() => {
+            let (program, line) = (program.to_owned(), line.written(Shape::Logfmt, program));
+            let _ = within(PATIENCE, move || Sink::syslog(&program).write(Level::ERROR, &line));
+        }
+        None => {}
+    }
+}
+
+#[derive(Debug)]
 struct Output {
     queue: Arc<Queue>,
     shape: Shape,
     program: String,
+    /// It ends where standard error does not.
+    apart: bool,
 }
 
-impl<S: Subscriber> Layer<S> for Output {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = Line::of(event);
+impl Output {
+    fn push(&self, line: &Line) {
         self.queue.push(line.level(), line.written(self.shape, &self.program));
+    }
+}
+
+/// The layer that writes each event into the queue.
+struct Events(Arc<Output>);
+
+impl<S: Subscriber> Layer<S> for Events {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.0.push(&Line::of(event));
     }
 }
 
@@ -193,7 +218,8 @@ fn tell_panics(sink: Sink, shape: Shape, program: String) {
             std::backtrace::BacktraceStatus::Captured => format!("{panic}\n{backtrace}"),
             _ => panic.to_string(),
         };
-        let line = Line::error(PANICKED, &message, LONGEST_PANIC).written(shape, &program);
+        let event = "program.panicked";
+        let line = Line::error(event, &message, LONGEST_PANIC).written(shape, &program);
         // A second panic finds none while the first is told.
         let Some(mut own) = sink.try_lock().ok().and_then(|mut sink| sink.take()) else { return };
         let told = within(PATIENCE, move || {
@@ -217,7 +243,8 @@ pub fn within<T: Send + 'static>(most: Duration, work: impl FnOnce() -> T + Send
 fn stderr_is_nothing() -> bool {
     let null = std::fs::metadata("/dev/null").map(|file| file.rdev());
     rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|file| {
-        rustix::fs::FileType::from_raw_mode(file.st_mode).is_char_device() && null.is_ok_and(|null| null == file.st_rdev)
+        rustix::fs::FileType::from_raw_mode(file.st_mode).is_char_device()
+            && null.is_ok_and(|null| null == file.st_rdev)
     })
 }
 
@@ -240,5 +267,43 @@ mod tests {
             assert!(Settings { level: typo.to_owned(), ..Settings::default() }.check().is_err(), "{typo}");
         }
         assert!(Settings { level: "impush=debug,warn".to_owned(), ..Settings::default() }.check().is_ok());
+    }
+
+    /// Set in the process that the test below starts.
+    const PANICS: &str = "IMPUSH_TEST_PANICS";
+
+    #[test]
+    fn a_process_of_its_own_that_panics() {
+        if std::env::var_os(PANICS).is_some() {
+            init(&Settings::default(), Program { name: "test", state: None });
+            (0..100).for_each(|number| tracing::info!(number, "a line"));
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_panic_is_told_in_one_line_and_a_reader_that_has_stalled_does_not_keep_it() {
+        let child = |stderr: std::process::Stdio| {
+            std::process::Command::new(std::env::current_exe().expect("this program"))
+                .args(["--exact", "logs::tests::a_process_of_its_own_that_panics", "--nocapture"])
+                .env(PANICS, "1")
+                .stdout(std::process::Stdio::null())
+                .stderr(stderr)
+                .spawn()
+                .expect("started")
+        };
+        let read = child(std::process::Stdio::piped()).wait_with_output().expect("ended");
+        let text = String::from_utf8(read.stderr).expect("text");
+        let told: Vec<_> = text.lines().filter(|line| line.contains(" event=program.panicked")).collect();
+        assert!(told.len() == 1 && told[0].contains("level=error") && told[0].contains("on purpose"), "{text}");
+
+        let (_reader, mut writer) = std::io::pipe().expect("a pipe");
+        let flags = rustix::fs::fcntl_getfl(&writer).expect("flags");
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).expect("set");
+        while std::io::Write::write(&mut writer, &[b'x'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, flags).expect("set");
+        let mut stalled = child(writer.into());
+        let ended = within(Duration::from_secs(30), move || stalled.wait()).expect("in time").expect("ended");
+        assert!(!ended.success());
     }
 }

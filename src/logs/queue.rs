@@ -63,7 +63,11 @@ impl Queue {
                 let written = sink.write(level, &line);
                 let told = own.written(written.is_ok());
                 if told > 0 {
-                    warn!(event = "log.dropped", count = told, "{told} lines were dropped: the log's reader did not take them in time");
+                    warn!(
+                        event = "log.dropped",
+                        count = told,
+                        "{told} lines were dropped: the log's reader did not take them in time"
+                    );
                 }
             }
         };
@@ -122,21 +126,23 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn queue() -> Queue {
-        Queue::default()
+    /// How many wait, and how many were dropped.
+    fn held(queue: &Queue) -> (usize, u64) {
+        let state = queue.lock();
+        (state.lines.len(), state.dropped)
     }
 
     #[test]
     fn what_nobody_reads_is_dropped_and_counted_and_errors_still_find_a_place() {
-        let queue = queue();
+        let queue = Queue::default();
         for _ in 0..LINES + 10 {
             queue.push(Level::INFO, b"line".to_vec());
         }
-        assert_eq!((queue.lock().lines.len(), queue.lock().dropped), (LINES, 10));
+        assert_eq!(held(&queue), (LINES, 10));
         for _ in 0..ERROR_LINES + 1 {
             queue.push(Level::ERROR, b"error".to_vec());
         }
-        assert_eq!((queue.lock().lines.len(), queue.lock().dropped), (LINES + ERROR_LINES, 11));
+        assert_eq!(held(&queue), (LINES + ERROR_LINES, 11));
         assert_eq!(queue.next().0, Level::INFO);
         assert_eq!(queue.written(true), 0, "no room to tell it yet");
         for _ in 0..LINES / 2 + ERROR_LINES {
@@ -148,16 +154,16 @@ mod tests {
 
     #[test]
     fn long_lines_are_bounded_by_their_bytes() {
-        let queue = queue();
+        let queue = Queue::default();
         for _ in 0..100 {
             queue.push(Level::INFO, vec![b'x'; 50 * 1024]);
         }
-        assert_eq!((queue.lock().lines.len(), queue.lock().dropped), (5, 95));
+        assert_eq!(held(&queue), (5, 95));
     }
 
     #[test]
     fn a_line_that_could_not_be_written_is_counted() {
-        let queue = queue();
+        let queue = Queue::default();
         assert_eq!(queue.written(false), 0);
         assert_eq!(queue.written(true), 1);
     }

@@ -22,8 +22,12 @@ pub(super) enum Sink {
     Stderr,
     Journal(UnixDatagram),
     File(Rotated),
+    Syslog(Syslog),
     /// Nobody reads standard error: syslog where it runs, else the file.
-    Elsewhere { syslog: Syslog, file: Rotated },
+    Elsewhere {
+        syslog: Syslog,
+        file: Rotated,
+    },
 }
 
 impl Sink {
@@ -32,6 +36,15 @@ impl Sink {
         // Connecting never waits, as sending would where the journal has stopped.
         UnixDatagram::unbound().and_then(|probe| probe.connect(JOURNAL)).ok()?;
         UnixDatagram::unbound().ok().map(Self::Journal)
+    }
+
+    pub fn syslog(program: &str) -> Self {
+        Self::Syslog(Syslog::new(program, Path::new(SYSLOG)))
+    }
+
+    /// Whether it ends where standard error does not: the journal hears that too.
+    pub fn is_apart(&self) -> bool {
+        !matches!(self, Self::Stderr | Self::Journal(_))
     }
 
     pub fn elsewhere(program: &str, file: &Path) -> Self {
@@ -44,6 +57,7 @@ impl Sink {
             Self::Stderr => Some(Self::Stderr),
             Self::Journal(_) => Self::journal(),
             Self::File(file) => Some(Self::File(Rotated::new(&file.path))),
+            Self::Syslog(syslog) => Some(Self::Syslog(Syslog::new(&syslog.program, &syslog.path))),
             Self::Elsewhere { syslog, file } => Some(Self::Elsewhere {
                 syslog: Syslog::new(&syslog.program, &syslog.path),
                 file: Rotated::new(&file.path),
@@ -59,6 +73,7 @@ impl Sink {
             Self::Stderr => all(line),
             Self::Journal(socket) => socket.send_to(line, JOURNAL).map(drop),
             Self::File(file) => file.write(line),
+            Self::Syslog(syslog) => syslog.write(level, line),
             Self::Elsewhere { syslog, file } => syslog.write(level, line).or_else(|_| file.write(line)),
         }
     }

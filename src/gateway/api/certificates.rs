@@ -3,6 +3,7 @@
 use super::super::certificate::Certificate;
 use super::super::clock::{message_id, now_ms};
 use super::super::sender::check_keys;
+use super::super::store::Unreadable;
 use super::{ApiError, AppRequest, Body, State};
 use crate::protocol::Message;
 use crate::vendor::Vendor;
@@ -67,7 +68,13 @@ pub(super) async fn add(
 
 pub(super) async fn list(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let certificates = state.store.certificates(request.app.clone()).await?;
-    let shown: Vec<_> = certificates.iter().map(|certificate| shown(&state, certificate)).collect();
+    let listed = |found: Result<Certificate, Unreadable>| match found {
+        Ok(certificate) => shown(&state, &certificate),
+        Err(Unreadable { name, vendor, enabled, why, .. }) => {
+            json!({ "name": name, "vendor": vendor, "enabled": enabled, "unreadable": why })
+        }
+    };
+    let shown: Vec<_> = certificates.into_iter().map(listed).collect();
     Ok(request.envelope("get", "entities", json!(shown)))
 }
 

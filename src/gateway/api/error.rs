@@ -62,6 +62,10 @@ impl ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        // The store works; what is in it needs an operator.
+        if let StoreError::Sealed(why) = error {
+            return Self::new(StatusCode::CONFLICT, "secrets_unreadable", why);
+        }
         tracing::error!(event = "store.failed", %error, "a request could not be stored");
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,

@@ -139,7 +139,7 @@ pub(super) async fn bind(
 }
 
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<&'static str, ApiError> {
-    state.store.next_due().await?;
+    state.store.writable().await?;
     Ok("ready\n")
 }
 

@@ -6,6 +6,7 @@
 //!    +--- one call succeeds --- half open: one call is let through <------------+
 //! ```
 
+use crate::untrusted::{LONGEST, bounded};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -140,6 +141,7 @@ impl Circuits {
             return None;
         }
         let since_ms = was_open.as_ref().map_or(now_ms, |open| open.since_ms);
+        let reason = bounded(&reason, LONGEST);
         let open = Open { since_ms, until_ms: now_ms + pause_ms, reason, pause_ms };
         circuit.open = Some(open.clone());
         was_open.is_none().then_some(Change::Opened(open))

@@ -5,6 +5,9 @@ use crate::gateway::certificate::Certificate;
 use crate::secret::Secret;
 use serde::Deserialize;
 
+/// The most bytes of a vendor's message id. Theirs have up to a hundred.
+const LONGEST_ID: usize = 512;
+
 /// One HTTP call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
@@ -146,7 +149,8 @@ impl Reading {
     }
 
     pub fn id(mut self, vendor_id: Option<String>) -> Self {
-        self.vendor_id = vendor_id;
+        // A longer text is no id, and would be kept for each device.
+        self.vendor_id = vendor_id.filter(|id| id.len() <= LONGEST_ID);
         self
     }
 

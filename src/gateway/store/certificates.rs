@@ -3,13 +3,18 @@
 use super::edition;
 use super::limits;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
+use super::vault::SEALED;
 use super::{Store, StoreError, Vault, as_i64};
 use crate::gateway::certificate::Certificate;
 use crate::vendor::Vendor;
+use std::io::ErrorKind;
 
 const COLUMNS: &str = "app, name, vendor, fields, enabled";
 
-fn read(row: &mut Row) -> Result<(String, String, String, String, bool), StoreError> {
+/// In the order of [`COLUMNS`].
+type Stored = (String, String, String, String, bool);
+
+fn read(row: &mut Row) -> Result<Stored, StoreError> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
 }
 
@@ -17,16 +22,47 @@ fn place(app: &str, name: &str) -> String {
     format!("{app}/{name}")
 }
 
-fn built(
-    vault: &Vault,
-    (app, name, vendor, fields, enabled): (String, String, String, String, bool),
-) -> Result<Certificate, StoreError> {
-    let vendor = vendor.parse().map_err(|e: crate::vendor::UnknownVendor| StoreError::Corrupt(e.to_string()))?;
-    let fields = serde_json::from_str(&vault.open_text(&fields, &place(&app, &name))?)
-        .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    let mut certificate = Certificate::new(app, name, vendor, fields);
-    certificate.enabled = enabled;
-    Ok(certificate)
+/// A stored certificate that nothing opens: what the row itself says of it.
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    pub app: String,
+    pub name: String,
+    pub vendor: String,
+    pub enabled: bool,
+    pub why: String,
+}
+
+fn built(vault: &Vault, (app, name, vendor, sealed, enabled): Stored) -> Result<Certificate, Unreadable> {
+    let opened = || -> Result<_, String> {
+        let vendor: Vendor = vendor.parse().map_err(|error: crate::vendor::UnknownVendor| error.to_string())?;
+        let text = vault.open_text(&sealed, &place(&app, &name)).map_err(|error| error.to_string())?;
+        Ok((vendor, serde_json::from_str(&text).map_err(|_| "its fields are not JSON".to_owned())?))
+    };
+    match opened() {
+        Ok((vendor, fields)) => {
+            let mut certificate = Certificate::new(app, name, vendor, fields);
+            certificate.enabled = enabled;
+            Ok(certificate)
+        }
+        Err(why) => Err(Unreadable { app, name, vendor, enabled, why }),
+    }
+}
+
+/// A key may be made only where nothing was sealed with another.
+fn with_key(t: &Transaction<'_>, vault: &Vault) -> Result<(), StoreError> {
+    if vault.has_key() {
+        return Ok(());
+    }
+    let failed = |source| StoreError::Key { path: vault.path().to_owned(), source };
+    match vault.look_again() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        looked => return looked.map_err(failed),
+    }
+    let sql = "SELECT 1 FROM certificates WHERE fields LIKE ?1 LIMIT 1";
+    match t.query_row(sql, params![format!("{SEALED}%")], |_| Ok(())).optional()? {
+        Some(()) => Err(vault.lost()),
+        None => vault.make().map_err(failed),
+    }
 }
 
 pub(super) fn find(
@@ -36,17 +72,19 @@ pub(super) fn find(
     name: &str,
 ) -> Result<Option<Certificate>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM certificates WHERE app = ?1 AND name = ?2");
-    t.prepare_cached(&sql)?.query_row(params![app, name], read).optional()?.map(|row| built(vault, row)).transpose()
+    let row = t.prepare_cached(&sql)?.query_row(params![app, name], read).optional()?;
+    row.map(|row| built(vault, row)).transpose().map_err(|unreadable| StoreError::Sealed(unreadable.why))
 }
 
 impl Store {
-    /// Adds a certificate, or replaces the one of that name without a gap.
+    /// Adds a certificate, or replaces the one of that name without a gap. The first makes the key.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; [`StoreError::Sealed`] when others were sealed with a key that is gone.
     pub async fn put_certificate(&self, certificate: Certificate, now_ms: u64) -> Result<(), StoreError> {
         let vault = self.vault.clone();
         self.run(move |t| {
+            with_key(t, &vault)?;
             let fields = vault.seal(&certificate.fields_text(), &place(&certificate.app, &certificate.name))?;
             t.execute(
                 "INSERT INTO certificates (app, name, vendor, fields, enabled, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -62,20 +100,36 @@ impl Store {
         .await
     }
 
+    /// An app's certificates, by name; those that nothing opens are among them.
+    ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn certificates(&self, app: String) -> Result<Vec<Certificate>, StoreError> {
+    pub async fn certificates(&self, app: String) -> Result<Vec<Result<Certificate, Unreadable>>, StoreError> {
         let vault = self.vault.clone();
         self.run(move |t| {
             let sql = format!("SELECT {COLUMNS} FROM certificates WHERE app = ?1 ORDER BY name");
             let rows = t.prepare_cached(&sql)?.query_map([&app], read)?.collect::<Result<Vec<_>, _>>()?;
-            rows.into_iter().map(|row| built(&vault, row)).collect()
+            Ok(rows.into_iter().map(|row| built(&vault, row)).collect())
+        })
+        .await
+    }
+
+    /// Those of all apps that nothing opens.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unreadable_certificates(&self) -> Result<Vec<Unreadable>, StoreError> {
+        let vault = self.vault.clone();
+        self.run(move |t| {
+            let sql = format!("SELECT {COLUMNS} FROM certificates ORDER BY app, name");
+            let rows = t.prepare_cached(&sql)?.query_map([] as [&str; 0], read)?.collect::<Result<Vec<_>, _>>()?;
+            Ok(rows.into_iter().filter_map(|row| built(&vault, row).err()).collect())
         })
         .await
     }
 
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; [`StoreError::Sealed`] when nothing opens it.
     pub async fn certificate(&self, app: String, name: String) -> Result<Option<Certificate>, StoreError> {
         let vault = self.vault.clone();
         self.run(move |t| find(t, &vault, &app, &name)).await

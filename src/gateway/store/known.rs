@@ -91,8 +91,8 @@ impl Known {
             return Ok(found.clone());
         }
         let found = match certificates::find(t, &self.vault, app, name) {
-            Err(StoreError::Corrupt(why)) => {
-                tracing::error!(event = "certificate.unreadable", certificate = %name, why, "put the certificate in again");
+            Err(StoreError::Sealed(why)) => {
+                tracing::error!(event = "certificate.unreadable", app, certificate = %name, why, "a certificate cannot be read");
                 Err(Stop::CertificateUnreadable)
             }
             found => Ok(found?.map(Arc::new)),

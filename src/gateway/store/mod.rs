@@ -16,6 +16,7 @@ mod kicks;
 mod known;
 mod limits;
 mod marks;
+mod probe;
 mod ready;
 mod receipts;
 mod replay;
@@ -30,6 +31,7 @@ mod value;
 mod vault;
 
 pub use accept::NewMessage;
+pub use certificates::Unreadable;
 pub use claims::{Claimed, Recall, VendorResult};
 pub use deliveries::Acked;
 pub use devices::{Bind, BindReply};
@@ -43,7 +45,7 @@ use crate::protocol::Address;
 use known::Known;
 use room::Room;
 use sql::Transaction;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,6 +61,13 @@ pub enum StoreError {
     NoRow,
     #[error("the store holds something it cannot read: {0}")]
     Corrupt(String),
+    /// Nothing opens it, and trying again does not help.
+    #[error("{0}")]
+    Sealed(String),
+    #[error("cannot write {path}: {source}")]
+    Key { path: PathBuf, source: std::io::Error },
+    #[error("the disk is full: {left_kib} KiB are left")]
+    Full { left_kib: u64 },
     #[error("the store is closed")]
     Closed,
 }
@@ -76,6 +85,7 @@ pub struct Store {
     /// Other gateways use it too.
     shared: bool,
     room: Room,
+    probe: probe::Probe,
 }
 
 impl Store {
@@ -86,7 +96,7 @@ impl Store {
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::sqlite(path, queue)?;
-        Ok(Self::over(jobs, vault, false))
+        Ok(Self::over(jobs, vault, path.parent()))
     }
 
     /// Connects to a PostgreSQL that other gateways may use too.
@@ -101,12 +111,14 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         thread::postgres(config, tls, connections, queue).await?;
-        Ok(Self::over(jobs, vault, true))
+        Ok(Self::over(jobs, vault, None))
     }
 
-    fn over(jobs: mpsc::Sender<Job>, vault: Vault, shared: bool) -> Self {
-        let vault = Arc::new(vault);
-        Self { jobs, known: Known::new(vault.clone()), vault, shared, room: Room::default() }
+    /// `directory` is where the file is, if it is one.
+    fn over(jobs: mpsc::Sender<Job>, vault: Vault, directory: Option<&Path>) -> Self {
+        let (vault, shared) = (Arc::new(vault), directory.is_none());
+        let probe = probe::Probe::new(directory);
+        Self { jobs, known: Known::new(vault.clone()), vault, shared, room: Room::default(), probe }
     }
 
     /// Whether other gateways put work into it too.

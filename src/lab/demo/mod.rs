@@ -69,7 +69,7 @@ async fn play(json: bool, vendor: Vendor) -> Result<bool, String> {
         }
         Err(why) => {
             let kept = home.keep();
-            eprintln!("impush-lab: {why}\nlogs and state are kept in {}", kept.display());
+            crate::terminal::note(&format!("impush-lab: {why}\nlogs and state are kept in {}", kept.display()));
             Ok(false)
         }
     }

@@ -202,9 +202,12 @@ fn a_journal_that_has_stopped_keeps_no_agent_and_has_the_fields_when_it_goes_on(
     let first = received(&journal);
     assert!(first.contains("SYSLOG_IDENTIFIER=impush\n") && first.contains("\nMESSAGE=agent started\n"), "{first}");
     assert!(first.contains("PRIORITY=5\n") && first.contains("\nIMPUSH_EVENT=agent.started\n"), "{first}");
-    let dropped = until("the count of what was dropped", || {
-        Some(received(&journal)).filter(|packet| packet.contains("IMPUSH_EVENT=log.dropped\n"))
-    });
+    let dropped = loop {
+        let packet = received(&journal);
+        if packet.contains("IMPUSH_EVENT=log.dropped\n") {
+            break packet;
+        }
+    };
     assert!(dropped.contains("PRIORITY=4\n") && dropped.contains("lines were dropped"), "{dropped}");
     assert!(agent.terminate() < Duration::from_secs(4));
 }

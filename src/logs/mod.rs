@@ -269,6 +269,21 @@ mod tests {
         assert!(Settings { level: "impush=debug,warn".to_owned(), ..Settings::default() }.check().is_ok());
     }
 
+    #[test]
+    fn a_vendors_book_is_one_short_line_that_says_how_long_it_was() {
+        let queue = Arc::new(Queue::default());
+        let output = Output { queue: queue.clone(), shape: Shape::Json, program: "test".to_owned(), apart: false };
+        let book = "\u{1b}[2J".repeat(225_000);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(Events(Arc::new(output))), || {
+            tracing::info!(detail = book, error = %book, why = ?book, count = 7, "said");
+        });
+        let line = queue.waiting().pop().expect("a line");
+        assert!(line.len() < 20_000 && !line.contains('\u{1b}'), "{}", line.len());
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&read["count"], &read["message"]), (&7.into(), &"said".into()));
+        assert!(read["detail"].as_str().is_some_and(|text| text.ends_with("… (898976 bytes more)")), "{line}");
+    }
+
     /// Set in the process that the test below starts.
     const PANICS: &str = "IMPUSH_TEST_PANICS";
 

@@ -37,7 +37,7 @@ impl State {
     }
 
     /// How many to tell of, once there is room to tell it.
-    fn to_tell(&mut self) -> u64 {
+    fn take_untold(&mut self) -> u64 {
         if self.lines.len() <= LINES / 2 && self.bytes <= BYTES / 2 { std::mem::take(&mut self.dropped) } else { 0 }
     }
 }
@@ -111,10 +111,16 @@ impl Queue {
     fn written(&self, well: bool) -> u64 {
         let mut state = self.lock();
         if well {
-            return state.to_tell();
+            return state.take_untold();
         }
         state.dropped += 1;
         0
+    }
+
+    /// The lines that wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> Vec<String> {
+        self.lock().lines.iter().map(|(_, line)| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

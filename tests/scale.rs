@@ -187,7 +187,7 @@ fn gateways_that_die_under_load_lose_nothing_and_show_nothing_twice() {
 #[test]
 fn a_gateway_that_does_not_know_the_other_ones_key_says_so_and_touches_nothing() {
     let test = "a_gateway_that_does_not_know_the_other_ones_key_says_so_and_touches_nothing";
-    let Some(stage) = Stage::new(test) else { return };
+    let Some(mut stage) = Stage::new(test) else { return };
     let a = stage.gateway("a");
     stage.phone(&stage.rest(&a));
     drop(a);
@@ -198,6 +198,20 @@ fn a_gateway_that_does_not_know_the_other_ones_key_says_so_and_touches_nothing()
     rest.traced(&id, &["stopped: notifier unreadable"]);
     assert_eq!(rest.ok("GET", "users/ann/push/binding", None)["entities"].as_array().map(Vec::len), Some(1));
     assert!(Path::new(&stage.dir.path().join("b/state")).exists());
+    let listed = rest.ok("GET", "certificates", None);
+    assert!(listed["entities"][0]["unreadable"].as_str().is_some_and(|why| why.contains("another key")), "{listed}");
+    assert_eq!(rest.ask("GET", &rest.base.replace("/org/app", "/readyz"), None).0, 200);
+    drop(b);
+    // One with no key at all makes none beside the others' rows.
+    let line = stage.common.lines().next().expect("the key").to_owned();
+    stage.common = stage.common.replace(&line, "");
+    let c = stage.gateway("c");
+    let rest = stage.rest(&c);
+    let fields = json!({"app_secret": "s", "package": "p"});
+    let new = json!({"vendor": "xiaomi", "name": "289", "fields": fields});
+    let (status, answer) = rest.ask("POST", &format!("{}/certificates", rest.base), Some(&new));
+    assert_eq!((status, &answer["error"]), (409, &json!("secrets_unreadable")), "{answer}");
+    assert!(!stage.dir.path().join("c/state/secrets.key").exists());
 }
 
 /// What a device says, and what it is told.

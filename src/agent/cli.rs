@@ -265,7 +265,12 @@ pub fn main() -> ExitCode {
             if serves {
                 logs::failed("impush", &error);
             }
-            terminal::complain("impush", &error);
+            // What the agent says may repeat what a server said.
+            let said = match &error {
+                CommandError::Client(client) => shown(client),
+                other => other.to_string(),
+            };
+            terminal::complain("impush", &said);
             ExitCode::from(error.exit_code())
         }
     }

@@ -198,7 +198,8 @@ pub struct Paths {
     /// Default: `$STATE_DIRECTORY`, else what the platform gives.
     pub state: Option<PathBuf>,
     /// The key under which certificates' secrets are stored: 64 hexadecimal digits. Default: the
-    /// service manager's credential `secrets.key`, else a file in the state directory that is made.
+    /// service manager's credential `secrets.key`, else a file in the state directory, made with the
+    /// first certificate.
     pub secrets_key: Option<PathBuf>,
 }
 

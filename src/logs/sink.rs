@@ -3,7 +3,7 @@
 use super::line::priority;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use tracing::Level;
@@ -72,7 +72,8 @@ impl Sink {
             // Past the library's lock, which a thread that waits for the reader holds.
             Self::Stderr => all(line),
             Self::Journal(socket) => socket.send_to(line, JOURNAL).map(drop),
-            Self::File(file) => file.write(line),
+            // A file that cannot be written is no reason to be silent.
+            Self::File(file) => file.write(line).or_else(|_| all(line)),
             Self::Syslog(syslog) => syslog.write(level, line),
             Self::Elsewhere { syslog, file } => syslog.write(level, line).or_else(|_| file.write(line)),
         }
@@ -143,6 +144,9 @@ impl Rotated {
             }
             let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
             let size = file.metadata()?.len();
+            if size == 0 && rustix::process::geteuid().is_root() {
+                self.give_away(&file);
+            }
             self.open = Some((file, size));
         }
         let Some((file, size)) = &mut self.open else { return Ok(()) };
@@ -155,6 +159,13 @@ impl Rotated {
             }
         }
         Ok(())
+    }
+
+    /// Made by root, by hand, it is still for the service: the owner of the directory.
+    fn give_away(&self, file: &File) {
+        if let Some(owner) = self.path.parent().and_then(|directory| std::fs::metadata(directory).ok()) {
+            drop(fchown(file, Some(owner.uid()), Some(owner.gid())));
+        }
     }
 
     fn rotate(&self) -> io::Result<()> {
@@ -182,6 +193,9 @@ mod tests {
     fn a_file_is_bounded_in_size_and_in_count() {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("log");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(home.path(), Some(4711), Some(4712)).expect("changed");
+        }
         let line = [b'x'; 1000];
         for _ in 0..(FILE_MOST / 1000) * 6 {
             Rotated::new(&path).write(&line).expect("written");
@@ -193,6 +207,8 @@ mod tests {
         for name in names {
             let size = home.path().join(&name).metadata().expect("there").len();
             assert!(size <= FILE_MOST && size > 0, "{name:?}: {size}");
+            let owner = |path: &Path| path.metadata().map(|file| (file.uid(), file.gid())).expect("there");
+            assert_eq!(owner(&home.path().join(&name)), owner(home.path()), "a service could not go on with it");
         }
     }
 

@@ -8,6 +8,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -71,6 +72,13 @@ impl Vault {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a key already"));
         }
         crate::store::write_atomically(&self.path, random_hex::<32>().as_bytes())?;
+        // Made by root, it is still for who serves: the owner of the directory.
+        if rustix::process::geteuid().is_root()
+            && let Some(directory) = self.path.parent().filter(|directory| !directory.as_os_str().is_empty())
+        {
+            let owner = std::fs::metadata(directory)?;
+            std::os::unix::fs::chown(&self.path, Some(owner.uid()), Some(owner.gid()))?;
+        }
         self.look_again()
     }
 
@@ -155,6 +163,18 @@ mod tests {
         other.make().expect("made");
         assert!(other.open_text(&sealed, "a/b").is_err());
         assert!(vault.open_text("v1:AAAA", "a/b").is_err() && vault.open_text("v1:?", "a/b").is_err());
+    }
+
+    #[test]
+    fn a_key_that_root_makes_is_the_directory_owners() {
+        let dir = tempfile::tempdir().expect("a directory");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(4711), Some(4712)).expect("changed");
+        }
+        let path = dir.path().join("key");
+        Vault::open(&path, true).and_then(|vault| vault.make()).expect("made");
+        let (of, key) = (dir.path().metadata().expect("there"), path.metadata().expect("there"));
+        assert_eq!((key.uid(), key.gid(), key.mode() & 0o777), (of.uid(), of.gid(), 0o600));
     }
 
     #[test]

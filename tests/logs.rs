@@ -157,6 +157,25 @@ fn a_gateway_whose_log_nobody_reads_serves_and_ends_when_asked() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
+#[test]
+fn a_service_manager_that_has_stalled_keeps_no_agent() {
+    let home = tempfile::tempdir().expect("a directory");
+    configured(home.path(), "");
+    let manager = UnixDatagram::bind(home.path().join("notify")).expect("bound");
+    let mut command = impush(home.path());
+    // A sign of life every 2 ms fills the manager's queue at once.
+    command.env("NOTIFY_SOCKET", home.path().join("notify")).env("WATCHDOG_USEC", "8000").env_remove("WATCHDOG_PID");
+    let mut agent = Program::start(command.arg("run").stderr(Stdio::null()));
+    assert!(received(&manager).starts_with("READY=1\n"));
+    until("a full queue", || {
+        let probe = UnixDatagram::unbound().expect("a socket");
+        probe.set_nonblocking(true).expect("set");
+        probe.send_to(b"", home.path().join("notify")).is_err().then_some(())
+    });
+    answer(home.path());
+    assert!(agent.terminate() < Duration::from_secs(4));
+}
+
 /// Runs `impush run` with `/dev` and `/run` of its own, in which `log` and the journal's socket are what the
 /// test has put into `home`.
 fn among_its_own(test: &str, home: &Path) -> Option<Command> {

@@ -9,6 +9,7 @@ use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::name::AgentName;
 use super::start::{self, Retry};
 use super::{bundle, text};
+use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
 use crate::untrusted::shown;
@@ -252,7 +253,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let serves = matches!(cli.command, Command::Run);
+    let serves = matches!(cli.command, Command::Run { .. });
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output left: `impush watch | head -1`.

@@ -5,33 +5,72 @@
 //! `PREFIX_SECTION_KEY`. A key that nothing knows is an error that names the nearest known one,
 //! because a misspelt key that is silently ignored is a fault found in the field.
 
+mod environment;
+
+pub use environment::Variables;
+
+use environment::{Variable, made_by_kubernetes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// Why settings could not be used. Each asks for an edit by a person: exit code 78 (`EX_CONFIG`).
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("cannot read {path}: {source}; create it or name another file with --config")]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path} does not exist; create it or name another file with --config")]
+    Missing { path: PathBuf },
+    #[error("this user may not read {path}; run as root or as the service's user, or give the file to its group")]
+    NotPermitted { path: PathBuf },
+    #[error("{path}, line {line}, column {column}: the text is no UTF-8{hint}; save the file as UTF-8")]
+    Encoding { path: PathBuf, line: usize, column: usize, hint: &'static str },
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
     #[error("{path} is not valid TOML: {message}")]
     Syntax { path: PathBuf, message: String },
     #[error("unknown key `{key}` in {origin}{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownKey { key: String, origin: String, nearest: Option<String> },
+    #[error("{name} in the environment is no UTF-8; set it anew, or unset it")]
+    VariableEncoding { name: String },
+    #[error("{name} in the environment: {message}")]
+    BadVariable { name: String, message: String },
     #[error("{message}")]
     BadValue { message: String },
 }
 
 impl SettingsError {
     /// The file is there and not for this user.
-    pub fn not_permitted(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    pub const fn not_permitted(&self) -> bool {
+        matches!(self, Self::NotPermitted { .. })
+    }
+
+    /// The file is there, and what it says cannot be used.
+    pub const fn is_broken_file(&self) -> bool {
+        matches!(self, Self::Encoding { .. } | Self::Syntax { .. } | Self::UnknownKey { .. } | Self::BadValue { .. })
+    }
+
+    /// The same, naming the variable where one has set the key that the message begins with.
+    #[must_use]
+    pub fn naming_variable(
+        self,
+        variables: Variables,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Self {
+        let Self::BadValue { message } = self else { return self };
+        let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+        let key: String = message.chars().take_while(|c| is_key(*c)).collect();
+        match variables.of(environment).find(|variable| variable.wanted == as_variable(&key)) {
+            Some(Variable { name, .. }) => Self::BadVariable { name, message },
+            None => Self::BadValue { message },
+        }
     }
 }
 
-/// Reads `file` (if any) over the defaults of `T`, then the variables that start with `prefix`.
+/// Reads `file` (if any) over the defaults of `T`, then the program's `variables`.
 ///
 /// `environment` is passed in so that a test needs no process-wide state.
 ///
@@ -39,38 +78,81 @@ impl SettingsError {
 /// [`SettingsError`] names the file or variable, the key and what to write instead.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     file: Option<&Path>,
-    prefix: &str,
-    environment: impl IntoIterator<Item = (String, String)>,
+    variables: Variables,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<T, SettingsError> {
     let mut table = match file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| SettingsError::Unreadable { path: path.into(), source })?;
-            text.parse::<Table>().map_err(|e| SettingsError::Syntax { path: path.into(), message: e.to_string() })?
-        }
+        Some(path) => read_text(path)?
+            .parse::<Table>()
+            .map_err(|e| SettingsError::Syntax { path: path.into(), message: e.to_string() })?,
         None => Table::new(),
     };
     let defaults = defaults_of::<T>()?;
     let known = leaves(&defaults);
-    let origin = file.map_or_else(String::new, |path| path.display().to_string());
+    let origin = file.map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
     for key in leaves_of_table(&table, &known) {
         if !known.iter().any(|(name, _)| *name == key) {
             return Err(unknown(key, origin, &known));
         }
     }
-    let marker = format!("{prefix}_");
-    for (name, raw) in environment {
-        let Some(suffix) = name.strip_prefix(&marker) else { continue };
-        let wanted = suffix.to_ascii_lowercase();
-        let Some((key, default)) = known.iter().find(|(key, _)| key.replace('.', "_").to_ascii_lowercase() == wanted)
-        else {
+    let read = |table: &Table| T::deserialize(Value::Table(table.clone())).map_err(|e| e.to_string().trim().to_owned());
+    let mut value =
+        read(&table).map_err(|message| SettingsError::BadValue { message: format!("{origin}: {message}") })?;
+    for Variable { name, wanted, value: raw } in variables.of(environment) {
+        let Some((key, default)) = known.iter().find(|(key, _)| as_variable(key) == wanted) else {
+            if made_by_kubernetes(&wanted) {
+                continue;
+            }
             return Err(unknown(wanted, format!("the environment ({name})"), &known));
         };
+        let Ok(raw) = raw else { return Err(SettingsError::VariableEncoding { name }) };
         insert(&mut table, key, parse_variable(&raw, default));
+        // One at a time, so that the one that is wrong is known.
+        value = read(&table).map_err(|message| SettingsError::BadVariable { name, message })?;
     }
-    T::deserialize(Value::Table(table)).map_err(|e| SettingsError::BadValue {
-        message: format!("{}: {}", if origin.is_empty() { "settings" } else { &origin }, e.to_string().trim()),
+    Ok(value)
+}
+
+/// What a file says of one key, as far as it can be read: the rest of it may be broken.
+pub fn salvaged(file: &Path, section: &str, key: &str) -> Option<String> {
+    let text = read_text(file).ok()?;
+    let (table, _) = toml::de::DeTable::parse_recoverable(&text);
+    let section = table.get_ref().get(section)?.get_ref().as_table()?;
+    section.get(key)?.get_ref().as_str().map(ToOwned::to_owned)
+}
+
+/// Settings are lines, not data: a file that is larger was named by mistake.
+const LARGEST: u64 = 4 << 20;
+
+fn read_text(path: &Path) -> Result<String, SettingsError> {
+    let owned = || path.to_owned();
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => SettingsError::Missing { path: owned() },
+        io::ErrorKind::PermissionDenied => SettingsError::NotPermitted { path: owned() },
+        _ => SettingsError::Unreadable { path: owned(), source },
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 == LARGEST {
+        return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large for a configuration")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&before[start..]).chars().count() + 1;
+        let hint = match error.as_bytes() {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => " but looks like UTF-16",
+            _ => "",
+        };
+        SettingsError::Encoding { path: owned(), line, column, hint }
     })
+}
+
+/// A key as its variable is written after the prefix, in lower case.
+fn as_variable(key: &str) -> String {
+    key.replace('.', "_").to_ascii_lowercase()
 }
 
 /// Where a service keeps its state: as configured, else `$STATE_DIRECTORY` (systemd), else
@@ -93,8 +175,9 @@ pub fn state_directory(configured: Option<&Path>, name: &str) -> PathBuf {
 /// A directory systemd names in the environment. Several are separated by colons; the first is the
 /// service's own.
 pub fn service_directory(variable: &str) -> Option<PathBuf> {
-    let value = std::env::var(variable).ok()?;
-    value.split(':').next().filter(|v| !v.is_empty()).map(PathBuf::from)
+    let value = std::env::var_os(variable)?;
+    let first = value.as_bytes().split(|byte| *byte == b':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)))
 }
 
 /// Every known key with its default as JSON text, in the order of declaration.
@@ -152,10 +235,9 @@ fn leaves_of_table(table: &Table, known: &[(String, Json)]) -> Vec<String> {
 }
 
 fn unknown(key: String, origin: String, known: &[(String, Json)]) -> SettingsError {
-    let plain = |text: &str| text.replace('.', "_").to_ascii_lowercase();
     let nearest = known
         .iter()
-        .map(|(name, _)| (strsim::jaro_winkler(&plain(name), &plain(&key)), name))
+        .map(|(name, _)| (strsim::jaro_winkler(&as_variable(name), &as_variable(&key)), name))
         .filter(|(score, _)| *score > 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name.clone());
@@ -195,6 +277,7 @@ mod tests {
     use super::*;
     use serde::Deserialize;
     use std::io::Write as _;
+    use std::os::unix::ffi::OsStringExt as _;
 
     #[derive(Debug, Serialize, Deserialize, PartialEq, Default)]
     #[serde(default)]
@@ -222,14 +305,16 @@ mod tests {
         file
     }
 
-    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect()
     }
+
+    const APP: Variables = Variables { prefix: "APP", not: &["APP_GATEWAY"] };
 
     #[test]
     fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
         let file = file("[server]\nurl = 'mqtts://a'\nlinger_s = 5\n");
-        let read: Sample = load(Some(file.path()), "APP", env(&[("APP_SERVER_LINGER_S", "7"), ("APP_NAMES", "a, b")]))
+        let read: Sample = load(Some(file.path()), APP, env(&[("APP_SERVER_LINGER_S", "7"), ("APP_NAMES", "a, b")]))
             .expect("settings");
         assert_eq!(read.server, Server { url: Some("mqtts://a".into()), linger_s: 7 });
         assert_eq!(read.names, ["a", "b"]);
@@ -238,20 +323,68 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_the_nearest_known_one() {
         let file = file("[server]\nlingr_s = 5\n");
-        let error = load::<Sample>(Some(file.path()), "APP", env(&[])).expect_err("unknown key").to_string();
+        let error = load::<Sample>(Some(file.path()), APP, env(&[])).expect_err("unknown key").to_string();
         assert!(error.contains("`server.lingr_s`") && error.contains("`server.linger_s`"), "{error}");
     }
 
     #[test]
     fn an_unknown_variable_with_the_prefix_is_refused_too() {
-        let error = load::<Sample>(None, "APP", env(&[("APP_SERVER_URI", "x")])).expect_err("unknown").to_string();
+        let error = load::<Sample>(None, APP, env(&[("APP_SERVER_URI", "x")])).expect_err("unknown").to_string();
         assert!(error.contains("APP_SERVER_URI") && error.contains("server.url"), "{error}");
     }
 
     #[test]
     fn a_value_of_the_wrong_kind_names_the_key() {
         let file = file("[server]\nlinger_s = 'soon'\n");
-        let error = load::<Sample>(Some(file.path()), "APP", env(&[])).expect_err("bad value").to_string();
+        let error = load::<Sample>(Some(file.path()), APP, env(&[])).expect_err("bad value").to_string();
         assert!(error.contains("linger_s") || error.contains("soon"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_that_is_wrong_is_named_and_not_the_file() {
+        let file = file("[server]\nlinger_s = 5\n");
+        let set = |name, value| load::<Sample>(Some(file.path()), APP, [(OsString::from(name), value)]);
+        let error = set("APP_SERVER_LINGER_S", "soon".into()).expect_err("no number").to_string();
+        assert!(error.contains("APP_SERVER_LINGER_S") && !error.contains(&*file.path().to_string_lossy()), "{error}");
+        let error = set("APP_SERVER_LINGER_S", OsString::from_vec(vec![b'5', 0xff])).expect_err("no text").to_string();
+        assert!(error.contains("APP_SERVER_LINGER_S"), "{error}");
+        for harmless in ["APP_GATEWAY_API", "APP_SERVICE_HOST", "APP_PORT_443_TCP_ADDR"] {
+            assert!(set(harmless, "x".into()).is_ok(), "{harmless}");
+        }
+        assert_eq!(set("APP_SERVER_LINGER_S", "".into()).expect("not set").server.linger_s, 5);
+    }
+
+    #[test]
+    fn a_value_out_of_its_range_is_blamed_on_the_variable_that_set_it() {
+        let range = || SettingsError::BadValue { message: "server.linger_s is 9; 0 to 5".to_owned() };
+        let named = range().naming_variable(APP, env(&[("APP_SERVER_LINGER_S", "9")])).to_string();
+        assert!(named.starts_with("APP_SERVER_LINGER_S"), "{named}");
+        let file = range().naming_variable(APP, env(&[("APP_SERVER_URL", "9")])).to_string();
+        assert!(file.starts_with("server.linger_s"), "{file}");
+    }
+
+    #[test]
+    fn each_way_a_file_cannot_be_read_has_words_of_its_own() {
+        let of = |path: &Path| load::<Sample>(Some(path), APP, env(&[])).expect_err("refused").to_string();
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = of(&directory.path().join("no.toml"));
+        assert!(missing.contains("does not exist"), "{missing}");
+        let is_directory = of(directory.path());
+        assert!(is_directory.contains("directory") && !is_directory.contains("create"), "{is_directory}");
+        let latin = directory.path().join("latin.toml");
+        std::fs::write(&latin, b"# fine\n# caf\xe9\n").expect("written");
+        assert!(of(&latin).contains("line 2, column 6"), "{}", of(&latin));
+        std::fs::write(&latin, b"\xff\xfe[\0").expect("written");
+        assert!(of(&latin).contains("UTF-16"), "{}", of(&latin));
+        std::fs::write(&latin, "\u{feff}[server]\nlinger_s = 7\n").expect("written");
+        assert_eq!(load::<Sample>(Some(&latin), APP, env(&[])).expect("a mark is no error").server.linger_s, 7);
+    }
+
+    #[test]
+    fn one_key_is_found_in_a_file_that_is_broken_elsewhere() {
+        let file = file("[server]\nurl = \nlinger_s == 5\n[paths]\nsocket = '/run/x'\n");
+        assert!(matches!(load::<Sample>(Some(file.path()), APP, env(&[])), Err(SettingsError::Syntax { .. })));
+        assert_eq!(salvaged(file.path(), "paths", "socket").as_deref(), Some("/run/x"));
+        assert_eq!(salvaged(file.path(), "paths", "state"), None);
     }
 }

@@ -48,18 +48,22 @@ pub fn note(line: &str) {
     drop(writeln!(io::stderr(), "{}", escaped_lines(line)));
 }
 
-/// A file's text without the white space around it; `-` is standard input. At most `limit` bytes.
+/// A file's text without the white space around it and without a byte order mark, which some editors write;
+/// `-` is standard input.
 ///
 /// # Errors
-/// The system's error.
+/// The system's error; `InvalidData` where it is no UTF-8, `FileTooLarge` beyond `limit` bytes.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     let mut value = String::new();
     if path == Path::new("-") {
-        io::stdin().lock().take(limit).read_to_string(&mut value)?;
+        io::stdin().lock().take(limit + 1).read_to_string(&mut value)?;
     } else {
-        std::fs::File::open(path)?.take(limit).read_to_string(&mut value)?;
+        std::fs::File::open(path)?.take(limit + 1).read_to_string(&mut value)?;
     }
-    Ok(value.trim().to_owned())
+    if value.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
+    }
+    Ok(value.trim_start_matches('\u{feff}').trim().to_owned())
 }
 
 /// Done when the process is asked to end (SIGTERM, SIGINT). Call it inside a runtime.
@@ -86,4 +90,17 @@ pub fn asked_to_reload() -> io::Result<impl AsyncFnMut()> {
     Ok(async move || {
         hangup.recv().await;
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_read_without_the_mark_and_the_line_end_an_editor_added() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "\u{feff}secret\r\n").expect("written");
+        assert_eq!(read_text(file.path(), 100).expect("read"), "secret");
+        assert_eq!(read_text(file.path(), 5).expect_err("cut short").kind(), io::ErrorKind::FileTooLarge);
+    }
 }

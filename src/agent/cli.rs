@@ -1,6 +1,6 @@
 //! The `impush` command line: what each command asks, prints and exits with.
 
-use super::config::{Config, PREFIX, Paths};
+use super::config::{Config, Paths, VARIABLES};
 use super::control::{Client, ClientError, Reader};
 use super::daemon::RunError;
 use super::doctor::{self, Outcome};
@@ -302,10 +302,10 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
                 let paths = Paths { socket: Some(socket.clone()), ..config.paths.clone() };
                 Config { paths, ..config }
             };
-            Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket))?)
+            Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket).and_then(good))?)
         }
         Command::Config { command: ConfigCommand::Check } => {
-            config.check()?;
+            good(config)?;
             print("configuration is good")
         }
         Command::Config { command: ConfigCommand::Show } => {
@@ -342,8 +342,14 @@ fn load(file: Option<&Path>, name: &AgentName, may_lack: bool) -> Result<Config,
     let system = name.file();
     // A plain agent may have all of it in the environment; one among several is named for its file.
     let file = file.or_else(|| (system.exists() || !(name.is_plain() || may_lack)).then_some(&*system));
-    let config: Config = settings::load(file, PREFIX, std::env::vars())?;
+    let config: Config = settings::load(file, VARIABLES, std::env::vars_os())?;
     Ok(Config { name: name.clone(), ..config })
+}
+
+/// Checked, so that the variable is named where one is to blame.
+fn good(config: Config) -> Result<Config, SettingsError> {
+    config.check().map_err(|error| error.naming_variable(VARIABLES, std::env::vars_os()))?;
+    Ok(config)
 }
 
 fn in_runtime(work: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {

@@ -8,15 +8,15 @@ use crate::mqtt::{Endpoint, Proxy};
 use crate::names::{Names, parse_server};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
-use crate::settings::{self, SettingsError};
+use crate::settings::{self, SettingsError, Variables};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Prefix of the environment variables: `IMPUSH_SERVER_URL` sets `server.url`.
-pub const PREFIX: &str = "IMPUSH";
+/// `IMPUSH_SERVER_URL` sets `server.url`. The gateway's variables begin alike.
+pub const VARIABLES: Variables = Variables { prefix: "IMPUSH", not: &["IMPUSH_GATEWAY", "IMPUSH_LAB"] };
 /// Most name servers; each may be waited for.
 const MAX_NAME_SERVERS: usize = 8;
 

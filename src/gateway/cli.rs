@@ -1,6 +1,6 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
-use super::config::{Config, PREFIX, SYSTEM_FILE};
+use super::config::{Config, SYSTEM_FILE, VARIABLES};
 use super::error::ServeError;
 use super::serve::{Start, serve};
 use super::store::Vault;
@@ -227,7 +227,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             let source = move || {
                 let mut config = load(file.as_deref())?;
                 config.broker.url = broker.clone().or(config.broker.url);
-                Ok(config)
+                good(config)
             };
             config = source()?;
             let state = config.state_directory();
@@ -241,7 +241,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             result
         }
         Command::Check => {
-            config.check()?;
+            good(config)?;
             print("configuration is good")
         }
         Command::NewSecretsKey => {
@@ -256,7 +256,13 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
 
 fn load(file: Option<&Path>) -> Result<Config, SettingsError> {
     let system = Path::new(SYSTEM_FILE);
-    settings::load(file.or_else(|| system.exists().then_some(system)), PREFIX, std::env::vars())
+    settings::load(file.or_else(|| system.exists().then_some(system)), VARIABLES, std::env::vars_os())
+}
+
+/// Checked, so that the variable is named where one is to blame.
+fn good(config: Config) -> Result<Config, SettingsError> {
+    config.check().map_err(|error| error.naming_variable(VARIABLES, std::env::vars_os()))?;
+    Ok(config)
 }
 
 async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {

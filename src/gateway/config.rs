@@ -4,13 +4,13 @@ use super::delivery::Rules;
 use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
-use crate::settings::{self, SettingsError};
+use crate::settings::{self, SettingsError, Variables};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Prefix of the environment variables: `IMPUSH_GATEWAY_API_LISTEN` sets `api.listen`.
-pub const PREFIX: &str = "IMPUSH_GATEWAY";
+/// `IMPUSH_GATEWAY_API_LISTEN` sets `api.listen`.
+pub const VARIABLES: Variables = Variables { prefix: "IMPUSH_GATEWAY", not: &[] };
 /// Where the packages put the configuration.
 pub const SYSTEM_FILE: &str = "/etc/impush/gateway.toml";
 

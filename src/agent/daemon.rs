@@ -54,7 +54,7 @@ pub enum RunError {
     Tls(#[from] TlsSetupError),
     #[error("device.root: {0}")]
     Device(#[from] device::PropertyError),
-    #[error("cannot open the control socket {path}: {source}; its directory must be writable")]
+    #[error("cannot open the control socket {path}: {source}")]
     Socket { path: PathBuf, source: io::Error },
     #[error("the kernel gives no timer: {0}")]
     Timer(io::Error),
@@ -69,6 +69,7 @@ impl RunError {
             Self::Settings(error) if error.not_permitted() => 77,
             Self::Settings(_) | Self::Tls(_) | Self::Device(_) => 78,
             Self::State(OpenError::InUse { .. } | OpenError::Unreadable { .. }) => 75,
+            Self::Socket { source, .. } if source.kind() == io::ErrorKind::AddrInUse => 75,
             Self::State(OpenError::Io { .. }) | Self::Socket { .. } => 73,
             Self::Timer(_) | Self::Runtime(_) => 71,
         }
@@ -100,7 +101,7 @@ pub async fn run(
     let path = config.socket();
     let door = control::bind(given, &path, config.paths.socket_group.as_deref())
         .map_err(|source| RunError::Socket { path: path.clone(), source })?;
-    let own_socket = door.own;
+    let own_socket = door.own.clone();
     let (sender, mut requests) = mpsc::channel(REQUEST_DEPTH);
     let (arrived, arrivals) = watch::channel(0);
     let (ended, ends) = watch::channel(StreamsEnd::default());
@@ -122,8 +123,8 @@ pub async fn run(
         Ok(Some(store)) => store,
         ended => {
             server.abort();
-            if own_socket {
-                drop(std::fs::remove_file(&path));
+            if let Some(socket) = own_socket {
+                socket.remove();
             }
             return ended.map(drop).map_err(RunError::from);
         }
@@ -155,8 +156,8 @@ pub async fn run(
     service.ready();
     let result = shell.serve(&mut service, requests, reload, shutdown).await;
     server.abort();
-    if own_socket {
-        drop(std::fs::remove_file(&path));
+    if let Some(socket) = own_socket {
+        socket.remove();
     }
     info!(event = "agent.stopped", "agent stopped");
     result

@@ -162,8 +162,8 @@ impl Starts {
             () = refusing => None,
             said = sooner => Some(said),
         };
-        if door.is_some_and(|door| door.own) {
-            drop(std::fs::remove_file(&path));
+        if let Some(socket) = door.and_then(|door| door.own) {
+            socket.remove();
         }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.said = why;

@@ -25,6 +25,7 @@ mod messages;
 mod peer;
 mod refuse;
 mod server;
+mod socket_file;
 
 pub use client::{Client, ClientError, Reader};
 pub use server::{Door, Server, bind, given};

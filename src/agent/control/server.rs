@@ -4,6 +4,7 @@ use super::super::config::Certificates;
 use super::super::shell::StreamsEnd;
 use super::messages::{lines, lines_response};
 use super::peer::{AnyBody, Peer, app_name, full, response_of};
+use super::socket_file::{self, OwnSocket};
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
 use crate::ids::MessageId;
 use crate::keepalive::PowerMode;
@@ -37,8 +38,8 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Door {
     pub(super) listener: UnixListener,
-    /// The socket's file is this process's to remove.
-    pub own: bool,
+    /// The socket's file, where it is this process's to remove.
+    pub own: Option<OwnSocket>,
     /// The file's mode lets a group in; the kernel checks it when a peer connects.
     group: bool,
 }
@@ -56,12 +57,12 @@ pub fn given() -> io::Result<Option<std::os::unix::net::UnixListener>> {
 /// directory it makes with mode 0700, or 0750.
 ///
 /// # Errors
-/// The system's error; a live agent behind the socket was excluded by the state directory's lock.
+/// The system's error; `AddrInUse` where somebody answers at the socket or it is no socket.
 pub fn bind(given: Option<std::os::unix::net::UnixListener>, path: &Path, group: Option<&str>) -> io::Result<Door> {
     if let Some(given) = given {
         given.set_nonblocking(true)?;
         // The manager's unit says who may connect, and the kernel has checked it.
-        return Ok(Door { listener: UnixListener::from_std(given)?, own: false, group: true });
+        return Ok(Door { listener: UnixListener::from_std(given)?, own: None, group: true });
     }
     let group = group.map(group_id).transpose()?;
     let private = if group.is_some() { 0o750 } else { 0o700 };
@@ -72,17 +73,15 @@ pub fn bind(given: Option<std::os::unix::net::UnixListener>, path: &Path, group:
             std::os::unix::fs::chown(parent, None, group)?;
         }
     }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    socket_file::make_way(path)?;
     let listener = UnixListener::bind(path)?;
+    let own = OwnSocket::at(path)?;
     if group.is_some() {
         std::os::unix::fs::chown(path, None, group)?;
     }
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(Door { listener, own: true, group: group.is_some() })
+    Ok(Door { listener, own: Some(own), group: group.is_some() })
 }
 
 /// A group's number, from its name in `/etc/group` or the number itself.

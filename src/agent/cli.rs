@@ -7,6 +7,7 @@ use super::doctor::{self, Outcome};
 use super::identity::{self, ResetError};
 use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::name::AgentName;
+use super::output::{self, Written};
 use super::start::{self, Retry};
 use super::{bundle, text};
 use crate::logs;
@@ -286,12 +287,17 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     let runs = matches!(cli.command, Command::Run { .. });
     let only_socket = cli.command.needs_the_socket_only();
     let source = move || load(file.as_deref(), &name, only_socket);
-    let plain = || Config { name: cli.name.clone(), ..Config::default() };
     let config = match source() {
-        // Its passwords are not everybody's. Who may use the socket needs nothing else of it.
-        Err(error) if error.not_permitted() && only_socket => plain(),
+        // Its passwords are not everybody's, and what it says wrongly concerns the agent. Who may use the socket
+        // needs nothing else of it.
+        Err(error) if only_socket && (error.not_permitted() || error.is_broken_file()) => {
+            if error.is_broken_file() {
+                terminal::complain("impush", &error);
+            }
+            socket_only(cli.config.as_deref(), &cli.name)
+        }
         // It is read again for each start, and the error told then to whoever asks for the agent.
-        Err(_) if runs => plain(),
+        Err(_) if runs => Config { name: cli.name.clone(), ..Config::default() },
         loaded => loaded?,
     };
     let found = || if runs { config.socket() } else { config.agents_socket() };
@@ -327,15 +333,23 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         }),
         Command::SupportBundle { output } => in_runtime(async {
             let text = bundle::collect(&config, &Client::new(&socket)).await;
-            if output == Path::new("-") {
-                return print(text.trim_end());
+            match output::write(&output, text.trim_end().as_bytes())
+                .map_err(|source| CommandError::File { path: output.clone(), source })?
+            {
+                Written::File => print(&format!("written to {}", output.display())),
+                Written::Stream => Ok(()),
             }
-            crate::store::write_atomically(&output, text.as_bytes())
-                .map_err(|source| CommandError::File { path: output.clone(), source })?;
-            print(&format!("written to {}", output.display()))
         }),
         command => ask(&Client::new(&socket), command),
     }
+}
+
+/// What a file names as the socket, though the rest of it cannot be used.
+fn socket_only(file: Option<&Path>, name: &AgentName) -> Config {
+    let variables = settings::load::<Config>(None, VARIABLES, std::env::vars_os()).unwrap_or_default();
+    let named = || settings::salvaged(file.unwrap_or(&name.file()), "paths", "socket").map(PathBuf::from);
+    let socket = variables.paths.socket.or_else(named);
+    Config { name: name.clone(), paths: Paths { socket, ..Default::default() }, ..Config::default() }
 }
 
 fn load(file: Option<&Path>, name: &AgentName, may_lack: bool) -> Result<Config, SettingsError> {

@@ -26,6 +26,7 @@ mod metrics;
 mod name;
 mod network;
 mod opening;
+mod output;
 mod power;
 mod reload;
 mod resolver_file;

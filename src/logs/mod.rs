@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -52,7 +52,7 @@ pub enum Format {
 #[serde(default)]
 pub struct Settings {
     /// `off`, `error`, `warn`, `info`, `debug` or `trace`, for all or for parts: `info,impush::mqtt=debug`. SIGHUP
-    /// reads it anew.
+    /// reads it anew. The variable `RUST_LOG`, written the same way, overrides it.
     pub level: String,
     /// `auto`, `journal`, `logfmt` or `json`.
     pub format: Format,
@@ -106,10 +106,15 @@ fn parsed(text: &str) -> Result<Targets, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
+/// What the variable asks for, where it is set: `Err` says why it cannot be taken.
+fn overriding() -> Option<Result<Targets, String>> {
+    let text = std::env::var_os("RUST_LOG").filter(|text| !text.is_empty())?;
+    Some(text.to_str().ok_or_else(|| "it is no UTF-8".to_owned()).and_then(parsed))
+}
+
 fn filter(level: &str) -> Targets {
-    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    asked
-        .and_then(|text| parsed(&text).ok())
+    overriding()
+        .and_then(Result::ok)
         .or_else(|| parsed(&format!("{level},{QUIET}")).ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
@@ -140,6 +145,9 @@ pub fn init(settings: &Settings, program: Program<'_>) -> Levels {
     }
     if let Some(sink) = panics {
         tell_panics(sink, shape, program.name.to_owned());
+    }
+    if let Some(Err(why)) = overriding() {
+        warn!(event = "log.variable_refused", why, "RUST_LOG names no level; log.level counts");
     }
     Levels(Some(handle))
 }

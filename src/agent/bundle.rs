@@ -3,14 +3,13 @@
 use super::config::Config;
 use super::control::Client;
 use super::doctor;
+use super::manager::Init;
 use crate::secret::Secret;
 use crate::untrusted::escaped_lines;
 use std::fmt::Write as _;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// The journal's end that goes into it, in lines.
-const LOG_LINES: &str = "1000";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The whole text.
@@ -22,6 +21,7 @@ pub async fn collect(config: &Config, client: &Client) -> String {
     section("version", concat!("impush ", env!("CARGO_PKG_VERSION")));
     section("kernel", &std::fs::read_to_string("/proc/version").unwrap_or_default());
     let detected = crate::device::detect(config.device.root.as_deref());
+    section("init system", &format!("{:?}", Init::here()));
     section("device", &as_text(detected.map_err(|e| e.to_string())));
     section("configuration", &as_text(Ok::<_, String>(without_secrets(config.clone()))));
     let status = client.call("GET", "/v1/status", None).await;
@@ -48,11 +48,11 @@ fn as_text<T: serde::Serialize>(value: Result<T, String>) -> String {
 
 /// The log never holds a secret, so it goes in as it is.
 async fn journal() -> String {
-    let run =
-        Command::new("journalctl").args(["-u", "impush", "-n", LOG_LINES, "--no-pager", "-o", "short-iso"]).output();
-    match tokio::time::timeout(LIMIT, run).await {
+    let init = Init::here();
+    let Some((program, arguments)) = init.log_command() else { return format!("not collected; {}", init.log()) };
+    match tokio::time::timeout(LIMIT, Command::new(program).args(arguments).kill_on_drop(true).output()).await {
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        Ok(Err(error)) => format!("no journal: {error}"),
-        Err(_) => "no journal: journalctl did not end".to_owned(),
+        Ok(Err(error)) => format!("no journal: {program}: {error}"),
+        Err(_) => format!("no journal: {program} did not end"),
     }
 }

@@ -213,7 +213,8 @@ impl CommandError {
             Self::Settings(_) => 78,
             Self::Run(error) => error.exit_code(),
             Self::Client(ClientError::NotPermitted { .. }) => 77,
-            Self::Client(ClientError::NotRunning { .. } | ClientError::Broken(_)) | Self::Unhealthy { .. } => 69,
+            Self::Client(ClientError::NotRunning { .. } | ClientError::Asleep { .. } | ClientError::Broken(_))
+            | Self::Unhealthy { .. } => 69,
             Self::Client(ClientError::Refused(refusal)) => refusal_code(&refusal.code),
             Self::File { .. } | Self::Detect(_) => 66,
             Self::LoginEnded { .. } => 77,
@@ -320,7 +321,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Inbox { command } => Ok(inbox::execute(&config.state_directory(), &command)?),
         Command::ResetIdentity => Ok(identity::reset(&config.state_directory())?),
         Command::Doctor { json } => in_runtime(async {
-            let checks = doctor::examine(&config, &Client::new(&socket)).await;
+            let checks = doctor::examine(&config, &Client::onlooker(&socket)).await;
             if json {
                 print(&serde_json::to_string(&checks)?)?;
             } else {
@@ -332,7 +333,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             }
         }),
         Command::SupportBundle { output } => in_runtime(async {
-            let text = bundle::collect(&config, &Client::new(&socket)).await;
+            let text = bundle::collect(&config, &Client::onlooker(&socket)).await;
             match output::write(&output, text.trim_end().as_bytes())
                 .map_err(|source| CommandError::File { path: output.clone(), source })?
             {

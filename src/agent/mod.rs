@@ -22,6 +22,7 @@ mod disk;
 mod doctor;
 mod identity;
 mod inbox;
+mod manager;
 mod metrics;
 mod name;
 mod network;

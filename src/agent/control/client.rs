@@ -1,5 +1,6 @@
 //! The asking half of the control socket, as the command line and the tests use it.
 
+use super::super::manager::{self, Init, Unit};
 use super::Refusal;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -17,8 +18,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no agent answers at {path}: {source}; start it with `impush run` or `systemctl start impush`")]
+    #[error("no agent answers at {path}: {source}; start it with `{}`", Init::here().start())]
     NotRunning { path: PathBuf, source: io::Error },
+    #[error("{unit} is {state}; it was not asked, because that would start it")]
+    Asleep { unit: String, state: String },
     #[error("this user may not use {path}; run as root or as the agent's user")]
     NotPermitted { path: PathBuf },
     #[error("{}", .0.message)]
@@ -41,11 +44,22 @@ pub enum Reader<'a> {
 #[derive(Debug, Clone)]
 pub struct Client {
     path: PathBuf,
+    /// An agent that does not run is not started by being asked.
+    onlooker: bool,
 }
 
 impl Client {
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self { path: path.to_owned(), onlooker: false }
+    }
+
+    /// The same for who wants to change nothing: connecting to a socket of the service manager's starts the service.
+    pub fn onlooker(path: &Path) -> Self {
+        Self { onlooker: true, ..Self::new(path) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// One request, one JSON answer.
@@ -126,6 +140,11 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        if self.onlooker
+            && let Some(unit) = manager::behind(&self.path).await.filter(Unit::sleeps)
+        {
+            return Err(ClientError::Asleep { unit: unit.name, state: unit.state });
+        }
         let stream = UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path: self.path.clone() },
             _ => ClientError::NotRunning { path: self.path.clone(), source },

@@ -1,6 +1,7 @@
 //! What the agent says of itself, its disk, and the clock everything hangs on.
 
 use super::super::config::Config;
+use super::super::manager::Init;
 use super::super::text;
 use super::Check;
 use crate::binding::Standing;
@@ -165,7 +166,7 @@ pub fn disk(config: &Config, status: Option<&Status>) -> Vec<Check> {
     let directory = config.state_directory();
     let failing = status.is_some_and(|status| status.store_failing).then(|| {
         let advice =
-            "look at its disk, owner and rights, and at the log: journalctl -u impush IMPUSH_EVENT=store.failed";
+            format!("look at its disk, owner and rights, and for store.failed in its log: {}", Init::here().log());
         Check::failed("disk", format!("the agent cannot write {}", directory.display()), advice)
     });
     let mode = match std::fs::metadata(&directory) {

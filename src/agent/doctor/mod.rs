@@ -11,6 +11,7 @@ mod running;
 use super::clock;
 use super::config::Config;
 use super::control::Client;
+use super::manager;
 use crate::mqtt::{TimeFloor, credentials};
 use crate::session::Status;
 use serde::Serialize;
@@ -100,7 +101,7 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
     match &status {
         Ok(status) => checks.extend(agent::examine(status, now_ms)),
         Err(error) => {
-            checks.push(Check::failed("agent", error.to_string(), "systemctl start impush; then journalctl -u impush"))
+            checks.push(Check::failed("agent", error.to_string(), manager::advice(client.path()).await));
         }
     }
     checks.extend(agent::disk(config, agent));

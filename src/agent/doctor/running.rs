@@ -1,15 +1,14 @@
 //! Where the running agent differs from what its files say now: what it uses is what counts.
 
 use super::super::config::Ready;
+use super::super::manager::Init;
 use super::Check;
 use crate::mqtt::Credentials;
 use crate::session::{Status, Trusted};
 
-const RELOAD: &str = "systemctl reload impush, or SIGHUP";
-const RESTART: &str = "systemctl restart impush";
-
 /// One finding for each difference; none where there is none. `credentials`: what the files hold, where they are good.
 pub fn differences(ready: &Ready, credentials: Option<&Credentials>, status: &Status) -> Vec<Check> {
+    let (reload, restart) = (Init::here().reload(), Init::here().restart());
     let mut found = Vec::new();
     let mut differs = |what: &str, runs: &str, says: &str, advice: &str| {
         if runs != says {
@@ -20,23 +19,23 @@ pub fn differences(ready: &Ready, credentials: Option<&Credentials>, status: &St
     // An agent of before says nothing of its servers.
     if !status.servers.is_empty() {
         let servers: Vec<String> = ready.endpoints.iter().map(ToString::to_string).collect();
-        differs("server", &status.servers.join(", "), &servers.join(", "), RELOAD);
+        differs("server", &status.servers.join(", "), &servers.join(", "), reload);
         let proxy = ready.proxy.as_ref().map(ToString::to_string);
-        differs("proxy", status.proxy.as_deref().unwrap_or("none"), proxy.as_deref().unwrap_or("none"), RELOAD);
+        differs("proxy", status.proxy.as_deref().unwrap_or("none"), proxy.as_deref().unwrap_or("none"), reload);
     }
     if let (Some(trusted), Some(files)) = (&status.trusted, credentials) {
         differs(
             "the certificate authorities with SHA-256",
             short(&trusted.fingerprint),
             short(&files.fingerprint),
-            RELOAD,
+            reload,
         );
         let own = |fingerprint: Option<&String>| fingerprint.map_or("none", |text| short(text)).to_owned();
         let (runs, says) = (own(trusted.client_certificate.as_ref()), own(files.own.as_ref()));
-        differs("the client certificate with SHA-256", &runs, &says, RELOAD);
+        differs("the client certificate with SHA-256", &runs, &says, reload);
     }
-    differs("server.app", &status.app, ready.app.as_str(), RESTART);
-    differs("version", &status.version, env!("CARGO_PKG_VERSION"), RESTART);
+    differs("server.app", &status.app, ready.app.as_str(), restart);
+    differs("version", &status.version, env!("CARGO_PKG_VERSION"), restart);
     found
 }
 
@@ -81,10 +80,10 @@ mod tests {
         assert!(texts[0].contains("uses server mqtts://a:8883;") && texts[0].contains("mqtts://b:8883"), "{texts:?}");
         assert!(texts[1].contains("proxy none") && texts[1].contains("http://p:1"), "{texts:?}");
         assert!(!texts.concat().contains("secret"));
-        assert!(found.len() == 2 && found.iter().all(|check| check.advice.contains("reload")), "{found:?}");
+        assert!(found.len() == 2 && found.iter().all(|check| check.advice == Init::here().reload()), "{found:?}");
         let moved = Status { app: "org#other".to_owned(), version: "0".to_owned(), ..agent() };
         let found = differences(&ready("url = 'mqtts://a'"), None, &moved);
-        assert!(found.len() == 2 && found.iter().all(|check| check.advice.contains("restart")), "{found:?}");
+        assert!(found.len() == 2 && found.iter().all(|check| check.advice == Init::here().restart()), "{found:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The rooms of impush, lowest floor first; a room uses only what stands above it in this list.
 #![forbid(unsafe_code)]
 
+pub mod access;
 #[cfg(any(feature = "gateway", feature = "lab"))]
 pub mod http;
 pub mod ids;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Each room and what it may use, lowest floor first. A room may only name rooms listed before it.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("access", &[]),
     ("ids", &[]),
     ("secret", &[]),
     ("settings", &[]),
@@ -26,6 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
+            "access",
             "ids",
             "secret",
             "settings",
@@ -48,6 +50,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
+            "access",
             "ids",
             "secret",
             "settings",

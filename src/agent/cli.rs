@@ -9,7 +9,8 @@ use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::name::AgentName;
 use super::output::{self, Written};
 use super::start::{self, Retry};
-use super::{bundle, text};
+use super::{bundle, check, text};
+use crate::access::Account;
 use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
@@ -159,8 +160,13 @@ struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Exit 0 if the agent could start with it, 78 with the reason if not
-    Check,
+    /// Exit 0 if the agent could start with it, 78 with the reasons if not
+    #[command(after_help = "Looks at every file a start needs, as the user the service runs as.")]
+    Check {
+        /// Look as this user [default: the service's user, for root where a service manager starts it]
+        #[arg(long, value_name = "USER")]
+        as_user: Option<String>,
+    },
     /// Print every key with its value
     Show,
 }
@@ -180,6 +186,10 @@ enum CommandError {
     Detect(#[from] crate::device::PropertyError),
     #[error("the login ended: {word} {detail}")]
     LoginEnded { word: String, detail: String },
+    #[error("{}", .0.join("\nimpush: "))]
+    CannotStart(Vec<String>),
+    #[error("cannot look as that user: {0}")]
+    User(io::Error),
     #[error("{failed} checks failed")]
     Unhealthy { failed: usize },
     #[error(transparent)]
@@ -210,7 +220,7 @@ impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(error) if error.not_permitted() => 77,
-            Self::Settings(_) => 78,
+            Self::Settings(_) | Self::CannotStart(_) => 78,
             Self::Run(error) => error.exit_code(),
             Self::Client(ClientError::NotPermitted { .. }) => 77,
             Self::Client(ClientError::NotRunning { .. } | ClientError::Asleep { .. } | ClientError::Broken(_))
@@ -218,6 +228,8 @@ impl CommandError {
             Self::Client(ClientError::Refused(refusal)) => refusal_code(&refusal.code),
             Self::File { .. } | Self::Detect(_) => 66,
             Self::LoginEnded { .. } => 77,
+            Self::User(error) if error.kind() == io::ErrorKind::PermissionDenied => 77,
+            Self::User(_) => 67,
             Self::Inbox(error) => error.exit_code(),
             Self::Reset(error) => error.exit_code(),
             Self::Output(_) | Self::Json(_) => 74,
@@ -311,8 +323,18 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             };
             Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket).and_then(good))?)
         }
-        Command::Config { command: ConfigCommand::Check } => {
-            good(config)?;
+        Command::Config { command: ConfigCommand::Check { as_user } } => {
+            let config = good(config)?;
+            let account = match as_user {
+                Some(name) => Some(Account::named(&name).map_err(CommandError::User)?),
+                None => check::service_account(),
+            };
+            let system = cli.name.file();
+            let file = cli.config.as_deref().or_else(|| system.exists().then_some(&*system));
+            let obstacles = check::obstacles(file, &config, account.as_ref()).map_err(CommandError::User)?;
+            if !obstacles.is_empty() {
+                return Err(CommandError::CannotStart(obstacles));
+            }
             print("configuration is good")
         }
         Command::Config { command: ConfigCommand::Show } => {

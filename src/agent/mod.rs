@@ -13,6 +13,7 @@
 //! One task owns everything; nothing is shared, so nothing is locked.
 
 mod bundle;
+mod check;
 pub mod cli;
 mod clock;
 mod config;

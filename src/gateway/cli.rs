@@ -1,9 +1,11 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
+use super::check;
 use super::config::{Config, SYSTEM_FILE, VARIABLES};
 use super::error::ServeError;
 use super::serve::{Start, serve};
 use super::store::Vault;
+use crate::access::Account;
 use crate::http::Http;
 use crate::logs;
 use crate::settings::{self, SettingsError};
@@ -88,8 +90,13 @@ enum Command {
         after_help = "What was sealed with the old key stays unreadable: put those certificates in again. Never overwrites a key."
     )]
     NewSecretsKey,
-    /// Exit 0 if the gateway could start with this configuration, 78 with the reason if not
-    Check,
+    /// Exit 0 if the gateway could start with this configuration, 78 with the reasons if not
+    #[command(after_help = "Looks at every file a start needs, as the user the service runs as.")]
+    Check {
+        /// Look as this user [default: the service's user, for root where a service manager starts it]
+        #[arg(long, value_name = "USER")]
+        as_user: Option<String>,
+    },
 }
 
 /// The longest an answer may take: a test of many notifications is one call.
@@ -172,6 +179,10 @@ enum CommandError {
     Serve(#[from] ServeError),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
+    #[error("{}", .0.join("\nimpush-gateway: "))]
+    CannotStart(Vec<String>),
+    #[error("cannot look as that user: {0}")]
+    User(io::Error),
     #[error("--app is `org/app`")]
     App,
     #[error("no gateway answers at {url}: {why}")]
@@ -185,7 +196,10 @@ enum CommandError {
 impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) => 78,
+            Self::Settings(error) if error.not_permitted() => 77,
+            Self::Settings(_) | Self::CannotStart(_) => 78,
+            Self::User(error) if error.kind() == io::ErrorKind::PermissionDenied => 77,
+            Self::User(_) => 67,
             Self::Serve(error) => error.exit_code(),
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
             Self::File { .. } => 66,
@@ -240,8 +254,18 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             logs::finish();
             result
         }
-        Command::Check => {
-            good(config)?;
+        Command::Check { as_user } => {
+            let config = good(config)?;
+            let account = match as_user {
+                Some(name) => Some(Account::named(&name).map_err(CommandError::User)?),
+                None => check::service_account(),
+            };
+            let system = Path::new(SYSTEM_FILE);
+            let file = file.as_deref().or_else(|| system.exists().then_some(system));
+            let obstacles = check::obstacles(file, &config, account.as_ref()).map_err(CommandError::User)?;
+            if !obstacles.is_empty() {
+                return Err(CommandError::CannotStart(obstacles));
+            }
             print("configuration is good")
         }
         Command::NewSecretsKey => {
@@ -316,7 +340,7 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
             }
             Ok(())
         }
-        Command::Serve { .. } | Command::Check | Command::NewSecretsKey => Ok(()),
+        Command::Serve { .. } | Command::Check { .. } | Command::NewSecretsKey => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ mod alarm;
 mod api;
 mod broker;
 mod certificate;
+mod check;
 pub mod cli;
 mod clock;
 mod config;

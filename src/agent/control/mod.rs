@@ -28,7 +28,7 @@ mod server;
 mod socket_file;
 
 pub use client::{Client, ClientError, Reader};
-pub use server::{Door, Server, bind, given};
+pub use server::{Door, Server, bind, given, group_id};
 
 pub use crate::session::Refusal;
 

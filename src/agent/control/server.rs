@@ -85,7 +85,10 @@ pub fn bind(given: Option<std::os::unix::net::UnixListener>, path: &Path, group:
 }
 
 /// A group's number, from its name in `/etc/group` or the number itself.
-fn group_id(name: &str) -> io::Result<u32> {
+///
+/// # Errors
+/// The system's error; `NotFound` where there is no such group.
+pub fn group_id(name: &str) -> io::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }

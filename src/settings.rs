@@ -115,7 +115,8 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
 
 /// What a file says of one key, as far as it can be read: the rest of it may be broken.
 pub fn salvaged(file: &Path, section: &str, key: &str) -> Option<String> {
-    let text = read_text(file).ok()?;
+    let bytes = read_bytes(file).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
     let (table, _) = toml::de::DeTable::parse_recoverable(&text);
     let section = table.get_ref().get(section)?.get_ref().as_table()?;
     section.get(key)?.get_ref().as_str().map(ToOwned::to_owned)
@@ -124,7 +125,7 @@ pub fn salvaged(file: &Path, section: &str, key: &str) -> Option<String> {
 /// Settings are lines, not data: a file that is larger was named by mistake.
 const LARGEST: u64 = 4 << 20;
 
-fn read_text(path: &Path) -> Result<String, SettingsError> {
+fn read_bytes(path: &Path) -> Result<Vec<u8>, SettingsError> {
     let owned = || path.to_owned();
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => SettingsError::Missing { path: owned() },
@@ -137,7 +138,11 @@ fn read_text(path: &Path) -> Result<String, SettingsError> {
     if bytes.len() as u64 == LARGEST {
         return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large for a configuration")));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    Ok(bytes)
+}
+
+fn read_text(path: &Path) -> Result<String, SettingsError> {
+    String::from_utf8(read_bytes(path)?).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -146,7 +151,7 @@ fn read_text(path: &Path) -> Result<String, SettingsError> {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => " but looks like UTF-16",
             _ => "",
         };
-        SettingsError::Encoding { path: owned(), line, column, hint }
+        SettingsError::Encoding { path: path.to_owned(), line, column, hint }
     })
 }
 

@@ -57,7 +57,7 @@ pub fn given() -> io::Result<Option<std::os::unix::net::UnixListener>> {
 /// directory it makes with mode 0700, or 0750.
 ///
 /// # Errors
-/// The system's error; `AddrInUse` where somebody answers at the socket or it is no socket.
+/// The system's error; `AddrInUse` where somebody answers at the socket, `AlreadyExists` where it is no socket.
 pub fn bind(given: Option<std::os::unix::net::UnixListener>, path: &Path, group: Option<&str>) -> io::Result<Door> {
     if let Some(given) = given {
         given.set_nonblocking(true)?;

@@ -33,18 +33,22 @@ impl OwnSocket {
 /// Removes a socket that nobody listens on any more.
 ///
 /// # Errors
-/// `AddrInUse` where somebody listens, or a file is no socket: neither is this agent's to remove.
+/// `AddrInUse` where somebody listens, `AlreadyExists` where a file is no socket: neither is this agent's to remove.
 pub(super) fn make_way(path: &Path) -> io::Result<()> {
-    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, why.to_owned()));
+    let refused = |kind, why: &str| Err(io::Error::new(kind, why.to_owned()));
     let found = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
     if !found.file_type().is_socket() {
-        return refused("what is there is no socket and stays; remove it, or name another path in paths.socket");
+        return refused(
+            io::ErrorKind::AlreadyExists,
+            "what is there is no socket and stays; remove it, or name another path in paths.socket",
+        );
     }
     match answers(path) {
         Ok(true) => refused(
+            io::ErrorKind::AddrInUse,
             "another agent, or the service manager for it, listens there; stop that one, or name another path in \
              paths.socket",
         ),
@@ -82,7 +86,7 @@ mod tests {
         make_way(&path).expect("nobody listens");
         assert!(!path.exists());
         std::fs::write(&path, "a letter").expect("written");
-        assert_eq!(make_way(&path).expect_err("no socket").kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(make_way(&path).expect_err("no socket").kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).expect("still there"), b"a letter");
         std::fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink("/dev/null", &path).expect("linked");

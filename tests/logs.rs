@@ -250,8 +250,8 @@ fn a_start_that_fails_says_why_where_an_operator_looks() {
     for (config, why) in [
         ("[log]\nlevel = 'info'\nlevl = 1\n", "log.level"),
         (
-            "[paths]\nstate = '/dev/null/state'\nsocket = '/tmp/none'\n[server]\nurl = 'mqtts://127.0.0.1:1'\napp = 'o#a'\n",
-            "/dev/null/state",
+            "[paths]\nstate = '/tmp/none'\nsocket = '/tmp/none.sock'\n[server]\nurl = 'mqtts://127.0.0.1:1'\napp = 'o#a'\nca_file = '/nowhere/ca.pem'\n",
+            "/nowhere/ca.pem",
         ),
     ] {
         drop(std::fs::remove_dir(home.path().join("dev")));

@@ -121,6 +121,9 @@ fn silent_at(step: &str, test: &str) {
         let (bad, good) = (lab.way(first), lab.way(second));
         assert_eq!((&bad["outcome"], &bad["step"]), (&"stalled".into(), &step.into()), "{bad}");
         assert_eq!(good["outcome"], "worked", "{good}");
+        let examined = lab.agent.run(&["doctor", "--json"]);
+        let found = String::from_utf8_lossy(&examined.stdout);
+        assert!(found.contains(&format!("({step})")) && found.contains(&format!("{second} works")), "{found}");
         let again = lab.online(|agent| drop(agent.ok(&["reconnect"])));
         tell(&format!("{first} silent at {step}, {second} good: online in {took:?}, again in {again:?}"));
         assert!(took <= FIRST && again <= AGAIN, "{first} {second}: {took:?}, {again:?}");

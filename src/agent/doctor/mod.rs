@@ -7,6 +7,7 @@
 mod agent;
 mod network;
 mod running;
+mod ways;
 
 use super::clock;
 use super::config::Config;
@@ -99,7 +100,10 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
         (Err(_), _) => checks.push(Check::skipped("network", "the server is not known")),
     }
     match &status {
-        Ok(status) => checks.extend(agent::examine(status, now_ms)),
+        Ok(status) => {
+            checks.extend(ways::examine(status));
+            checks.extend(agent::examine(status, now_ms));
+        }
         Err(error) => {
             checks.push(Check::failed("agent", error.to_string(), manager::advice(client.path()).await));
         }

@@ -7,9 +7,10 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::{Agent, Certificates, Flaw, Process, all_paths, certificates, has, impush, skipped};
 
@@ -143,7 +144,7 @@ fn broker(dir: &Path, certificates: &Certificates) -> Process {
     }
     let config = dir.join("mosquitto.conf");
     let text = format!(
-        "listener 8883 10.71.9.2\nallow_anonymous true\ncafile {}\ncertfile {}\nkeyfile {}\n",
+        "listener 8883 10.71.9.2\nallow_anonymous true\ncafile {}\ncertfile {}\nkeyfile {}\nlistener 1883 10.71.9.2\n",
         certificates.ca.display(),
         certificates.chain.display(),
         certificates.key.display()
@@ -292,4 +293,82 @@ fn a_network_that_comes_back_is_used_however_often_it_went() {
         );
         lab.agent.process.event("link.up");
     }
+}
+
+/// Offloads would let packets of many segments through the router as one.
+const NO_OFFLOADS: &str = r#"
+set -e
+for at in "dev wlan0" "nat w0" "nat up0" "srv eth0"; do set -- $at
+  ip netns exec impush-$1 ethtool -K $2 tx off gso off tso off gro off >/dev/null; done
+"#;
+
+/// Ids of a batch of messages that make 3.5 kB together.
+fn batch(name: &str) -> Vec<String> {
+    (0..40).map(|n| format!("{name}-{n:02}-{}", "x".repeat(80))).collect()
+}
+
+#[test]
+fn a_path_that_loses_large_packets_gets_small_segments_and_keeps_its_heartbeat() {
+    let test = "a_path_that_loses_large_packets_gets_small_segments_and_keeps_its_heartbeat";
+    if !["ethtool", "ss", "curl", "mosquitto_sub", "mosquitto_pub"].iter().all(|p| has(p)) {
+        return skipped(test, "needs ethtool, ss, curl, mosquitto_sub and mosquitto_pub");
+    }
+    let Some(mut lab) = Lab::new(test, "") else { return };
+    must(NO_OFFLOADS);
+    let heartbeat = lab.status()["heartbeat_s"].clone();
+    let device = lab.status()["device_id"].as_str().expect("an id").to_owned();
+    let at_server = |program: &str, options: &[&str]| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", "impush-srv", program, "-V", "mqttv5", "-h", "10.71.9.2", "-q", "1"]);
+        command.args(options).env("PATH", all_paths());
+        command
+    };
+    let mut up = Process::start(&mut at_server("mosquitto_sub", &["-t", "im/v1/+/+/+/up"]), false);
+    lab._broker.wait_for("SUBACK", |line| line.contains("Sending SUBACK to auto-").then_some(()));
+    let batches = ["before", "lost", "after"].map(batch);
+    let down = format!("im/v1/org%23app/ann/{device}/down");
+    let mut publish = at_server("mosquitto_pub", &["-l", "-t", &down]).stdin(Stdio::piped()).spawn().expect("started");
+    let mut lines = publish.stdin.take().expect("piped");
+    for id in batches.iter().flatten() {
+        let message =
+            json!({ "v": 1, "type": "message", "id": id, "from": "b", "to": "ann", "sent_at_ms": 1, "body": {} });
+        writeln!(lines, "{message}").expect("written");
+    }
+    drop(lines);
+    assert!(publish.wait().expect("ended").success());
+    for _ in batches.iter().flatten() {
+        lab.agent.process.event("message.received");
+    }
+    let socket = lab.agent.home.join("s");
+    let take = |ids: &[String]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sf", "-m", "20", "-d", &json!({ "ids": ids }).to_string(), "--unix-socket"]).arg(&socket);
+        let done = curl.arg("http://impush/v1/messages/ack").output().expect("ran");
+        assert!(done.status.success(), "{done:?}");
+    };
+    let taken =
+        |line: &str, ids: &[String]| line.contains(r#""type":"taken""#) && ids.iter().all(|id| line.contains(id));
+    // The control: large packets pass.
+    take(&batches[0]);
+    up.wait_for("the first batch", |line| taken(line, &batches[0]).then_some(()));
+
+    let mut router = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+    router.args(["trouble", "large", "--netns", "impush-nat", "--above", "1300"]).env("PATH", all_paths());
+    let (mut router, _input) = Process::start_told(&mut router);
+    router.wait_for("the rule", |line| line.starts_with('{').then_some(()));
+    take(&batches[1]);
+    lab.agent.process.event("link.small_segments");
+    let lost = lab.agent.process.event("link.down");
+    assert_eq!(lost["cause"], "ack_lost");
+    lab.agent.process.event("link.up");
+    take(&batches[2]);
+    up.wait_for("the last batch", |line| taken(line, &batches[2]).then_some(()));
+    let sockets = shell("ip netns exec impush-dev ss -tin state established dst 10.71.9.2");
+    let text = String::from_utf8_lossy(&sockets.stdout).into_owned();
+    let sizes: Vec<u32> = text.split_whitespace().filter_map(|word| word.strip_prefix("mss:")?.parse().ok()).collect();
+    assert!(!sizes.is_empty() && sizes.iter().all(|size| *size <= 1200), "{text}");
+    let status = lab.status();
+    assert_eq!((&status["small_segments"], &status["heartbeat_s"]), (&Value::from(true), &heartbeat), "{status}");
+    let downs = lab.agent.process.seen.iter().filter(|line| line.contains(r#""event":"link.down""#)).count();
+    assert_eq!(downs, 1, "the link fell once");
 }

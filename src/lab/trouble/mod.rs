@@ -5,6 +5,7 @@ mod bursts;
 mod dns;
 mod dnsproxyd;
 mod ip;
+mod large;
 mod names;
 mod portal;
 mod rotate;
@@ -30,6 +31,8 @@ pub(super) enum Trouble {
     Names(names::Options),
     /// A server that takes connections and is silent from a step on
     Silent(silent::Options),
+    /// Lose large packets without a word, as behind a tunnel whose ICMP is filtered
+    Large(large::Options),
 }
 
 /// # Errors
@@ -43,5 +46,6 @@ pub(super) async fn run(trouble: Trouble) -> io::Result<()> {
         Trouble::Dnsproxyd(options) => dnsproxyd::serve(options).await,
         Trouble::Names(options) => names::serve(options).await,
         Trouble::Silent(options) => silent::serve(options).await,
+        Trouble::Large(options) => large::serve(options).await,
     }
 }

@@ -77,6 +77,13 @@ impl Session {
         })));
     }
 
+    /// In the place of the attempt that is under way. Whether that one's CONNECT is out is not known here: at
+    /// worst one takeover by a stranger within [`OWN_TAKEOVER`] counts as this device's own.
+    pub(super) fn dial_instead(&mut self, now: Now) {
+        self.gave_up = Some(now.at);
+        self.dial(now);
+    }
+
     pub(super) fn on_dialled(&mut self, now: Now, nonce: &Nonce, standing: Standing) {
         if !matches!(&self.phase, Phase::Connecting { nonce: current } if current == nonce) {
             return;

@@ -14,7 +14,7 @@ impl Session {
         match State::from(&self.phase) {
             State::Connecting => {
                 debug!(event = "link.attempt_renamed", "the attempt was made with name servers of before");
-                self.dial(now);
+                self.dial_instead(now);
             }
             // They came with this device's own network: no fleet shares the moment.
             State::Waiting if name_was_why => self.try_again_at_once(now, Cause::NetworkChanged),

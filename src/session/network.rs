@@ -78,7 +78,7 @@ impl Session {
         match State::from(&self.phase) {
             State::Connecting => {
                 debug!(event = "link.attempt_moved", "the attempt was made on a network that is gone");
-                self.dial(now);
+                self.dial_instead(now);
             }
             State::Resting => {
                 self.tried = ground;

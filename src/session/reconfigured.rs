@@ -51,7 +51,7 @@ impl Session {
                     self.connect_anew(now, Cause::Reconfigured);
                 }
             }
-            State::Connecting if way_changed => self.dial(now),
+            State::Connecting if way_changed => self.dial_instead(now),
             State::Waiting if way_changed => self.try_again_at_once(now, Cause::Reconfigured),
             State::Resting if way_changed => self.check_soon(now),
             State::Stopped if way_changed => {

@@ -395,6 +395,29 @@ fn a_takeover_by_ones_own_given_up_connect_is_no_clone() {
 }
 
 #[test]
+fn a_takeover_by_an_attempt_that_a_change_replaced_is_no_clone_once() {
+    let mut stage = Stage::new(Saved::default());
+    stage.login("ann");
+    stage.feed(Event::NameServersChanged);
+    stage.accept();
+    for cause in [Cause::Superseded, Cause::TakenOver] {
+        stage.now.at += Duration::from_secs(5);
+        stage.feed(Event::Lost(Failure::new(Cause::TakenOver, "said the server")));
+        assert_eq!(stage.session.status(stage.now).cause.expect("a cause").word, cause);
+        while stage.pending.dial.is_none() {
+            stage.pass(Duration::from_secs(3600));
+        }
+        stage.accept();
+    }
+    // The control: nothing was replaced.
+    let mut stage = Stage::new(Saved::default());
+    stage.login("ann");
+    stage.accept();
+    stage.feed(Event::Lost(Failure::new(Cause::TakenOver, "said the server")));
+    assert_eq!(stage.session.status(stage.now).cause.expect("a cause").word, Cause::TakenOver);
+}
+
+#[test]
 fn a_loss_with_much_data_under_way_asks_for_small_segments_and_teaches_the_heartbeat_nothing() {
     for (bytes, small) in [(3500, true), (100, false)] {
         let mut stage = online_after(Step::Tcp);

@@ -79,6 +79,7 @@ impl Disk {
             Err(error) => return Kept::Failed(error.to_string()),
         };
         match inbox.append(std::slice::from_ref(&message)) {
+            Ok(appended) if appended.new.is_empty() && inbox.is_taken(&message.id) => Kept::Taken,
             Ok(appended) if appended.new.is_empty() => Kept::Duplicate,
             Ok(_) => Kept::New,
             Err(error @ (InboxError::Full | InboxError::TooLarge { .. })) => Kept::Full(error.to_string()),

@@ -142,6 +142,12 @@ impl Session {
                 debug!(event = "message.duplicate", %id, "already in the inbox");
                 self.say_kept(id);
             }
+            Kept::Taken => {
+                debug!(event = "message.duplicate", %id, "an app has taken it already");
+                self.say_kept(id.clone());
+                // The word of it was lost with its connection.
+                self.send(&Up::Taken { ids: vec![id] });
+            }
             Kept::Full(why) => {
                 self.starved = true;
                 self.count_refused("inbox_full", &why);

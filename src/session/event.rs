@@ -137,6 +137,8 @@ pub enum Packet {
 pub enum Kept {
     New,
     Duplicate,
+    /// It came before, and a local app has it.
+    Taken,
     /// The inbox is full.
     Full(String),
     /// The disk refused.

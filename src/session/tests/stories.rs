@@ -210,6 +210,18 @@ fn what_the_disk_refuses_is_refused_or_owed_and_the_connection_stays() {
 }
 
 #[test]
+fn a_message_that_comes_again_though_an_app_has_it_is_told_as_taken_again() {
+    for (kept, again) in [(Kept::Taken, true), (Kept::Duplicate, false)] {
+        let mut stage = Stage::new(Saved::default());
+        stage.login("ann");
+        stage.accept();
+        stage.feed(Event::Kept { id: "m1".into(), packet_id: Some(1), kept });
+        assert!(said(&stage, |up| matches!(up, Up::Ack { ids, .. } if ids == &["m1"])));
+        assert_eq!(said(&stage, |up| matches!(up, Up::Taken { ids } if ids == &["m1"])), again);
+    }
+}
+
+#[test]
 fn a_receipt_told_while_resting_is_told_at_the_next_connection() {
     let mut stage = Stage::resting();
     let id = stage.ask(Ask::Receipt { id: "m1".into(), event: "clicked".into() });

@@ -169,6 +169,15 @@ impl Inbox {
         self.write(messages, true)
     }
 
+    /// Whether some app has taken the message of this id, as far as is remembered.
+    pub fn is_taken(&self, id: &MessageId) -> bool {
+        let hash = id_hash(id);
+        match self.index.number(hash) {
+            Some(number) => self.cursors.anyone().passed(number),
+            None => self.taken.contains(hash),
+        }
+    }
+
     /// An app is here. One that is new begins at the oldest message if it is the first, else at the next.
     pub fn attach(&mut self, app: &str) {
         self.attached.insert(app.to_owned());

@@ -105,9 +105,11 @@ fn what_one_app_acknowledges_another_still_gets_also_after_reopening() {
     assert!(take(&mut inbox, "uid:1000", &["b"]).is_empty(), "the gateway has heard of it already");
     let mut inbox = of_ann(state.path());
     assert_eq!(ids(&mut inbox, "uid:1000"), ["a"], "taken out of order");
+    assert!(inbox.is_taken(&"a".into()) && !inbox.is_taken(&"c".into()), "one app has it");
     inbox.forget("uid:1000");
     inbox.make_room(u64::MAX / 2);
     assert_eq!(inbox.bytes(), 0, "nobody is left who wants them");
+    assert!(inbox.is_taken(&"a".into()), "what is gone was taken too");
 }
 
 #[test]

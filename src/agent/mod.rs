@@ -37,6 +37,7 @@ mod side;
 mod start;
 mod text;
 mod trust;
+mod words;
 
 pub use crate::session::Status;
 pub use config::{Certificates, Config};

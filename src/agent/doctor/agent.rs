@@ -2,7 +2,7 @@
 
 use super::super::config::Config;
 use super::super::manager::Init;
-use super::super::text;
+use super::super::words;
 use super::Check;
 use crate::binding::Standing;
 use crate::keepalive::Cause;
@@ -34,8 +34,8 @@ pub fn clock(now_ms: u64, judged_by_ms: u64) -> Check {
     if now_ms.saturating_add(DAY_MS) < judged_by_ms {
         let found = format!(
             "the clock says {}; certificates are checked against {}",
-            text::date(now_ms),
-            text::date(judged_by_ms)
+            words::date(now_ms),
+            words::date(judged_by_ms)
         );
         return Check::warning(
             "clock",
@@ -72,7 +72,7 @@ fn login(status: &Status, now_ms: u64) -> Check {
         ),
         State::Waiting | State::Connecting if status.sign_in => Check::failed(
             "login",
-            format!("{}; {}", why(), text::SIGN_IN),
+            format!("{}; {}", why(), words::SIGN_IN),
             "sign in: open any web page on this network",
         ),
         State::Waiting => {

@@ -67,9 +67,27 @@ fn the_package_serves_survives_kill_reboot_and_upgrade_and_goes_without_a_trace(
         guest.ok(&format!("pkill -x {interpreter} || true"));
     }
 
-    // A question at the socket starts the service.
+    // Who looks for what is wrong starts no agent that was stopped on purpose.
     guest.ok("systemctl stop impush.service");
+    let doctor = String::from_utf8_lossy(&guest.run("impush doctor").stdout).into_owned();
+    assert!(doctor.contains("systemctl start impush"), "{doctor}");
+    guest.ok("impush support-bundle --output /root/bundle >/dev/null");
+    assert_eq!(guest.ok("systemctl is-active impush.service || true"), "inactive");
+
+    // A question at the socket starts the service.
     guest.online();
+
+    // Another agent does not take the manager's socket away.
+    let other = guest.run("STATE_DIRECTORY=/root/other impush --socket /run/impush/control.sock run");
+    assert_eq!(other.status.code(), Some(75), "{other:?}");
+    guest.online();
+
+    // A file that root alone can read is named before the service fails on it.
+    guest.ok("chmod 600 /etc/impush/ca.pem");
+    let check = guest.run("impush config check");
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(check.status.code() == Some(78) && said.contains("ca.pem") && said.contains("chmod"), "{check:?}");
+    guest.ok("chmod 644 /etc/impush/ca.pem; impush config check");
 
     // The loop that does the work feeds the watchdog, idle as it is; a loop that hangs does not.
     guest.ok("mkdir -p /run/systemd/system/impush.service.d && printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/impush.service.d/short.conf && systemctl daemon-reload && systemctl restart impush");

@@ -63,9 +63,9 @@ pub fn run(
                 let config = source()?;
                 let given = starts.given().map_err(socket_error)?;
                 let reload = Reload { levels: levels.clone(), source: &source, asked: &mut asked };
-                daemon::run(config, given, reload, &mut shutdown).await
+                Box::pin(daemon::run(config, given, reload, &mut shutdown)).await
             };
-            let Err(error) = Box::pin(start).await else { return Ok(()) };
+            let Err(error) = start.await else { return Ok(()) };
             if !starts.again(&error) {
                 let told = starts.end(&error).await;
                 // An edit that came meanwhile, and `systemctl start` after it, must not fail for what was before.

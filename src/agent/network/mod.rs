@@ -71,7 +71,7 @@ impl Watch {
 /// How the kernel would go somewhere now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Way {
-    /// The network's [`name`], and this device's address on it.
+    /// The network's [`name()`], and this device's address on it.
     pub ground: (String, Option<IpAddr>),
     /// The interface has a carrier, as far as its driver knows.
     pub carrier: bool,

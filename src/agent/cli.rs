@@ -1,18 +1,19 @@
 //! The `impush` command line: what each command asks, prints and exits with.
 
-use super::config::{Config, Paths, VARIABLES};
+use super::config::{Config, Paths};
 use super::control::{Client, ClientError, Reader};
 use super::daemon::RunError;
 use super::doctor::{self, Outcome};
 use super::identity::{self, ResetError};
 use super::inbox::{self, InboxCommand, InboxCommandError};
+use super::loading::{good, load, socket_only};
 use super::name::AgentName;
 use super::output::{self, Written};
 use super::start::{self, Retry};
 use super::{bundle, check, text};
 use crate::access::Account;
 use crate::logs;
-use crate::settings::{self, SettingsError};
+use crate::settings::SettingsError;
 use crate::terminal;
 use crate::untrusted::shown;
 use crate::vendor::Vendor;
@@ -365,28 +366,6 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         }),
         command => ask(&Client::new(&socket), command),
     }
-}
-
-/// What a file names as the socket, though the rest of it cannot be used.
-fn socket_only(file: Option<&Path>, name: &AgentName) -> Config {
-    let variables = settings::load::<Config>(None, VARIABLES, std::env::vars_os()).unwrap_or_default();
-    let named = || settings::salvaged(file.unwrap_or(&name.file()), "paths", "socket").map(PathBuf::from);
-    let socket = variables.paths.socket.or_else(named);
-    Config { name: name.clone(), paths: Paths { socket, ..Default::default() }, ..Config::default() }
-}
-
-fn load(file: Option<&Path>, name: &AgentName, may_lack: bool) -> Result<Config, SettingsError> {
-    let system = name.file();
-    // A plain agent may have all of it in the environment; one among several is named for its file.
-    let file = file.or_else(|| (system.exists() || !(name.is_plain() || may_lack)).then_some(&*system));
-    let config: Config = settings::load(file, VARIABLES, std::env::vars_os())?;
-    Ok(Config { name: name.clone(), ..config })
-}
-
-/// Checked, so that the variable is named where one is to blame.
-fn good(config: Config) -> Result<Config, SettingsError> {
-    config.check().map_err(|error| error.naming_variable(VARIABLES, std::env::vars_os()))?;
-    Ok(config)
 }
 
 fn in_runtime(work: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {

@@ -23,6 +23,7 @@ mod disk;
 mod doctor;
 mod identity;
 mod inbox;
+mod loading;
 mod manager;
 mod metrics;
 mod name;

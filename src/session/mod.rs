@@ -136,6 +136,8 @@ pub struct Session {
     phase: Phase,
     /// When the phase began. Not by the wall clock, which may be set meanwhile.
     since: Moment,
+    /// What the wall clock said then.
+    since_ms: u64,
     /// Why the last link ended or attempt failed.
     cause: Option<Failure>,
     timers: Timers,
@@ -199,6 +201,7 @@ impl Session {
             owed: owed::Owed::default(),
             phase: Phase::LoggedOut,
             since: now.at,
+            since_ms: now.wall_ms,
             timers: Timers::default(),
             apps: BTreeMap::new(),
             network: None,
@@ -307,7 +310,7 @@ impl Session {
 
     fn enter(&mut self, now: Now, phase: Phase) {
         if State::from(&self.phase) != State::from(&phase) {
-            self.since = now.at;
+            (self.since, self.since_ms) = (now.at, now.wall_ms);
         }
         // A planned attempt belongs to the phase that waits for it.
         match &phase {

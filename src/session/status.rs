@@ -152,6 +152,9 @@ pub struct Status {
     pub pid: u32,
 }
 
+/// A wall clock that moved this much against the other, in milliseconds, was set.
+const STEP_MS: u64 = 1000;
+
 impl Session {
     /// The state for people and programs.
     pub fn status(&self, now: Now) -> Status {
@@ -162,10 +165,12 @@ impl Session {
             let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
             now.wall_ms.saturating_add(ms(at.saturating_sub(now.at))).saturating_sub(ms(now.at.saturating_sub(at)))
         };
+        // Two clocks never tick together: what was told once stays so until the wall clock is set.
+        let since_ms = Some(wall_of(self.since)).filter(|ms| ms.abs_diff(self.since_ms) >= STEP_MS);
         let check = self.timers.get(super::Timer::Check);
         Status {
             state: State::from(&self.phase),
-            since_ms: wall_of(self.since),
+            since_ms: since_ms.unwrap_or(self.since_ms),
             cause: self.cause.as_ref().map(|failure| CauseReport {
                 word: failure.cause,
                 number: failure.cause.number(),

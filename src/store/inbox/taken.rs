@@ -21,14 +21,17 @@ impl TakenIds {
     /// # Errors
     /// The disk's error.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
         let mut taken = Self { path, order: VecDeque::new(), known: HashSet::new() };
-        let (whole, _) = bytes.as_chunks::<8>();
-        taken.remember(whole.iter().map(|id| u64::from_le_bytes(*id)));
+        // Either may be torn or behind the other; what one of them knows was taken.
+        for path in [taken.copy(), taken.path.clone()] {
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let (whole, _) = bytes.as_chunks::<8>();
+            taken.remember(whole.iter().map(|id| u64::from_le_bytes(*id)));
+        }
         Ok(taken)
     }
 
@@ -50,9 +53,15 @@ impl TakenIds {
     }
 
     /// # Errors
-    /// The disk's error; the file is unchanged then.
+    /// The disk's error; what was not written is unchanged then.
     pub fn save(&self) -> io::Result<()> {
         let bytes: Vec<u8> = self.order.iter().flat_map(|id| id.to_le_bytes()).collect();
-        write_atomically(&self.path, &bytes)
+        write_atomically(&self.path, &bytes)?;
+        write_atomically(&self.copy(), &bytes)
+    }
+
+    /// A repeat that is not known for one is shown twice.
+    fn copy(&self) -> PathBuf {
+        self.path.with_extension("bin.copy")
     }
 }

@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use support::{Agent, Certificates, Flaw, Process, all_paths, certificates, has, impush, skipped};
+use support::{Agent, Certificates, Flaw, Process, all_paths, certificates, has, impush, must, shell, skipped};
 
 /// The namespaces have fixed names, so that a killed run's remains are found and removed.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -64,15 +64,6 @@ struct Lab {
     _broker: Process,
     _wire: Option<Process>,
     agent: Agent,
-}
-
-fn shell(script: &str) -> std::process::Output {
-    Command::new("sh").arg("-c").arg(script).env("PATH", all_paths()).output().expect("ran")
-}
-
-fn must(script: &str) {
-    let output = shell(script);
-    assert!(output.status.success(), "{script}: {output:?}");
 }
 
 impl Lab {

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use support::{Agent, Flaw, Process, all_paths, certificates, has, impush, skipped};
+use support::{Agent, Flaw, Process, all_paths, certificates, has, impush, must, shell, skipped};
 
 /// The namespaces have fixed names, so that a killed run's remains are found and removed.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -44,15 +44,6 @@ struct Lab {
     _dir: tempfile::TempDir,
     _broker: Process,
     agent: Agent,
-}
-
-fn shell(script: &str) -> std::process::Output {
-    Command::new("sh").arg("-c").arg(script).env("PATH", all_paths()).output().expect("ran")
-}
-
-fn must(script: &str) {
-    let output = shell(script);
-    assert!(output.status.success(), "{script}: {output:?}");
 }
 
 fn inside(namespace: &str) -> Command {

@@ -274,6 +274,17 @@ impl Postgres {
     }
 }
 
+/// A script's outcome, with the administrator's programs in reach.
+pub fn shell(script: &str) -> Output {
+    Command::new("sh").arg("-c").arg(script).env("PATH", all_paths()).output().expect("ran")
+}
+
+/// As [`shell`], of a script that has to go well.
+pub fn must(script: &str) {
+    let output = shell(script);
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
 pub fn all_paths() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }

@@ -170,6 +170,9 @@ pub struct Vendors {
     pub ca_file: Option<PathBuf>,
     /// Milliseconds one vendor call may take. 100 to 60000.
     pub timeout_ms: u64,
+    /// Connections to one host of a vendor that speaks HTTP/1.1; one that speaks HTTP/2 gets one, and up to four
+    /// when its calls run out. 1 to 256.
+    pub connections: u64,
 }
 
 impl Default for Vendors {
@@ -188,6 +191,7 @@ impl Default for Vendors {
             receipts_url: None,
             ca_file: None,
             timeout_ms: 10_000,
+            connections: 16,
         }
     }
 }
@@ -236,6 +240,7 @@ impl Config {
             ("delivery.concurrency", self.delivery.concurrency as u64, 1, 4096),
             ("store.connections", self.store.connections as u64, 1, 64),
             ("vendors.timeout_ms", self.vendors.timeout_ms, 100, 60_000),
+            ("vendors.connections", self.vendors.connections, 1, 256),
         ];
         for (key, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
@@ -265,8 +270,9 @@ impl Config {
     /// What decides deliveries.
     pub fn rules(&self) -> Rules {
         let Delivery { ack_deadline_ms, keep_s, keep_most, push_life_s, policy, .. } = self.delivery;
-        // A send is four calls at most: a credential and what comes before a batch, each once more.
-        let lease_ms = self.vendors.timeout_ms * 5 + 1000;
+        // A send is four calls at most: a credential and what comes before a batch, each once more. Each may wait
+        // half as long again for a connection.
+        let lease_ms = self.vendors.timeout_ms * 8 + 1000;
         Rules { ack_deadline_ms, push_life_s, keep_s, keep_most, lease_ms, policy }
     }
 

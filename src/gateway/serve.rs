@@ -77,7 +77,8 @@ pub async fn serve(
     crate::store::write_atomically(&admin_file, admin.expose().as_bytes())
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
     let http = Http::new(config.vendors.ca_file.as_deref(), Duration::from_millis(config.vendors.timeout_ms))
-        .map_err(ServeError::Vendors)?;
+        .map_err(ServeError::Vendors)?
+        .with_connections(usize::try_from(config.vendors.connections).unwrap_or(usize::MAX));
     let overdue = Overdue::default();
     let door = Door { tokens: tokens.clone(), topics: topics.clone(), overdue: overdue.clone() };
     let broker: Box<dyn Broker> = match url {

@@ -7,6 +7,7 @@ use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading
 use super::text::shrink;
 use super::{Credential, Meaning, meaning_of};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -74,6 +75,8 @@ impl Apns {
 
 impl Protocol for Apns {
     const BATCH: usize = 1;
+    /// The second takes the first's place, by `apns-collapse-id`.
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         let claims = json!({ "iss": certificate.secret("team_id"), "iat": now_ms / 1000 });

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::untrusted::{LONGEST, bounded};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Calls in a row without an answer that open a circuit.
@@ -21,6 +21,9 @@ const REFUSED_MS: u64 = 300_000;
 const FAILING_MS: u64 = 600_000;
 /// An open circuit that nobody has tried for so long says nothing of today.
 const UNTRIED_MS: u64 = 3_600_000;
+/// Lost connections that are remembered, so that their other calls are not counted again: several times what
+/// one vendor has open at once.
+const COUNTED: usize = 64;
 /// How long the one call that tries a half-open circuit may take.
 const TRIAL_MS: u64 = 30_000;
 
@@ -31,16 +34,33 @@ pub(super) enum Sign {
     Good { delivered: bool },
     /// The vendor refuses the certificate.
     Refused(String),
-    /// No usable answer.
-    Unreachable(String),
+    /// No usable answer. `lost` numbers the connection that was lost with it: all the calls it took with it
+    /// are one event.
+    Unreachable { reason: String, lost: Option<u64> },
 }
 
 #[derive(Debug, Clone, Default)]
 struct Circuit {
     failures: u32,
+    /// Lost connections that were counted, newest last.
+    counted: VecDeque<u64>,
     open: Option<Open>,
     /// It has carried a notification since this process started.
     proven: bool,
+}
+
+impl Circuit {
+    /// Counts a lost connection, unless it was.
+    fn has_counted(&mut self, number: u64) -> bool {
+        if self.counted.contains(&number) {
+            return true;
+        }
+        if self.counted.len() == COUNTED {
+            self.counted.pop_front();
+        }
+        self.counted.push_back(number);
+        false
+    }
 }
 
 /// Why a circuit is open, and until when (milliseconds since the Unix epoch).
@@ -127,7 +147,10 @@ impl Circuits {
                 return was_open.map(|_| Change::Closed);
             }
             Sign::Refused(reason) => (reason, REFUSED_MS),
-            Sign::Unreachable(reason) => {
+            Sign::Unreachable { reason, lost } => {
+                if lost.is_some_and(|number| circuit.has_counted(number)) {
+                    return None;
+                }
                 circuit.failures += 1;
                 let doubled = was_open.as_ref().map_or(UNREACHABLE_MS, |open| open.pause_ms.saturating_mul(2));
                 if circuit.failures < FAILURES_TO_OPEN {
@@ -153,7 +176,21 @@ mod tests {
     use super::*;
 
     fn unreachable() -> Sign {
-        Sign::Unreachable("timeout".into())
+        Sign::Unreachable { reason: "timeout".into(), lost: None }
+    }
+
+    #[test]
+    fn a_lost_connection_is_one_failure_however_many_calls_it_took_with_it() {
+        let circuits = Circuits::default();
+        let lost = |number| Sign::Unreachable { reason: "cut".into(), lost: Some(number) };
+        for _ in 0..60 {
+            assert_eq!(circuits.note("c", lost(7), 0), None);
+        }
+        assert!(circuits.admit("c", 0).is_ok());
+        for number in 8..=10 {
+            assert_eq!(circuits.note("c", lost(number), 0), None);
+        }
+        assert!(circuits.note("c", lost(11), 0).is_some(), "five connections in a row are the cloud's fault");
     }
 
     #[test]

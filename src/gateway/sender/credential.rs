@@ -1,6 +1,6 @@
 //! A vendor's access token: fetched once for everybody who waits, and again a while before it ends.
 
-use crate::gateway::outcome::Outcome;
+use super::failed::Failed;
 use crate::secret::Secret;
 use std::collections::HashMap;
 use std::future::Future;
@@ -25,13 +25,13 @@ struct Slot {
 #[derive(Debug, Default)]
 struct Held {
     credential: Option<Credential>,
-    failure: Option<Outcome>,
+    failure: Option<Failed>,
 }
 
 /// One slot per certificate. The slot's lock is held over the fetch, so that a thousand sends that
 /// find it empty make one request.
 #[derive(Debug, Default)]
-pub struct Credentials {
+pub(super) struct Credentials {
     slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
@@ -41,13 +41,13 @@ impl Credentials {
     ///
     /// # Errors
     /// What `fetch` says, or said to somebody for whom this caller waited.
-    pub async fn get<F: Future<Output = Result<Option<Credential>, Outcome>>>(
+    pub async fn get<F: Future<Output = Result<Option<Credential>, Failed>>>(
         &self,
         key: &str,
         now_ms: u64,
         stale: Option<&Secret>,
         fetch: impl FnOnce() -> F,
-    ) -> Result<Option<Secret>, Outcome> {
+    ) -> Result<Option<Secret>, Failed> {
         let slot = self.slots.lock().await.entry(key.to_owned()).or_default().clone();
         let failures = slot.failures.load(Ordering::SeqCst);
         let mut held = slot.held.lock().await;
@@ -81,6 +81,7 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::outcome::Outcome;
     use std::sync::atomic::AtomicU32;
 
     #[tokio::test]
@@ -116,7 +117,7 @@ mod tests {
         let fetch = || async {
             fetches.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
-            Err(Outcome::RetryAfter { after_ms: None, code: "timeout".into(), reason: String::new() })
+            Err(Failed::from(Outcome::RetryAfter { after_ms: None, code: "timeout".into(), reason: String::new() }))
         };
         let all = (0..50).map(|_| credentials.get("c", 0, None, fetch));
         assert!(futures_util::future::join_all(all).await.iter().all(Result::is_err));

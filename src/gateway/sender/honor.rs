@@ -6,6 +6,7 @@ use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading
 use super::text::{Count, cut};
 use super::{Credential, Meaning};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -50,6 +51,8 @@ impl Honor {
 
 impl Protocol for Honor {
     const BATCH: usize = 1000;
+    /// The second takes the first's place, by `notifyId`.
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn grant(&self, certificate: &Certificate, _now_ms: u64) -> Result<Grant, NoCredential> {
         let form = [

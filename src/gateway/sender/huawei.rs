@@ -9,6 +9,7 @@ use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading
 use super::text::shrink;
 use super::{Accepted, Credential, Meaning, meaning_of};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -89,6 +90,8 @@ fn is_v3(certificate: &Certificate) -> bool {
 
 impl Protocol for Huawei {
     const BATCH: usize = 1000;
+    /// The second takes the first's place, by `notify_id` (`notifyId` on HarmonyOS NEXT).
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         if !is_v3(certificate) {

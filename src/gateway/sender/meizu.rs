@@ -4,6 +4,7 @@
 use super::protocol::{Answer, Call, Protocol, Push, Reading};
 use super::text::{Count, cut};
 use super::{Meaning, meaning_of};
+use crate::http::Repeat;
 use crate::secret::hex;
 use md5::{Digest as _, Md5};
 use serde::Deserialize;
@@ -87,6 +88,8 @@ fn sign(fields: &[(&str, &str)], secret: &str) -> String {
 
 impl Protocol for Meizu {
     const BATCH: usize = 100;
+    /// The second takes the first's place, by `notifyKey`.
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
         let notification = push.notification;

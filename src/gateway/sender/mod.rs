@@ -12,6 +12,7 @@
 mod apns;
 mod circuit;
 mod credential;
+mod failed;
 mod honor;
 mod huawei;
 mod jwt;

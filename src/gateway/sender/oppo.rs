@@ -5,6 +5,7 @@ use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading
 use super::text::{Count, cut};
 use super::{Credential, Meaning, meaning_of};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use crate::secret::{Secret, hex};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
@@ -86,6 +87,8 @@ impl Oppo {
 
 impl Protocol for Oppo {
     const BATCH: usize = 1000;
+    /// The second is refused by its `app_message_id`, or takes the first's place by `notify_id`.
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         let timestamp = now_ms.to_string();

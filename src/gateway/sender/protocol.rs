@@ -2,6 +2,7 @@
 
 use super::{Accepted, Credential, Meaning, Notification};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
 
@@ -170,6 +171,8 @@ impl Reading {
 pub(super) trait Protocol: Send + Sync {
     /// Tokens one call takes at most.
     const BATCH: usize;
+    /// Whether a push may reach the vendor twice, where the first one's answer was lost.
+    const REPEAT: Repeat;
 
     /// # Errors
     /// When the certificate's key cannot be used.

@@ -2,11 +2,12 @@
 
 use super::circuit::{Change, Circuits, Open, Sign};
 use super::credential::Credentials;
+use super::failed::Failed;
 use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
 use super::{Accepted, Meaning, Notification, outcome};
 use crate::gateway::certificate::Certificate;
 use crate::gateway::outcome::{Limit, Outcome};
-use crate::http::{Http, HttpError};
+use crate::http::Http;
 use crate::secret::Secret;
 use futures_util::future::join_all;
 use tracing::{error, info};
@@ -48,7 +49,7 @@ impl<P: Protocol> Route<P> {
     pub async fn recall(&self, certificate: &Certificate, accepted: &Accepted<'_>, now_ms: u64) -> Option<Outcome> {
         let errand = Errand::Recall(self.protocol.recall(certificate, accepted)?);
         let read = self.ask(certificate, certificate.identity(), &errand, now_ms).await;
-        Some(read.map_or_else(|failed| failed, |reading| outcome(&reading, &reading.rest, true, now_ms)))
+        Some(read.map_or_else(|failed| failed.outcome, |reading| outcome(&reading, &reading.rest, true, now_ms)))
     }
 
     /// Why this certificate is not used now.
@@ -84,7 +85,7 @@ impl<P: Protocol> Route<P> {
                 let proven = self.circuits.proven(key);
                 tokens.iter().map(|token| outcome(&reading, reading.of(token), proven, now_ms)).collect()
             }
-            Err(failed) => vec![failed; tokens.len()],
+            Err(failed) => vec![failed.outcome; tokens.len()],
         }
     }
 
@@ -94,7 +95,7 @@ impl<P: Protocol> Route<P> {
         key: &str,
         errand: &Errand<'_>,
         now_ms: u64,
-    ) -> Result<Reading, Outcome> {
+    ) -> Result<Reading, Failed> {
         let mut stale: Option<Secret> = None;
         loop {
             let access = self.access(certificate, key, now_ms, stale.as_ref()).await?;
@@ -117,7 +118,7 @@ impl<P: Protocol> Route<P> {
         }
     }
 
-    async fn exchange(&self, push: &Push<'_>) -> Result<Reading, Outcome> {
+    async fn exchange(&self, push: &Push<'_>) -> Result<Reading, Failed> {
         let handle = match self.protocol.before(push) {
             Some(call) => match self.call(&call, |answer| self.protocol.handle(answer)).await? {
                 Ok(handle) => Some(handle),
@@ -134,10 +135,13 @@ impl<P: Protocol> Route<P> {
         self.call(&call, read).await
     }
 
-    async fn call<T>(&self, call: &Call, read: impl FnOnce(&Answer<'_>) -> T) -> Result<T, Outcome> {
+    async fn call<T>(&self, call: &Call, read: impl FnOnce(&Answer<'_>) -> T) -> Result<T, Failed> {
         let headers: Vec<(&str, &str)> = call.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let answer =
-            self.http.exchange("POST", &call.url, &headers, call.body.clone()).await.map_err(|e| no_answer(&e))?;
+        let answer = self
+            .http
+            .exchange("POST", &call.url, &headers, call.body.clone(), P::REPEAT)
+            .await
+            .map_err(Failed::from)?;
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
         Ok(read(&Answer {
             status: answer.status.as_u16(),
@@ -153,7 +157,7 @@ impl<P: Protocol> Route<P> {
         key: &str,
         now_ms: u64,
         stale: Option<&Secret>,
-    ) -> Result<Option<Secret>, Outcome> {
+    ) -> Result<Option<Secret>, Failed> {
         let fetch = || async {
             match self.protocol.grant(certificate, now_ms).map_err(no_credential)? {
                 Grant::None => Ok(None),
@@ -168,17 +172,21 @@ impl<P: Protocol> Route<P> {
     }
 
     /// Tells the circuit what came of a call, and operators when it opens or closes.
-    fn judge(&self, certificate: &Certificate, key: &str, result: &Result<Reading, Outcome>, now_ms: u64) {
+    fn judge(&self, certificate: &Certificate, key: &str, result: &Result<Reading, Failed>, now_ms: u64) {
         let sign = match result {
             Ok(reading) => match reading.rest.meaning {
                 Meaning::Auth | Meaning::Certificate => {
                     Sign::Refused(format!("{} {}", reading.rest.code, reading.rest.reason))
                 }
-                Meaning::Retry => Sign::Unreachable(format!("{} {}", reading.rest.code, reading.rest.reason)),
+                Meaning::Retry => {
+                    Sign::Unreachable { reason: format!("{} {}", reading.rest.code, reading.rest.reason), lost: None }
+                }
                 meaning => Sign::Good { delivered: meaning == Meaning::Ok },
             },
-            Err(Outcome::Refused { code, reason, .. }) => Sign::Refused(format!("{code} {reason}")),
-            Err(failed) => Sign::Unreachable(failed.detail()),
+            Err(Failed { outcome: Outcome::Refused { code, reason, .. }, .. }) => {
+                Sign::Refused(format!("{code} {reason}"))
+            }
+            Err(failed) => Sign::Unreachable { reason: failed.outcome.detail(), lost: failed.lost },
         };
         let (vendor, name) = (certificate.vendor.as_str(), &certificate.name);
         match self.circuits.note(key, sign, now_ms) {
@@ -195,13 +203,9 @@ impl<P: Protocol> Route<P> {
     }
 }
 
-fn no_answer(error: &HttpError) -> Outcome {
-    Outcome::RetryAfter { after_ms: None, code: error.as_str().to_owned(), reason: error.to_string() }
-}
-
-fn no_credential(why: NoCredential) -> Outcome {
-    match why {
+fn no_credential(why: NoCredential) -> Failed {
+    Failed::from(match why {
         NoCredential::Refused { code, reason } => Outcome::Refused { code, reason, certificate: true },
         NoCredential::Later { code, reason } => Outcome::RetryAfter { after_ms: None, code, reason },
-    }
+    })
 }

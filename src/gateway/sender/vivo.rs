@@ -5,6 +5,7 @@ use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading
 use super::text::{Count, cut};
 use super::{Credential, Meaning, meaning_of};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use crate::secret::{Secret, hex};
 use md5::{Digest as _, Md5};
 use serde::Deserialize;
@@ -80,6 +81,8 @@ fn ids(certificate: &Certificate) -> (&str, &str) {
 
 impl Protocol for Vivo {
     const BATCH: usize = 1000;
+    /// The second takes the first's place, by `notifyId`.
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         let (id, key) = ids(certificate);

@@ -5,6 +5,7 @@ use super::protocol::{Answer, Call, Protocol, Push, Reading};
 use super::text::{Count, cut};
 use super::{Accepted, Meaning, meaning_of};
 use crate::gateway::certificate::Certificate;
+use crate::http::Repeat;
 use serde::Deserialize;
 
 /// Titles are under 50 characters, descriptions under 128 (page 1559).
@@ -97,6 +98,8 @@ impl Xiaomi {
 
 impl Protocol for Xiaomi {
     const BATCH: usize = 1000;
+    /// The second takes the first's place, by `notify_id`.
+    const REPEAT: Repeat = Repeat::Harmless;
 
     fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
         let content = &push.notification.content;

@@ -11,7 +11,7 @@
 //! | `POST /_lab/clicks` `{vendor, token, number}` | the user taps one |
 //! | `POST /_lab/tokens` `{vendor, token, state}` | `active`, `dead`, `off` |
 //! | `POST /_lab/faults` `{vendor, fault, times}` | the next calls go wrong: `server_error`, `rate_limit`, `quota`, `auth_expired`, `bad_json`, `hang`, `broken_answer`, `unknown` |
-//! | `POST /_lab/goaway` | every open connection is told to end (HTTP/2: GOAWAY) |
+//! | `POST /_lab/connections` `{blow, http1, streams}` | what befalls those that are open (`goaway`, `silence`, `reset`), and how later ones are served: HTTP/1.1 alone, so many calls at once on one |
 //! | `GET /_lab/counts?vendor` | calls of that vendor, and connections of all |
 
 mod apns;
@@ -36,6 +36,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
+use server::{Blow, Manner};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -92,6 +93,15 @@ struct NewFault {
 }
 
 #[derive(Deserialize)]
+struct NewManner {
+    blow: Option<Blow>,
+    #[serde(default)]
+    http1: bool,
+    #[serde(default)]
+    streams: u32,
+}
+
+#[derive(Deserialize)]
 struct Click {
     vendor: Vendor,
     token: String,
@@ -119,7 +129,7 @@ fn router(world: World, connections: Arc<AtomicU64>) -> Router {
         .route("/_lab/clicks", post(click))
         .route("/_lab/tokens", post(set_token))
         .route("/_lab/faults", post(set_fault))
-        .route("/_lab/goaway", post(goaway))
+        .route("/_lab/connections", post(connections_now))
         .route("/_lab/counts", get(counts))
         .with_state(world.clone())
         .merge(xiaomi::router(world.clone()))
@@ -157,8 +167,11 @@ async fn click(State(world): State<World>, Json(Click { vendor, token, number })
     if world.click(vendor, &token, number) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
 
-async fn goaway(State(world): State<World>) -> StatusCode {
-    world.goaway.send_modify(|n| *n += 1);
+async fn connections_now(State(world): State<World>, Json(new): Json<NewManner>) -> StatusCode {
+    world.manner.send_modify(|manner| {
+        let blows = manner.blows + u64::from(new.blow.is_some());
+        *manner = Manner { blows, blow: new.blow, http1: new.http1, streams: new.streams };
+    });
     StatusCode::NO_CONTENT
 }
 
@@ -182,14 +195,14 @@ async fn set_fault(State(world): State<World>, Json(new): Json<NewFault>) -> Sta
 /// # Errors
 /// When the address or the file cannot be used.
 pub(super) async fn serve(listen: SocketAddr, ca_file: &Path, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let tls = server::acceptor(ca_file)?;
+    let tls = server::identity(ca_file)?;
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let http = Http::new(Some(ca_file), RECEIPT_TIMEOUT).map_err(io::Error::other)?;
     let world = World::new(receipt::Sender::start(http));
-    let (goaway, connections) = (world.goaway.subscribe(), Arc::new(AtomicU64::new(0)));
+    let (manner, connections) = (world.manner.subscribe(), Arc::new(AtomicU64::new(0)));
     let router = router(world, connections.clone());
     super::show::line(&json!({ "clouds": format!("https://localhost:{}", address.port()), "ca_file": ca_file }))?;
-    server::serve(listener, tls, router, connections, goaway, shutdown).await;
+    server::serve(listener, tls, router, connections, manner, shutdown).await;
     Ok(())
 }

@@ -7,20 +7,30 @@ use hyper_util::service::TowerToHyperService;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use serde::Deserialize;
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+
+/// The clouds' TLS, offering both versions of HTTP or the older one alone.
+#[derive(Clone)]
+pub(super) struct Tls {
+    both: TlsAcceptor,
+    plain: TlsAcceptor,
+}
 
 /// Makes a certificate for this machine's own names and writes it to `ca_file`.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn acceptor(ca_file: &Path) -> io::Result<TlsAcceptor> {
+pub(super) fn identity(ca_file: &Path) -> io::Result<Tls> {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).map_err(io::Error::other)?;
     std::fs::write(ca_file, cert.pem())?;
@@ -31,17 +41,43 @@ pub(super) fn acceptor(ca_file: &Path) -> io::Result<TlsAcceptor> {
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key.into())
         .map_err(io::Error::other)?;
+    let mut plain = config.clone();
+    plain.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Tls { both: Arc::new(config).into(), plain: Arc::new(plain).into() })
 }
 
-/// Serves until `shutdown`. `connections` counts them; a change of `goaway` sends GOAWAY on all.
+/// What befalls every connection that is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Blow {
+    /// Told to end after what is under way (HTTP/2: GOAWAY).
+    Goaway,
+    /// Nothing is read or written any more, and nobody says so: a path that died.
+    Silence,
+    /// RST, with whatever is under way.
+    Reset,
+}
+
+/// How connections are served that come from now on, and what befell those that are open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    /// Counts the blows; a connection that was made later is not hit.
+    pub blows: u64,
+    pub blow: Option<Blow>,
+    /// HTTP/1.1 alone.
+    pub http1: bool,
+    /// The most calls at once on one HTTP/2 connection; 0: the library's own limit.
+    pub streams: u32,
+}
+
+/// Serves until `shutdown`. `connections` counts them.
 pub(super) async fn serve(
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Tls,
     router: Router,
     connections: Arc<AtomicU64>,
-    goaway: watch::Receiver<u64>,
+    manner: watch::Receiver<Manner>,
     shutdown: impl Future<Output = ()>,
 ) {
     tokio::pin!(shutdown);
@@ -51,25 +87,42 @@ pub(super) async fn serve(
             accepted = listener.accept() => {
                 let Ok((tcp, _)) = accepted else { continue };
                 connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(one(tcp, tls.clone(), router.clone(), goaway.clone()));
+                tokio::spawn(one(tcp, tls.clone(), router.clone(), manner.clone()));
             }
         }
     }
 }
 
-async fn one(tcp: TcpStream, tls: TlsAcceptor, router: Router, mut goaway: watch::Receiver<u64>) {
+async fn one(tcp: TcpStream, tls: Tls, router: Router, mut changes: watch::Receiver<Manner>) {
     let _ = tcp.set_nodelay(true);
+    let Ok(socket) = tcp.as_fd().try_clone_to_owned() else { return };
+    let manner = *changes.borrow_and_update();
+    let tls = if manner.http1 { tls.plain } else { tls.both };
     // Whoever does not speak TLS is gone.
     let Ok(stream) = tls.accept(tcp).await else { return };
-    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(TokioExecutor::new());
+    if manner.streams > 0 {
+        builder.http2().max_concurrent_streams(manner.streams);
+    }
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
-    goaway.mark_unchanged();
     loop {
         tokio::select! {
             // The client left, or broke the protocol: either way it is over.
             _ = connection.as_mut() => return,
-            Ok(()) = goaway.changed() => connection.as_mut().graceful_shutdown(),
+            Ok(()) = changes.changed() => {
+                let now = *changes.borrow_and_update();
+                match now.blow.filter(|_| now.blows > manner.blows) {
+                    Some(Blow::Goaway) => connection.as_mut().graceful_shutdown(),
+                    Some(Blow::Silence) => std::future::pending().await,
+                    Some(Blow::Reset) => {
+                        // Closing then sends RST, not FIN (socket(7), SO_LINGER).
+                        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+                        return;
+                    }
+                    None => {}
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::clock::now_ms;
 use super::receipt::{Kind, Reply, Sender};
+use super::server::Manner;
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -113,8 +114,8 @@ pub struct World {
     inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
     receipts: Sender,
-    /// Rung to make every open connection go away.
-    pub goaway: Arc<watch::Sender<u64>>,
+    /// How connections are served.
+    pub(super) manner: Arc<watch::Sender<Manner>>,
 }
 
 /// What a vendor was asked to show.
@@ -139,7 +140,7 @@ pub enum Delivery {
 
 impl World {
     pub fn new(receipts: Sender) -> Self {
-        Self { inner: Arc::default(), changed: Arc::default(), receipts, goaway: Arc::new(watch::channel(0).0) }
+        Self { inner: Arc::default(), changed: Arc::default(), receipts, manner: Arc::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

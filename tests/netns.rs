@@ -293,6 +293,41 @@ for at in "dev wlan0" "nat w0" "nat up0" "srv eth0"; do set -- $at
   ip netns exec impush-$1 ethtool -K $2 tx off gso off tso off gro off >/dev/null; done
 "#;
 
+#[test]
+fn a_message_that_the_path_loses_for_its_size_comes_in_small_segments() {
+    let test = "a_message_that_the_path_loses_for_its_size_comes_in_small_segments";
+    if !["ethtool", "mosquitto_pub"].iter().all(|p| has(p)) {
+        return skipped(test, "needs ethtool and mosquitto_pub");
+    }
+    let Some(mut lab) = Lab::new(test, "[keep_alive]\nstart_s = 5\nfloor_s = 5\n") else { return };
+    must(NO_OFFLOADS);
+    let heartbeat = lab.status()["heartbeat_s"].clone();
+    let down = format!("im/v1/org%23app/ann/{}/down", lab.status()["device_id"].as_str().expect("an id"));
+    let send = |id: &str| {
+        let body = json!({ "text": "x".repeat(5000) });
+        let message =
+            json!({ "v": 1, "type": "message", "id": id, "from": "b", "to": "ann", "sent_at_ms": 1, "body": body });
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", "impush-srv", "mosquitto_pub", "-V", "mqttv5", "-h", "10.71.9.2", "-q", "1"]);
+        command.args(["-t", &down, "-m", &message.to_string()]).env("PATH", all_paths());
+        assert!(command.status().expect("ran").success());
+    };
+    // The control: large packets pass.
+    send("before");
+    assert_eq!(lab.agent.process.event("message.received")["id"], "before");
+    let mut router = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+    router.args(["trouble", "large", "--netns", "impush-nat", "--above", "1300"]).env("PATH", all_paths());
+    let (mut router, _input) = Process::start_told(&mut router);
+    router.wait_for("the rule", |line| line.starts_with('{').then_some(()));
+    send("lost");
+    lab.agent.process.event("link.small_segments");
+    assert_eq!(lab.agent.process.event("message.received")["id"], "lost");
+    let status = lab.status();
+    assert_eq!((&status["small_segments"], &status["heartbeat_s"]), (&Value::from(true), &heartbeat), "{status}");
+    let downs = lab.agent.process.seen.iter().filter(|line| line.contains(r#""event":"link.down""#)).count();
+    assert_eq!(downs, 2, "once for the silence, once to know what it meant");
+}
+
 /// Ids of a batch of messages that make 3.5 kB together.
 fn batch(name: &str) -> Vec<String> {
     (0..40).map(|n| format!("{name}-{n:02}-{}", "x".repeat(80))).collect()

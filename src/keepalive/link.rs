@@ -43,6 +43,8 @@ pub struct Link {
     probe: bool,
     /// A ping must go out now, with the normal deadline.
     ping: bool,
+    /// A ping goes out then, if none does before.
+    early: Option<Moment>,
 }
 
 impl Link {
@@ -56,6 +58,7 @@ impl Link {
             smoothed_round_trip: Some(round_trip),
             probe: false,
             ping: false,
+            early: None,
         }
     }
 
@@ -93,6 +96,7 @@ impl Link {
         let cause = if self.probe { Cause::NetworkChanged } else { Cause::PongLost };
         self.probe = false;
         self.ping = false;
+        self.early = None;
         self.expect(now, patience, cause);
     }
 
@@ -117,6 +121,11 @@ impl Link {
     /// Asks for a ping without waiting for the interval.
     pub fn ping_now(&mut self) {
         self.ping = self.awaiting.is_none();
+    }
+
+    /// Asks for a ping at `moment`, even if the server was heard before it.
+    pub fn ping_at(&mut self, moment: Moment) {
+        self.early = Some(moment);
     }
 
     /// The network changed: ask at once whether this link still works on it.
@@ -155,7 +164,8 @@ impl Link {
     fn due(&self) -> Moment {
         let latest = self.confirmed + self.interval;
         let shared = Moment::from_secs(latest.as_secs() / LOW_POWER_GRID.as_secs() * LOW_POWER_GRID.as_secs());
-        if self.saving && shared > self.confirmed + self.interval / 2 { shared } else { latest }
+        let due = if self.saving && shared > self.confirmed + self.interval / 2 { shared } else { latest };
+        self.early.map_or(due, |early| early.min(due))
     }
 
     fn expect(&mut self, now: Moment, patience: Duration, cause: Cause) {

@@ -111,6 +111,11 @@ impl Cause {
         )
     }
 
+    /// TCP found nobody at the server's address.
+    pub const fn is_no_answer(self) -> bool {
+        matches!(self, Self::ConnectTimeout | Self::ConnectRefused | Self::Unreachable)
+    }
+
     /// Something answered that is not the server: a captive portal, or a proxy that looks into TLS.
     pub const fn is_another_in_its_place(self) -> bool {
         matches!(self, Self::TlsUntrusted | Self::TlsWrongName | Self::TlsFailed)

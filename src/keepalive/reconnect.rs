@@ -90,7 +90,8 @@ impl Reconnect {
 
     /// What refused may be gone in a moment, whatever its cause asks for otherwise.
     pub fn shortly(&mut self, now: Moment, cause: Cause) -> Attempt {
-        self.draw(now, cause, PORTAL_BASE, PORTAL_CAP)
+        let base = if cause.recovery() == Recovery::Retry { RECONNECT_BASE } else { PORTAL_BASE };
+        self.draw(now, cause, base, PORTAL_CAP)
     }
 
     /// The network is back, or the operator does not want to wait. Only the pause is cut short: what

@@ -26,9 +26,10 @@ impl Arrival {
     }
 
     /// A portal may be in the way, and is opened by a person: soon, if at all. Its certificate can be wrong in any
-    /// way there is.
+    /// way there is; others let nothing through but the web.
     pub fn may_open(&self, now: Moment, cause: Cause) -> bool {
-        cause.is_tls() && self.since.is_some_and(|since| now.saturating_sub(since) < PORTAL_TIME)
+        let shut = cause.is_tls() || (cause.is_no_answer() && !self.proven);
+        shut && self.since.is_some_and(|since| now.saturating_sub(since) < PORTAL_TIME)
     }
 
     /// Whoever answers here is not the server, and the server was never reached through this network.

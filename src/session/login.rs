@@ -225,7 +225,11 @@ impl Session {
                 self.cause = Some(Failure::new(cause, cause.text()));
                 self.greeting.reset();
             }
-            State::Connecting => self.act(Action::CancelDial),
+            State::Connecting => {
+                // Its CONNECT may be out, and come to the broker after the next login's.
+                self.gave_up = Some(now.at);
+                self.act(Action::CancelDial);
+            }
             _ => {}
         }
     }

@@ -10,8 +10,10 @@ use tracing::{debug, info, warn};
 /// Pause before a probe that said nothing is tried again; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_secs(30);
 const PAUSE_MOST: Duration = Duration::from_secs(3600);
-/// A lost link is idle-expiry evidence only if a new one stands this soon after.
+/// A lost link is idle-expiry evidence only if a new one stands this soon after...
 const SUCCEEDS_AT_ONCE: Duration = Duration::from_secs(15);
+/// ... and answers so long after it came up: whatever the server had for this device is under way by then.
+const ANSWERS_AFTER: Duration = Duration::from_secs(3);
 
 /// What the search remembers between events.
 #[derive(Debug, Default)]
@@ -20,8 +22,18 @@ pub(super) struct Search {
     pause: Duration,
     /// A probe was not answered: it counts once the main link has answered.
     doubted: Option<Duration>,
-    /// The main link was lost after so long idle, at that moment, on that network.
-    suspect: Option<(Duration, Moment, Option<String>)>,
+    suspect: Option<Suspect>,
+}
+
+/// A link that died in silence: the network forgot it while it idled, or swallows what the server sends.
+#[derive(Debug)]
+struct Suspect {
+    /// How long the link had been idle; nothing where that was too short for any network's limit.
+    idle: Option<Duration>,
+    lost: Moment,
+    network: Option<String>,
+    /// When the next one came up.
+    up: Option<Moment>,
 }
 
 impl Session {
@@ -30,18 +42,14 @@ impl Session {
         if let Some(key) = &network {
             self.heartbeat.on_network(key, now.wall_ms);
         }
-        if let Some((idle, at, known)) = self.search.suspect.take()
-            && now.at.saturating_sub(at) <= SUCCEEDS_AT_ONCE
-            && known == network
+        let suspect = self.search.suspect.take();
+        self.search.suspect = suspect
+            .filter(|loss| now.at.saturating_sub(loss.lost) <= SUCCEEDS_AT_ONCE && loss.network == network)
+            .map(|loss| Suspect { up: Some(now.at), ..loss });
+        if self.search.suspect.is_some()
+            && let Some(online) = self.online_mut()
         {
-            self.heartbeat.on_lost_after(idle, now.wall_ms);
-            info!(
-                event = "heartbeat.lost",
-                idle_s = idle.as_secs(),
-                interval_s = self.heartbeat.interval().as_secs(),
-                "this network cuts idle connections earlier than known"
-            );
-            self.save_heartbeat();
+            online.link.ping_at(now.at + ANSWERS_AFTER);
         }
         self.network = network;
         self.act(Action::LookAtBattery);
@@ -69,9 +77,16 @@ impl Session {
         if silent && large {
             self.on_large_lost(now, self.network.clone());
         }
+        // The next link died before it had been idle: what the server sends does not get through.
+        let again = self.search.suspect.take().is_some_and(|loss| loss.up.is_some());
         // So short a silence is no network's limit: something else was under way.
-        let learns = silent && !large && cause != Cause::WriteStalled && idle >= self.settings.bounds.floor;
-        self.search.suspect = learns.then(|| (idle, now.at, self.network.clone()));
+        let idle = Some(idle).filter(|idle| *idle >= self.settings.bounds.floor);
+        if silent && again && idle.is_none() {
+            return self.on_large_lost(now, self.network.clone());
+        }
+        let suspicious = silent && !large && cause != Cause::WriteStalled;
+        self.search.suspect =
+            suspicious.then(|| Suspect { idle, lost: now.at, network: self.network.clone(), up: None });
     }
 
     /// The main link answered after `idle`.
@@ -79,6 +94,7 @@ impl Session {
         if let Some(tested) = self.search.doubted.take() {
             self.search_learnt(now, tested, ProbeOutcome::Lost);
         }
+        self.judge_suspect(now);
         if self.heartbeat.on_answer_after(idle, now.wall_ms) {
             debug!(
                 event = "link.idle_survived",
@@ -88,6 +104,21 @@ impl Session {
             self.save_heartbeat();
         }
         self.set_heartbeat();
+    }
+
+    /// The link after the lost one answers: it was the idleness.
+    fn judge_suspect(&mut self, now: Now) {
+        let lasts = |up: Moment| now.at.saturating_sub(up) >= ANSWERS_AFTER;
+        let Some(loss) = self.search.suspect.take_if(|loss| loss.up.is_some_and(lasts)) else { return };
+        let Some(idle) = loss.idle else { return };
+        self.heartbeat.on_lost_after(idle, now.wall_ms);
+        info!(
+            event = "heartbeat.lost",
+            idle_s = idle.as_secs(),
+            interval_s = self.heartbeat.interval().as_secs(),
+            "this network cuts idle connections earlier than known"
+        );
+        self.save_heartbeat();
     }
 
     /// Starts a probe if one is wanted.

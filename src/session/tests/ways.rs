@@ -60,6 +60,34 @@ fn a_portal_that_is_opened_after_four_minutes_costs_half_a_minute_at_most() {
 }
 
 #[test]
+fn a_portal_that_lets_nothing_through_but_the_web_costs_half_a_minute_at_most() {
+    for cause in [Cause::ConnectTimeout, Cause::ConnectRefused, Cause::Unreachable] {
+        let mut stage = Stage::phone();
+        stage.pass(Duration::from_secs(3600));
+        move_to(&mut stage, "hotel");
+        until_dial(&mut stage);
+        let opened = stage.now.at + 9 * MINUTE;
+        while stage.now.at < opened {
+            stage.refuse(cause);
+            assert!(pause(&stage) <= Duration::from_secs(30), "{cause}: {:?}", pause(&stage));
+            until_dial(&mut stage);
+        }
+        stage.accept();
+        // A server that was reached through this network and is away now is the server's matter.
+        stage.pending.connected = false;
+        stage.feed(Event::Lost(Failure::new(Cause::PeerClosed, "gone")));
+        let longest = (0..20)
+            .map(|_| {
+                until_dial(&mut stage);
+                stage.refuse(cause);
+                pause(&stage)
+            })
+            .max();
+        assert!(longest > Some(MINUTE), "{cause}: {longest:?}");
+    }
+}
+
+#[test]
 fn a_portal_that_nobody_opens_is_asked_ever_less_and_so_is_a_server_on_a_network_of_old() {
     let mut stage = Stage::phone();
     move_to(&mut stage, "hotel");

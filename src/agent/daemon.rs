@@ -4,11 +4,11 @@ use super::clock::{self, ClockStep, Timer};
 use super::config::{Config, Ready};
 use super::control::{self, Ask, Refusal, Reply, Request};
 use super::disk::{Disk, OnDisk, blocking};
+use super::file_watch::{FileWatch, ResolverWatch};
 use super::metrics;
 use super::network::Watch;
 use super::opening::Opening;
 use super::reload::{Reload, Reloaded};
-use super::resolver_file::ResolverWatch;
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
 use super::trust::Trust;
@@ -205,6 +205,7 @@ enum Woken {
     AboutToPing,
     Network,
     NameServers,
+    Trust,
     ClockStepped,
     Reload,
     Timer,
@@ -234,7 +235,15 @@ impl Shell {
             .ok();
         // The system's own refusal to watch is no fault of the agent: the next planned attempt asks again.
         let mut resolver = ResolverWatch::new(self.config.device.root.as_deref()).ok();
+        let mut distrust: Option<FileWatch> = None;
         loop {
+            if self.session.waits_for_trust() != distrust.is_some() {
+                distrust = match self.session.waits_for_trust() {
+                    true => FileWatch::new(self.trust.sources()).ok(),
+                    false => None,
+                };
+                self.look_at_changed_trust().await;
+            }
             service.alive(clock::now());
             service.status(self.session.headline());
             let deadline = self.deadline(service.deadline());
@@ -250,12 +259,19 @@ impl Shell {
                     None => pending().await,
                 }
             };
+            let trusted = async {
+                match &mut distrust {
+                    Some(files) => files.rung().await,
+                    None => pending().await,
+                }
+            };
             let woken = tokio::select! {
                 () = &mut shutdown => Woken::Shutdown,
                 Some(request) = requests.recv() => Woken::Request(request),
                 woken = next_of(&mut self.dialling, &mut self.connection, &mut self.sides) => woken,
                 () = network => Woken::Network,
                 () = name_servers => Woken::NameServers,
+                () = trusted => Woken::Trust,
                 () = step.stepped() => Woken::ClockStepped,
                 () = (reload.asked)() => Woken::Reload,
                 () = timer.until(deadline) => Woken::Timer,
@@ -272,6 +288,7 @@ impl Shell {
                 Woken::AboutToPing => self.feed(Event::SideAboutToPing).await,
                 Woken::Network => self.feed(Event::NetworkNotice).await,
                 Woken::NameServers => self.feed(Event::NameServersChanged).await,
+                Woken::Trust => self.look_at_changed_trust().await,
                 Woken::ClockStepped => self.feed(Event::ClockStepped).await,
                 Woken::Reload => {
                     if let Some(reloaded) = reload.read(&self.config, self.trust.floor.clone()).await {

@@ -146,6 +146,13 @@ impl Shell {
         self.trust.look_again().await;
     }
 
+    /// The same without an attempt, which follows if they did change.
+    pub async fn look_at_changed_trust(&mut self) {
+        if self.trust.look_again().await {
+            self.feed(Event::TrustChanged).await;
+        }
+    }
+
     async fn dial(&mut self, dial: Dial) -> Event {
         let own = dial.nonce.clone();
         let servers = self.resolved(dial.servers);

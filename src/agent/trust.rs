@@ -1,6 +1,7 @@
 //! Whom the agent trusts and how it proves itself: read from files, and read again when they change.
 //!
-//! They are looked at before each attempt, which wakes nothing and holds no watch open.
+//! They are looked at before each attempt, which wakes nothing; a watch is held open only while the server is
+//! not trusted.
 
 use super::config;
 use super::disk::blocking;
@@ -70,21 +71,30 @@ impl Trust {
         Ok(Self { files, stamps, credentials, floor })
     }
 
-    /// Takes a changed content over. One that is not good is named once, and what was read before stays.
-    pub async fn look_again(&mut self) {
+    /// Where the next change will be seen.
+    pub fn sources(&self) -> Vec<PathBuf> {
+        sources(self.files.authorities.as_deref(), self.files.identity())
+    }
+
+    /// Takes a changed content over: `true` if others are trusted, or shown, from here on. One that is not good is
+    /// named once, and what was read before stays.
+    pub async fn look_again(&mut self) -> bool {
         let (files, known, floor) = (self.files.clone(), self.stamps.clone(), self.floor.clone());
         let found = blocking(move || {
             let stamps = files.stamps();
             (stamps != known).then(|| (stamps, files.read(floor)))
         });
-        let Some((stamps, read)) = found.await else { return };
+        let Some((stamps, read)) = found.await else { return false };
         self.stamps = stamps;
         match read {
             Ok(credentials) => self.take(credentials),
-            Err(error) => warn!(
-                event = "tls.refused",
-                %error, "the changed certificates or key are not good; the old ones stay in force"
-            ),
+            Err(error) => {
+                warn!(
+                    event = "tls.refused",
+                    %error, "the changed certificates or key are not good; the old ones stay in force"
+                );
+                false
+            }
         }
     }
 
@@ -97,15 +107,16 @@ impl Trust {
         before != self.report()
     }
 
-    fn take(&mut self, credentials: Credentials) {
+    fn take(&mut self, credentials: Credentials) -> bool {
         let same = credentials.fingerprint == self.credentials.fingerprint && credentials.own == self.credentials.own;
         if same {
             // The sessions that can be resumed stay with the old one.
-            return;
+            return false;
         }
         self.credentials = credentials;
         let Trusted { source, authorities, fingerprint, .. } = self.report();
         info!(event = "tls.reloaded", source, authorities, fingerprint, "certificates were read again");
+        true
     }
 
     pub fn report(&self) -> Trusted {

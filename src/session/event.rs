@@ -68,6 +68,8 @@ pub enum Event {
     /// An address, route, rule or link changed.
     NetworkNotice,
     NetworkSeen(Sight),
+    /// Others are trusted, or shown to the server, from here on.
+    TrustChanged,
     /// The system's resolver was told other name servers, or its first.
     NameServersChanged,
     /// The device slept so long.

@@ -241,6 +241,7 @@ impl Session {
             Event::Tick => self.on_tick(now),
             Event::NetworkNotice => self.on_notice(now),
             Event::NameServersChanged => self.on_name_servers(now),
+            Event::TrustChanged => self.on_trust_changed(now),
             Event::NetworkSeen(sight) => {
                 self.arrival.saw(now.at, sight.ground.as_ref().map(|(network, _)| network.as_str()));
                 self.on_sight(now, sight);

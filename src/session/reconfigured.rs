@@ -62,6 +62,18 @@ impl Session {
         }
     }
 
+    /// The server is not trusted, or does not trust this device: a change of the files would end that.
+    pub fn waits_for_trust(&self) -> bool {
+        let distrusted = self.cause.as_ref().is_some_and(|failure| failure.cause.is_tls());
+        distrusted && State::from(&self.phase) == State::Waiting
+    }
+
+    pub(super) fn on_trust_changed(&mut self, now: Now) {
+        if self.waits_for_trust() {
+            self.try_again_at_once(now, Cause::Reconfigured);
+        }
+    }
+
     fn place_of(&self, server: &str) -> Option<usize> {
         self.settings.endpoints.iter().position(|configured| configured == server)
     }

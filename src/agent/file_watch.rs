@@ -1,4 +1,4 @@
-//! Word that the system's resolver was told other name servers: its file changed, or appeared (inotify(7)).
+//! Word that files of others changed, or appeared (inotify(7)): the resolver's, and those that say whom to trust.
 
 use super::clock::readable_fd;
 use crate::names::RESOLVER_FILE;
@@ -10,78 +10,58 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use tokio::io::unix::AsyncFd;
 
-/// Bytes of the file that are compared; the C libraries read far fewer lines.
+/// Bytes of the resolver's file that are compared; the C libraries read far fewer lines.
 const MAX_BYTES: u64 = 64 << 10;
-/// Links that are followed from the file to where it lies.
+/// Links that are followed from a file to where it lies.
 const MAX_LINKS: usize = 8;
 
-/// Rings when the file's content is another one.
+/// Rings when something happens beside one of the files, or to it.
 #[derive(Debug)]
-pub(super) struct ResolverWatch {
+pub(super) struct FileWatch {
     fd: AsyncFd<OwnedFd>,
-    file: PathBuf,
+    files: Vec<PathBuf>,
     /// The directories that are watched now.
     watched: BTreeMap<PathBuf, i32>,
-    content: Option<Vec<u8>>,
 }
 
-impl ResolverWatch {
-    /// The file below `root`, without one below `/`.
-    ///
+impl FileWatch {
     /// # Errors
     /// The system's: no inotify, or no watches left. The next planned attempt finds the change then.
-    pub fn new(root: Option<&Path>) -> io::Result<Self> {
+    pub fn new(files: Vec<PathBuf>) -> io::Result<Self> {
         let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let fd = readable_fd(fd)?;
-        let file = root.unwrap_or("/".as_ref()).join(RESOLVER_FILE);
-        let mut watch = Self { fd, file, watched: BTreeMap::new(), content: None };
+        let mut watch = Self { fd: readable_fd(fd)?, files, watched: BTreeMap::new() };
         watch.arm();
-        watch.content = watch.read();
         Ok(watch)
     }
 
-    /// Waits until there is a file whose content is not what it was. A call that is dropped misses nothing.
-    pub async fn changed(&mut self) {
-        loop {
-            let mut events = [0_u8; 4096];
-            let Ok(mut ready) = self.fd.readable().await else { return std::future::pending().await };
-            while ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut events)?)).is_ok() {}
-            // From here on without a pause: what was heard is acted upon. The file is small, and in memory as
-            // something has just written it.
-            self.arm();
-            let content = self.read();
-            if content != self.content {
-                self.content = content;
-                if self.content.is_some() {
-                    return;
-                }
-            }
-        }
+    /// Waits until it rings, and follows the files to where they lie now. A call that is dropped misses nothing.
+    pub async fn rung(&mut self) {
+        let mut events = [0_u8; 4096];
+        let Ok(mut ready) = self.fd.readable().await else { return std::future::pending().await };
+        while ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut events)?)).is_ok() {}
+        // From here on without a pause: what was heard is acted upon.
+        self.arm();
     }
 
-    fn read(&self) -> Option<Vec<u8>> {
-        let mut content = Vec::new();
-        File::open(&self.file).ok()?.take(MAX_BYTES).read_to_end(&mut content).ok()?;
-        Some(content)
-    }
-
-    /// Watches the directory of the file, and of what it is a link to: services put it below `/run`, where
+    /// Watches the directory of each file, and of what it is a link to: services put theirs below `/run`, where
     /// even the directory may come later.
     fn arm(&mut self) {
         let mut wanted = BTreeMap::new();
-        let mut file = self.file.clone();
-        for _ in 0..MAX_LINKS {
-            let Some(directory) = file.parent() else { break };
-            // The nearest directory that is there will tell of the next one.
-            for directory in directory.ancestors() {
-                if let Ok(id) = add_watch(self.fd.get_ref(), directory, flags()) {
-                    wanted.insert(directory.to_owned(), id);
-                    break;
+        for file in &self.files {
+            let mut file = file.clone();
+            for _ in 0..MAX_LINKS {
+                let Some(directory) = file.parent() else { break };
+                // The nearest directory that is there will tell of the next one.
+                for directory in directory.ancestors() {
+                    if let Ok(id) = add_watch(self.fd.get_ref(), directory, flags()) {
+                        wanted.insert(directory.to_owned(), id);
+                        break;
+                    }
                 }
-            }
-            match std::fs::read_link(&file) {
-                Ok(target) => file = directory.join(target),
-                Err(_) => break,
+                match std::fs::read_link(&file) {
+                    Ok(target) => file = directory.join(target),
+                    Err(_) => break,
+                }
             }
         }
         for (directory, id) in &self.watched {
@@ -92,6 +72,48 @@ impl ResolverWatch {
         }
         self.watched = wanted;
     }
+}
+
+/// Rings when the resolver's file has another content.
+#[derive(Debug)]
+pub(super) struct ResolverWatch {
+    watch: FileWatch,
+    file: PathBuf,
+    content: Option<Vec<u8>>,
+}
+
+impl ResolverWatch {
+    /// The file below `root`, without one below `/`.
+    ///
+    /// # Errors
+    /// As [`FileWatch::new`].
+    pub fn new(root: Option<&Path>) -> io::Result<Self> {
+        let file = root.unwrap_or("/".as_ref()).join(RESOLVER_FILE);
+        let watch = FileWatch::new(vec![file.clone()])?;
+        let content = read(&file);
+        Ok(Self { watch, file, content })
+    }
+
+    /// Waits until there is a file whose content is not what it was. A call that is dropped misses nothing.
+    pub async fn changed(&mut self) {
+        loop {
+            self.watch.rung().await;
+            // The file is small, and in memory as something has just written it.
+            let content = read(&self.file);
+            if content != self.content {
+                self.content = content;
+                if self.content.is_some() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn read(file: &Path) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(file).ok()?.take(MAX_BYTES).read_to_end(&mut content).ok()?;
+    Some(content)
 }
 
 fn flags() -> WatchFlags {

@@ -17,7 +17,9 @@ mkdir -p "$AT/over"; mount -t tmpfs over "$AT/over"; mkdir -p "$AT/over/up" "$AT
 mount -t overlay overlay -o "lowerdir=/,upperdir=$AT/over/up,workdir=$AT/over/work" "$AT/root"
 R=$AT/root
 [ -z "$OPENRC_ROOT" ] || (cd "$OPENRC_ROOT"; tar c .) | tar x --keep-directory-symlink -C "$R"
-mount -t proc proc "$R/proc"; mount -t tmpfs run "$R/run"; mount --rbind /dev "$R/dev"
+mount -t proc proc "$R/proc"; mount -t tmpfs run "$R/run"
+# Its own, for a syslog of its own.
+mount -t tmpfs dev "$R/dev"; for d in null zero random urandom tty; do : >"$R/dev/$d"; mount --bind "/dev/$d" "$R/dev/$d"; done
 for d in daemons exclusive failed hotplugged inactive options scheduled started starting stopping tmp wasinactive; do
     mkdir -p "$R/run/openrc/$d"
 done
@@ -116,4 +118,41 @@ fn openrc_starts_agents_side_by_side_and_calls_no_refused_start_started() {
     }
     let died = part("<dies>", "rc-service impush stop");
     assert!(died.contains("cannot start") && died.contains("<answers : 0>"), "{died}");
+}
+
+#[test]
+fn under_openrc_the_log_is_where_its_documentation_says_with_a_syslog_and_without() {
+    let test = "under_openrc_the_log_is_where_its_documentation_says_with_a_syslog_and_without";
+    if !has("busybox") {
+        return skipped(test, "needs busybox");
+    }
+    let Some(said) = steps(
+        test,
+        r#"
+        has() { for i in $(seq 300); do grep -s "$1" "$2" && return; sleep 0.1; done; echo "nothing of $1 in $2"; }
+        rm -f /dev/log
+        echo "<file>"
+        rc-service impush start
+        has agent.started /var/lib/impush/impush.log
+        has link.down /var/lib/impush/impush.log
+        rc-service impush stop
+        has agent.stopped /var/lib/impush/impush.log
+        stat -c '<mode %a %U>' /var/lib/impush/impush.log
+        busybox syslogd -n -O /var/log/messages &
+        for i in $(seq 100); do [ -S /dev/log ] && break; sleep 0.1; done
+        echo "<syslog>"
+        rc-service impush start
+        has agent.started /var/log/messages
+        has link.down /var/log/messages
+        rc-service impush stop
+        has agent.stopped /var/log/messages
+        rm -f /dev/log
+        "#,
+    ) else {
+        return;
+    };
+    assert!(!said.contains("nothing of"), "{said}");
+    assert!(said.contains("<mode 600 impush>"), "{said}");
+    let by_syslog = said.split_once("<syslog>").expect("reached").1;
+    assert!(by_syslog.contains("warn impush[") && by_syslog.contains("info impush["), "levels: {by_syslog}");
 }

@@ -52,6 +52,40 @@ impl Account {
     }
 }
 
+/// Why a systemd service cannot write below `path` although its user could, with the line that helps; nothing where it
+/// can, or where nobody knows. `path` is not the directory that the service manager makes for it.
+pub fn refusal_by_service(service: &str, path: &Path) -> Option<String> {
+    if !Path::new("/run/systemd/system").exists() {
+        return None;
+    }
+    let properties = "ProtectSystem,ProtectHome,ReadWritePaths,BindPaths";
+    let shown = Command::new("systemctl").args(["show", "-p", properties, "--", service]).output().ok()?;
+    read_only(service, &String::from_utf8_lossy(&shown.stdout), path)
+}
+
+/// By `KEY=value` lines of a unit (systemd.exec(5)).
+fn read_only(service: &str, unit: &str, path: &Path) -> Option<String> {
+    let value = |key: &str| {
+        unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default().to_owned()
+    };
+    let strict = value("ProtectSystem") == "strict";
+    let homes = ["/home", "/root", "/run/user"].iter().any(|home| path.starts_with(home));
+    let hidden = homes && !matches!(value("ProtectHome").as_str(), "no" | "");
+    let opened = format!("{} {}", value("ReadWritePaths"), value("BindPaths"));
+    // A word may begin with `-` or `+`, and a bind mount be `SOURCE:DESTINATION`.
+    let open = opened
+        .split_whitespace()
+        .map(|word| word.trim_start_matches(['-', '+']))
+        .any(|word| word.split(':').any(|place| place.starts_with('/') && path.starts_with(place)));
+    ((strict || hidden) && !open).then(|| {
+        let at = path.display();
+        format!(
+            "{at} is closed to the service by its unit: `systemctl edit {service}`, and under [Service] the line \
+             `ReadWritePaths={at}`"
+        )
+    })
+}
+
 /// Does the work as that user, or as oneself. Only the thread that does it changes, and it ends with the work.
 ///
 /// # Errors
@@ -188,6 +222,22 @@ fn name_in(file: &str, number: u32) -> String {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_unit_that_closes_a_directory_is_named_with_the_line_that_opens_it() {
+        let unit = |more: &str| format!("ProtectSystem=strict\nProtectHome=yes\n{more}");
+        let closed = |more: &str, path: &str| read_only("impush.service", &unit(more), Path::new(path));
+        let said = closed("ReadWritePaths=\nBindPaths=", "/srv/impush").expect("closed");
+        assert!(
+            said.contains("systemctl edit impush.service") && said.contains("ReadWritePaths=/srv/impush"),
+            "{said}"
+        );
+        assert!(closed("ReadWritePaths=/var/log -/srv", "/srv/impush").is_none());
+        assert!(closed("ReadWritePaths=/srv/imp", "/srv/impush").is_some());
+        assert!(closed("BindPaths=/mnt/data:/srv/impush:rbind", "/srv/impush").is_none());
+        assert!(read_only("s", "ProtectSystem=full\nProtectHome=yes", Path::new("/srv/impush")).is_none());
+        assert!(read_only("s", "ProtectSystem=no\nProtectHome=read-only", Path::new("/home/a/state")).is_some());
+    }
 
     #[test]
     fn an_account_is_read_with_its_groups() {

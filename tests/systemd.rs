@@ -116,6 +116,38 @@ fn the_package_serves_survives_kill_reboot_and_upgrade_and_goes_without_a_trace(
     assert_eq!(guest.ok("cat /var/lib/impush/identity.json"), before, "an upgrade keeps the state");
     assert!(guest.ok("dpkg -s impush").contains("Version: 0.1.1"));
 
+    // A state directory that the unit closes: said before the start, with the line that opens it.
+    guest.ok("mkdir -p /srv/impush; chown impush: /srv/impush; chmod 700 /srv/impush");
+    guest.ok("cp /etc/impush/impush.toml /root/good.toml; printf '[paths]\nstate = \"/srv/impush\"\n' >>/etc/impush/impush.toml");
+    let checked = guest.run("impush config check 2>&1");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(!checked.status.success() && said.contains("ReadWritePaths=/srv/impush"), "{said}");
+    let drop_in = |guest: &Guest, lines: &str| {
+        let place = "/run/systemd/system/impush.service.d";
+        guest.ok(&format!(
+            "mkdir -p {place}; printf '[Service]\\n{lines}\\n' >{place}/test.conf; systemctl daemon-reload"
+        ));
+    };
+    drop_in(&guest, "ReadWritePaths=/srv/impush");
+    guest.ok("impush config check && systemctl restart impush");
+    guest.until("state elsewhere", |guest| guest.root.join("srv/impush/identity.json").exists());
+    guest.ok("cp /root/good.toml /etc/impush/impush.toml; rm -r /run/systemd/system/impush.service.d");
+    guest.ok("systemctl daemon-reload; systemctl restart impush");
+    guest.online();
+
+    // A limit of starts, as an operator may set it: the advice is pasted as it stands.
+    drop_in(&guest, "ExecStart=\\nExecStart=/bin/false\\n[Unit]\\nStartLimitIntervalSec=600\\nStartLimitBurst=2");
+    guest.run("for i in 1 2 3 4; do systemctl restart impush; done");
+    guest.until("the limit", |guest| guest.ok("systemctl show impush.socket -p Result").contains("start-limit-hit"));
+    let told = guest.run("impush status 2>&1");
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let advice = told.split_once("then systemctl").map(|(_, command)| command.trim().trim_end_matches('.').to_owned());
+    let advice = advice.unwrap_or_else(|| panic!("no command in: {told}"));
+    assert!(advice.contains("reset-failed"), "{told}");
+    guest.ok("rm -r /run/systemd/system/impush.service.d; systemctl daemon-reload");
+    guest.ok(&format!("systemctl{}", format!(" {advice}").replace("  ", " ")));
+    guest.online();
+
     // A configuration that cannot work is not tried for ever: 78 is final.
     guest.ok("echo 'nonsense = 1' >>/etc/impush/impush.toml; systemctl restart impush || true");
     assert!(guest.ok("systemctl show impush -p ExecMainStatus -p ActiveState").contains("ExecMainStatus=78"));

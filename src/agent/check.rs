@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::control;
 use super::manager::Init;
-use crate::access::{Account, Want, done_as, refusal, refusal_as_state, refusal_to_make};
+use crate::access::{Account, Want, done_as, refusal, refusal_as_state, refusal_by_service, refusal_to_make};
 use crate::device;
 use crate::mqtt::client_config;
 use std::io;
@@ -13,10 +13,12 @@ use std::path::{Path, PathBuf};
 
 /// The longest path of a socket, in bytes: unix(7), `sun_path` and its end.
 const LONGEST_SOCKET: usize = 107;
+/// Its agents by name have the same unit.
+const SERVICE: &str = "impush.service";
 
 /// The unit and the user the packages run the agent as.
 pub fn service_account() -> Option<Account> {
-    Account::of_service("impush.service", "impush")
+    Account::of_service(SERVICE, "impush")
 }
 
 /// What stands in the way of a start, each with its key and what to do; nothing where nothing does. The values
@@ -35,9 +37,16 @@ pub fn obstacles(file: Option<&Path>, config: &Config, account: Option<&Account>
         found.extend(refusal_as_state(&state, given_to).map(|why| format!("paths.state: {why}")));
         found.extend(self::socket(config, &socket, account).map(|why| format!("paths.socket: {why}")));
         found.extend(group(config, account));
+        found.extend(closed(config, account).map(|why| format!("paths.state: {why}")));
         found.extend(root(config).map(|why| format!("device.root: {why}")));
         found
     })
+}
+
+/// Root as itself starts no service.
+fn closed(config: &Config, account: Option<&Account>) -> Option<String> {
+    let state = config.paths.state.as_deref()?;
+    account.and_then(|_| refusal_by_service(SERVICE, state))
 }
 
 fn trust(config: &Config) -> Vec<String> {

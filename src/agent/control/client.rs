@@ -1,6 +1,6 @@
 //! The asking half of the control socket, as the command line and the tests use it.
 
-use super::super::manager::{self, Init, Unit};
+use super::super::manager::{self, Unit};
 use super::Refusal;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -18,8 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no agent answers at {path}: {source}; start it with `{}`", Init::here().start())]
-    NotRunning { path: PathBuf, source: io::Error },
+    #[error("no agent answers at {path}: {source}; {advice}")]
+    NotRunning { path: PathBuf, source: io::Error, advice: String },
     #[error("{unit} is {state}; it was not asked, because that would start it")]
     Asleep { unit: String, state: String },
     #[error("this user may not use {path}; run as root or as the agent's user")]
@@ -145,10 +145,17 @@ impl Client {
         {
             return Err(ClientError::Asleep { unit: unit.name, state: unit.state });
         }
-        let stream = UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path: self.path.clone() },
-            _ => ClientError::NotRunning { path: self.path.clone(), source },
-        })?;
+        let path = self.path.clone();
+        let stream = match UnixStream::connect(&path).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(ClientError::NotPermitted { path });
+            }
+            Err(source) => {
+                let advice = manager::advice(&path).await;
+                return Err(ClientError::NotRunning { path, source, advice });
+            }
+        };
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.to_string()))?;

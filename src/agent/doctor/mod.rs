@@ -11,7 +11,7 @@ mod ways;
 
 use super::clock;
 use super::config::Config;
-use super::control::Client;
+use super::control::{Client, ClientError};
 use super::manager;
 use crate::mqtt::{TimeFloor, credentials};
 use crate::session::Status;
@@ -63,9 +63,8 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
     let mut checks = Vec::new();
     // First of all: what it uses is what counts, and the files may say something else by now.
     let status = client.call("GET", "/v1/status", None).await;
-    let status = status.and_then(|json| {
-        serde_json::from_value::<Status>(json).map_err(|e| super::control::ClientError::Broken(e.to_string()))
-    });
+    let status =
+        status.and_then(|json| serde_json::from_value::<Status>(json).map_err(|e| ClientError::Broken(e.to_string())));
     let agent = status.as_ref().ok();
     let now_ms = clock::wall_ms();
     let judged_by_ms = agent.and_then(|status| status.judged_by_ms).unwrap_or(0).max(clock::BUILT_MS);
@@ -103,6 +102,13 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
         Ok(status) => {
             checks.extend(ways::examine(status));
             checks.extend(agent::examine(status, now_ms));
+        }
+        Err(ClientError::NotRunning { path, source, advice }) => {
+            checks.push(Check::failed(
+                "agent",
+                format!("nobody answers at {}: {source}", path.display()),
+                advice.clone(),
+            ));
         }
         Err(error) => {
             checks.push(Check::failed("agent", error.to_string(), manager::advice(client.path()).await));

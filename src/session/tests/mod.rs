@@ -1,6 +1,7 @@
 //! The session as a machine explores it: every phase and event, and long random lives.
 
 mod lives;
+mod losses;
 mod networks;
 mod stage;
 mod storage;

@@ -1,0 +1,79 @@
+//! A link that dies in silence: idleness, large packets, and what is learnt of each.
+
+use super::super::*;
+use super::stage::Stage;
+use super::stories::online_after;
+use crate::keepalive::race::Step;
+use crate::keepalive::{Cause, Failure};
+
+#[test]
+fn a_loss_with_much_data_under_way_asks_for_small_segments_and_teaches_the_heartbeat_nothing() {
+    for (bytes, small) in [(3500, true), (100, false)] {
+        let mut stage = online_after(Step::Tcp);
+        let before = stage.session.status(stage.now).heartbeat_s;
+        stage.now.at += Duration::from_secs(45);
+        stage.feed(Event::Written { unanswered: bytes });
+        stage.now.at += Duration::from_secs(8);
+        stage.feed(Event::Lost(Failure::new(Cause::AckLost, "silence")));
+        assert_eq!(stage.session.ways().small_segments(stage.now.at, Some("wifi-1")), small);
+        stage.pass(Duration::from_secs(5));
+        stage.accept();
+        answer_early_ping(&mut stage);
+        let learnt = stage.session.status(stage.now).heartbeat_s < before;
+        assert_eq!(learnt, !small, "{bytes}");
+    }
+}
+
+/// Whatever is due within ten seconds is asked and answered.
+fn answer_early_ping(stage: &mut Stage) {
+    let until = stage.now.at + Duration::from_secs(10);
+    while stage.now.at < until {
+        stage.pass(until - stage.now.at);
+        stage.feed(Event::Heard(Packet::Pong));
+    }
+}
+
+/// The link is lost without an answer to what was sent after so long.
+fn lost_in_silence(stage: &mut Stage, idle: Duration) {
+    stage.now.at += idle;
+    stage.feed(Event::Written { unanswered: 100 });
+    stage.now.at += Duration::from_secs(8);
+    stage.pending.connected = false;
+    stage.feed(Event::Lost(Failure::new(Cause::AckLost, "silence")));
+}
+
+#[test]
+fn a_server_whose_large_packets_do_not_get_through_is_asked_for_small_ones_and_the_heartbeat_stays() {
+    for idle_s in [45, 1] {
+        let mut stage = online_after(Step::Tcp);
+        let before = stage.session.status(stage.now).heartbeat_s;
+        lost_in_silence(&mut stage, Duration::from_secs(idle_s));
+        assert!(!stage.session.ways().small_segments(stage.now.at, Some("wifi-1")));
+        stage.pass(Duration::from_secs(5));
+        stage.accept();
+        // The message comes again, and with it the silence, long before the network could have forgotten anything.
+        lost_in_silence(&mut stage, Duration::from_secs(1));
+        assert!(stage.session.ways().small_segments(stage.now.at, Some("wifi-1")), "{idle_s}");
+        stage.pass(Duration::from_secs(5));
+        stage.accept();
+        answer_early_ping(&mut stage);
+        assert_eq!(stage.session.status(stage.now).heartbeat_s, before, "{idle_s}");
+    }
+}
+
+#[test]
+fn after_a_silent_loss_the_next_link_is_asked_early_whether_it_answers() {
+    let mut stage = online_after(Step::Tcp);
+    let before = stage.session.status(stage.now).heartbeat_s;
+    lost_in_silence(&mut stage, Duration::from_secs(45));
+    stage.pass(Duration::from_secs(5));
+    stage.accept();
+    let up = stage.now.at;
+    assert_eq!(stage.session.status(stage.now).heartbeat_s, before, "nothing is learnt yet");
+    stage.pass(Duration::from_secs(10));
+    assert_eq!(stage.now.at - up, Duration::from_secs(3));
+    assert!(stage.written.ends_with(&[Write::Ping]), "{:?}", stage.written);
+    stage.feed(Event::Heard(Packet::Pong));
+    assert!(stage.session.status(stage.now).heartbeat_s < before);
+    assert!(!stage.session.ways().small_segments(stage.now.at, Some("wifi-1")));
+}

@@ -11,7 +11,7 @@ pub mod service;
 pub mod settings;
 pub mod terminal;
 pub mod untrusted;
-pub mod vendor;
+pub mod vendors;
 
 pub mod protocol;
 

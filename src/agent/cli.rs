@@ -16,7 +16,7 @@ use crate::logs;
 use crate::settings::SettingsError;
 use crate::terminal;
 use crate::untrusted::shown;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value as Json, json};
 use std::future::Future;

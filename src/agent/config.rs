@@ -9,7 +9,7 @@ use crate::names::{Names, parse_server};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError, Variables};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -73,35 +73,41 @@ impl Default for Server {
     }
 }
 
-/// Certificate names, under the keys of the uni-app plugin's option block.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(non_snake_case, reason = "the plugin's own keys, so that an existing block can be pasted")]
-pub struct Certificates {
-    pub MICertificateName: Option<String>,
-    pub HMSCertificateName: Option<String>,
-    pub MEIZUCertificateName: Option<String>,
-    pub OPPOCertificateName: Option<String>,
-    pub VIVOCertificateName: Option<String>,
-    pub HONORCertificateName: Option<String>,
-    pub APNsCertificateName: Option<String>,
+/// Certificate names, under the keys of the uni-app plugin's option block: an existing one can be pasted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Option<String>>")]
+pub struct Certificates(BTreeMap<String, Option<String>>);
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self(Vendor::ORDER.into_iter().map(|vendor| (vendor.certificate_key().to_owned(), None)).collect())
+    }
+}
+
+impl TryFrom<BTreeMap<String, Option<String>>> for Certificates {
+    type Error = String;
+
+    fn try_from(given: BTreeMap<String, Option<String>>) -> Result<Self, Self::Error> {
+        let known = Vendor::ORDER.map(Vendor::certificate_key);
+        match given.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(format!("unknown field `{key}`, expected one of {}", known.join(", "))),
+            None => {
+                let mut all = Self::default();
+                all.0.extend(given);
+                Ok(all)
+            }
+        }
+    }
 }
 
 impl Certificates {
     /// The names that are set. An empty text counts as not set: the plugin's template has them so.
     pub fn names(&self) -> BTreeMap<Vendor, String> {
-        [
-            (Vendor::Xiaomi, &self.MICertificateName),
-            (Vendor::Huawei, &self.HMSCertificateName),
-            (Vendor::Meizu, &self.MEIZUCertificateName),
-            (Vendor::Oppo, &self.OPPOCertificateName),
-            (Vendor::Vivo, &self.VIVOCertificateName),
-            (Vendor::Honor, &self.HONORCertificateName),
-            (Vendor::Apns, &self.APNsCertificateName),
-        ]
-        .into_iter()
-        .filter_map(|(vendor, name)| Some((vendor, name.clone().filter(|n| !n.is_empty())?)))
-        .collect()
+        let named = |vendor: Vendor| {
+            let name = self.0.get(vendor.certificate_key())?.as_deref()?.trim();
+            (!name.is_empty()).then(|| (vendor, name.to_owned()))
+        };
+        Vendor::ORDER.into_iter().filter_map(named).collect()
     }
 }
 

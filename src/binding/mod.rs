@@ -16,7 +16,7 @@ use crate::ids::AppId;
 use crate::keepalive::Moment;
 use crate::protocol::{BindResult, Up};
 use crate::secret::Secret;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! A channel becomes active only when the device's ROM can carry it, its certificate is configured
 //! and a token is in hand. Until then, and whenever none qualifies, the long connection is kept.
 
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;

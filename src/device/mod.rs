@@ -16,7 +16,7 @@ mod rom;
 pub use machine::Machine;
 pub use properties::{Properties, PropertyError};
 
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 //! collected by getActivity/DeviceCompat and in public firmware dumps.
 
 use super::{Confidence, Evidence, Profile, Properties};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 
 /// Properties that only one maker's ROM sets, with the name people know the ROM by.
 const MARKS: &[(Vendor, &str, &str)] = &[

@@ -11,7 +11,7 @@ use crate::logs;
 use crate::settings::{self, SettingsError};
 use crate::terminal;
 use crate::untrusted::shown;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use clap::{Args, Parser, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value as Json, json};

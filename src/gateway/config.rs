@@ -5,6 +5,7 @@ use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError, Variables};
+use crate::vendors::Hosts;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -153,16 +154,9 @@ impl Default for Store {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Vendors {
-    pub xiaomi_url: String,
-    pub huawei_oauth_url: String,
-    pub huawei_push_url: String,
-    pub meizu_url: String,
-    pub oppo_url: String,
-    pub vivo_url: String,
-    pub honor_oauth_url: String,
-    pub honor_push_url: String,
-    pub apns_url: String,
-    pub apns_sandbox_url: String,
+    /// The vendors' own servers, `https://` each.
+    #[serde(flatten)]
+    pub hosts: Hosts,
     /// Where vendors reach this gateway's REST API with their receipts: `https://push.example.com`.
     /// Without it none are asked for.
     pub receipts_url: Option<String>,
@@ -177,22 +171,7 @@ pub struct Vendors {
 
 impl Default for Vendors {
     fn default() -> Self {
-        Self {
-            xiaomi_url: "https://api.xmpush.xiaomi.com".to_owned(),
-            huawei_oauth_url: "https://oauth-login.cloud.huawei.com".to_owned(),
-            huawei_push_url: "https://push-api.cloud.huawei.com".to_owned(),
-            meizu_url: "https://server-api-push.meizu.com".to_owned(),
-            oppo_url: "https://api.push.oppomobile.com".to_owned(),
-            vivo_url: "https://api-push.vivo.com.cn".to_owned(),
-            honor_oauth_url: "https://iam.developer.honor.com".to_owned(),
-            honor_push_url: "https://push-api.cloud.honor.com".to_owned(),
-            apns_url: "https://api.push.apple.com".to_owned(),
-            apns_sandbox_url: "https://api.sandbox.push.apple.com".to_owned(),
-            receipts_url: None,
-            ca_file: None,
-            timeout_ms: 10_000,
-            connections: 16,
-        }
+        Self { hosts: Hosts::default(), receipts_url: None, ca_file: None, timeout_ms: 10_000, connections: 16 }
     }
 }
 
@@ -247,18 +226,7 @@ impl Config {
                 return Err(bad(format!("{key} is {value}; {low} to {high}")));
             }
         }
-        for (key, url) in [
-            ("xiaomi_url", &self.vendors.xiaomi_url),
-            ("huawei_oauth_url", &self.vendors.huawei_oauth_url),
-            ("huawei_push_url", &self.vendors.huawei_push_url),
-            ("meizu_url", &self.vendors.meizu_url),
-            ("oppo_url", &self.vendors.oppo_url),
-            ("vivo_url", &self.vendors.vivo_url),
-            ("honor_oauth_url", &self.vendors.honor_oauth_url),
-            ("honor_push_url", &self.vendors.honor_push_url),
-            ("apns_url", &self.vendors.apns_url),
-            ("apns_sandbox_url", &self.vendors.apns_sandbox_url),
-        ] {
+        for (key, url) in self.vendors.hosts.iter() {
             if !url.starts_with("https://") {
                 return Err(bad(format!("vendors.{key} is `{url}`; every vendor speaks https only")));
             }

@@ -1,18 +1,10 @@
 //! What a notification says: title, text and the payload for the app, in the sender's and the receiver's choice.
 
 use crate::protocol::Message;
+pub use crate::vendors::notification::Content;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
-
-/// What is shown, before any vendor's limits are applied.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Content {
-    pub title: String,
-    pub body: String,
-    /// For the app: `t` receiver, `f` sender, `m` message id, `g` group, `e` custom.
-    pub payload: Json,
-}
 
 /// A receiver's wishes about what is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,6 @@
 mod alarm;
 mod api;
 mod broker;
-mod certificate;
 mod check;
 pub mod cli;
 mod clock;
@@ -31,8 +30,8 @@ mod outcome;
 mod outgoing;
 mod overdue;
 mod policy;
+mod proof;
 mod push;
-mod receipts;
 mod reload;
 mod renewal;
 mod sender;

@@ -1,19 +1,19 @@
 //! From claimed vendor work to what came of it: the notification, the call, the next step.
 
-use super::certificate::Certificate;
 use super::clock::now_ms;
 use super::content::{Setting, badge, compose, sound};
 use super::delivery::{AfterVendor, Hop, Rules, after_vendor};
 use super::metrics::Metrics;
 use super::outcome::Outcome;
-use super::receipts::Proof;
-use super::sender::{Accepted, Notification, Open, Senders};
+use super::proof::Proof;
+use super::sender::{Open, Senders};
 use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::fingerprint;
-use crate::vendor::Vendor;
+use crate::vendors::certificate::Certificate;
+use crate::vendors::notification::{Accepted, Notification};
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -112,10 +112,7 @@ impl Push {
 
     /// Where the certificate's vendor should send its receipts.
     pub fn receipt_url(&self, certificate: &Certificate) -> Option<String> {
-        // Apple has none.
-        if certificate.vendor == Vendor::Apns {
-            return None;
-        }
+        certificate.vendor.cloud().receipts.as_ref()?;
         let path = self.proof.path(&certificate.app, &certificate.name);
         let base = self.receipts_url.as_ref()?.trim_end_matches('/');
         Some(format!("{base}/receipts/{}/{path}", certificate.vendor))
@@ -138,12 +135,11 @@ impl Push {
         setting: &Setting,
         life: Duration,
     ) -> Notification {
-        let ext = if certificate.vendor == Vendor::Apns { "em_apns_ext" } else { "em_android_push_ext" };
         Notification {
             content: compose(message, setting),
             collapse_id: collapse_id(&message.id),
             time_to_live: life.min(Duration::from_secs(self.rules.borrow().push_life_s)),
-            vendor_ext: message.ext[ext].clone(),
+            vendor_ext: message.ext[certificate.vendor.cloud().ext].clone(),
             receipt_param: self.proof.param(&message.id),
             receipt_url: self.receipt_url(certificate),
             badge: badge(message, setting),

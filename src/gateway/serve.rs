@@ -11,8 +11,8 @@ use super::mending;
 use super::metrics::Metrics;
 use super::outgoing::outgoing;
 use super::overdue::Overdue;
+use super::proof::Proof;
 use super::push::Push;
-use super::receipts::Proof;
 use super::reload::{Reload, Source};
 use super::renewal::Renewal;
 use super::sender::Senders;
@@ -96,7 +96,7 @@ pub async fn serve(
     let driver = Driver::new(wire.clone(), queue, broker.access(), topics);
     let (changeable, rules) = watch::channel(config.rules());
     let push = Push {
-        senders: Arc::new(Senders::new(&http, &config.vendors)),
+        senders: Arc::new(Senders::new(&http, &config.vendors.hosts)),
         metrics: Metrics::default(),
         proof: Proof::new(&store.own_secret("receipt_key").await?),
         receipts_url: config.vendors.receipts_url.clone(),

@@ -11,7 +11,7 @@ use super::wire::{self, Weather};
 use super::{bench, cloud, demo, fleet, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use std::io::{self, Write as _};

@@ -8,7 +8,7 @@ use super::kills::{self, Kills};
 use super::noise::{self, Brokers};
 use super::process::{Process, sibling};
 use crate::http::Http;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -193,7 +193,7 @@ async fn balance(listener: TcpListener, gateways: Vec<SocketAddr>) -> Result<(),
 }
 
 async fn offline_device(http: &Http, base: &str, token: &str, clouds: &str) -> Result<String, String> {
-    let account = Account::new(Vendor::Xiaomi)?;
+    let account = Account::at(Vendor::Xiaomi)?;
     let mut registration = account.registration.clone();
     registration["daily_quota"] = json!(u64::from(u32::MAX));
     call(http, "POST", &format!("{clouds}/_lab/apps"), Some(registration)).await?;

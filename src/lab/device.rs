@@ -1,8 +1,9 @@
 //! An emulated phone: a property tree, the maker's push service with a notification tray, and an app
 //! that hands its token to the agent over the control socket, as a real one does.
 
+use super::cloud;
 use crate::http::Http;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,33 +31,7 @@ pub(super) struct Phone {
 /// # Errors
 /// The disk's error.
 pub(super) fn write_tree(vendor: Vendor, root: &Path) -> std::io::Result<()> {
-    let (manufacturer, brand, model, file, mark) = match vendor {
-        Vendor::Xiaomi => (
-            "Xiaomi",
-            "Redmi",
-            "Redmi K30 Pro",
-            "vendor/build.prop",
-            "ro.miui.ui.version.name=V12\nro.miui.ui.version.code=10",
-        ),
-        Vendor::Huawei => (
-            "HUAWEI",
-            "HUAWEI",
-            "LIO-AL00",
-            "vendor/build.prop",
-            "hw_sc.build.platform.version=4.2.0\nro.build.version.emui=EmotionUI_14.0.0",
-        ),
-        Vendor::Meizu => ("Meizu", "meizu", "meizu 18s Pro", "vendor/build.prop", "ro.flyme.version.id=Flyme 9.2.1.3A"),
-        Vendor::Oppo => ("OPPO", "OPPO", "PBEM00", "my_manifest/build.prop", "ro.build.version.oplusrom=V13.1.0"),
-        Vendor::Vivo => ("vivo", "iQOO", "V2425A", "vendor/build.prop", "ro.vivo.os.build.display.id=OriginOS 4"),
-        Vendor::Honor => (
-            "HONOR",
-            "HONOR",
-            "BVL-AN16",
-            "vendor/build.prop",
-            "ro.honor.build.display.id=BVL-AN16 9.0.0.175\nro.build.version.magic=MagicOS_9.0.0",
-        ),
-        Vendor::Apns => ("Apple", "Apple", "iPad14,1", "vendor/build.prop", "ro.build.version.release=17"),
-    };
+    let cloud::Phone { names: [manufacturer, brand, model], file, properties } = &cloud::of(vendor).phone;
     let write = |path: &str, text: String| {
         let path = root.join(path);
         std::fs::create_dir_all(path.parent().unwrap_or(root))?;
@@ -73,7 +48,7 @@ pub(super) fn write_tree(vendor: Vendor, root: &Path) -> std::io::Result<()> {
             "ro.product.product.manufacturer={manufacturer}\nro.product.product.brand={brand}\nro.product.product.model={model}\n"
         ),
     )?;
-    write(file, format!("{mark}\n"))
+    write(file, format!("{properties}\n"))
 }
 
 /// Gets a token from the phone's cloud, hands it to the agent, then prints each notification that

@@ -7,7 +7,7 @@ use super::device::write_tree;
 use super::process::{Process, sibling};
 use super::rig::Rig;
 use super::show::line;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -66,7 +66,7 @@ async fn send(rig: &Rig, phone: &Phone, text: &str) -> Result<(), String> {
 
 impl Phone {
     async fn start(rig: &Rig, vendor: Vendor) -> Result<Self, String> {
-        let (account, home) = (Account::new(vendor)?, rig.home.path());
+        let (account, home) = (Account::at(vendor)?, rig.home.path());
         rig.register(&account).await?;
         let user = format!("owner-of-a-{vendor}");
         let password = rig.user(&user).await?;

@@ -9,7 +9,7 @@ use super::process::output;
 use super::rig::Rig;
 use super::usage::processor_s;
 use crate::protocol::Address;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ struct Usage {
 pub(super) async fn measure(agent: Option<PathBuf>) -> Result<Vec<Figure>, String> {
     let program = agent.map_or_else(packaged, Ok)?;
     let rig = Rig::start(false, START).await?;
-    let account = Account::new(Vendor::Xiaomi)?;
+    let account = Account::at(Vendor::Xiaomi)?;
     rig.register(&account).await?;
     let password = rig.user(USER).await?;
     let bar = ProgressBar::new(4).with_message("idle minute");

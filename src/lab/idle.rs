@@ -9,7 +9,7 @@ use crate::mqtt::{ConnectOptions, client_config, dial, handshake};
 use crate::names::Names;
 use crate::protocol::{Address, DEFAULT_PREFIX, Hello, Leg, Topics, Up};
 use crate::secret::Secret;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -39,7 +39,7 @@ pub(super) struct Idle {
 pub(super) async fn measure() -> Result<Idle, String> {
     let rig = Rig::start(false, CALL).await?;
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
-    let account = Account::new(Vendor::Xiaomi)?;
+    let account = Account::at(Vendor::Xiaomi)?;
     rig.register(&account).await?;
     let users: Vec<String> = (0..USERS).map(|n| format!("user-{n}")).collect();
     let bar = ProgressBar::new((USERS * DEVICES) as u64).with_message("binding");

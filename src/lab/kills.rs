@@ -3,7 +3,7 @@
 use super::account::Account;
 use super::rig::Rig;
 use crate::http::Http;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ pub(super) async fn send(http: &Http, base: &str, token: &str, to: &str, text: &
 /// A sentence when a program cannot be started, or the gateway refuses a message.
 pub(super) async fn measure(kills: u32, seed: u64) -> Result<Kills, String> {
     let mut rig = Rig::start(false, CALL).await?;
-    let account = Account::new(Vendor::Xiaomi)?;
+    let account = Account::at(Vendor::Xiaomi)?;
     rig.register(&account).await?;
     let device = rig.bound_users(&account, &[USER.to_owned()]).await?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -4,7 +4,7 @@
 
 use super::account::Account;
 use super::rig::Rig;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(super) async fn measure(json_lines: bool, count: u32, concurrency: u32) -> R
 }
 
 async fn one(rig: &Rig, vendor: Vendor, (count, concurrency): (u32, u32), pid: u32) -> Result<Value, String> {
-    let account = Account::new(vendor)?;
+    let account = Account::at(vendor)?;
     rig.register(&account).await?;
     let device = rig.install(&account, "bench").await?;
     let name =

@@ -5,7 +5,7 @@ use super::account::Account;
 use super::process::output;
 use super::rig::Rig;
 use super::usage::{processor_s, resident_kib};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     // One core for the gateway, as the figure asks; the rest of the machine makes the load.
     let rig = Arc::new(Rig::start(true, CALL).await?);
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
-    let account = Account::new(Vendor::Apns)?;
+    let account = Account::at(Vendor::Apns)?;
     rig.register(&account).await?;
     let users: Vec<String> = (0..USERS).map(user).collect();
     let device = rig.bound_users(&account, &users).await?;

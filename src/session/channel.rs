@@ -3,7 +3,7 @@
 use super::{Now, Session, Timer};
 use crate::binding::{Action as BindingAction, Event as BindingEvent, Wanted};
 use crate::channel::{self, Choice};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use std::collections::BTreeMap;
 use tracing::info;
 

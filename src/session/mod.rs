@@ -54,7 +54,7 @@ use crate::channel::Choice;
 use crate::ids::AppId;
 use crate::keepalive::{Bounds, Failure, Heartbeat, Moment, PowerMode, Reconnect, Ways, next_wake};
 use crate::protocol::Topics;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use super::{Action, Ended, Event, Login, Now, Reports, Saved, Session, Timer};
 use crate::binding::Ledger;
 use crate::keepalive::Record;
 use crate::secret::Secret;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{info, warn};

@@ -2,7 +2,7 @@
 
 use super::{Broker, Now, Phase, Server, Session, State};
 use crate::keepalive::Cause;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

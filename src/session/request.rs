@@ -4,7 +4,7 @@ use super::{Action, Kind, Login, Now, Session, State};
 use crate::ids::MessageId;
 use crate::keepalive::{Cause, PowerMode};
 use crate::secret::Secret;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use crate::binding::Ledger;
 use crate::ids::{AppId, MessageId};
 use crate::keepalive::{Cause, Failure, Record};
 use crate::secret::Secret;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

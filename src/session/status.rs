@@ -6,7 +6,7 @@ use crate::channel::WhyNot;
 use crate::keepalive::{Cause, WayReport};
 use crate::protocol::BindingState;
 use crate::secret::Secret;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

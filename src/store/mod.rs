@@ -19,7 +19,7 @@ use crate::device::Machine;
 use crate::keepalive::Record;
 use crate::secret::Secret;
 use crate::session::{Change, Ended, Login, Reports, Saved};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use document::{Copies, Document};
 use identity::Identity;
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use crate::ids::MessageId;
 use crate::keepalive::PowerMode;
 use crate::secret::Secret;
 use crate::session::{self, Patience};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -267,7 +267,7 @@ impl Peer {
 fn vendor_of(path: &str) -> Result<Vendor, Refusal> {
     path.trim_start_matches("/v1/tokens/")
         .parse()
-        .map_err(|e: crate::vendor::UnknownVendor| Refusal::new(404, "unknown_channel", e.to_string()))
+        .map_err(|e: crate::vendors::UnknownVendor| Refusal::new(404, "unknown_channel", e.to_string()))
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {

@@ -1,12 +1,11 @@
 //! Push certificates over REST. Secrets go in and never come out.
 
-use super::super::certificate::Certificate;
 use super::super::clock::{message_id, now_ms};
-use super::super::sender::check_keys;
 use super::super::store::Unreadable;
 use super::{ApiError, AppRequest, Body, State};
 use crate::protocol::Message;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
+use crate::vendors::certificate::Certificate;
 use axum::Json;
 use axum::extract::State as Shared;
 use futures_util::StreamExt as _;
@@ -59,8 +58,8 @@ pub(super) async fn add(
     Shared(state): Shared<Arc<State>>,
     Body(body): Body<NewCertificate>,
 ) -> Result<Json<Value>, ApiError> {
-    let certificate = Certificate::new(request.app.clone(), body.name, body.vendor, body.fields);
-    certificate.check().and_then(|()| check_keys(&certificate)).map_err(ApiError::illegal)?;
+    let certificate = Certificate::entered(request.app.clone(), &body.name, body.vendor, &body.fields);
+    let certificate = certificate.map_err(ApiError::illegal)?;
     let shown = shown(&state, &certificate);
     state.store.put_certificate(certificate, now_ms()).await?;
     Ok(request.envelope("post", "entities", json!([shown])))
@@ -154,7 +153,7 @@ fn message(test: &Test) -> Message {
     let mut ext = Value::Object(test.ext.clone());
     let text = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
     ext["em_push_ext"] = json!({
-        // vivo refuses texts that look like tests.
+        // Some vendors refuse texts that look like tests.
         "title": text(&test.title, "推送服务已连接"), "content": text(&test.content, "这台设备可以收到通知。"),
     });
     Message {

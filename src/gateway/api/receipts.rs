@@ -1,9 +1,9 @@
 //! Vendors' receipts over HTTP. The path cannot be guessed, and names the certificate.
 
 use super::super::clock::now_ms;
-use super::super::receipts::{Incoming, Receipt, read};
 use super::{ApiError, State};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
+use crate::vendors::receipt::{Incoming, Receipt, read};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
@@ -28,7 +28,7 @@ pub(super) async fn receive(
     let is_form = header("content-type").is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
     let form = if is_form { serde_urlencoded::from_bytes(&body).unwrap_or_default() } else { Default::default() };
     let incoming = Incoming {
-        callback_id: header("x-huawei-callback-id"),
+        proof: vendor.cloud().receipts.as_ref().and_then(|receipts| receipts.proof_header).and_then(header),
         form,
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };

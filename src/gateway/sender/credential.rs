@@ -2,18 +2,12 @@
 
 use super::failed::Failed;
 use crate::secret::Secret;
+use crate::vendors::call::Credential;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Mutex;
-
-/// An access token and the moment it should be replaced, in milliseconds since the Unix epoch.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    pub value: Secret,
-    pub renew_at_ms: u64,
-}
 
 #[derive(Debug, Default)]
 struct Slot {

@@ -3,12 +3,13 @@
 use super::circuit::{Change, Circuits, Open, Sign};
 use super::credential::Credentials;
 use super::failed::Failed;
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::{Accepted, Meaning, Notification, outcome};
-use crate::gateway::certificate::Certificate;
+use super::outcome;
 use crate::gateway::outcome::{Limit, Outcome};
 use crate::http::Http;
 use crate::secret::Secret;
+use crate::vendors::call::{Answer, Call, Grant, Meaning, NoCredential, Protocol, Push, Reading};
+use crate::vendors::certificate::Certificate;
+use crate::vendors::notification::{Accepted, Notification};
 use futures_util::future::join_all;
 use tracing::{error, info};
 
@@ -20,15 +21,15 @@ enum Errand<'a> {
 
 /// The way to one vendor.
 #[derive(Debug)]
-pub(super) struct Route<P> {
-    protocol: P,
+pub(super) struct Route {
+    protocol: Box<dyn Protocol>,
     http: Http,
     credentials: Credentials,
     circuits: Circuits,
 }
 
-impl<P: Protocol> Route<P> {
-    pub fn new(http: &Http, protocol: P) -> Self {
+impl Route {
+    pub fn new(http: &Http, protocol: Box<dyn Protocol>) -> Self {
         Self { protocol, http: http.clone(), credentials: Credentials::default(), circuits: Circuits::default() }
     }
 
@@ -41,7 +42,8 @@ impl<P: Protocol> Route<P> {
         now_ms: u64,
     ) -> Vec<Outcome> {
         let key = certificate.identity();
-        let batches = tokens.chunks(P::BATCH).map(|batch| self.batch(certificate, key, batch, notification, now_ms));
+        let batches =
+            tokens.chunks(self.protocol.batch()).map(|batch| self.batch(certificate, key, batch, notification, now_ms));
         join_all(batches).await.into_iter().flatten().collect()
     }
 
@@ -139,14 +141,14 @@ impl<P: Protocol> Route<P> {
         let headers: Vec<(&str, &str)> = call.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = self
             .http
-            .exchange("POST", &call.url, &headers, call.body.clone(), P::REPEAT)
+            .exchange("POST", &call.url, &headers, call.body.clone(), self.protocol.repeat())
             .await
             .map_err(Failed::from)?;
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
         Ok(read(&Answer {
             status: answer.status.as_u16(),
             body: &answer.body,
-            id_header: header("apns-id"),
+            id_header: self.protocol.id_header().and_then(header),
             retry_after_s: header("retry-after").and_then(|seconds| seconds.parse().ok()),
         }))
     }

@@ -5,8 +5,8 @@ use super::limits;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::vault::SEALED;
 use super::{Store, StoreError, Vault, as_i64};
-use crate::gateway::certificate::Certificate;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
+use crate::vendors::certificate::Certificate;
 use std::io::ErrorKind;
 
 const COLUMNS: &str = "app, name, vendor, fields, enabled";
@@ -34,7 +34,7 @@ pub struct Unreadable {
 
 fn built(vault: &Vault, (app, name, vendor, sealed, enabled): Stored) -> Result<Certificate, Unreadable> {
     let opened = || -> Result<_, String> {
-        let vendor: Vendor = vendor.parse().map_err(|error: crate::vendor::UnknownVendor| error.to_string())?;
+        let vendor: Vendor = vendor.parse().map_err(|error: crate::vendors::UnknownVendor| error.to_string())?;
         let text = vault.open_text(&sealed, &place(&app, &name)).map_err(|error| error.to_string())?;
         Ok((vendor, serde_json::from_str(&text).map_err(|_| "its fields are not JSON".to_owned())?))
     };

@@ -418,11 +418,11 @@ fn drain(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::certificate::Certificate;
     use crate::gateway::delivery::AfterVendor;
     use crate::gateway::policy::MultiDevice;
     use crate::gateway::store::{Bind, NewMessage, Vault, VendorResult};
-    use crate::vendor::Vendor;
+    use crate::vendors::Vendor;
+    use crate::vendors::certificate::Certificate;
     use std::sync::Arc;
 
     const APP: &str = "o#a";

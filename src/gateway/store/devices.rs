@@ -4,7 +4,7 @@ use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::ids::Nonce;
 use crate::protocol::Address;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::Serialize;
 
 /// A binding as the REST API shows it.

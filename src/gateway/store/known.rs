@@ -7,10 +7,10 @@
 use super::settings::{Key, get};
 use super::sql::Transaction;
 use super::{StoreError, Vault, certificates, edition};
-use crate::gateway::certificate::Certificate;
 use crate::gateway::content::Template;
 use crate::gateway::policy::{AppRules, Stop};
 use crate::gateway::silence;
+use crate::vendors::certificate::Certificate;
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -32,12 +32,12 @@ pub(super) fn mark_dead(t: &Transaction<'_>, death: &Death<'_>) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::certificate::Certificate;
-    use crate::gateway::receipts::{Event, Receipt};
     use crate::gateway::store::devices::{Newest, newest_binding};
     use crate::gateway::store::{Bind, BindReply, Store, Vault};
     use crate::protocol::Address;
-    use crate::vendor::Vendor;
+    use crate::vendors::Vendor;
+    use crate::vendors::certificate::Certificate;
+    use crate::vendors::receipt::{Event, Receipt};
 
     const APP: &str = "o#a";
     const OLD: &str = "a-token-of-the-phone-0001";

@@ -5,13 +5,13 @@ use super::known::Known;
 use super::settings::Wishes;
 use super::sql::{Transaction, params};
 use super::{StoreError, settings};
-use crate::gateway::certificate::Certificate;
 use crate::gateway::content::{Profile, Setting, template_names};
 use crate::gateway::delivery::{Presence, Rules};
 use crate::gateway::policy::{self, CertificateState, MultiDevice, Stop, WEB, Webhook};
 use crate::gateway::silence;
 use crate::ids::DeviceId;
 use crate::protocol::{Address, Message};
+use crate::vendors::certificate::Certificate;
 use std::sync::Arc;
 
 /// A claimed vendor send.

@@ -5,7 +5,7 @@ use super::sql::{OptionalExtension as _, params};
 use super::traces::note;
 use super::{Store, StoreError, as_i64};
 use crate::gateway::delivery::Hop;
-use crate::gateway::receipts::{Event, Receipt};
+use crate::vendors::receipt::{Event, Receipt};
 
 /// How long a device whose user switched notifications off is not pushed to, unless it binds again.
 const OFF_MS: u64 = 86_400_000;

@@ -109,14 +109,14 @@ pub(super) fn reports(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::certificate::Certificate;
     use crate::gateway::delivery::Rules;
     use crate::gateway::outcome::Limit;
     use crate::gateway::policy::MultiDevice;
     use crate::gateway::store::marks::{Death, mark_dead};
     use crate::gateway::store::{Bind, BindReply, Limited, Look, Store, Vault, Welcome};
     use crate::protocol::{Hello, KickCode};
-    use crate::vendor::Vendor;
+    use crate::vendors::Vendor;
+    use crate::vendors::certificate::Certificate;
 
     const APP: &str = "o#a";
     const OLD: &str = "a-token-of-the-phone-0001";

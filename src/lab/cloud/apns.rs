@@ -2,12 +2,14 @@
 //! Sources: developer.apple.com, "Establishing a token-based connection to APNs" and "Handling
 //! notification responses from APNs".
 
+use super::super::account::{Account, PACKAGE};
 use super::World;
+use super::catalogue::{Cloud, Phone};
 use super::clock::now_ms;
 use super::trouble::trouble;
 use super::world::{App, Delivery, Fault, Notice};
 use crate::secret::random_hex;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Version};
@@ -28,12 +30,36 @@ use serde_json::{Value, json};
 const MAX_AGE_S: u64 = 3600;
 const MAX_PAYLOAD: usize = 4096;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt: |_| None,
+    account,
+    phone: Phone {
+        names: ["Apple", "Apple", "iPad14,1"],
+        file: "vendor/build.prop",
+        properties: "ro.build.version.release=17",
+    },
+    takes_back: false,
+    says_success: false,
+};
+
+fn router(world: World) -> Router {
     Router::new().route("/3/device/{token}", post(send)).with_state(world)
 }
 
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     random_hex::<32>()
+}
+
+/// # Errors
+/// When no key can be made.
+fn account() -> Result<Account, String> {
+    let key = rcgen::KeyPair::generate().map_err(|e| e.to_string())?.serialize_pem();
+    let ids = json!({ "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ" });
+    let fields = json!({ "key": key, "key_id": "ABC123DEFG", "team_id": "DEF123GHIJ", "bundle_id": PACKAGE });
+    Ok(Account::new(Vendor::Apns, "acme-apns", PACKAGE, fields, &key, &ids))
 }
 
 /// Every answer bears the sender's own id, or one that is made here, also a refusal.

@@ -1,13 +1,15 @@
 //! The emulated Honor Push: OAuth client credentials, one flat JSON message, numbers as codes.
 //! Source: the Honor developer guide of 2023-11 and the clients that follow its message page.
 
+use super::super::account::{Account, SECRET};
 use super::World;
+use super::catalogue::{Cloud, Phone};
 use super::clock::now_ms;
-use super::receipt::Reply;
+use super::receipt::{Headers, Receipt, Reply, as_json, statuses};
 use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
 use crate::secret::random_hex;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -21,12 +23,36 @@ const ACCESS_LIFE_S: u64 = 3600;
 /// How far the `timestamp` header may be from the cloud's clock, in milliseconds.
 const SKEW_MS: u64 = 600_000;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt,
+    account,
+    phone: Phone {
+        names: ["HONOR", "HONOR", "BVL-AN16"],
+        file: "vendor/build.prop",
+        properties: "ro.honor.build.display.id=BVL-AN16 9.0.0.175\nro.build.version.magic=MagicOS_9.0.0",
+    },
+    takes_back: false,
+    says_success: true,
+};
+
+fn router(world: World) -> Router {
     Router::new().route("/auth/token", post(grant)).route("/api/v1/{app}/sendMessage", post(send)).with_state(world)
 }
 
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     format!("BAEAAAAA{}", random_hex::<50>())
+}
+
+fn account() -> Result<Account, String> {
+    let fields = json!({ "client_id": "honor-client", "client_secret": SECRET });
+    Ok(Account::new(Vendor::Honor, "104433221", "104433221", fields, SECRET, &json!({ "client_id": "honor-client" })))
+}
+
+fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {
+    Some(as_json(&statuses(receipt, receipt.kind.pick(40_000_002, 40_000_007, 40_000_004, 40_000_005))))
 }
 
 async fn grant(State(world): State<World>, Form(form): Form<HashMap<String, String>>) -> Response {

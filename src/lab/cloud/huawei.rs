@@ -3,13 +3,15 @@
 //! Sources: developer.huawei.com, `https-send-api-0001050986197`, `push-scenariozed-api-request-param`;
 //! HMS-Core/hms-push-serverdemo-java.
 
+use super::super::account::{Account, SECRET};
 use super::World;
+use super::catalogue::{Cloud, Phone};
 use super::clock::now_ms;
-use super::receipt::Reply;
+use super::receipt::{Headers, Receipt, Reply, as_json, statuses};
 use super::trouble::trouble;
 use super::world::{App, Delivery, Fault, Notice};
 use crate::secret::random_hex;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -17,7 +19,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Form, Json, Router};
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
 use ring::signature::{RSA_PSS_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -29,7 +33,22 @@ const ACCESS_LIFE_S: u64 = 3600;
 const MAX_TOKENS: usize = 1000;
 const MAX_BODY: usize = 4096;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt,
+    account,
+    phone: Phone {
+        names: ["HUAWEI", "HUAWEI", "LIO-AL00"],
+        file: "vendor/build.prop",
+        properties: "hw_sc.build.platform.version=4.2.0\nro.build.version.emui=EmotionUI_14.0.0",
+    },
+    takes_back: false,
+    says_success: true,
+};
+
+fn router(world: World) -> Router {
     Router::new()
         .route("/oauth2/v3/token", post(grant))
         .route("/v1/{client}/messages:send", post(send_v1))
@@ -39,8 +58,23 @@ pub(super) fn router(world: World) -> Router {
 }
 
 /// About 130 characters of `[A-Za-z0-9_-]`.
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     format!("IQAAAA{}-{}", random_hex::<32>(), random_hex::<29>())
+}
+
+fn account() -> Result<Account, String> {
+    let fields = json!({ "client_secret": SECRET });
+    Ok(Account::new(Vendor::Huawei, "104412345", "104412345", fields, SECRET, &json!({})))
+}
+
+fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {
+    let number = receipt.kind.pick(Some(0), None, Some(5), Some(6))?;
+    let (mut headers, body) = as_json(&statuses(receipt, number));
+    let (timestamp, nonce) = (now_ms().to_string(), random_hex::<8>());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, receipt.reply.secret.as_bytes());
+    let value = STANDARD.encode(hmac::sign(&key, format!("{timestamp}{nonce}{}", receipt.reply.user).as_bytes()));
+    headers.push(("x-huawei-callback-id", format!("timestamp={timestamp}; nonce={nonce}; value={value}")));
+    Some((headers, body))
 }
 
 async fn grant(State(world): State<World>, Form(form): Form<HashMap<String, String>>) -> Response {

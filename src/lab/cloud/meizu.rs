@@ -1,12 +1,14 @@
 //! The emulated Meizu push server: an MD5 signature over sorted fields, a form with JSON inside.
 //! Source: github.com/MEIZUPUSH/PushAPI, README.
 
+use super::super::account::{Account, PACKAGE, SECRET};
 use super::World;
-use super::receipt::Reply;
+use super::catalogue::{Cloud, Phone};
+use super::receipt::{Headers, Receipt, Reply, as_form};
 use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
 use crate::secret::{hex, random_hex};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -17,13 +19,41 @@ use std::collections::BTreeMap;
 
 const MAX_IDS: usize = 100;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt,
+    account,
+    phone: Phone {
+        names: ["Meizu", "meizu", "meizu 18s Pro"],
+        file: "vendor/build.prop",
+        properties: "ro.flyme.version.id=Flyme 9.2.1.3A",
+    },
+    takes_back: false,
+    says_success: true,
+};
+
+fn router(world: World) -> Router {
     Router::new().route("/garcia/api/server/push/varnished/pushByPushId", post(send)).with_state(world)
 }
 
 /// 45 characters.
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     format!("RA50{}a", random_hex::<20>())
+}
+
+fn account() -> Result<Account, String> {
+    let fields = json!({ "app_secret": SECRET, "package": PACKAGE });
+    Ok(Account::new(Vendor::Meizu, "110440", "110440", fields, SECRET, &json!({})))
+}
+
+fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {
+    let Receipt { kind, token, reply, .. } = receipt;
+    let number = kind.pick(Some(1), Some(2), None, None)?;
+    let said = json!({ "param": reply.param, "type": number, "targets": [token] });
+    let cb = json!({ format!("{}-{number}", reply.message): said });
+    Some(as_form(&[("cb", cb.to_string()), ("access_token", reply.secret.clone())]))
 }
 
 async fn send(State(world): State<World>, Form(form): Form<BTreeMap<String, String>>) -> Response {

@@ -14,26 +14,22 @@
 //! | `POST /_lab/connections` `{blow, http1, streams}` | what befalls those that are open (`goaway`, `silence`, `reset`), and how later ones are served: HTTP/1.1 alone, so many calls at once on one |
 //! | `GET /_lab/counts?vendor` | calls of that vendor, and connections of all |
 
-mod apns;
+mod catalogue;
 mod clock;
-mod honor;
-mod huawei;
-mod meizu;
-mod oppo;
 mod receipt;
 mod server;
 mod trouble;
-mod vivo;
 mod world;
-mod xiaomi;
 
 use crate::http::Http;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::Json;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
+use catalogue::Cloud;
+pub(super) use catalogue::Phone;
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 use server::{Blow, Manner};
@@ -46,6 +42,21 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 pub(super) use world::World;
 use world::{App, Fault, TokenState};
+
+macro_rules! clouds {
+    ($($file:ident $name:ident)*) => {
+        $(mod $file;)*
+
+        /// What the lab has of this vendor.
+        pub(super) const fn of(vendor: Vendor) -> &'static Cloud {
+            match vendor {
+                $(Vendor::$name => &$file::CLOUD,)*
+            }
+        }
+    };
+}
+
+crate::vendors::each_vendor!(clouds);
 
 /// Longest wait of one tray request.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -122,7 +133,7 @@ fn router(world: World, connections: Arc<AtomicU64>) -> Router {
     let counts = async move |Query(of): Query<OfVendor>| {
         Json(json!({ "calls": of_world.calls(of.vendor), "connections": connections.load(Ordering::Relaxed) }))
     };
-    Router::new()
+    let own = Router::new()
         .route("/_lab/apps", post(add_app))
         .route("/_lab/installs", post(install))
         .route("/_lab/tray", get(tray))
@@ -131,14 +142,8 @@ fn router(world: World, connections: Arc<AtomicU64>) -> Router {
         .route("/_lab/faults", post(set_fault))
         .route("/_lab/connections", post(connections_now))
         .route("/_lab/counts", get(counts))
-        .with_state(world.clone())
-        .merge(xiaomi::router(world.clone()))
-        .merge(huawei::router(world.clone()))
-        .merge(meizu::router(world.clone()))
-        .merge(oppo::router(world.clone()))
-        .merge(vivo::router(world.clone()))
-        .merge(honor::router(world.clone()))
-        .merge(apns::router(world))
+        .with_state(world.clone());
+    Vendor::ORDER.into_iter().fold(own, |all, vendor| all.merge((of(vendor).router)(world.clone())))
 }
 
 async fn add_app(State(world): State<World>, Json(new): Json<NewApp>) -> StatusCode {
@@ -147,15 +152,7 @@ async fn add_app(State(world): State<World>, Json(new): Json<NewApp>) -> StatusC
 }
 
 async fn install(State(world): State<World>, Json(new): Json<NewInstall>) -> Result<Json<Json_>, StatusCode> {
-    let token = match new.vendor {
-        Vendor::Xiaomi => xiaomi::new_token(),
-        Vendor::Huawei => huawei::new_token(),
-        Vendor::Meizu => meizu::new_token(),
-        Vendor::Oppo => oppo::new_token(),
-        Vendor::Vivo => vivo::new_token(),
-        Vendor::Honor => honor::new_token(),
-        Vendor::Apns => apns::new_token(),
-    };
+    let token = (of(new.vendor).new_token)();
     if world.install(new.vendor, &new.id, &token, &new.device) {
         Ok(Json(json!({ "token": token })))
     } else {

@@ -1,13 +1,15 @@
 //! The emulated OPPO push server: a SHA-256 signature for a token, forms with JSON inside.
 //! Source: OPPO's page "call address, common parameters, return codes", in public copies.
 
+use super::super::account::{Account, SECRET};
 use super::World;
+use super::catalogue::{Cloud, Phone};
 use super::clock::now_ms;
-use super::receipt::Reply;
+use super::receipt::{Headers, Receipt, Reply, as_json};
 use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
 use crate::secret::{hex, random_hex};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -21,7 +23,22 @@ const ACCESS_LIFE_MS: u64 = 86_400_000;
 const SKEW_MS: u64 = 600_000;
 const MAX_BATCH: usize = 1000;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt,
+    account,
+    phone: Phone {
+        names: ["OPPO", "OPPO", "PBEM00"],
+        file: "my_manifest/build.prop",
+        properties: "ro.build.version.oplusrom=V13.1.0",
+    },
+    takes_back: false,
+    says_success: true,
+};
+
+fn router(world: World) -> Router {
     Router::new()
         .route("/server/v1/auth", post(auth))
         .route("/server/v1/message/notification/unicast", post(unicast))
@@ -29,8 +46,22 @@ pub(super) fn router(world: World) -> Router {
         .with_state(world)
 }
 
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     format!("OPPO_CN_{}", random_hex::<16>())
+}
+
+fn account() -> Result<Account, String> {
+    let fields = json!({ "master_secret": SECRET });
+    Ok(Account::new(Vendor::Oppo, "9f2c7a10b3d84e65", "9f2c7a10b3d84e65", fields, SECRET, &json!({})))
+}
+
+fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {
+    let Receipt { kind, token, reply, .. } = receipt;
+    let event = kind.pick(Some("push_arrive"), None, Some("regid_invalid"), None)?;
+    Some(as_json(&json!([{
+        "messageId": reply.message, "appId": "1", "taskId": reply.message, "registrationIds": token,
+        "eventTime": now_ms().to_string(), "param": reply.param, "eventType": event,
+    }])))
 }
 
 type Fields = HashMap<String, String>;

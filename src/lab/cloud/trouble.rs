@@ -2,7 +2,7 @@
 
 use super::World;
 use super::world::Fault;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -14,8 +14,8 @@ use std::io;
 pub(super) async fn trouble(world: &World, vendor: Vendor, say: impl FnOnce(Fault) -> Response) -> Option<Response> {
     Some(match world.take_fault(vendor)? {
         Fault::ServerError => (StatusCode::INTERNAL_SERVER_ERROR, "<html>Internal Server Error</html>").into_response(),
-        // Apple's success has no body at all: only a failure can be bad JSON.
-        Fault::BadJson if vendor == Vendor::Apns => (StatusCode::BAD_GATEWAY, "{\"reason\": ").into_response(),
+        // Where success has no body at all only a failure can be bad JSON.
+        Fault::BadJson if !super::of(vendor).says_success => (StatusCode::BAD_GATEWAY, "{\"reason\": ").into_response(),
         Fault::BadJson => "{\"code\": 0, ".into_response(),
         Fault::Hang => std::future::pending().await,
         Fault::BrokenAnswer => {

@@ -1,13 +1,15 @@
 //! The emulated vivo push server: an MD5 signature for a token, single sends, stored messages and lists.
 //! Source: vivo's server API v2.9.2, in public copies.
 
+use super::super::account::{Account, SECRET};
 use super::World;
+use super::catalogue::{Cloud, Phone};
 use super::clock::now_ms;
-use super::receipt::Reply;
+use super::receipt::{Headers, Receipt, Reply, as_json};
 use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
 use crate::secret::{hex, random_hex};
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -20,7 +22,22 @@ use serde_json::{Value, json};
 const ACCESS_LIFE_MS: u64 = 86_400_000;
 const SKEW_MS: u64 = 600_000;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt,
+    account,
+    phone: Phone {
+        names: ["vivo", "iQOO", "V2425A"],
+        file: "vendor/build.prop",
+        properties: "ro.vivo.os.build.display.id=OriginOS 4",
+    },
+    takes_back: false,
+    says_success: true,
+};
+
+fn router(world: World) -> Router {
     Router::new()
         .route("/message/auth", post(auth))
         .route("/message/send", post(single))
@@ -29,8 +46,20 @@ pub(super) fn router(world: World) -> Router {
         .with_state(world)
 }
 
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     format!("v2-{}", random_hex::<28>())
+}
+
+fn account() -> Result<Account, String> {
+    let fields = json!({ "app_secret": SECRET });
+    Ok(Account::new(Vendor::Vivo, "10004#25509283", "10004#25509283", fields, SECRET, &json!({})))
+}
+
+fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {
+    let Receipt { kind, token, reply, .. } = receipt;
+    let (ack, sub) = kind.pick(Some(("0", "")), None, Some(("104", "2183")), Some(("102", "20001")))?;
+    let said = json!({ "targets": token, "param": reply.param, "ackTime": now_ms().to_string(), "ackType": ack, "subAckType": sub });
+    Some(as_json(&json!({ reply.message.as_str(): said })))
 }
 
 /// A number, or a text.

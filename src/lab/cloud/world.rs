@@ -3,7 +3,7 @@
 use super::clock::now_ms;
 use super::receipt::{Kind, Reply, Sender};
 use super::server::Manner;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,12 +1,15 @@
 //! The emulated MiPush server: secret in a header, form in, JSON with `code` out.
 //! Source: dev.mi.com/xiaomihyperos/documentation, pages 1559, 1560 and 1656.
 
+use super::super::account::{Account, PACKAGE, SECRET};
 use super::World;
-use super::receipt::Reply;
+use super::clock::now_ms;
+use super::catalogue::{Cloud, Phone};
+use super::receipt::{Headers, Kind, Receipt, Reply, as_form};
 use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
 use crate::secret::random_hex;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -19,7 +22,22 @@ use std::collections::HashMap;
 
 const MAX_IDS: usize = 1000;
 
-pub(super) fn router(world: World) -> Router {
+/// What the lab has of it.
+pub(super) const CLOUD: Cloud = Cloud {
+    router,
+    new_token,
+    receipt,
+    account,
+    phone: Phone {
+        names: ["Xiaomi", "Redmi", "Redmi K30 Pro"],
+        file: "vendor/build.prop",
+        properties: "ro.miui.ui.version.name=V12\nro.miui.ui.version.code=10",
+    },
+    takes_back: true,
+    says_success: true,
+};
+
+fn router(world: World) -> Router {
     Router::new()
         .route("/v3/message/regid", post(send))
         .route("/v2/message/regid", post(send))
@@ -28,9 +46,23 @@ pub(super) fn router(world: World) -> Router {
 }
 
 /// 64 characters of standard base64, as seen on devices.
-pub(super) fn new_token() -> String {
+fn new_token() -> String {
     let text = random_hex::<24>();
     STANDARD.encode(text.as_bytes())
+}
+
+fn account() -> Result<Account, String> {
+    let fields = json!({ "app_secret": SECRET, "package": PACKAGE });
+    Ok(Account::new(Vendor::Xiaomi, "2882303761517000001", "2882303761517000001", fields, SECRET, &json!({})))
+}
+
+fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {
+    let Receipt { kind, token, reply, .. } = receipt;
+    let said = json!({
+        "param": reply.param, "type": kind.pick(1, 2, 16, 32), "targets": token, "timestamp": now_ms(),
+        "barStatus": if *kind == Kind::Off { "Disable" } else { "Enable" },
+    });
+    Some(as_form(&[("data", json!({ reply.message.as_str(): said }).to_string())]))
 }
 
 async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<HashMap<String, String>>) -> Response {

@@ -3,11 +3,12 @@
 mod stage;
 
 use super::account::Account;
+use super::cloud;
 use super::device::call_as;
 use super::process::{Process, output};
 use super::show::Steps;
 use crate::http::Http;
-use crate::vendor::Vendor;
+use crate::vendors::Vendor;
 use serde_json::{Value, json};
 use stage::{start, status, text, until, write};
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ pub(super) async fn run(json: bool, vendors: &[Vendor]) -> Result<bool, String> 
 async fn play(json: bool, vendor: Vendor) -> Result<bool, String> {
     let steps = Steps::new(json);
     let home = tempfile::Builder::new().prefix("impush-demo-").tempdir().map_err(|e| e.to_string())?;
-    let result = story(&steps, home.path(), Account::new(vendor)?).await;
+    let result = story(&steps, home.path(), Account::at(vendor)?).await;
     match result {
         Ok(()) => {
             if !json {
@@ -249,7 +250,7 @@ impl Stage {
             return Err(format!("the app got {message}"));
         }
         // Only some vendors can take a notification back.
-        let gone = self.account.vendor == Vendor::Xiaomi;
+        let gone = cloud::of(self.account.vendor).takes_back;
         let wanted: &[&str] =
             if gone { &["acked", "vendor_sent", "taken", "recalled"] } else { &["acked", "vendor_sent", "taken"] };
         let trace = self.traced(&phone, wanted, SOON).await?;

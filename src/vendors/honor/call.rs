@@ -2,10 +2,12 @@
 //! Source: developer.honor.com/cn/docs/11002/reference/downlink-message, as public clients follow it (its
 //! table of codes could not be read; the codes here are those several clients agree on).
 
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, oauth_granted};
-use super::text::{Count, cut};
-use super::{Credential, Meaning};
-use crate::gateway::certificate::Certificate;
+use super::super::call::{
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, oauth_granted,
+};
+use super::super::certificate::Certificate;
+use super::super::facts::{Host, Hosts};
+use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use serde::Deserialize;
 use serde_json::json;
@@ -34,14 +36,22 @@ struct Data {
     expire_tokens: Option<Vec<String>>,
 }
 
+const HONOR_OAUTH: Host = Host { key: "honor_oauth_url", url: "https://iam.developer.honor.com" };
+const HONOR_PUSH: Host = Host { key: "honor_push_url", url: "https://push-api.cloud.honor.com" };
+pub(super) const HOSTS: &[Host] = &[HONOR_OAUTH, HONOR_PUSH];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Honor::new(hosts.at(&HONOR_OAUTH), hosts.at(&HONOR_PUSH)))
+}
+
 #[derive(Debug)]
-pub(super) struct Honor {
+struct Honor {
     oauth_url: String,
     push_url: String,
 }
 
 impl Honor {
-    pub fn new(oauth_url: &str, push_url: &str) -> Self {
+    fn new(oauth_url: &str, push_url: &str) -> Self {
         Self {
             oauth_url: format!("{}/auth/token", oauth_url.trim_end_matches('/')),
             push_url: push_url.trim_end_matches('/').to_owned(),
@@ -50,9 +60,14 @@ impl Honor {
 }
 
 impl Protocol for Honor {
-    const BATCH: usize = 1000;
+    fn batch(&self) -> usize {
+        1000
+    }
+
     /// The second takes the first's place, by `notifyId`.
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
 
     fn grant(&self, certificate: &Certificate, _now_ms: u64) -> Result<Grant, NoCredential> {
         let form = [
@@ -124,7 +139,7 @@ impl Protocol for Honor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::answered;
+    use crate::vendors::call::tests::answered;
 
     #[test]
     fn an_answer_is_split_by_expired_and_failed_tokens() {

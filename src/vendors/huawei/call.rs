@@ -4,11 +4,15 @@
 //! `push-scenariozed-api-request-param` and `-response` (v3), and the codes of
 //! HMS-Core/hms-push-serverdemo-java.
 
-use super::jwt::{Algorithm, sign};
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading, notify_id, oauth_granted};
-use super::text::shrink;
-use super::{Accepted, Credential, Meaning, meaning_of};
-use crate::gateway::certificate::Certificate;
+use super::super::call::{
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of, notify_id,
+    oauth_granted,
+};
+use super::super::certificate::Certificate;
+use super::super::facts::{Host, Hosts};
+use super::super::jwt::{Algorithm, sign};
+use super::super::notification::Accepted;
+use super::super::text::shrink;
 use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
@@ -68,14 +72,22 @@ struct Partial {
     by_reason: std::collections::BTreeMap<String, Vec<String>>,
 }
 
+const HUAWEI_OAUTH: Host = Host { key: "huawei_oauth_url", url: "https://oauth-login.cloud.huawei.com" };
+const HUAWEI_PUSH: Host = Host { key: "huawei_push_url", url: "https://push-api.cloud.huawei.com" };
+pub(super) const HOSTS: &[Host] = &[HUAWEI_OAUTH, HUAWEI_PUSH];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Huawei::new(hosts.at(&HUAWEI_OAUTH), hosts.at(&HUAWEI_PUSH)))
+}
+
 #[derive(Debug)]
-pub(super) struct Huawei {
+struct Huawei {
     oauth_url: String,
     push_url: String,
 }
 
 impl Huawei {
-    pub fn new(oauth_url: &str, push_url: &str) -> Self {
+    fn new(oauth_url: &str, push_url: &str) -> Self {
         Self {
             oauth_url: format!("{}/oauth2/v3/token", oauth_url.trim_end_matches('/')),
             push_url: push_url.trim_end_matches('/').to_owned(),
@@ -89,9 +101,14 @@ fn is_v3(certificate: &Certificate) -> bool {
 }
 
 impl Protocol for Huawei {
-    const BATCH: usize = 1000;
+    fn batch(&self) -> usize {
+        1000
+    }
+
     /// The second takes the first's place, by `notify_id` (`notifyId` on HarmonyOS NEXT).
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         if !is_v3(certificate) {
@@ -242,7 +259,7 @@ fn body_v3(push: &Push<'_>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::answered;
+    use crate::vendors::call::tests::answered;
 
     fn read(status: u16, body: Json) -> Reading {
         answered(&Huawei::new("https://o", "https://p"), status, &body)

@@ -1,7 +1,7 @@
 //! What differs between the vendors, as plain values: how a credential is had, what is asked, what an answer means.
 
-use super::{Accepted, Credential, Meaning, Notification};
-use crate::gateway::certificate::Certificate;
+use super::certificate::Certificate;
+use super::notification::{Accepted, Notification};
 use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
@@ -9,9 +9,35 @@ use serde::Deserialize;
 /// The most bytes of a vendor's message id. Theirs have up to a hundred.
 const LONGEST_ID: usize = 512;
 
+/// What a code of a vendor's table asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    Ok,
+    TokenDead,
+    /// The token is dead, or the certificate is for the vendor's other environment.
+    TokenDeadOrEnvironment,
+    TokenSoftDead,
+    Auth,
+    LimitedShort,
+    LimitedToday,
+    /// Held over the night.
+    LimitedMorning,
+    Retry,
+    Unknown,
+    Request,
+    Certificate,
+}
+
+/// An access token and the moment it should be replaced, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    pub value: Secret,
+    pub renew_at_ms: u64,
+}
+
 /// One HTTP call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Call {
+pub struct Call {
     pub url: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
@@ -37,7 +63,7 @@ impl Call {
 }
 
 /// How a credential for the calls is had.
-pub(super) enum Grant {
+pub enum Grant {
     /// The calls prove themselves.
     None,
     /// Made here.
@@ -48,7 +74,7 @@ pub(super) enum Grant {
 
 /// Why there is no credential.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoCredential {
+pub enum NoCredential {
     /// The vendor refuses the certificate, or it is unusable.
     Refused { code: String, reason: String },
     /// It may be had later.
@@ -57,7 +83,7 @@ pub(super) enum NoCredential {
 
 /// One push: the same notification to some tokens.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Push<'a> {
+pub struct Push<'a> {
     pub certificate: &'a Certificate,
     /// The credential, where the vendor has one.
     pub access: &'a str,
@@ -88,16 +114,16 @@ impl Push<'_> {
     }
 }
 
-pub(super) fn notify_id(collapse_id: u32) -> u32 {
+pub fn notify_id(collapse_id: u32) -> u32 {
     (collapse_id & 0x7fff_ffff).max(1)
 }
 
 /// A vendor's answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer<'a> {
+pub struct Answer<'a> {
     pub status: u16,
     pub body: &'a [u8],
-    /// Headers the vendors answer in: APNs' id, and how long to wait.
+    /// Headers the vendors answer in: the message's id, and how long to wait.
     pub id_header: Option<&'a str>,
     pub retry_after_s: Option<u64>,
 }
@@ -124,7 +150,7 @@ impl Answer<'_> {
 
 /// What an answer means for one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub struct Verdict {
     pub meaning: Meaning,
     pub code: String,
     pub reason: String,
@@ -132,7 +158,7 @@ pub(super) struct Verdict {
 
 /// What an answer means: for all tokens of the call, except those named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reading {
+pub struct Reading {
     pub rest: Verdict,
     pub except: Vec<(String, Verdict)>,
     /// The vendor's id of the accepted message.
@@ -168,11 +194,17 @@ impl Reading {
 }
 
 /// One vendor's protocol.
-pub(super) trait Protocol: Send + Sync {
+pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// Tokens one call takes at most.
-    const BATCH: usize;
+    fn batch(&self) -> usize;
+
     /// Whether a push may reach the vendor twice, where the first one's answer was lost.
-    const REPEAT: Repeat;
+    fn repeat(&self) -> Repeat;
+
+    /// The header in which an answer bears the accepted message's id.
+    fn id_header(&self) -> Option<&'static str> {
+        None
+    }
 
     /// # Errors
     /// When the certificate's key cannot be used.
@@ -212,7 +244,7 @@ pub(super) trait Protocol: Send + Sync {
     fn read(&self, answer: &Answer<'_>) -> Reading;
 }
 
-/// An OAuth 2 answer (RFC 6749, section 5.1), as Huawei and Honor give it.
+/// An OAuth 2 answer (RFC 6749, section 5.1).
 #[derive(Deserialize)]
 struct Granted {
     access_token: Secret,
@@ -227,11 +259,16 @@ fn an_hour() -> u64 {
 /// An access token is replaced this long before its end.
 const RENEW_EARLY_MS: u64 = 300_000;
 
+/// Finds a code in a vendor's table; one that is not there is unknown.
+pub fn meaning_of<C: PartialEq>(codes: &[(C, Meaning)], code: &C) -> Meaning {
+    codes.iter().find(|(known, _)| known == code).map_or(Meaning::Unknown, |(_, meaning)| *meaning)
+}
+
 /// Reads an OAuth 2 answer.
 ///
 /// # Errors
 /// [`NoCredential::Refused`] for a client error: the id or secret is wrong.
-pub(super) fn oauth_granted(answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
+pub fn oauth_granted(answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
     let words =
         || format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]));
     if matches!(answer.status, 400 | 401 | 403) {
@@ -245,15 +282,15 @@ pub(super) fn oauth_granted(answer: &Answer<'_>, now_ms: u64) -> Result<Credenti
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
+    use super::super::notification::Content;
     use super::*;
-    use crate::gateway::content::Content;
-    use crate::vendor::Vendor;
+    use crate::vendors::Vendor;
     use serde_json::{Value as Json, json};
     use std::time::Duration;
 
     /// What a vendor's answer means.
-    pub fn answered(protocol: &impl Protocol, status: u16, body: &Json) -> Reading {
+    pub fn answered(protocol: &dyn Protocol, status: u16, body: &Json) -> Reading {
         let body = body.to_string();
         protocol.read(&Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None })
     }

@@ -11,9 +11,9 @@ use serde_json::Value as Json;
 /// How a vendor wants it signed (RFC 7518).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// ECDSA on P-256: Apple.
+    /// ECDSA on P-256.
     Es256,
-    /// RSA with PSS: Huawei's service accounts.
+    /// RSA with PSS.
     Ps256,
 }
 

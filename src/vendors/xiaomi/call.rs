@@ -1,10 +1,11 @@
 //! Xiaomi MiPush: a static secret in a header, a url-encoded form, one JSON answer.
 //! Source: dev.mi.com/xiaomihyperos/documentation, pages 1559 (server API) and 1560 (error codes).
 
-use super::protocol::{Answer, Call, Protocol, Push, Reading};
-use super::text::{Count, cut};
-use super::{Accepted, Meaning, meaning_of};
-use crate::gateway::certificate::Certificate;
+use super::super::call::{Answer, Call, Meaning, Protocol, Push, Reading, meaning_of};
+use super::super::certificate::Certificate;
+use super::super::facts::{Host, Hosts};
+use super::super::notification::Accepted;
+use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use serde::Deserialize;
 
@@ -83,23 +84,35 @@ struct Data {
     bad_regids: Option<String>,
 }
 
+const HOST: Host = Host { key: "xiaomi_url", url: "https://api.xmpush.xiaomi.com" };
+pub(super) const HOSTS: &[Host] = &[HOST];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Xiaomi::new(hosts.at(&HOST)))
+}
+
 #[derive(Debug)]
-pub(super) struct Xiaomi {
+struct Xiaomi {
     url: String,
     revoke_url: String,
 }
 
 impl Xiaomi {
-    pub fn new(url: &str) -> Self {
+    fn new(url: &str) -> Self {
         let at = |path: &str| format!("{}{path}", url.trim_end_matches('/'));
         Self { url: at("/v3/message/regid"), revoke_url: at("/v2/message/revoke") }
     }
 }
 
 impl Protocol for Xiaomi {
-    const BATCH: usize = 1000;
+    fn batch(&self) -> usize {
+        1000
+    }
+
     /// The second takes the first's place, by `notify_id`.
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
 
     fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
         let content = &push.notification.content;
@@ -164,7 +177,7 @@ impl Protocol for Xiaomi {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::answered;
+    use crate::vendors::call::tests::answered;
     use serde_json::json;
 
     fn read(body: serde_json::Value) -> Reading {

@@ -1,9 +1,9 @@
 //! Meizu (Flyme): every request signed with MD5 over its fields, a form that holds JSON, one JSON answer.
 //! Source: github.com/MEIZUPUSH/PushAPI, README (2025-04).
 
-use super::protocol::{Answer, Call, Protocol, Push, Reading};
-use super::text::{Count, cut};
-use super::{Meaning, meaning_of};
+use super::super::call::{Answer, Call, Meaning, Protocol, Push, Reading, meaning_of};
+use super::super::facts::{Host, Hosts};
+use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use crate::secret::hex;
 use md5::{Digest as _, Md5};
@@ -63,13 +63,20 @@ struct Said {
     id: Option<String>,
 }
 
+const HOST: Host = Host { key: "meizu_url", url: "https://server-api-push.meizu.com" };
+pub(super) const HOSTS: &[Host] = &[HOST];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Meizu::new(hosts.at(&HOST)))
+}
+
 #[derive(Debug)]
-pub(super) struct Meizu {
+struct Meizu {
     url: String,
 }
 
 impl Meizu {
-    pub fn new(url: &str) -> Self {
+    fn new(url: &str) -> Self {
         Self { url: format!("{}/garcia/api/server/push/varnished/pushByPushId", url.trim_end_matches('/')) }
     }
 }
@@ -87,9 +94,14 @@ fn sign(fields: &[(&str, &str)], secret: &str) -> String {
 }
 
 impl Protocol for Meizu {
-    const BATCH: usize = 100;
+    fn batch(&self) -> usize {
+        100
+    }
+
     /// The second takes the first's place, by `notifyKey`.
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
 
     fn request(&self, push: &Push<'_>, _handle: Option<&str>) -> Call {
         let notification = push.notification;
@@ -145,7 +157,7 @@ impl Protocol for Meizu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::answered;
+    use crate::vendors::call::tests::answered;
 
     #[test]
     fn the_signature_is_over_sorted_fields_and_the_secret() {

@@ -2,11 +2,11 @@
 //! Sources: developer.apple.com, "Establishing a token-based connection to APNs" and "Handling
 //! notification responses from APNs".
 
-use super::jwt::{Algorithm, sign};
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::text::shrink;
-use super::{Credential, Meaning, meaning_of};
-use crate::gateway::certificate::Certificate;
+use super::super::call::{Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of};
+use super::super::certificate::Certificate;
+use super::super::facts::{Host, Hosts};
+use super::super::jwt::{Algorithm, sign};
+use super::super::text::shrink;
 use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
@@ -60,23 +60,40 @@ struct Said {
     timestamp: Option<u64>,
 }
 
+const APNS: Host = Host { key: "apns_url", url: "https://api.push.apple.com" };
+const APNS_SANDBOX: Host = Host { key: "apns_sandbox_url", url: "https://api.sandbox.push.apple.com" };
+pub(super) const HOSTS: &[Host] = &[APNS, APNS_SANDBOX];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Apns::new(hosts.at(&APNS), hosts.at(&APNS_SANDBOX)))
+}
+
 #[derive(Debug)]
-pub(super) struct Apns {
+struct Apns {
     production: String,
     development: String,
 }
 
 impl Apns {
-    pub fn new(production: &str, development: &str) -> Self {
+    fn new(production: &str, development: &str) -> Self {
         let url = |url: &str| format!("{}/3/device/", url.trim_end_matches('/'));
         Self { production: url(production), development: url(development) }
     }
 }
 
 impl Protocol for Apns {
-    const BATCH: usize = 1;
+    fn batch(&self) -> usize {
+        1
+    }
+
     /// The second takes the first's place, by `apns-collapse-id`.
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
+
+    fn id_header(&self) -> Option<&'static str> {
+        Some("apns-id")
+    }
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         let claims = json!({ "iss": certificate.secret("team_id"), "iat": now_ms / 1000 });
@@ -150,7 +167,7 @@ fn payload(push: &Push<'_>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::{answered, pushing};
+    use crate::vendors::call::tests::{answered, pushing};
 
     #[test]
     fn a_dead_token_carries_the_moment_it_died() {

@@ -1,10 +1,12 @@
 //! OPPO Push (HeyTap: OPPO, OnePlus, realme): a signed request for a token of a day, forms that hold JSON.
 //! Sources: OPPO's page "call address, common parameters, return codes" and its server SDK, in public copies.
 
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::text::{Count, cut};
-use super::{Credential, Meaning, meaning_of};
-use crate::gateway::certificate::Certificate;
+use super::super::call::{
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, Verdict, meaning_of,
+};
+use super::super::certificate::Certificate;
+use super::super::facts::{Host, Hosts};
+use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use crate::secret::{Secret, hex};
 use ring::digest::{SHA256, digest};
@@ -74,21 +76,33 @@ struct Item {
     error_message: Option<String>,
 }
 
+const HOST: Host = Host { key: "oppo_url", url: "https://api.push.oppomobile.com" };
+pub(super) const HOSTS: &[Host] = &[HOST];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Oppo::new(hosts.at(&HOST)))
+}
+
 #[derive(Debug)]
-pub(super) struct Oppo {
+struct Oppo {
     url: String,
 }
 
 impl Oppo {
-    pub fn new(url: &str) -> Self {
+    fn new(url: &str) -> Self {
         Self { url: format!("{}/server/v1", url.trim_end_matches('/')) }
     }
 }
 
 impl Protocol for Oppo {
-    const BATCH: usize = 1000;
+    fn batch(&self) -> usize {
+        1000
+    }
+
     /// The second is refused by its `app_message_id`, or takes the first's place by `notify_id`.
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         let timestamp = now_ms.to_string();
@@ -99,7 +113,7 @@ impl Protocol for Oppo {
     }
 
     fn granted(&self, answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
-        let later = |verdict: super::Verdict| NoCredential::Later { code: verdict.code, reason: verdict.reason };
+        let later = |verdict: Verdict| NoCredential::Later { code: verdict.code, reason: verdict.reason };
         let said: Said = answer.json().map_err(|reading| later(reading.rest))?;
         match (said.code, said.data["auth_token"].as_str()) {
             (0, Some(token)) => {
@@ -188,7 +202,7 @@ fn shown(push: &Push<'_>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::answered;
+    use crate::vendors::call::tests::answered;
 
     #[test]
     fn a_batch_is_split_by_its_items() {

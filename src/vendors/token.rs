@@ -1,4 +1,4 @@
-//! What a device token of each vendor can look like, and what it can never be.
+//! Why a text can never be a device token, and the check that most vendors' shapes share.
 
 use super::Vendor;
 
@@ -13,47 +13,10 @@ pub enum TokenShapeError {
     Form(&'static str),
 }
 
-/// The shapes seen in public samples; see each arm. They exclude only what cannot be a token.
-pub(super) fn check(vendor: Vendor, token: &str) -> Result<(), TokenShapeError> {
-    let alphanumeric = |c: char| c.is_ascii_alphanumeric();
-    match vendor {
-        // 64 characters of standard base64 in samples, `+` and `/` included.
-        Vendor::Xiaomi => within(vendor, token, 20, 255, |c| alphanumeric(c) || "+/=".contains(c)),
-        // About 130 characters in HMS samples; HarmonyOS ones start and run differently.
-        Vendor::Huawei => within(vendor, token, 32, 512, |c| alphanumeric(c) || "_.=-".contains(c)),
-        // No public sample: anything printable without a space.
-        Vendor::Honor => within(vendor, token, 20, 512, |c| c.is_ascii_graphic()),
-        // 32 hexadecimal digits, with an optional `CN_` or `OPPO_CN_` before them.
-        Vendor::Oppo => within(vendor, oppo_body(token), 32, 128, alphanumeric),
-        // 23 digits (older), or `v2-` and more than 50 characters.
-        Vendor::Vivo => match token.strip_prefix("v2-") {
-            Some(rest) => within(vendor, rest, 48, 200, |c| alphanumeric(c) || "_-.=+/".contains(c)),
-            None if token.len() == 23 && token.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
-            None => Err(TokenShapeError::Form("a vivo token has 23 digits, or starts with `v2-`")),
-        },
-        // 45 characters in samples.
-        Vendor::Meizu => within(vendor, token, 32, 64, alphanumeric),
-        // Hexadecimal of a variable number of bytes; Apple says not to fix the length.
-        Vendor::Apns => {
-            within(vendor, token, 64, 200, |c| c.is_ascii_hexdigit())?;
-            if token.len().is_multiple_of(2) {
-                Ok(())
-            } else {
-                Err(TokenShapeError::Form("an apns token has an even number of hexadecimal digits"))
-            }
-        }
-    }
-}
-
-fn oppo_body(token: &str) -> &str {
-    token.strip_prefix("OPPO_CN_").or_else(|| token.strip_prefix("CN_")).unwrap_or(token)
-}
-
-fn within(
+pub(super) fn within(
     vendor: Vendor,
     token: &str,
-    min: usize,
-    max: usize,
+    (min, max): (usize, usize),
     allowed: impl Fn(char) -> bool,
 ) -> Result<(), TokenShapeError> {
     if let Some(found) = token.chars().find(|c| !allowed(*c)) {

@@ -1,10 +1,12 @@
 //! vivo Push (vivo, iQOO): a signed request for a token of a day; single sends, or a stored message and a list.
 //! Sources: copies of vivo's server API v2.9.2 (dev.vivo.com.cn/documentCenter/doc/362).
 
-use super::protocol::{Answer, Call, Grant, NoCredential, Protocol, Push, Reading};
-use super::text::{Count, cut};
-use super::{Credential, Meaning, meaning_of};
-use crate::gateway::certificate::Certificate;
+use super::super::call::{
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, Verdict, meaning_of,
+};
+use super::super::certificate::Certificate;
+use super::super::facts::{Host, Hosts};
+use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use crate::secret::{Secret, hex};
 use md5::{Digest as _, Md5};
@@ -63,13 +65,20 @@ struct Invalid {
     status: i64,
 }
 
+const HOST: Host = Host { key: "vivo_url", url: "https://api-push.vivo.com.cn" };
+pub(super) const HOSTS: &[Host] = &[HOST];
+
+pub(super) fn protocol(hosts: &Hosts) -> Box<dyn Protocol> {
+    Box::new(Vivo::new(hosts.at(&HOST)))
+}
+
 #[derive(Debug)]
-pub(super) struct Vivo {
+struct Vivo {
     url: String,
 }
 
 impl Vivo {
-    pub fn new(url: &str) -> Self {
+    fn new(url: &str) -> Self {
         Self { url: format!("{}/message", url.trim_end_matches('/')) }
     }
 }
@@ -80,9 +89,14 @@ fn ids(certificate: &Certificate) -> (&str, &str) {
 }
 
 impl Protocol for Vivo {
-    const BATCH: usize = 1000;
+    fn batch(&self) -> usize {
+        1000
+    }
+
     /// The second takes the first's place, by `notifyId`.
-    const REPEAT: Repeat = Repeat::Harmless;
+    fn repeat(&self) -> Repeat {
+        Repeat::Harmless
+    }
 
     fn grant(&self, certificate: &Certificate, now_ms: u64) -> Result<Grant, NoCredential> {
         let (id, key) = ids(certificate);
@@ -92,7 +106,7 @@ impl Protocol for Vivo {
     }
 
     fn granted(&self, answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
-        let later = |verdict: super::Verdict| NoCredential::Later { code: verdict.code, reason: verdict.reason };
+        let later = |verdict: Verdict| NoCredential::Later { code: verdict.code, reason: verdict.reason };
         let said: Said = answer.json().map_err(|reading| later(reading.rest))?;
         let (code, reason) = (said.result.to_string(), said.desc);
         match (said.result, said.auth_token) {
@@ -198,7 +212,7 @@ fn read(said: Said) -> Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sender::protocol::tests::answered;
+    use crate::vendors::call::tests::answered;
 
     #[test]
     fn a_list_is_split_by_its_invalid_users() {

@@ -1,0 +1,37 @@
+//! Honor Push.
+
+#[cfg(feature = "gateway")]
+mod call;
+#[cfg(feature = "gateway")]
+mod certificate;
+#[cfg(feature = "gateway")]
+mod receipt;
+
+use super::Vendor;
+use super::facts::Facts;
+use super::facts::any_name;
+#[cfg(feature = "gateway")]
+use super::facts::{Cloud, Receipts};
+use super::token::{TokenShapeError, within};
+
+pub(super) static FACTS: Facts = Facts {
+    name: "honor",
+    title: "Honor Push",
+    certificate_key: "HONORCertificateName",
+    certificate_name: "App ID",
+    check_name: any_name,
+    check_token,
+    #[cfg(feature = "gateway")]
+    cloud: Cloud {
+        hosts: call::HOSTS,
+        fields: certificate::FIELDS,
+        ext: "em_android_push_ext",
+        protocol: call::protocol,
+        receipts: Some(Receipts { proof_header: None, read: receipt::read }),
+    },
+};
+
+/// No public sample: anything printable without a space.
+fn check_token(token: &str) -> Result<(), TokenShapeError> {
+    within(Vendor::Honor, token, (20, 512), |c| c.is_ascii_graphic())
+}

@@ -1,0 +1,37 @@
+//! Huawei Push Kit.
+
+#[cfg(feature = "gateway")]
+mod call;
+#[cfg(feature = "gateway")]
+mod certificate;
+#[cfg(feature = "gateway")]
+mod receipt;
+
+use super::Vendor;
+use super::facts::Facts;
+use super::facts::any_name;
+#[cfg(feature = "gateway")]
+use super::facts::{Cloud, Receipts};
+use super::token::{TokenShapeError, within};
+
+pub(super) static FACTS: Facts = Facts {
+    name: "huawei",
+    title: "Huawei Push Kit",
+    certificate_key: "HMSCertificateName",
+    certificate_name: "App ID (client ID)",
+    check_name: any_name,
+    check_token,
+    #[cfg(feature = "gateway")]
+    cloud: Cloud {
+        hosts: call::HOSTS,
+        fields: certificate::FIELDS,
+        ext: "em_android_push_ext",
+        protocol: call::protocol,
+        receipts: Some(Receipts { proof_header: Some("x-huawei-callback-id"), read: receipt::read }),
+    },
+};
+
+/// About 130 characters in HMS samples; HarmonyOS ones start and run differently.
+fn check_token(token: &str) -> Result<(), TokenShapeError> {
+    within(Vendor::Huawei, token, (32, 512), |c| c.is_ascii_alphanumeric() || "_.=-".contains(c))
+}

@@ -1,0 +1,38 @@
+//! Huawei's receipts, signed where a secret is agreed (developer.huawei.com, msg-receipt-guide and https-send-receipt-api).
+
+use super::super::certificate::Certificate;
+use super::super::receipt::{Event, Incoming, Read, Refused, statuses};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::hmac;
+use std::collections::HashMap;
+
+pub(super) fn read(certificate: &Certificate, incoming: &Incoming<'_>) -> Read {
+    prove(certificate, incoming.proof)?;
+    Ok(statuses(&incoming.body, event))
+}
+
+/// Header `timestamp=..; nonce=..; value=..`, value = Base64(HMAC-SHA256(secret, timestamp + nonce +
+/// user)) (Huawei, https-send-receipt-api). Asked for where the certificate has a secret for it.
+fn prove(certificate: &Certificate, header: Option<&str>) -> Result<(), Refused> {
+    let Some(secret) = certificate.field("callback_secret") else { return Ok(()) };
+    let parts: HashMap<&str, &str> =
+        header.unwrap_or_default().split(';').filter_map(|part| part.trim().split_once('=')).collect();
+    let part = |name: &str| parts.get(name).copied().unwrap_or_default();
+    let user = certificate.field("callback_user").unwrap_or_default();
+    let signed = format!("{}{}{user}", part("timestamp"), part("nonce"));
+    let value = STANDARD.decode(part("value")).map_err(|_| Refused::Signature)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    hmac::verify(&key, signed.as_bytes(), &value).map_err(|_| Refused::Signature)
+}
+
+/// msg-receipt-guide-0000001050040176.
+fn event(status: i64) -> Event {
+    match status {
+        0 => Event::Arrived,
+        2 | 5 => Event::Dead,
+        6 | 10 | 201 => Event::Off,
+        102 | 256 => Event::Limited,
+        _ => Event::Dropped,
+    }
+}

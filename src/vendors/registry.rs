@@ -1,0 +1,19 @@
+//! The vendors, in the documented order in which a device's channels are tried; one line each.
+
+/// Hands the list to the macro `$then`: the folder's name, and the vendor's.
+macro_rules! each_vendor {
+    ($then:ident) => {
+        $then! {
+            xiaomi Xiaomi
+            huawei Huawei
+            meizu Meizu
+            oppo Oppo
+            vivo Vivo
+            honor Honor
+            apns Apns
+        }
+    };
+}
+
+#[cfg(feature = "lab")]
+pub(crate) use each_vendor;

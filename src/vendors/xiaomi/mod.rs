@@ -1,0 +1,37 @@
+//! Xiaomi MiPush.
+
+#[cfg(feature = "gateway")]
+mod call;
+#[cfg(feature = "gateway")]
+mod certificate;
+#[cfg(feature = "gateway")]
+mod receipt;
+
+use super::Vendor;
+use super::facts::Facts;
+use super::facts::any_name;
+#[cfg(feature = "gateway")]
+use super::facts::{Cloud, Receipts};
+use super::token::{TokenShapeError, within};
+
+pub(super) static FACTS: Facts = Facts {
+    name: "xiaomi",
+    title: "Xiaomi MiPush",
+    certificate_key: "MICertificateName",
+    certificate_name: "AppID",
+    check_name: any_name,
+    check_token,
+    #[cfg(feature = "gateway")]
+    cloud: Cloud {
+        hosts: call::HOSTS,
+        fields: certificate::FIELDS,
+        ext: "em_android_push_ext",
+        protocol: call::protocol,
+        receipts: Some(Receipts { proof_header: None, read: receipt::read }),
+    },
+};
+
+/// 64 characters of standard base64 in samples, `+` and `/` included.
+fn check_token(token: &str) -> Result<(), TokenShapeError> {
+    within(Vendor::Xiaomi, token, (20, 255), |c| c.is_ascii_alphanumeric() || "+/=".contains(c))
+}

@@ -1,0 +1,28 @@
+//! Xiaomi's receipts (dev.mi.com/xiaomihyperos/documentation, page 1558).
+
+use super::super::certificate::Certificate;
+use super::super::receipt::{Event, Incoming, Read, Receipt, each, listed, number, text};
+use serde_json::{Map, Value as Json};
+
+pub(super) fn read(_: &Certificate, incoming: &Incoming<'_>) -> Read {
+    Ok(receipts(incoming))
+}
+
+/// Form field `data`: message id to {param, type, targets, barStatus, ...} (page 1558).
+fn receipts(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
+    let data: Map<String, Json> = serde_json::from_str(incoming.form.get("data")?).ok()?;
+    let mut receipts = Vec::new();
+    for said in data.values() {
+        let kind = number(&said["type"])?;
+        let event = match kind {
+            1 => Event::Arrived,
+            2 => Event::Clicked,
+            16 => Event::Dead,
+            32 => Event::Off,
+            128 => Event::Limited,
+            _ => Event::Dropped,
+        };
+        receipts.extend(each(listed(text(said, "targets")), event, &kind.to_string(), said));
+    }
+    Some(receipts)
+}

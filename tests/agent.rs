@@ -39,6 +39,15 @@ impl Stage {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "between two questions")]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + support::LIMIT;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "never {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 fn down(agent: &Agent) -> String {
     format!("im/v1/org%23app/ann/{}/down", agent.status()["device_id"].as_str().expect("an id"))
 }
@@ -69,6 +78,37 @@ fn a_message_through_mosquitto_over_tls_is_stored_acknowledged_and_watched() {
     agent.process.event("message.duplicate");
     broker.publish(&down(&agent), &message("m2"));
     assert_eq!(watch.wait_for("m2", |line| serde_json::from_str::<Value>(line).ok())["id"], "m2");
+}
+
+#[test]
+fn a_wake_lock_is_held_while_something_is_awaited_and_given_back() {
+    if !mosquitto_or_skip("a_wake_lock_is_held_while_something_is_awaited_and_given_back") {
+        return;
+    }
+    let power = |dir: &Path| dir.join("root/sys/power");
+    let Stage { dir, broker, mut agent, .. } = Stage::new("none", |dir| {
+        std::fs::create_dir_all(power(dir)).expect("made");
+        for file in ["wake_lock", "wake_unlock"] {
+            std::fs::write(power(dir).join(file), "").expect("written");
+        }
+        std::fs::create_dir_all(dir.join("root/etc")).expect("made");
+        std::fs::write(dir.join("root/etc/hosts"), "127.0.0.1 localhost\n").expect("written");
+        format!("[device]\nroot = '{}'\n", dir.join("root").display())
+    });
+    agent.login("ann", "secret");
+    agent.process.event("link.up");
+    let written = |file: &str| std::fs::read_to_string(power(dir.path()).join(file)).expect("read");
+    let lock = |agent: &Agent| agent.status()["wake_lock"].clone();
+    until("given back", || !written("wake_unlock").is_empty());
+    assert!(written("wake_lock").starts_with("impush 2"), "an attempt may take 21 s: {}", written("wake_lock"));
+    let taken = lock(&agent)["taken"].as_u64().expect("a number");
+    let held = lock(&agent)["held_ms"].as_u64().expect("a number");
+    assert!(taken >= 1 && held < 20_000, "{taken} {held}");
+    // Nothing is awaited, nothing held: asking changes nothing.
+    assert_eq!(lock(&agent)["held_ms"], held);
+    broker.publish(&down(&agent), &message("m1"));
+    agent.process.event("message.received");
+    until("taken for the message", || lock(&agent)["taken"].as_u64() > Some(taken));
 }
 
 #[test]

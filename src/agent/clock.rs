@@ -1,7 +1,7 @@
 //! The time since boot, sleep included; timers on it; and word of a wall clock that was set.
 
 use crate::keepalive::Moment;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
@@ -70,6 +70,11 @@ impl Timer {
         let clock = if wakes_device { TimerfdClockId::BoottimeAlarm } else { TimerfdClockId::Boottime };
         let fd = timerfd_create(clock, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         Ok(Self { fd: readable_fd(fd)? })
+    }
+
+    /// The timer's descriptor.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
     }
 
     /// Waits until `moment`. A call that is dropped leaves the timer armed; the next call sets it anew.

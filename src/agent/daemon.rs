@@ -12,6 +12,7 @@ use super::reload::{Reload, Reloaded};
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
 use super::trust::Trust;
+use super::wake_lock::WakeLock;
 use crate::device::{self, Machine, Profile};
 use crate::ids::{MessageId, Nonce};
 use crate::keepalive::{Bounds, Failure, Moment};
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Requests that wait for the daemon; a peer beyond that waits in its own task.
 const REQUEST_DEPTH: usize = 16;
@@ -138,6 +139,7 @@ pub async fn run(
     let names = config.names(&ready);
     let disk =
         OnDisk::new(Disk { app: ready.app.clone(), store, inbox: None, unopened: None, attached: BTreeSet::new() });
+    let wake_lock = wake_lock(&config).await;
     let mut shell = Shell {
         config,
         ready,
@@ -150,6 +152,7 @@ pub async fn run(
         dialling: None,
         sides: Vec::new(),
         replies: BTreeMap::new(),
+        wake_lock,
         arrived,
         ended,
     };
@@ -161,6 +164,18 @@ pub async fn run(
     }
     info!(event = "agent.stopped", "agent stopped");
     result
+}
+
+/// Where the kernel has none, or lets only others take it, pings and messages do without.
+async fn wake_lock(config: &Config) -> Option<WakeLock> {
+    let (root, name) = (config.device.root.clone(), config.name.unit());
+    match blocking(move || WakeLock::new(root.as_deref(), &name)).await {
+        Ok(lock) => Some(lock),
+        Err(error) => {
+            debug!(event = "power.without_wake_lock", %error, "no wake lock is taken");
+            None
+        }
+    }
 }
 
 fn settings(
@@ -229,6 +244,9 @@ impl Shell {
                 Timer::new(false).map_err(RunError::Timer)?
             }
         };
+        if let Some(lock) = &self.wake_lock {
+            lock.watch(timer.descriptor());
+        }
         let step = ClockStep::new().map_err(RunError::Timer)?;
         let watch = Watch::new()
             .inspect_err(|error| info!(event = "network.unwatched", %error, "network changes cannot be watched; pings notice them, later"))
@@ -246,6 +264,10 @@ impl Shell {
             }
             service.alive(clock::now());
             service.status(self.session.headline());
+            if let Some(lock) = &mut self.wake_lock {
+                let sides = self.sides.iter().filter_map(|side| side.awake_until);
+                lock.settle(clock::now(), sides.chain(self.session.awake_until()).max());
+            }
             let deadline = self.deadline(service.deadline());
             let network = async {
                 match &watch {
@@ -276,6 +298,9 @@ impl Shell {
                 () = (reload.asked)() => Woken::Reload,
                 () = timer.until(deadline) => Woken::Timer,
             };
+            if let Some(lock) = &mut self.wake_lock {
+                lock.woke(clock::now());
+            }
             match woken {
                 Woken::Shutdown => break,
                 Woken::Request(request) => {
@@ -390,6 +415,7 @@ impl Shell {
             inbox,
             trusted: Some(self.trust.report()),
             names: self.names.told(),
+            wake_lock: self.wake_lock.as_ref().map(|lock| lock.report(clock::now())),
             ..self.session.status(now())
         }
     }

@@ -42,6 +42,15 @@ pub fn text(status: &Status, counts: &Counts) -> String {
         head(&mut out, name, "gauge", help);
         let _ = writeln!(out, "impush_{name} {value}");
     }
+    if let Some(lock) = status.wake_lock {
+        for (name, help, value) in [
+            ("wake_locks_total", "Times the device was kept awake", lock.taken as f64),
+            ("wake_lock_held_seconds_total", "Time the device was kept awake", lock.held_ms as f64 / 1000.0),
+        ] {
+            head(&mut out, name, "counter", help);
+            let _ = writeln!(out, "impush_{name} {value}");
+        }
+    }
     for (name, help, value) in [
         ("connections_total", "Connections that were accepted", counts.connections),
         ("messages_total", "Messages received", counts.messages),

@@ -38,6 +38,7 @@ mod side;
 mod start;
 mod text;
 mod trust;
+mod wake_lock;
 mod words;
 
 pub use crate::session::Status;

@@ -8,6 +8,7 @@ use super::network::{self, Towards};
 use super::power;
 use super::side::{Running, Way};
 use super::trust::Trust;
+use super::wake_lock::WakeLock;
 use crate::ids::Nonce;
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Failure, Tried};
@@ -68,6 +69,8 @@ pub(super) struct Shell {
     pub sides: Vec<Running>,
     /// Who waits for an answer.
     pub replies: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,
+    /// Where the system has one, and lets the agent take it.
+    pub wake_lock: Option<WakeLock>,
     /// Changes whenever the inbox has something new.
     pub arrived: watch::Sender<u64>,
     pub ended: watch::Sender<StreamsEnd>,
@@ -109,6 +112,9 @@ impl Shell {
                 let kept = self.disk.run(move |disk| disk.keep(*message)).await;
                 if kept == crate::session::Kept::New {
                     self.arrived.send_modify(|n| *n += 1);
+                    if let Some(lock) = &mut self.wake_lock {
+                        lock.app_told(clock::now());
+                    }
                 }
                 return Some(Event::Kept { id, packet_id, kept });
             }
@@ -244,6 +250,9 @@ impl Shell {
         match outcome.standing {
             Ok((connection, standing)) => {
                 self.last_peer = connection.stream().peer_address();
+                if let Some(lock) = &self.wake_lock {
+                    lock.watch(connection.stream().descriptor());
+                }
                 self.connection = Some(connection);
                 self.feed(Event::Dialled { nonce, standing }).await;
             }

@@ -8,7 +8,7 @@
 
 use super::clock::{self, Timer};
 use crate::keepalive::constants::{CONNECT_TIMEOUT, PONG_MAX};
-use crate::keepalive::{Cause, Failure, ProbeOutcome};
+use crate::keepalive::{Cause, Failure, Moment, ProbeOutcome};
 use crate::mqtt::{Asked, ConnectOptions, Connection, Incoming, Route, Stream, establish};
 use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Topics, Up, decode_down};
 use crate::secret::Secret;
@@ -28,6 +28,8 @@ pub(super) struct Running {
     pub run: Pin<Box<dyn Future<Output = SideOutcome>>>,
     /// It is about to ping; the main link pings with it, so that the radio wakes once.
     pub about_to_ping: Arc<Notify>,
+    /// The device must not fall asleep under it until then; nothing for a probe, which idles on purpose.
+    pub awake_until: Option<Moment>,
 }
 
 /// The way to the servers.
@@ -40,6 +42,7 @@ pub(super) struct Way {
 impl Running {
     pub fn start(side: Side, way: Way) -> Self {
         let about_to_ping = Arc::new(Notify::new());
+        let awake_until = Some(clock::now() + CONNECT_TIMEOUT + ANSWER);
         let notify = about_to_ping.clone();
         match side {
             Side::Probe { address, password, idle } => {
@@ -50,7 +53,7 @@ impl Running {
                     };
                     SideOutcome::Probed { idle, outcome }
                 });
-                Self { kind: SideKind::Probe, run, about_to_ping }
+                Self { kind: SideKind::Probe, run, about_to_ping, awake_until: None }
             }
             Side::Check { nonce, address, password, hello } => {
                 let run = Box::pin(async move {
@@ -62,7 +65,7 @@ impl Running {
                     };
                     asked(&way, &address, password, &hello, welcome).await
                 });
-                Self { kind: SideKind::Check, run, about_to_ping }
+                Self { kind: SideKind::Check, run, about_to_ping, awake_until }
             }
             Side::Unbind { address, password, sequence, unbind } => {
                 let run = Box::pin(async move {
@@ -74,7 +77,7 @@ impl Running {
                     };
                     asked(&way, &address, password, &unbind, answer).await
                 });
-                Self { kind: SideKind::Unbind, run, about_to_ping }
+                Self { kind: SideKind::Unbind, run, about_to_ping, awake_until }
             }
         }
     }

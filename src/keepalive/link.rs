@@ -79,6 +79,11 @@ impl Link {
         self.smoothed_round_trip
     }
 
+    /// Until when an answer is waited for; nothing where none is owed.
+    pub fn awaited_until(&self) -> Option<Moment> {
+        self.awaiting.map(|awaiting| awaiting.deadline)
+    }
+
     /// How long the link was idle before the packet that is unanswered, or is now: what a loss proves
     /// about the network's idle limit.
     pub fn idle(&self, now: Moment) -> Duration {

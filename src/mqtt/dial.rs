@@ -8,6 +8,7 @@ use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -70,6 +71,11 @@ impl Stream {
     /// The address of this end; when it leaves the device the connection is dead.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.tcp().local_addr().ok()
+    }
+
+    /// The connection's descriptor.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.tcp().as_fd()
     }
 
     /// The address of the far end.

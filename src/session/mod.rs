@@ -13,6 +13,7 @@
 mod action;
 mod apps;
 mod arrival;
+mod awake;
 mod channel;
 mod clock;
 mod connection;
@@ -46,7 +47,7 @@ pub use phase::Phase;
 pub use reconfigured::Changeable;
 pub use request::{Answer, Ask, Patience, Refusal, RequestId};
 pub use saved::{Ended, Login, Reports, Saved};
-pub use status::{CauseReport, NextAttempt, State, Status, Trusted};
+pub use status::{CauseReport, NextAttempt, State, Status, Trusted, WakeLockReport};
 pub use timers::{Timer, Timers};
 
 use crate::binding::Binding;

@@ -137,6 +137,9 @@ pub struct Status {
     pub heartbeat_settled: bool,
     /// Power is saved: the heartbeat may be longer.
     pub saving_power: bool,
+    /// The wake lock, where the system has one and lets the agent take it; the shell's to fill in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_lock: Option<WakeLockReport>,
     /// Kind and hashed gateway of the network the connection was made on.
     pub network: Option<String>,
     pub round_trip_ms: Option<u64>,
@@ -150,6 +153,13 @@ pub struct Status {
     pub refused: BTreeMap<String, u64>,
     pub version: String,
     pub pid: u32,
+}
+
+/// How often the device was kept awake, and for how long in all, since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeLockReport {
+    pub taken: u64,
+    pub held_ms: u64,
 }
 
 /// A wall clock that moved this much against the other, in milliseconds, was set.
@@ -218,6 +228,7 @@ impl Session {
             heartbeat_s: interval.as_secs_f64(),
             heartbeat_settled: self.heartbeat.current().is_some_and(|record| record.settled_ms.is_some()),
             saving_power: self.saving,
+            wake_lock: None,
             network: self.network.clone(),
             round_trip_ms: online
                 .and_then(|online| online.link.round_trip())

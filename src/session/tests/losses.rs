@@ -1,4 +1,5 @@
-//! A link that dies in silence: idleness, large packets, and what is learnt of each.
+//! A link that dies in silence: idleness, large packets, and what is learnt of each; and how long a device is kept
+//! awake for the answers of one that lives.
 
 use super::super::*;
 use super::stage::Stage;
@@ -76,4 +77,36 @@ fn after_a_silent_loss_the_next_link_is_asked_early_whether_it_answers() {
     stage.feed(Event::Heard(Packet::Pong));
     assert!(stage.session.status(stage.now).heartbeat_s < before);
     assert!(!stage.session.ways().small_segments(stage.now.at, Some("wifi-1")));
+}
+
+#[test]
+fn a_device_is_kept_awake_from_the_alarm_to_the_answer_and_never_while_it_idles() {
+    let mut stage = online_after(Step::Tcp);
+    stage.feed(Event::Heard(Packet::Pong));
+    let round_trip = Duration::from_millis(200);
+    let (mut alarms, mut held) = (0, Duration::ZERO);
+    let until = stage.now.at + Duration::from_secs(4 * 3600);
+    while stage.now.at < until {
+        assert_eq!(stage.session.awake_until(), None, "nothing is awaited");
+        stage.pass(until - stage.now.at);
+        if let Some(awake) = stage.session.awake_until() {
+            let patience = awake - stage.now.at;
+            assert!(patience > round_trip && patience <= Duration::from_secs(9), "{patience:?}");
+            stage.now.at += round_trip;
+            stage.feed(Event::Heard(Packet::Pong));
+            (alarms, held) = (alarms + 1, held + round_trip);
+        }
+    }
+    assert!(alarms > 40, "{alarms}");
+    assert!(held / alarms <= Duration::from_millis(500));
+}
+
+#[test]
+fn an_attempt_keeps_the_device_awake_and_a_pause_does_not() {
+    let mut stage = Stage::new(Saved::default());
+    stage.login("ann");
+    let most = Duration::from_secs(21);
+    assert_eq!(stage.session.awake_until(), Some(stage.now.at + most));
+    stage.refuse(Cause::ConnectTimeout);
+    assert_eq!(stage.session.awake_until(), None);
 }

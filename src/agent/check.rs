@@ -56,10 +56,13 @@ fn trust(config: &Config) -> Vec<String> {
         ("server.client_certificate", &server.client_certificate),
         ("server.client_key", &server.client_key),
     ];
-    let unreadable: Vec<String> = files
+    let mut unreadable: Vec<String> = files
         .into_iter()
         .filter_map(|(key, path)| Some(format!("{key}: {}", refusal(path.as_deref()?, Want::Read)?)))
         .collect();
+    // One that is not there holds nothing yet.
+    let added = server.ca_added.as_deref().filter(|added| added.exists());
+    unreadable.extend(added.and_then(|added| Some(format!("server.ca_added: {}", refusal(added, Want::Search)?))));
     if !unreadable.is_empty() {
         return unreadable;
     }

@@ -4,7 +4,7 @@ use super::name::AgentName;
 use crate::ids::AppId;
 use crate::keepalive::PowerMode;
 use crate::keepalive::constants::{HEARTBEAT_CEILING, HEARTBEAT_FLOOR, HEARTBEAT_START, LOW_POWER_CEILING};
-use crate::mqtt::{Endpoint, Proxy};
+use crate::mqtt::{Authorities, Endpoint, Proxy};
 use crate::names::{Names, parse_server};
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
@@ -50,11 +50,20 @@ pub struct Server {
     pub app: Option<String>,
     /// PEM file of the authorities to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// A directory of further authorities, PEM files whatever their names: `/data/misc/user/0/cacerts-added` has those
+    /// that an Android device's user or manager added.
+    pub ca_added: Option<PathBuf>,
     /// PEM files with which the device proves itself, where the broker asks for it.
     pub client_certificate: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
     /// First levels of every topic.
     pub prefix: String,
+}
+
+impl Server {
+    pub fn authorities(&self) -> Authorities {
+        Authorities { file: self.ca_file.clone(), added: self.ca_added.clone() }
+    }
 }
 
 impl Default for Server {
@@ -66,6 +75,7 @@ impl Default for Server {
             dns: Vec::new(),
             app: None,
             ca_file: None,
+            ca_added: None,
             client_certificate: None,
             client_key: None,
             prefix: DEFAULT_PREFIX.to_owned(),

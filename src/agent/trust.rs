@@ -5,7 +5,7 @@
 
 use super::config;
 use super::disk::blocking;
-use crate::mqtt::{Credentials, TimeFloor, TlsSetupError, credentials, sources};
+use crate::mqtt::{Authorities, Credentials, TimeFloor, TlsSetupError, credentials, sources};
 use crate::session::Trusted;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 /// Where everything stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Files {
-    authorities: Option<PathBuf>,
+    authorities: Authorities,
     identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -25,7 +25,7 @@ type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 impl Files {
     fn of(server: &config::Server) -> Self {
         Self {
-            authorities: server.ca_file.clone(),
+            authorities: server.authorities(),
             identity: server.client_certificate.clone().zip(server.client_key.clone()),
         }
     }
@@ -40,11 +40,11 @@ impl Files {
             // A copy may keep the time of its content (`cp -p`), never that of its inode.
             Some((of.dev(), of.ino(), of.size(), (of.mtime(), of.mtime_nsec()), (of.ctime(), of.ctime_nsec())))
         };
-        sources(self.authorities.as_deref(), self.identity()).iter().map(stamp).collect()
+        sources(&self.authorities, self.identity()).iter().map(stamp).collect()
     }
 
     fn read(&self, floor: Arc<TimeFloor>) -> Result<Credentials, TlsSetupError> {
-        credentials(self.authorities.as_deref(), self.identity(), floor)
+        credentials(&self.authorities, self.identity(), floor)
     }
 }
 
@@ -68,12 +68,13 @@ impl Trust {
         // Before the content: one that changes in between is read again.
         let stamps = files.stamps();
         let credentials = files.read(floor.clone())?;
+        name_refused(&credentials, &[]);
         Ok(Self { files, stamps, credentials, floor })
     }
 
     /// Where the next change will be seen.
     pub fn sources(&self) -> Vec<PathBuf> {
-        sources(self.files.authorities.as_deref(), self.files.identity())
+        sources(&self.files.authorities, self.files.identity())
     }
 
     /// Takes a changed content over: `true` if others are trusted, or shown, from here on. One that is not good is
@@ -113,6 +114,7 @@ impl Trust {
             // The sessions that can be resumed stay with the old one.
             return false;
         }
+        name_refused(&credentials, &self.credentials.refused);
         self.credentials = credentials;
         let Trusted { source, authorities, fingerprint, .. } = self.report();
         info!(event = "tls.reloaded", source, authorities, fingerprint, "certificates were read again");
@@ -122,10 +124,17 @@ impl Trust {
     pub fn report(&self) -> Trusted {
         let system = || "system".to_owned();
         Trusted {
-            source: self.files.authorities.as_ref().map_or_else(system, |path| path.display().to_string()),
+            source: self.files.authorities.file.as_ref().map_or_else(system, |path| path.display().to_string()),
             authorities: self.credentials.authorities,
             fingerprint: self.credentials.fingerprint.clone(),
             client_certificate: self.credentials.own.clone(),
         }
+    }
+}
+
+/// Each file that is no authority, once.
+fn name_refused(credentials: &Credentials, named: &[String]) {
+    for why in credentials.refused.iter().filter(|why| !named.contains(why)) {
+        warn!(event = "tls.authority_refused", why, "a file among the authorities is none; the others are trusted");
     }
 }

@@ -5,7 +5,7 @@
 //! partitions of their own, which their init loads after AOSP's.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -64,6 +64,8 @@ pub struct Properties {
     values: BTreeMap<String, String>,
     /// Lines and files that were refused, as `where: why`.
     refused: Vec<String>,
+    /// Files that only another user may read, as they are on most devices since Android 8.
+    closed: Vec<String>,
 }
 
 impl Properties {
@@ -103,12 +105,16 @@ impl Properties {
             return;
         };
         match run_getprop(tool) {
-            Ok(text) => {
-                for (name, value) in parse_getprop(&text) {
-                    self.set(&name, &value);
-                }
-            }
+            Ok(text) => self.overlay(&text),
             Err(why) => self.refused.push(format!("{}: {why}", tool.display())),
+        }
+    }
+
+    fn overlay(&mut self, text: &str) {
+        for (name, value) in parse_getprop(text) {
+            // It answers for the files that cannot be read.
+            self.closed.clear();
+            self.set(&name, &value);
         }
     }
 
@@ -126,8 +132,8 @@ impl Properties {
     }
 
     /// What was refused while reading, for the evidence.
-    pub fn refused(&self) -> &[String] {
-        &self.refused
+    pub fn refused(&self) -> Vec<String> {
+        self.closed.iter().chain(&self.refused).cloned().collect()
     }
 
     fn set(&mut self, name: &str, value: &str) {
@@ -140,8 +146,10 @@ impl Properties {
     fn load(&mut self, root: &Path, file: &Path, filter: Option<&str>, depth: usize) {
         let text = match read_bounded(&root.join(file)) {
             Ok(text) => text,
-            Err(why) => {
-                self.refused.push(format!("{}: {why}", file.display()));
+            Err(error) => {
+                let closed = error.kind() == io::ErrorKind::PermissionDenied;
+                let list = if closed { &mut self.closed } else { &mut self.refused };
+                list.push(format!("{}: {error}", file.display()));
                 return;
             }
         };
@@ -246,12 +254,12 @@ impl Properties {
     }
 }
 
-fn read_bounded(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let file = std::fs::File::open(path)?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("over {MAX_FILE} bytes"));
+        return Err(io::Error::other(format!("over {MAX_FILE} bytes")));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -376,6 +384,17 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("system")).expect("made");
         std::fs::write(dir.path().join("system/build.prop"), b"\xff\xfe=\x00\nro.x=1\n").expect("written");
         assert_eq!(Properties::from_tree(dir.path()).expect("properties").get("ro.x"), Some("1"));
+    }
+
+    #[test]
+    fn files_that_only_root_may_read_are_no_fault_where_getprop_answers() {
+        let closed = || Properties { closed: vec!["system/build.prop: denied".to_owned()], ..Properties::default() };
+        let mut silent = closed();
+        silent.overlay("");
+        assert_eq!(silent.refused(), ["system/build.prop: denied"]);
+        let mut answered = closed();
+        answered.overlay("[ro.product.brand]: [Xiaomi]\n");
+        assert_eq!((answered.refused(), answered.get("ro.product.brand")), (Vec::new(), Some("Xiaomi")));
     }
 
     #[test]

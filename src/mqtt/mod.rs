@@ -25,4 +25,4 @@ pub use dial::Stream;
 pub use endpoint::{Endpoint, EndpointError};
 pub use proxy::{Proxy, ProxyError};
 pub use race::{Asked, Dialled, Landed, Route, dial, establish};
-pub use tls::{Credentials, TimeFloor, TlsSetupError, client_config, credentials, sources};
+pub use tls::{Authorities, Credentials, TimeFloor, TlsSetupError, client_config, credentials, sources};

@@ -14,9 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where Android keeps its certificate authorities, from Android 14 on and before; elsewhere the platform's own place is
-/// found.
-const ANDROID_AUTHORITIES: [&str; 2] = ["/apex/com.android.conscrypt/cacerts", "/system/etc/security/cacerts"];
+/// Where Android keeps its certificate authorities, from Android 14 on and before; and OpenHarmony, by its sources
+/// alone: nobody has seen that on a device. Elsewhere the platform's own place is found.
+const ANDROID_AUTHORITIES: [&str; 3] =
+    ["/apex/com.android.conscrypt/cacerts", "/system/etc/security/cacerts", "/etc/security/certificates"];
+/// Files in a directory of authorities; Android's have about 150.
+const MOST_FILES: usize = 1000;
 /// Where systems keep them: Debian, Fedora, Alpine and OpenWrt.
 const SYSTEM_AUTHORITIES: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/certs"];
@@ -34,6 +37,21 @@ pub enum TlsSetupError {
     Rustls(#[from] rustls::Error),
 }
 
+/// Where it stands whom a client trusts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authorities {
+    /// A PEM file, instead of the system's.
+    pub file: Option<PathBuf>,
+    /// A directory of PEM files, one certificate or more in each, beside them.
+    pub added: Option<PathBuf>,
+}
+
+impl Authorities {
+    pub fn of_file(file: Option<&Path>) -> Self {
+        Self { file: file.map(Path::to_owned), added: None }
+    }
+}
+
 /// Whom a client trusts and how it proves itself, as it was read.
 #[derive(Debug, Clone)]
 pub struct Credentials {
@@ -45,6 +63,8 @@ pub struct Credentials {
     pub fingerprint: String,
     /// The same of the client's own certificate.
     pub own: Option<String>,
+    /// Files in directories of authorities that are none, as `path: why`.
+    pub refused: Vec<String>,
 }
 
 /// The system's clock, and never earlier than a time that has certainly passed.
@@ -78,7 +98,7 @@ pub fn client_config(
     ca_file: Option<&Path>,
     identity: Option<(&Path, &Path)>,
 ) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    Ok(credentials(ca_file, identity, Arc::new(DefaultTimeProvider))?.config)
+    Ok(credentials(&Authorities::of_file(ca_file), identity, Arc::new(DefaultTimeProvider))?.config)
 }
 
 /// The same with a clock of the caller's, and with what was read.
@@ -86,19 +106,20 @@ pub fn client_config(
 /// # Errors
 /// [`TlsSetupError`].
 pub fn credentials(
-    ca_file: Option<&Path>,
+    authorities: &Authorities,
     identity: Option<(&Path, &Path)>,
     time: Arc<dyn TimeProvider>,
 ) -> Result<Credentials, TlsSetupError> {
-    let (roots, fingerprint) = match ca_file {
-        Some(path) => {
-            let certificates = read_certificates(path)?;
-            let fingerprint = fingerprint(&certificates);
-            (trusted(certificates, path)?, fingerprint)
-        }
-        None => system_authorities()?,
+    let mut read = match &authorities.file {
+        Some(path) => Read { certificates: read_certificates(path)?, refused: Vec::new() },
+        None => system_authorities(),
     };
-    let authorities = roots.len();
+    if let Some(added) = &authorities.added {
+        read.extend(read_directory(added));
+    }
+    let fingerprint = fingerprint(&read.certificates);
+    let roots = trusted(read.certificates, authorities.file.as_deref())?;
+    let (authorities, refused) = (roots.len(), read.refused);
     let builder = ClientConfig::builder_with_details(Arc::new(rustls::crypto::ring::default_provider()), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots);
@@ -114,19 +135,20 @@ pub fn credentials(
     };
     // One server, a few endpoints: the default cache for 256 is memory an agent never uses.
     config.resumption = Resumption::in_memory_sessions(4);
-    Ok(Credentials { config: Arc::new(config), authorities, fingerprint, own })
+    Ok(Credentials { config: Arc::new(config), authorities, fingerprint, own, refused })
 }
 
 /// The files and directories whose change may change what [`credentials`] reads.
-pub fn sources(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = match ca_file {
-        Some(path) => vec![path.to_owned()],
+pub fn sources(authorities: &Authorities, identity: Option<(&Path, &Path)>) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = match &authorities.file {
+        Some(path) => vec![path.clone()],
         None => {
             let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
             let system = SYSTEM_AUTHORITIES.iter().chain(&ANDROID_AUTHORITIES).map(PathBuf::from);
             named.chain(system).collect()
         }
     };
+    paths.extend(authorities.added.clone());
     paths.extend(identity.into_iter().flat_map(|(chain, key)| [chain.to_owned(), key.to_owned()]));
     paths
 }
@@ -154,8 +176,53 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSet
     if certificates.is_empty() { Err(error("no certificate in it".to_owned())) } else { Ok(certificates) }
 }
 
-fn trusted(certificates: Vec<CertificateDer<'static>>, path: &Path) -> Result<RootCertStore, TlsSetupError> {
+/// What was found, and what of it is no certificate.
+#[derive(Debug, Default)]
+struct Read {
+    certificates: Vec<CertificateDer<'static>>,
+    refused: Vec<String>,
+}
+
+impl Read {
+    fn extend(&mut self, other: Self) {
+        self.certificates
+            .extend(other.certificates.into_iter().filter(|one| !self.certificates.contains(one)).collect::<Vec<_>>());
+        self.refused.extend(other.refused);
+    }
+}
+
+/// A directory of PEM files, whatever they are called: Android names them by a hash.
+fn read_directory(path: &Path) -> Read {
+    let mut read = Read::default();
+    let listed = match std::fs::read_dir(path) {
+        Ok(listed) => listed,
+        // Nobody has added any.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return read,
+        Err(error) => {
+            read.refused.push(format!("{}: {error}", path.display()));
+            return read;
+        }
+    };
+    let mut files: Vec<PathBuf> =
+        listed.filter_map(|entry| Some(entry.ok()?.path())).filter(|file| file.is_file()).take(MOST_FILES).collect();
+    files.sort();
+    for file in files {
+        match read_certificates(&file) {
+            Ok(certificates) => read.certificates.extend(certificates),
+            Err(TlsSetupError::Certificates { path, why }) => read.refused.push(format!("{}: {why}", path.display())),
+            Err(other) => read.refused.push(other.to_string()),
+        }
+    }
+    read
+}
+
+/// Of a file of one's own all must be good. Some systems carry authorities whose encoding is off; the rest still count.
+fn trusted(certificates: Vec<CertificateDer<'static>>, own: Option<&Path>) -> Result<RootCertStore, TlsSetupError> {
     let mut roots = RootCertStore::empty();
+    let Some(path) = own else {
+        roots.add_parsable_certificates(certificates);
+        return if roots.is_empty() { Err(TlsSetupError::NoAuthorities) } else { Ok(roots) };
+    };
     for certificate in certificates {
         roots
             .add(certificate)
@@ -164,17 +231,12 @@ fn trusted(certificates: Vec<CertificateDer<'static>>, path: &Path) -> Result<Ro
     Ok(roots)
 }
 
-fn system_authorities() -> Result<(RootCertStore, String), TlsSetupError> {
-    let mut roots = RootCertStore::empty();
+fn system_authorities() -> Read {
     let android = ANDROID_AUTHORITIES.iter().map(Path::new).find(|path| path.is_dir());
-    let found = match android {
-        Some(android) => rustls_native_certs::load_certs_from_paths(None, Some(android)),
-        None => rustls_native_certs::load_native_certs(),
-    };
-    let fingerprint = fingerprint(&found.certs);
-    // Some systems carry authorities whose encoding is off; the rest still count.
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() { Err(TlsSetupError::NoAuthorities) } else { Ok((roots, fingerprint)) }
+    match android.map(read_directory) {
+        Some(read) if !read.certificates.is_empty() => read,
+        _ => Read { certificates: rustls_native_certs::load_native_certs().certs, refused: Vec::new() },
+    }
 }
 
 /// Names a failed handshake: each way a certificate can be wrong asks for another deed.
@@ -192,4 +254,35 @@ pub(super) fn explain(error: &std::io::Error) -> MqttError {
         _ => Cause::TlsFailed,
     };
     MqttError::new(cause, tls.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(name: &str) -> String {
+        rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("made").cert.pem()
+    }
+
+    #[test]
+    fn a_directory_of_authorities_is_trusted_beside_the_others_and_what_is_none_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, added) = (dir.path().join("ca.pem"), dir.path().join("cacerts-added"));
+        std::fs::create_dir(&added).expect("made");
+        let own = pem("own");
+        std::fs::write(&file, &own).expect("written");
+        // As Android writes them: named by a hash, and with the certificate as text behind it.
+        std::fs::write(added.join("5ed36f99.0"), format!("{}Certificate:\n    Data:\n", pem("added")))
+            .expect("written");
+        std::fs::write(added.join("9a5ba575.0"), &own).expect("written");
+        std::fs::write(added.join("notes"), "no certificate").expect("written");
+        let authorities = Authorities { file: Some(file.clone()), added: Some(added.clone()) };
+        let read = credentials(&authorities, None, Arc::new(DefaultTimeProvider)).expect("read");
+        assert_eq!(read.authorities, 2, "the same one twice is one");
+        assert!(read.refused.len() == 1 && read.refused[0].contains("notes: no certificate"), "{:?}", read.refused);
+        assert!(sources(&authorities, None).contains(&added));
+        let gone = Authorities { added: Some(dir.path().join("gone")), ..Authorities::of_file(Some(&file)) };
+        let read = credentials(&gone, None, Arc::new(DefaultTimeProvider)).expect("nobody has added any");
+        assert_eq!((read.authorities, read.refused.len()), (1, 0));
+    }
 }

@@ -50,6 +50,29 @@ pub fn examine(status: &Status, now_ms: u64) -> Vec<Check> {
     vec![login(status, now_ms), binding(status), channel(status), heartbeat(status)]
 }
 
+/// Whether the device may sleep between a ping and its answer; nothing where it does not sleep by itself.
+pub fn sleep(root: Option<&Path>, status: &Status) -> Option<Check> {
+    let root = root.unwrap_or("/".as_ref());
+    if let Some(lock) = status.wake_lock {
+        let held_s = lock.held_ms as f64 / 1000.0;
+        return Some(Check::ok("sleep", format!("kept awake {} times, for {held_s:.1} s in all", lock.taken)));
+    }
+    let android = root.join("system/build.prop").exists();
+    // power/userland wake locks: sysfs-power, `autosleep`.
+    let sleeps = std::fs::read_to_string(root.join("sys/power/autosleep")).is_ok_and(|text| text.trim() != "off");
+    if !root.join("sys/power/wake_lock").exists() || !(android || sleeps) {
+        return None;
+    }
+    let advice = "give the agent CAP_BLOCK_SUSPEND and /sys/power/wake_lock: on Android `group wakelock` and \
+                  `capabilities BLOCK_SUSPEND` in its .rc; under systemd a drop-in with \
+                  AmbientCapabilities=CAP_BLOCK_SUSPEND, PrivateUsers=no, ProtectKernelTunables=no";
+    Some(Check::warning(
+        "sleep",
+        "the agent may not hold a wake lock: the device can sleep before an answer is there",
+        advice,
+    ))
+}
+
 fn login(status: &Status, now_ms: u64) -> Check {
     let cause = status.cause.as_ref();
     let why =
@@ -235,6 +258,25 @@ mod tests {
         assert_eq!(check.outcome, Outcome::Warning);
         assert_eq!(check.found, "the clock says 1970-01-01; certificates are checked against 2025-10-09");
         assert_eq!(clock(WRITTEN_MS, WRITTEN_MS + 1000).outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn a_device_that_sleeps_by_itself_and_an_agent_that_cannot_keep_it_awake_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let found = |status: &Status| sleep(Some(dir.path()), status);
+        assert_eq!(found(&Status::example()), None, "no wake locks here");
+        let power = dir.path().join("sys/power");
+        std::fs::create_dir_all(&power).expect("made");
+        std::fs::write(power.join("wake_lock"), "").expect("written");
+        for (autosleep, warned) in [("off", false), ("mem", true)] {
+            std::fs::write(power.join("autosleep"), format!("{autosleep}\n")).expect("written");
+            assert_eq!(found(&Status::example()).is_some(), warned, "{autosleep}");
+        }
+        let check = found(&Status::example()).expect("a warning");
+        assert!(check.advice.contains("CAP_BLOCK_SUSPEND"), "{check:?}");
+        let lock = Some(crate::session::WakeLockReport { taken: 3, held_ms: 1500 });
+        let check = found(&Status { wake_lock: lock, ..Status::example() }).expect("a word");
+        assert_eq!((check.outcome, check.found.as_str()), (Outcome::Ok, "kept awake 3 times, for 1.5 s in all"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
     let judged_by_ms = agent.and_then(|status| status.judged_by_ms).unwrap_or(0).max(clock::BUILT_MS);
     let floor = Arc::new(TimeFloor::new(judged_by_ms));
     let identity = config.server.client_certificate.as_deref().zip(config.server.client_key.as_deref());
-    let credentials = credentials(config.server.ca_file.as_deref(), identity, floor.clone());
+    let credentials = credentials(&config.server.authorities(), identity, floor.clone());
     let ready = config.check();
     match &ready {
         Ok(ready) => {
@@ -102,6 +102,7 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
         Ok(status) => {
             checks.extend(ways::examine(status));
             checks.extend(agent::examine(status, now_ms));
+            checks.extend(agent::sleep(config.device.root.as_deref(), status));
         }
         Err(ClientError::NotRunning { path, source, advice }) => {
             checks.push(Check::failed(

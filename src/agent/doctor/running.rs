@@ -93,7 +93,8 @@ mod tests {
             let key = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
             let path = dir.path().join("ca.pem");
             std::fs::write(&path, key.cert.pem()).expect("written");
-            credentials(Some(&path), None, Arc::new(DefaultTimeProvider)).expect("read")
+            credentials(&crate::mqtt::Authorities::of_file(Some(&path)), None, Arc::new(DefaultTimeProvider))
+                .expect("read")
         };
         let (old, new) = (read("old"), read("new"));
         let trusted = Trusted {

@@ -2,11 +2,12 @@
 //!
 //! Every event has a name in the field `event` and its facts in fields of their own; the sentence is for
 //! people. Under systemd they go to the journal with their fields (`journalctl IMPUSH_EVENT=link.down`),
-//! elsewhere to standard error, one line each; where nobody reads that, to syslog or a file. Whoever reads
+//! elsewhere to standard error, one line each; where nobody reads that, to logd, syslog or a file. Whoever reads
 //! them, the program never waits for it.
 
 mod flood;
 mod line;
+mod logd;
 mod queue;
 mod sink;
 
@@ -169,7 +170,7 @@ pub fn failed(program: &str, error: &dyn std::fmt::Display) {
         // It ended before it knew where its log should be.
         None if stderr_is_nothing() => {
             let (program, line) = (program.to_owned(), line.written(Shape::Logfmt, program));
-            let _ = within(PATIENCE, move || Sink::syslog(&program).write(Level::ERROR, &line));
+            let _ = within(PATIENCE, move || Sink::system(&program).write(Level::ERROR, &line));
         }
         None => {}
     }

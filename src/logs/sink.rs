@@ -1,6 +1,7 @@
-//! Where log lines end: standard error, the journal, syslog, or a file that is bounded.
+//! Where log lines end: standard error, the journal, logd, syslog, or a file that is bounded.
 
 use super::line::priority;
+use super::logd::{self, Logd};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
@@ -22,10 +23,10 @@ pub(super) enum Sink {
     Stderr,
     Journal(UnixDatagram),
     File(Rotated),
-    Syslog(Syslog),
-    /// Nobody reads standard error: syslog where it runs, else the file.
+    System(System),
+    /// Nobody reads standard error: the system's own log where it runs, else the file.
     Elsewhere {
-        syslog: Syslog,
+        system: System,
         file: Rotated,
     },
 }
@@ -38,8 +39,8 @@ impl Sink {
         UnixDatagram::unbound().ok().map(Self::Journal)
     }
 
-    pub fn syslog(program: &str) -> Self {
-        Self::Syslog(Syslog::new(program, Path::new(SYSLOG)))
+    pub fn system(program: &str) -> Self {
+        Self::System(System::new(program))
     }
 
     /// Whether it ends where standard error does not: the journal hears that too.
@@ -48,7 +49,7 @@ impl Sink {
     }
 
     pub fn elsewhere(program: &str, file: &Path) -> Self {
-        Self::Elsewhere { syslog: Syslog::new(program, Path::new(SYSLOG)), file: Rotated::new(file) }
+        Self::Elsewhere { system: System::new(program), file: Rotated::new(file) }
     }
 
     /// The same place, with handles of its own.
@@ -57,11 +58,10 @@ impl Sink {
             Self::Stderr => Some(Self::Stderr),
             Self::Journal(_) => Self::journal(),
             Self::File(file) => Some(Self::File(Rotated::new(&file.path))),
-            Self::Syslog(syslog) => Some(Self::Syslog(Syslog::new(&syslog.program, &syslog.path))),
-            Self::Elsewhere { syslog, file } => Some(Self::Elsewhere {
-                syslog: Syslog::new(&syslog.program, &syslog.path),
-                file: Rotated::new(&file.path),
-            }),
+            Self::System(system) => Some(Self::System(system.again())),
+            Self::Elsewhere { system, file } => {
+                Some(Self::Elsewhere { system: system.again(), file: Rotated::new(&file.path) })
+            }
         }
     }
 
@@ -74,8 +74,8 @@ impl Sink {
             Self::Journal(socket) => socket.send_to(line, JOURNAL).map(drop),
             // A file that cannot be written is no reason to be silent.
             Self::File(file) => file.write(line).or_else(|_| all(line)),
-            Self::Syslog(syslog) => syslog.write(level, line),
-            Self::Elsewhere { syslog, file } => syslog.write(level, line).or_else(|_| file.write(line)),
+            Self::System(system) => system.write(level, line),
+            Self::Elsewhere { system, file } => system.write(level, line).or_else(|_| file.write(line)),
         }
     }
 }
@@ -90,6 +90,27 @@ fn all(mut line: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The log of the system itself: Android's logd, else syslog.
+#[derive(Debug)]
+pub(super) struct System {
+    logd: Logd,
+    syslog: Syslog,
+}
+
+impl System {
+    fn new(program: &str) -> Self {
+        Self { logd: Logd::new(program, Path::new(logd::SOCKET)), syslog: Syslog::new(program, Path::new(SYSLOG)) }
+    }
+
+    fn again(&self) -> Self {
+        Self { logd: self.logd.again(), syslog: Syslog::new(&self.syslog.program, &self.syslog.path) }
+    }
+
+    fn write(&mut self, level: Level, line: &[u8]) -> io::Result<()> {
+        self.logd.write(level, line).or_else(|_| self.syslog.write(level, line))
+    }
 }
 
 /// A local syslog. Its daemon may start later, or again.
@@ -216,7 +237,9 @@ mod tests {
     fn lines_go_to_the_file_while_no_syslog_runs_and_to_it_as_soon_as_it_does() {
         let home = tempfile::tempdir().expect("a directory");
         let (socket, path) = (home.path().join("dev-log"), home.path().join("log"));
-        let mut sink = Sink::Elsewhere { syslog: Syslog::new("impush", &socket), file: Rotated::new(&path) };
+        let system =
+            System { logd: Logd::new("impush", &home.path().join("logdw")), syslog: Syslog::new("impush", &socket) };
+        let mut sink = Sink::Elsewhere { system, file: Rotated::new(&path) };
         sink.write(Level::WARN, b"first\n").expect("written");
         for round in ["second", "third"] {
             let daemon = UnixDatagram::bind(&socket).expect("bound");

@@ -4,7 +4,8 @@
 #   deb rpm      agent and gateway for this machine's architecture
 #   tar          static agents with OpenRC, procd and systemd files, one archive an architecture
 #   ipk          static agents for OpenWrt
-#   android      static agents in an Android layout, with the script that installs them over adb
+#   android      static agents in an Android layout, with the script that installs them over adb, and as a Magisk
+#                module for devices whose /system cannot be written
 #
 # Without KIND: deb, rpm where rpmbuild is there, and the others for every static agent that was built
 # (packaging/static.sh). Programs given by IMPUSH, IMPUSH_GATEWAY and IMPUSH_LAB are packed as they are.
@@ -15,7 +16,7 @@ kinds=()
 while [ $# -gt 0 ]; do
     case $1 in
         --out) out=$2; shift 2 ;;
-        --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
         deb | rpm | tar | ipk | android) kinds+=("$1"); shift ;;
         *) echo "$1? one of: deb rpm tar ipk android" >&2; exit 64 ;;
     esac
@@ -214,6 +215,25 @@ END
     echo "$out/impush_$version-1_$architecture.ipk"
 }
 
+# magisk AGENTS: the module, with every agent there is.
+magisk() {
+    local root=$work/magisk meta architecture code
+    meta=$root/META-INF/com/google/android
+    mkdir -p "$meta"
+    install -m 755 packaging/android/magisk/update-binary "$meta/"
+    echo '#MAGISK' >"$meta/updater-script"
+    code=$(echo "$version" | awk -F. '{ print $1 * 10000 + $2 * 100 + $3 }')
+    sed -e "s/@VERSION@/$version/" -e "s/@CODE@/$code/" packaging/android/magisk/module.prop >"$root/module.prop"
+    install -m 755 packaging/android/magisk/*.sh "$root/"
+    install -m 600 packaging/etc/impush.toml "$root/"
+    for architecture in x86_64 aarch64 armv7; do
+        [ ! -f "$1/$architecture/impush" ] || install -D -m 755 "$1/$architecture/impush" "$root/$architecture/impush"
+    done
+    rm -f "$out/impush-$version-magisk.zip"
+    (cd "$root" && zip -q -r -X "$out/impush-$version-magisk.zip" .)
+    echo "$out/impush-$version-magisk.zip"
+}
+
 if has deb; then deb impush "$IMPUSH" impush.toml; deb impush-gateway "$IMPUSH_GATEWAY" gateway.toml; fi
 if has rpm; then rpm impush "$IMPUSH" impush.toml; rpm impush-gateway "$IMPUSH_GATEWAY" gateway.toml; fi
 for one in $(static); do
@@ -226,4 +246,9 @@ if has android && [ -d "$work/android" ]; then
     install -m 755 packaging/android/install.sh "$work/android/impush-android/"
     tar -C "$work/android" --owner=0 --group=0 -czf "$out/impush-$version-android.tar.gz" impush-android
     echo "$out/impush-$version-android.tar.gz"
+    if command -v zip >/dev/null; then
+        magisk "$work/android/impush-android"
+    else
+        echo "zip is not installed: no Magisk module" >&2
+    fi
 fi

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Puts the agent on a device over adb: install.sh [--serial S] [--config impush.toml]
 #
-# Needs a device whose /system can be written (userdebug, or `adb disable-verity` first). Installed again it
-# keeps /data/misc/impush; `install.sh --remove` takes the agent away, `--purge` its state too.
+# Needs a device whose /system can be written (userdebug, or `adb disable-verity` first); for others there is the
+# Magisk module, and this says so. Installed again it keeps /data/misc/impush; `install.sh --remove` takes the agent
+# away, `--purge` its state too. Never run on a device yet: its steps are tested against a stand-in for adb.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 serial= config= action=install
@@ -23,7 +24,17 @@ device() { adb $serial "$@"; }
 briefly() { timeout "$1" adb $serial $2 </dev/null >/dev/null 2>&1; }
 briefly 8 root || true
 briefly 60 wait-for-device || { echo "no device; see adb devices" >&2; exit 69; }
-briefly 8 remount || echo "warning: /system may be read-only" >&2
+briefly 8 remount || true
+if ! device shell "touch /system/.impush && rm /system/.impush" </dev/null >/dev/null 2>&1; then
+    root=$(device shell "su -c 'magisk -v' 2>/dev/null || true" </dev/null | tr -d '\r')
+    echo "/system cannot be written on this device." >&2
+    if [ -n "$root" ]; then
+        echo "It has Magisk $root: copy impush-VERSION-magisk.zip to it, then Magisk, Modules, Install from storage." >&2
+    else
+        echo "A userdebug build: adb root && adb disable-verity && adb reboot, and this again. Any other: Magisk, and impush-VERSION-magisk.zip." >&2
+    fi
+    exit 73
+fi
 if [ "$action" != install ]; then
     device shell "stop impush; rm -rf /system/bin/impush /system/etc/init/impush.rc /system/etc/impush"
     [ "$action" = remove ] || device shell "rm -rf /data/misc/impush"

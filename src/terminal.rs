@@ -48,21 +48,31 @@ pub fn note(line: &str) {
     drop(writeln!(io::stderr(), "{}", escaped_lines(line)));
 }
 
+/// A file's bytes; `-` is standard input.
+///
+/// # Errors
+/// The system's error; `FileTooLarge` beyond `limit` bytes.
+pub fn read_bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        io::stdin().lock().take(limit + 1).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// A file's text without the white space around it and without a byte order mark, which some editors write;
 /// `-` is standard input.
 ///
 /// # Errors
 /// The system's error; `InvalidData` where it is no UTF-8, `FileTooLarge` beyond `limit` bytes.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
-    let mut value = String::new();
-    if path == Path::new("-") {
-        io::stdin().lock().take(limit + 1).read_to_string(&mut value)?;
-    } else {
-        std::fs::File::open(path)?.take(limit + 1).read_to_string(&mut value)?;
-    }
-    if value.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
-    }
+    let value = String::from_utf8(read_bytes(path, limit)?)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))?;
     Ok(value.trim_start_matches('\u{feff}').trim().to_owned())
 }
 

@@ -26,6 +26,9 @@ use std::process::ExitCode;
 
 /// Keeps this device reachable: through its maker's push channel where there is one, over a kept-alive
 /// long connection where there is none.
+/// The most bytes of what `getprop` printed; a phone's has about 60 KiB, twice that in UTF-16.
+const LARGEST_DUMP: u64 = 4 << 20;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "impush",
@@ -56,11 +59,16 @@ enum Command {
         retry: Option<Retry>,
     },
     /// Say who made this device and which push channel its ROM can carry
-    #[command(after_help = "Examples:\n  impush detect\n  impush detect --root /tmp/phone-dump --json")]
+    #[command(
+        after_help = "Examples:\n  impush detect\n  impush detect --root /tmp/phone-dump --json\n  adb shell getprop | impush detect --getprop -"
+    )]
     Detect {
         /// Read a file tree laid out as on a device instead of the running system
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
+        /// Read what `getprop` printed on the device instead; `-` is standard input
+        #[arg(long, value_name = "FILE", conflicts_with = "root")]
+        getprop: Option<PathBuf>,
         #[arg(long)]
         json: bool,
     },
@@ -294,8 +302,8 @@ pub fn main() -> ExitCode {
 
 fn execute(cli: Cli) -> Result<(), CommandError> {
     // Detection asks nothing of the configuration, so a broken one does not stop it.
-    if let Command::Detect { root, json } = &cli.command {
-        return detect(root.as_deref(), *json);
+    if let Command::Detect { root, getprop, json } = &cli.command {
+        return detect(root.as_deref(), getprop.as_deref(), *json);
     }
     let (file, name) = (cli.config.clone(), cli.name.clone());
     let runs = matches!(cli.command, Command::Run { .. });
@@ -465,8 +473,14 @@ async fn watch(client: &Client, json: bool, peek: bool, app: Option<&str>) -> Re
     Err(ClientError::Broken("the agent ended the message stream".to_owned()).into())
 }
 
-fn detect(root: Option<&Path>, json: bool) -> Result<(), CommandError> {
-    let profile = crate::device::detect(root)?;
+fn detect(root: Option<&Path>, getprop: Option<&Path>, json: bool) -> Result<(), CommandError> {
+    let profile = match getprop {
+        Some(path) => {
+            let dump = terminal::read_bytes(path, LARGEST_DUMP);
+            crate::device::from_getprop(&dump.map_err(|source| CommandError::File { path: path.to_owned(), source })?)?
+        }
+        None => crate::device::detect(root)?,
+    };
     if json {
         return print(&serde_json::to_string(&profile)?);
     }

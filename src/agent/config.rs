@@ -124,6 +124,8 @@ impl Certificates {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelSettings {
+    /// The vendor whose channel this device has, whatever it looks like.
+    pub force: Option<String>,
     /// Vendors in the order in which they are tried; one left out is never used.
     pub order: Vec<Vendor>,
     /// Seconds the connection is held after the last app went, when a vendor channel delivers. 0 to 86400.
@@ -136,7 +138,14 @@ pub struct ChannelSettings {
 
 impl Default for ChannelSettings {
     fn default() -> Self {
-        Self { order: Vendor::ORDER.to_vec(), linger_s: 60, check_first_s: 600, check_most_s: 14_400 }
+        Self { force: None, order: Vendor::ORDER.to_vec(), linger_s: 60, check_first_s: 600, check_most_s: 14_400 }
+    }
+}
+
+impl ChannelSettings {
+    /// The forced channel; an empty text forces none.
+    pub fn forced(&self) -> Option<Vendor> {
+        self.force.as_deref()?.parse().ok()
     }
 }
 
@@ -232,9 +241,8 @@ impl Config {
         if self.server.client_certificate.is_some() != self.server.client_key.is_some() {
             return Err(bad("server.client_certificate and server.client_key go together".into()));
         }
-        for (vendor, name) in self.certificates.names() {
-            let key = vendor.certificate_key();
-            vendor.check_certificate_name(&name).map_err(|e| bad(format!("certificates.{key}: {e}")))?;
+        if let Some(force) = self.channel.force.as_deref().filter(|force| !force.is_empty()) {
+            force.parse::<Vendor>().map_err(|e| bad(format!("channel.force: {e}")))?;
         }
         let beat = &self.keep_alive;
         for (key, value) in [
@@ -343,7 +351,8 @@ mod tests {
             ("server={url='mqtts://a',app='o#a',dns=['1.1.1.1:0']}", "server.dns"),
             ("server={url='mqtts://a',app='o#a',dns=['1','1','1','1','1','1','1','1','1']}", "8 at most"),
             ("server={url='mqtts://a',app='o#a'}\nkeep_alive={start_s=2}", "keep_alive.start_s"),
-            ("server={url='mqtts://a',app='o#a'}\ncertificates={VIVOCertificateName='1'}", "VIVOCertificateName"),
+            ("server={url='mqtts://a',app='o#a'}\nchannel={force='nokia'}", "channel.force"),
+            ("server={url='mqtts://a',app='o#a'}\ncertificates={VIVOCertName='1'}", "VIVOCertName"),
             ("server={url='mqtts://a',app='o#a'}\nchannel={order=['nokia']}", "nokia"),
         ] {
             let error = config(text).expect_err(text);

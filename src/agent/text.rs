@@ -2,6 +2,7 @@
 
 use super::doctor::Check;
 use super::words::{SIGN_IN, date};
+use crate::device::Confidence;
 use crate::device::Profile;
 use crate::session::{State, Status};
 use crate::untrusted::shown;
@@ -83,6 +84,9 @@ pub fn status(status: &Status) -> String {
         out.push_str(&format!("\nlogin    {days} days left"));
     }
     out.push_str(&format!("\nchannel  {}", status.channel));
+    if let Some(confidence) = status.confidence.filter(|c| matches!(c, Confidence::Forced | Confidence::Token)) {
+        out.push_str(&format!(", by {}", if confidence == Confidence::Forced { "configuration" } else { "its token" }));
+    }
     if let Some(token) = &status.token {
         out.push_str(&format!(" (token {token}, {})", word(&status.binding)));
     }

@@ -9,6 +9,7 @@
 //! no push service, whatever its brand says. Where facts contradict each other there is no channel.
 
 mod board;
+mod getprop;
 mod machine;
 mod properties;
 mod rom;
@@ -17,19 +18,9 @@ pub use machine::Machine;
 pub use properties::{Properties, PropertyError};
 
 use crate::vendors::Vendor;
+pub use crate::vendors::rom::Confidence;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// How sure a candidate channel is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Confidence {
-    /// A property that only this vendor's ROM sets.
-    Rom,
-    /// The brand alone; the ROM left no mark that could be read.
-    Brand,
-    None,
-}
 
 /// One fact that spoke for or against a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +56,15 @@ pub struct Profile {
 /// are facts about the device, not errors; the malformed ones are counted in the evidence.
 pub fn detect(root: Option<&Path>) -> Result<Profile, PropertyError> {
     examine(root).map(|(profile, _)| profile)
+}
+
+/// What a device is of which support was sent what `getprop` printed: as UTF-8 or UTF-16, with or without its line
+/// ends, or as the text of a `build.prop`.
+///
+/// # Errors
+/// [`PropertyError::NoProperties`] when the text holds none.
+pub fn from_getprop(dump: &[u8]) -> Result<Profile, PropertyError> {
+    Properties::from_getprop(dump).map(|properties| rom::profile(&properties))
 }
 
 /// As [`detect`], and which machine it is.

@@ -4,6 +4,7 @@
 //! (`PropertyLoadBootDefaults`): a later file replaces an earlier value, `ro.*` included. Makers add
 //! partitions of their own, which their init loads after AOSP's.
 
+use super::getprop;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
@@ -56,6 +57,8 @@ const SOURCES: [&str; 5] = ["product", "odm", "vendor", "system_ext", "system"];
 pub enum PropertyError {
     #[error("{0} is not a directory; give the root of a file tree laid out as on the device")]
     NotADirectory(PathBuf),
+    #[error("this is not what getprop prints: no line of the form `[name]: [value]`, and none `name=value`")]
+    NoProperties,
 }
 
 /// Property names and values.
@@ -85,6 +88,18 @@ impl Properties {
         Ok(properties)
     }
 
+    /// What `getprop` printed.
+    ///
+    /// # Errors
+    /// [`PropertyError::NoProperties`].
+    pub fn from_getprop(dump: &[u8]) -> Result<Self, PropertyError> {
+        let found = getprop::read(dump);
+        if found.is_empty() {
+            return Err(PropertyError::NoProperties);
+        }
+        Ok(Self::from_pairs(found.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
+    }
+
     /// The values as given, with `ro.product.*` derived.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut properties = Self::default();
@@ -105,13 +120,13 @@ impl Properties {
             return;
         };
         match run_getprop(tool) {
-            Ok(text) => self.overlay(&text),
+            Ok(dump) => self.overlay(&dump),
             Err(why) => self.refused.push(format!("{}: {why}", tool.display())),
         }
     }
 
-    fn overlay(&mut self, text: &str) {
-        for (name, value) in parse_getprop(text) {
+    fn overlay(&mut self, dump: &[u8]) {
+        for (name, value) in getprop::read(dump) {
             // It answers for the files that cannot be read.
             self.closed.clear();
             self.set(&name, &value);
@@ -264,7 +279,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn run_getprop(tool: &Path) -> Result<String, String> {
+fn run_getprop(tool: &Path) -> Result<Vec<u8>, String> {
     let mut child = Command::new(tool)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -282,28 +297,7 @@ fn run_getprop(tool: &Path) -> Result<String, String> {
     let result = receiver.recv_timeout(GETPROP_TIMEOUT);
     drop(child.kill());
     drop(child.wait());
-    let bytes = result.map_err(|_| format!("no answer within {} s", GETPROP_TIMEOUT.as_secs()))??;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// `[name]: [value]` lines; a value may run over several lines until its closing bracket.
-fn parse_getprop(text: &str) -> Vec<(String, String)> {
-    let mut out: Vec<(String, String)> = Vec::new();
-    let mut open: Option<(String, String)> = None;
-    for line in text.lines() {
-        let (name, value) = match open.take() {
-            Some((name, value)) => (name, format!("{value}\n{line}")),
-            None => match line.strip_prefix('[').and_then(|rest| rest.split_once("]: [")) {
-                Some((name, value)) => (name.to_owned(), value.to_owned()),
-                None => continue,
-            },
-        };
-        match value.strip_suffix(']') {
-            Some(whole) => out.push((name, whole.to_owned())),
-            None => open = Some((name, value)),
-        }
-    }
-    out
+    result.map_err(|_| format!("no answer within {} s", GETPROP_TIMEOUT.as_secs()))?
 }
 
 #[cfg(test)]
@@ -390,16 +384,16 @@ mod tests {
     fn files_that_only_root_may_read_are_no_fault_where_getprop_answers() {
         let closed = || Properties { closed: vec!["system/build.prop: denied".to_owned()], ..Properties::default() };
         let mut silent = closed();
-        silent.overlay("");
+        silent.overlay(b"");
         assert_eq!(silent.refused(), ["system/build.prop: denied"]);
         let mut answered = closed();
-        answered.overlay("[ro.product.brand]: [Xiaomi]\n");
+        answered.overlay(b"[ro.product.brand]: [Xiaomi]\n");
         assert_eq!((answered.refused(), answered.get("ro.product.brand")), (Vec::new(), Some("Xiaomi")));
     }
 
     #[test]
     fn getprop_output_is_read_with_values_of_several_lines() {
-        let parsed = parse_getprop("[a.b]: [1]\nnoise\n[c]: [first\nsecond]\n[d]: []\n");
+        let parsed = getprop::read(b"[a.b]: [1]\nnoise\n[c]: [first\nsecond]\n[d]: []\n");
         let wanted = [("a.b", "1"), ("c", "first\nsecond"), ("d", "")];
         assert_eq!(parsed, wanted.map(|(n, v)| (n.to_owned(), v.to_owned())));
     }

@@ -2,41 +2,13 @@
 //! collected by getActivity/DeviceCompat and in public firmware dumps.
 
 use super::{Confidence, Evidence, Profile, Properties};
-use crate::vendors::Vendor;
-
-/// Properties that only one maker's ROM sets, with the name people know the ROM by.
-const MARKS: &[(Vendor, &str, &str)] = &[
-    (Vendor::Xiaomi, "ro.mi.os.version.name", "HyperOS"),
-    (Vendor::Xiaomi, "ro.mi.os.version.incremental", "HyperOS"),
-    (Vendor::Xiaomi, "ro.mi.os.version.code", "HyperOS"),
-    (Vendor::Xiaomi, "ro.joyui.ui.version.code", "JoyUI"),
-    (Vendor::Xiaomi, "ro.miui.ui.version.name", "MIUI"),
-    (Vendor::Xiaomi, "ro.miui.ui.version.code", "MIUI"),
-    (Vendor::Honor, "ro.honor.build.display.id", "MagicOS"),
-    (Vendor::Huawei, "hw_sc.build.platform.version", "HarmonyOS"),
-    (Vendor::Huawei, "ro.build.ohos.devicetype", "HarmonyOS"),
-    (Vendor::Huawei, "persist.sys.ohos.osd.cloud.switch", "HarmonyOS"),
-    (Vendor::Huawei, "ro.build.hw_emui_api_level", "EMUI"),
-    (Vendor::Huawei, "ro.huawei.build.display.id", "EMUI"),
-    (Vendor::Oppo, "ro.build.version.realmeui", "realme UI"),
-    (Vendor::Oppo, "ro.build.version.oplusrom", "ColorOS"),
-    (Vendor::Oppo, "ro.build.version.opporom", "ColorOS"),
-    (Vendor::Vivo, "ro.vivo.os.build.display.id", "vivo"),
-    (Vendor::Vivo, "ro.vivo.os.version", "vivo"),
-    (Vendor::Meizu, "ro.flyme.version.id", "Flyme"),
-    (Vendor::Meizu, "ro.build.flyme.version", "Flyme"),
-];
-
-/// HarmonyOS NEXT's layer for Android apps has no Android vendor push. It also sets HarmonyOS 2-4
-/// properties, so it is asked first.
-const NEXT_LAYER: [&str; 3] =
-    ["ro.product.anco.devicetype", "ro.sys.anco.product.software.version", "ro.product.os.dist.anco.apiversion"];
+use crate::vendors::rom::{ByBrand, Look, Rom};
+use crate::vendors::{PARTED, Vendor};
 
 /// Set by community ROMs, which carry no maker's push service.
 const COMMUNITY: &[&str] = &[
     "ro.lineage.version",
     "ro.lineage.build.version",
-    "ro.modversion",
     "ro.cm.version",
     "ro.crdroid.version",
     "ro.evolution.version",
@@ -50,30 +22,39 @@ const COMMUNITY: &[&str] = &[
     "ro.grapheneos.release_version",
 ];
 
-/// The first Magic UI made after Honor left Huawei; older ones are HMS phones.
-const NEW_HONOR_MAGIC: u32 = 4;
+/// Set by community ROMs, and by builds of a maker's own ROM that its users translate.
+const VERSION_OF_OTHERS: &str = "ro.modversion";
+
+/// Systems without a channel that people know by name.
+const OTHERS: &[(&str, &str)] = &[("ro.smartisan.version", "Smartisan OS")];
+
+const NAMES: [&str; 2] = ["ro.product.manufacturer", "ro.product.brand"];
 
 /// Whose name a brand or manufacturer text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     Of(Vendor),
-    /// Chip makers' and AOSP's defaults, which say nothing.
+    /// Speaks for nobody, and against nobody but these: chip makers, AOSP, and who sells another's phones.
     Neutral,
+    /// Sells phones with this maker's ROM.
+    Guest(Vendor),
     Foreign,
 }
 
 fn name_of(text: &str) -> Name {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "xiaomi" | "redmi" | "poco" | "blackshark" | "black shark" => Name::Of(Vendor::Xiaomi),
-        "huawei" => Name::Of(Vendor::Huawei),
-        "honor" => Name::Of(Vendor::Honor),
-        "oppo" | "oneplus" | "realme" => Name::Of(Vendor::Oppo),
-        "vivo" | "iqoo" => Name::Of(Vendor::Vivo),
-        // The second is what some Flyme builds write as their brand.
-        "meizu" | "22c4185e" => Name::Of(Vendor::Meizu),
-        "apple" => Name::Of(Vendor::Apns),
+    let text = text.trim().to_ascii_lowercase();
+    let whose = |names: fn(&Rom) -> &'static [&'static str]| {
+        Vendor::ORDER.into_iter().find(|vendor| names(vendor.rom()).contains(&text.as_str()))
+    };
+    if let Some(vendor) = whose(|rom| rom.names) {
+        return Name::Of(vendor);
+    }
+    if let Some(vendor) = whose(|rom| rom.guests) {
+        return Name::Guest(vendor);
+    }
+    match text.as_str() {
         "" | "qti" | "qualcomm" | "qcom" | "android" | "generic" | "alps" | "mediatek" | "mtk" | "unknown" | "aosp"
-        | "oem" | "default" => Name::Neutral,
+        | "oem" | "default" | "oplus" => Name::Neutral,
         _ => Name::Foreign,
     }
 }
@@ -106,7 +87,7 @@ pub(super) fn profile(properties: &Properties) -> Profile {
         manufacturer: owned("ro.product.manufacturer"),
         brand: owned("ro.product.brand"),
         model: owned("ro.product.model"),
-        rom: rom_name(properties, finding.channel),
+        rom: label(properties, finding.channel),
         platform: "android".to_owned(),
         channel: finding.channel,
         confidence: finding.confidence,
@@ -123,26 +104,42 @@ fn decide(properties: &Properties, evidence: &mut Vec<Evidence>) -> Finding {
             evidence.push(Evidence { name: name.to_owned(), value: value.to_owned() });
         }
     };
-    for name in NEXT_LAYER {
+    for rom in Vendor::ORDER.map(Vendor::rom) {
+        rom.barred.iter().for_each(|name| note(name));
+        if rom.barred.iter().any(|name| properties.get(name).is_some()) {
+            return Finding::none(rom.barred_why);
+        }
+    }
+    let found = of_makers(properties, &mut note);
+    if found.channel.is_some() {
+        return found;
+    }
+    for vendor in Vendor::ORDER {
+        let mark = vendor.rom().fallback.iter().find(|name| properties.get(name).is_some());
+        if let Some(name) = mark {
+            note(name);
+            return Finding { channel: Some(vendor), confidence: Confidence::Rom, why: found.why };
+        }
+    }
+    found
+}
+
+fn of_makers(properties: &Properties, note: &mut impl FnMut(&str)) -> Finding {
+    let families = families(properties, note);
+    for name in COMMUNITY.iter().chain([&VERSION_OF_OTHERS]) {
         note(name);
     }
-    if NEXT_LAYER.iter().any(|name| properties.get(name).is_some()) {
-        return Finding::none("HarmonyOS NEXT's layer for Android apps has no Android vendor push");
-    }
-    let families = families(properties, &mut note);
-    for name in COMMUNITY {
+    let community = COMMUNITY.iter().any(|name| properties.get(name).is_some());
+    for name in NAMES {
         note(name);
     }
-    let community = COMMUNITY.iter().find(|name| properties.get(name).is_some());
-    for name in ["ro.product.manufacturer", "ro.product.brand"] {
-        note(name);
-    }
-    let names =
-        ["ro.product.manufacturer", "ro.product.brand"].map(|key| properties.get(key).map_or(Name::Neutral, name_of));
+    let names = NAMES.map(|key| properties.get(key).map_or(Name::Neutral, name_of));
     match families.as_slice() {
-        [] if community.is_some() => Finding::none("a community ROM carries no maker's push service"),
-        [] => by_brand(properties, names, &mut note),
-        _ if community.is_some() => Finding::none("contradiction: a community ROM with a maker's ROM properties"),
+        [] if community || properties.get(VERSION_OF_OTHERS).is_some() => {
+            Finding::none("a community ROM carries no maker's push service")
+        }
+        [] => by_brand(properties, names, note),
+        _ if community => Finding::none("contradiction: a community ROM with a maker's ROM properties"),
         [family] => match names.into_iter().find(|name| !confirms(*name, *family)) {
             None => Finding::candidate(*family, Confidence::Rom),
             Some(_) => Finding::none(format!("contradiction: {family} ROM properties under another brand")),
@@ -151,162 +148,94 @@ fn decide(properties: &Properties, evidence: &mut Vec<Evidence>) -> Finding {
     }
 }
 
-/// Every vendor whose ROM has left a mark, Huawei and Honor already told apart.
+/// Every vendor whose ROM has left a mark.
 fn families(properties: &Properties, note: &mut impl FnMut(&str)) -> Vec<Vendor> {
+    let has = |name: &&&str| properties.get(name).is_some();
     let mut found: Vec<Vendor> = Vec::new();
-    let mut add = |vendor: Vendor, name: &str| {
-        note(name);
-        if !found.contains(&vendor) {
+    for vendor in Vendor::ORDER {
+        let rom = vendor.rom();
+        let mut marks: Vec<&str> = rom.marks.iter().filter(has).copied().collect();
+        marks.extend((rom.proof)(properties));
+        marks.iter().for_each(|name| note(name));
+        if !marks.is_empty() {
             found.push(vendor);
         }
-    };
-    for (vendor, name, _) in MARKS {
-        if properties.get(name).is_some() {
-            add(*vendor, name);
-        }
     }
-    // On Magic UI 6.1 the EMUI property holds the Magic UI version.
-    if properties.get("ro.build.version.emui").is_some_and(|v| v.contains("EmotionUI")) {
-        add(Vendor::Huawei, "ro.build.version.emui");
-    }
-    if properties.get("ro.build.display.id").is_some_and(|v| v.starts_with("Flyme")) {
-        add(Vendor::Meizu, "ro.build.display.id");
-    }
-    let magic = ["ro.build.version.magic", "msc.config.magic.version"]
-        .into_iter()
-        .find_map(|name| Some((name, first_number(properties.get(name)?)?)));
-    let has = |name: &str| properties.get(name).is_some();
-    let (honor_mark, huawei_mark) = (has("ro.honor.build.display.id"), has("ro.huawei.build.display.id"));
-    if let Some((name, major)) = magic {
-        let old = huawei_mark || has("hw_sc.build.platform.version") || major < NEW_HONOR_MAGIC;
-        add(if old && !honor_mark { Vendor::Huawei } else { Vendor::Honor }, name);
-    }
-    // A new Honor may keep EMUI properties of its past; the display ids separate the two makers, and
-    // only both of them together, or HarmonyOS on a new Honor, are a contradiction.
-    if found.contains(&Vendor::Honor) && !huawei_mark && !has("hw_sc.build.platform.version") {
-        found.retain(|vendor| *vendor != Vendor::Huawei);
+    // Who left may keep properties of the past; only a mark of the present is a contradiction.
+    let (former, left) = PARTED;
+    if found.contains(&left) && !former.rom().certain.iter().any(|name| has(&name)) {
+        found.retain(|vendor| *vendor != former);
     }
     found
 }
 
+fn parted(one: Vendor, other: Vendor) -> bool {
+    [(one, other), (other, one)].contains(&PARTED)
+}
+
 fn confirms(name: Name, family: Vendor) -> bool {
-    let honor_or_huawei = |vendor: Vendor| matches!(vendor, Vendor::Honor | Vendor::Huawei);
     match name {
         Name::Neutral => true,
-        Name::Of(vendor) => vendor == family || (honor_or_huawei(vendor) && honor_or_huawei(family)),
+        Name::Of(vendor) => vendor == family || parted(vendor, family),
+        Name::Guest(vendor) => vendor == family,
         Name::Foreign => false,
     }
 }
 
 fn by_brand(properties: &Properties, names: [Name; 2], note: &mut impl FnMut(&str)) -> Finding {
-    let [manufacturer, brand] = names;
-    let vendor = match (manufacturer, brand) {
-        (Name::Foreign, _) | (_, Name::Foreign) => {
-            return Finding::none(match (manufacturer, brand) {
-                (Name::Of(_), _) | (_, Name::Of(_)) => "contradiction: manufacturer and brand name different makers",
-                _ => "no property or brand of a vendor with a push service",
-            });
-        }
-        (Name::Of(Vendor::Huawei), Name::Of(Vendor::Honor)) => Vendor::Huawei,
-        (Name::Of(one), Name::Of(other)) if one != other => {
-            return Finding::none("contradiction: manufacturer and brand name different makers");
-        }
-        (Name::Neutral, Name::Of(Vendor::Honor)) => {
-            return Finding::none(
-                "brand honor without a manufacturer: an old Honor (HMS) and a new one cannot be told apart",
-            );
-        }
-        (Name::Of(vendor), _) | (_, Name::Of(vendor)) => vendor,
-        (Name::Neutral, Name::Neutral) => match by_model(properties) {
-            Some((vendor, name)) => {
-                note(name);
-                vendor
-            }
-            None => return Finding::none("no property or brand of a vendor with a push service"),
-        },
+    const CONTRADICTION: &str = "contradiction: manufacturer and brand name different makers";
+    const NOTHING: &str = "no property or brand of a vendor with a push service";
+    let own = |name: Name| match name {
+        Name::Of(vendor) => Some(vendor),
+        _ => None,
     };
-    match vendor {
-        Vendor::Xiaomi => xiaomi_by_build(properties, note),
-        Vendor::Oppo
-            if ["ro.product.manufacturer", "ro.product.brand"]
-                .iter()
-                .any(|key| properties.get(key).is_some_and(|v| v.eq_ignore_ascii_case("oneplus"))) =>
-        {
-            Finding::none("a OnePlus without ColorOS properties runs OxygenOS or HydrogenOS, which carry no OPPO push")
+    let [manufacturer, brand] = names.map(own);
+    let (former, left) = PARTED;
+    let vendor = match (manufacturer, brand) {
+        (None, None) if names.contains(&Name::Foreign) => return Finding::none(NOTHING),
+        _ if names.contains(&Name::Foreign) => return Finding::none(CONTRADICTION),
+        (Some(one), Some(other)) if (one, other) == PARTED => former,
+        (Some(one), Some(other)) if one != other => return Finding::none(CONTRADICTION),
+        (None, Some(brand)) if brand == left => {
+            return Finding::none(format!(
+                "brand {left} without a manufacturer: an old one ({former}'s) and a new one cannot be told apart"
+            ));
         }
-        vendor => Finding::candidate(vendor, Confidence::Brand),
-    }
-}
-
-fn by_model(properties: &Properties) -> Option<(Vendor, &'static str)> {
-    if properties.get("ro.meizu.product.model").or(properties.get("ro.vendor.meizu.product.model")).is_some() {
-        return Some((Vendor::Meizu, "ro.meizu.product.model"));
-    }
-    // realme numbers its phones RMX and four digits, and some keep every other name elsewhere.
-    let digits = properties.get("ro.product.model")?.strip_prefix("RMX")?;
-    (digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit())).then_some((Vendor::Oppo, "ro.product.model"))
-}
-
-/// A Xiaomi brand alone proves nothing, for AOSP-based and Android One phones carry it too. A build
-/// number of MIUI's form next to it makes MIUI likely, except on Android One models, whose build
-/// numbers have the same form (their device names end in `_sprout`).
-fn xiaomi_by_build(properties: &Properties, note: &mut impl FnMut(&str)) -> Finding {
-    let android_one = ["ro.product.device", "ro.product.name", "ro.build.product"]
-        .iter()
-        .any(|name| properties.get(name).is_some_and(|v| v.ends_with("_sprout")))
-        || properties.get("ro.build.fingerprint").is_some_and(|v| v.contains("_sprout"))
-        || properties
-            .get("ro.product.model")
-            .is_some_and(|model| matches!(model, "Mi A1" | "Mi A2" | "Mi A2 Lite" | "Mi A3"));
-    if android_one {
-        return Finding::none("an Android One phone has no MIUI");
-    }
-    for name in ["ro.build.version.incremental", "ro.build.fingerprint"] {
-        if properties.get(name).is_some_and(|v| v.split(['/', ':']).any(miui_build)) {
-            note(name);
-            return Finding::candidate(Vendor::Xiaomi, Confidence::Brand);
+        (Some(vendor), _) | (_, Some(vendor)) => vendor,
+        (None, None) => {
+            let known = |vendor: Vendor| Some((vendor, (vendor.rom().by_model)(properties)?));
+            match Vendor::ORDER.into_iter().find_map(known) {
+                Some((vendor, name)) => {
+                    note(name);
+                    vendor
+                }
+                None => return Finding::none(NOTHING),
+            }
         }
-    }
-    Finding::none("a Xiaomi brand without MIUI or HyperOS properties: a ROM without the push service")
-}
-
-/// `V12.5.1.0.RJKMIXM`, `V12.2.2.0`, `OS1.0.3.0.TKXCNXM`.
-fn miui_build(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix('V').or_else(|| text.strip_prefix("OS")) else { return false };
-    let numbers =
-        rest.split('.').take_while(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())).count();
-    numbers >= 3
-}
-
-fn first_number(text: &str) -> Option<u32> {
-    let digits: String = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
-}
-
-fn rom_name(properties: &Properties, channel: Option<Vendor>) -> Option<String> {
-    let named =
-        MARKS.iter().filter(|(vendor, ..)| channel.is_none_or(|c| c == *vendor)).find_map(|(vendor, name, rom)| {
-            let value = properties.get(name)?;
-            Some(match (vendor, *rom) {
-                // Their value already names the system: `OriginOS 4`, `Flyme 9.2.1.3A`.
-                (Vendor::Vivo, _) if value.contains("OS") => value.to_owned(),
-                (_, rom) => match value.strip_prefix(rom) {
-                    Some(rest) => format!("{rom} {}", rest.trim()),
-                    None => format!("{rom} {value}"),
-                },
-            })
-        });
-    let text = |name: &str| properties.get(name).map(|v| v.replace('_', " "));
-    match channel {
-        Some(Vendor::Honor) => text("ro.build.version.magic")
-            .map(|v| if v.starts_with("Magic") { v } else { format!("Magic UI {v}") })
-            .or(named),
-        Some(Vendor::Huawei) if properties.get("hw_sc.build.platform.version").is_none() => {
-            text("ro.build.version.emui").or(named)
+    };
+    match (vendor.rom().by_brand)(properties) {
+        ByBrand::Likely(property) => {
+            property.into_iter().for_each(note);
+            Finding::candidate(vendor, Confidence::Brand)
         }
-        _ => named,
+        ByBrand::Nothing(why) => Finding::none(why),
     }
-    .or_else(|| properties.get("ro.build.version.release").map(|release| format!("Android {release}")))
+}
+
+fn label(properties: &Properties, channel: Option<Vendor>) -> Option<String> {
+    let of = |vendor: Vendor| (vendor.rom().label)(properties);
+    let others = || OTHERS.iter().find_map(|(name, rom)| Some(format!("{rom} {}", properties.get(name)?)));
+    channel
+        .and_then(of)
+        .or_else(|| if channel.is_none() { Vendor::ORDER.into_iter().find_map(of) } else { None })
+        .or_else(others)
+        .or_else(|| properties.get("ro.build.version.release").map(|release| format!("Android {release}")))
+}
+
+impl Look for Properties {
+    fn property(&self, name: &str) -> Option<&str> {
+        self.get(name)
+    }
 }
 
 #[cfg(test)]

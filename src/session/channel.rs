@@ -22,6 +22,7 @@ impl Session {
             self.saved.tokens.iter().map(|(vendor, token)| (*vendor, ledger.is_dead(*vendor, token))).collect();
         let choice: Choice = channel::choose(&channel::Facts {
             candidate: self.settings.candidate,
+            forced: self.settings.forced,
             order: &self.settings.order,
             certificates: &self.certificates(),
             tokens: &tokens.iter().filter(|(_, dead)| !dead).map(|(vendor, _)| *vendor).collect::<Vec<_>>(),
@@ -31,6 +32,7 @@ impl Session {
             info!(
                 event = "channel.selected",
                 channel = choice.active.map_or("none", |v| v.as_str()),
+                confidence = ?choice.confidence,
                 "push channel chosen"
             );
         }

@@ -56,6 +56,7 @@ use crate::ids::AppId;
 use crate::keepalive::{Bounds, Failure, Heartbeat, Moment, PowerMode, Reconnect, Ways, next_wake};
 use crate::protocol::Topics;
 use crate::vendors::Vendor;
+use crate::vendors::rom::Confidence;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -77,8 +78,10 @@ pub struct Settings {
     pub order: Vec<Vendor>,
     /// The configuration's certificate names.
     pub certificates: BTreeMap<Vendor, String>,
-    /// The channel this device's ROM can carry.
-    pub candidate: Option<Vendor>,
+    /// The channel this device's ROM can carry, and how sure that is.
+    pub candidate: Option<(Vendor, Confidence)>,
+    /// The channel the operator named.
+    pub forced: Option<Vendor>,
     pub platform: String,
     pub model: Option<String>,
     /// How long the connection is held after the last app went, when a vendor channel delivers.

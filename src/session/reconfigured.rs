@@ -12,6 +12,7 @@ pub struct Changeable {
     pub endpoints: Vec<String>,
     pub proxy: Option<String>,
     pub order: Vec<Vendor>,
+    pub forced: Option<Vendor>,
     pub certificates: BTreeMap<Vendor, String>,
     pub linger: Duration,
     pub check_first: Duration,
@@ -24,11 +25,13 @@ impl Session {
         let old = &self.settings;
         let servers = new.endpoints != old.endpoints;
         let proxy = new.proxy != old.proxy;
-        let channels = (&new.order, &new.certificates) != (&old.order, &old.certificates);
-        let Changeable { endpoints, proxy: new_proxy, order, certificates, linger, check_first, check_most } = new;
+        let channels = (&new.order, &new.forced, &new.certificates) != (&old.order, &old.forced, &old.certificates);
+        let Changeable { endpoints, proxy: new_proxy, order, forced, certificates, linger, check_first, check_most } =
+            new;
         self.settings.endpoints = endpoints;
         self.settings.proxy = new_proxy;
         self.settings.order = order;
+        self.settings.forced = forced;
         self.settings.certificates = certificates;
         self.settings.linger = linger;
         self.settings.check_first = check_first;

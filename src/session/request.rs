@@ -227,12 +227,7 @@ impl Session {
     }
 
     fn ask_plugin(&mut self, id: RequestId, names: BTreeMap<Vendor, String>) {
-        for (vendor, name) in &names {
-            if let Err(error) = vendor.check_certificate_name(name) {
-                let message = format!("{}: {error}", vendor.certificate_key());
-                return self.refuse(id, 422, "bad_certificate_name", message);
-            }
-        }
+        // A name that cannot be used may be another device's placeholder: `why_not` tells.
         if self.saved.plugin == names {
             let answer = self.plugin_init();
             return self.answer(id, Ok(answer));
@@ -312,7 +307,7 @@ impl Session {
     /// What the device can do: answers `initPushModule`.
     fn plugin_init(&self) -> Json {
         json!({
-            "candidate": self.settings.candidate, "channel": self.choice.active.map_or("none", |vendor| vendor.as_str()),
+            "candidate": self.settings.candidate.map(|(vendor, _)| vendor), "confidence": self.choice.confidence, "channel": self.choice.active.map_or("none", |vendor| vendor.as_str()),
             "why_not": self.choice.why_not.iter().copied().collect::<BTreeMap<_, _>>(),
             "certificates": self.certificates().keys().collect::<Vec<_>>(),
         })

@@ -7,6 +7,7 @@ use crate::keepalive::{Cause, WayReport};
 use crate::protocol::BindingState;
 use crate::secret::Secret;
 use crate::vendors::Vendor;
+use crate::vendors::rom::Confidence;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -95,6 +96,9 @@ pub struct Status {
     pub model: Option<String>,
     /// The active channel, or `none`.
     pub channel: String,
+    /// What makes that channel this device's; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
     pub why_not: BTreeMap<Vendor, WhyNot>,
     /// Fingerprint of the active channel's token.
     pub token: Option<String>,
@@ -205,6 +209,7 @@ impl Session {
             device_id: self.settings.device_id.clone(),
             model: self.settings.model.clone(),
             channel: active.map_or("none", |v| v.as_str()).to_owned(),
+            confidence: self.choice.confidence,
             why_not: self.choice.why_not.iter().copied().collect(),
             token: active.and_then(|v| self.saved.tokens.get(&v)).map(Secret::fingerprint),
             binding: self.binding_standing(),

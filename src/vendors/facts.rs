@@ -7,6 +7,7 @@ use super::call::Protocol;
 use super::certificate::{Certificate, Field};
 #[cfg(feature = "gateway")]
 use super::receipt::{Incoming, Read};
+use super::rom::Rom;
 #[cfg(feature = "gateway")]
 use serde::{Deserialize, Serialize};
 #[cfg(feature = "gateway")]
@@ -25,6 +26,7 @@ pub struct Facts {
     /// Whether the vendor's rule can produce the name.
     pub check_name: fn(&str) -> Result<(), &'static str>,
     pub check_token: fn(&str) -> Result<(), TokenShapeError>,
+    pub rom: Rom,
     #[cfg(feature = "gateway")]
     pub cloud: Cloud,
 }

@@ -10,6 +10,7 @@
 #[macro_use]
 mod registry;
 mod facts;
+pub mod rom;
 mod token;
 
 #[cfg(feature = "gateway")]
@@ -63,6 +64,8 @@ macro_rules! declare {
 
 each_vendor!(declare);
 
+pub use registry::PARTED;
+
 impl Vendor {
     pub const fn as_str(self) -> &'static str {
         self.facts().name
@@ -91,6 +94,10 @@ impl Vendor {
             return Err(format!("a {self} certificate name has 1 to 255 printable characters"));
         }
         (self.facts().check_name)(name).map_err(str::to_owned)
+    }
+
+    pub const fn rom(self) -> &'static rom::Rom {
+        &self.facts().rom
     }
 
     #[cfg(feature = "gateway")]

@@ -15,5 +15,8 @@ macro_rules! each_vendor {
     };
 }
 
+/// A maker that became two, the former name first: its old phones bear either name and belong to the first.
+pub const PARTED: (super::Vendor, super::Vendor) = (super::Vendor::Huawei, super::Vendor::Honor);
+
 #[cfg(feature = "lab")]
 pub(crate) use each_vendor;

@@ -284,6 +284,7 @@ pub fn changeable(endpoints: &[&str]) -> Changeable {
         endpoints: endpoints.iter().map(|url| (*url).to_owned()).collect(),
         proxy: settings.proxy,
         order: settings.order,
+        forced: settings.forced,
         certificates: settings.certificates,
         linger: settings.linger,
         check_first: settings.check_first,

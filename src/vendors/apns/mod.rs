@@ -4,6 +4,7 @@
 mod call;
 #[cfg(feature = "gateway")]
 mod certificate;
+mod rom;
 
 use super::Vendor;
 #[cfg(feature = "gateway")]
@@ -19,6 +20,7 @@ pub(super) static FACTS: Facts = Facts {
     certificate_name: "of your choice",
     check_name: any_name,
     check_token,
+    rom: rom::ROM,
     #[cfg(feature = "gateway")]
     cloud: Cloud {
         hosts: call::HOSTS,

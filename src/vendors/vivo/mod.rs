@@ -6,6 +6,7 @@ mod call;
 mod certificate;
 #[cfg(feature = "gateway")]
 mod receipt;
+mod rom;
 
 use super::Vendor;
 
@@ -21,6 +22,7 @@ pub(super) static FACTS: Facts = Facts {
     certificate_name: "`appId#appKey`",
     check_name,
     check_token,
+    rom: rom::ROM,
     #[cfg(feature = "gateway")]
     cloud: Cloud {
         hosts: call::HOSTS,

@@ -32,7 +32,7 @@ impl Session {
             info!(
                 event = "channel.selected",
                 channel = choice.active.map_or("none", |v| v.as_str()),
-                confidence = ?choice.confidence,
+                confidence = choice.confidence.map(|confidence| confidence.as_str()),
                 "push channel chosen"
             );
         }

@@ -23,6 +23,18 @@ pub enum Confidence {
     None,
 }
 
+impl Confidence {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forced => "forced",
+            Self::Rom => "rom",
+            Self::Brand => "brand",
+            Self::Token => "token",
+            Self::None => "none",
+        }
+    }
+}
+
 /// One vendor's evidence.
 pub struct Rom {
     /// Properties that only this ROM sets.

@@ -28,6 +28,8 @@ const RETRY: [Duration; 5] = [
     Duration::from_secs(180),
     Duration::from_secs(600),
 ];
+/// Where in it the repeats of a refused one begin.
+const REFUSED: usize = 2;
 /// Most unpaid logouts that are kept; beyond that the oldest goes, and the gateway's rule that the
 /// newest login takes a token covers it.
 pub const MAX_TOMBSTONES: usize = 32;
@@ -355,7 +357,9 @@ impl Binding {
             }
             BindResult::Refused => {
                 self.standing = Standing::Refused { reason: reason.unwrap_or_else(|| "refused".to_owned()) };
-                self.retry_at = None;
+                // What it lacks, a certificate above all, may be put in later.
+                let pause = RETRY[(self.attempts as usize).clamp(REFUSED, RETRY.len() - 1)];
+                self.retry_at = Some(now + pause);
                 self.ledger.confirmed = None;
                 vec![Action::Persist]
             }
@@ -473,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_not_offered_again_until_it_changes() {
+    fn a_refused_token_is_offered_again_after_a_while_and_another_one_at_once() {
         let mut binding = Binding::new(Ledger::default());
         binding.on_event(NOW, Event::Want(Some(wanted("a"))));
         binding.on_event(NOW, Event::Connected);
@@ -486,8 +490,10 @@ mod tests {
                 expected: None,
             },
         );
-        assert_eq!(binding.next_deadline(), None);
-        assert_eq!(sent(&binding.on_event(NOW, Event::Want(Some(wanted("b"))))).len(), 1);
+        let again = binding.next_deadline().expect("it is asked again");
+        assert_eq!(again, NOW + Duration::from_secs(60));
+        assert_eq!(sent(&binding.on_event(again, Event::Tick)).len(), 1);
+        assert_eq!(sent(&binding.on_event(again, Event::Want(Some(wanted("b"))))).len(), 1);
     }
 
     #[test]

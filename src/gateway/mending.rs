@@ -1,5 +1,7 @@
 //! Devices that are connected while the store thinks otherwise: they are asked to greet again.
 //!
+//! The same after a certificate was put in: a device whose binding was refused for want of it binds again.
+//!
 //! After a restore the store's picture is older than the world. An idle device publishes nothing, so one is
 //! asked when it is heard, and all are asked once when a gateway starts beside a broker that stayed.
 
@@ -8,10 +10,10 @@ use super::outgoing::Wire;
 use super::store::{Store, StoreError};
 use crate::ids::Nonce;
 use crate::protocol::{Address, Down};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::info;
 
 /// A device is looked at once in this time.
@@ -22,7 +24,11 @@ const REMEMBERED: usize = 100_000;
 const GRACE: Duration = Duration::from_secs(3);
 /// Hellos that are waited for at once.
 const AWAITED: usize = 10_000;
-/// Devices asked at a gateway's start, each second.
+/// Apps whose devices wait to be asked.
+const APPS: usize = 64;
+/// Changes of an app within this time are asked about together.
+const TOGETHER: Duration = Duration::from_millis(500);
+/// Devices asked at a gateway's start or after such a change, each second.
 const A_SECOND: usize = 200;
 
 /// Clones share what was looked at.
@@ -107,6 +113,55 @@ pub(super) async fn ask_all(store: &Store, wire: &Wire) -> Result<(), StoreError
     }
     info!(event = "devices.asked", count = asked, "devices of the store were asked to greet again");
     Ok(())
+}
+
+/// Asks an app's connected devices to greet again when what their bindings stand on has changed; clones share it.
+#[derive(Clone)]
+pub struct Asking(mpsc::Sender<String>);
+
+impl Asking {
+    /// Starts the task that asks, until the last clone is gone.
+    pub fn start(store: Store, wire: Wire) -> Self {
+        let (sender, mut queue) = mpsc::channel::<String>(APPS);
+        tokio::spawn(async move {
+            while let Some(app) = queue.recv().await {
+                // Whoever puts several in is asked about once.
+                tokio::time::sleep(TOGETHER).await;
+                let mut apps = BTreeSet::from([app]);
+                while let Ok(app) = queue.try_recv() {
+                    apps.insert(app);
+                }
+                for app in apps {
+                    if let Err(error) = ask_app(&store, &wire, &app).await {
+                        tracing::error!(event = "store.failed", %error, "not every device could be asked to greet again");
+                    }
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// A certificate was put in or switched on. With too many at once it is left to the devices, which ask again
+    /// within minutes.
+    pub fn changed(&self, app: &str) {
+        let _ = self.0.try_send(app.to_owned());
+    }
+}
+
+async fn ask_app(store: &Store, wire: &Wire, app: &str) -> Result<(), StoreError> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut after = None;
+    loop {
+        ticks.tick().await;
+        let page = store.connected_of(app.to_owned(), after, A_SECOND).await?;
+        after = page.last().cloned();
+        if after.is_none() {
+            return Ok(());
+        }
+        for address in page {
+            wire.publish(address, question()).await;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Push {
             content: compose(message, setting),
             collapse_id: collapse_id(&message.id),
             time_to_live: life.min(Duration::from_secs(self.rules.borrow().push_life_s)),
-            vendor_ext: message.ext[certificate.vendor.cloud().ext].clone(),
+            vendor_ext: message.ext[(certificate.vendor.cloud().ext)(certificate)].clone(),
             receipt_param: self.proof.param(&message.id),
             receipt_url: self.receipt_url(certificate),
             badge: badge(message, setting),

@@ -124,6 +124,7 @@ pub async fn serve(
     }
     let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), stop.child_token()));
     let state_of_api = api::State {
+        asking: mending::Asking::start(store.clone(), wire.clone()),
         store,
         tokens,
         door,

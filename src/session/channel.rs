@@ -1,11 +1,11 @@
 //! Which channel is active, and which binding follows from it.
 
 use super::{Now, Session, Timer};
-use crate::binding::{Action as BindingAction, Event as BindingEvent, Wanted};
+use crate::binding::{Action as BindingAction, Event as BindingEvent, Standing, Wanted};
 use crate::channel::{self, Choice};
 use crate::vendors::Vendor;
 use std::collections::BTreeMap;
-use tracing::info;
+use tracing::{info, warn};
 
 impl Session {
     /// Certificate names by vendor, as they are in force.
@@ -70,8 +70,27 @@ impl Session {
         self.bind_event(now, BindingEvent::Want(wanted));
     }
 
+    /// A refusal is said once for each reason, and its end.
+    fn say_refusal(&mut self) {
+        match self.binding.standing() {
+            Standing::Refused { reason } if self.refusal.as_ref() != Some(reason) => {
+                warn!(event = "binding.refused", reason, "the gateway refuses to bind this device; it is asked again");
+                self.refusal = Some(reason.clone());
+            }
+            Standing::Bound if self.refusal.take().is_some() => {
+                info!(event = "binding.taken", "the gateway has bound this device after all");
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn bind_event(&mut self, now: Now, event: BindingEvent) {
-        for action in self.binding.on_event(now.at, event) {
+        let answer = matches!(event, BindingEvent::Answered { .. });
+        let actions = self.binding.on_event(now.at, event);
+        if answer {
+            self.say_refusal();
+        }
+        for action in actions {
             match action {
                 BindingAction::Persist => self.save_ledger(),
                 BindingAction::Send(up) => self.send(&up),

@@ -124,6 +124,8 @@ pub struct Session {
     login_waits: Option<RequestId>,
     logout_waits: Option<RequestId>,
     binding: Binding,
+    /// Why the gateway refused to bind, as it was logged.
+    refusal: Option<String>,
     choice: Choice,
     reconnect: Reconnect,
     heartbeat: Heartbeat,
@@ -198,6 +200,7 @@ impl Session {
             storing: None,
             login_waits: None,
             logout_waits: None,
+            refusal: None,
             choice: Choice::default(),
             search: search::Search::default(),
             greeting: greeting::Greeting::default(),

@@ -187,6 +187,10 @@ impl Session {
                 }
             }
             // After a restore, or a removal over REST: it is bound again.
+            // What it was refused for may be mended: the gateway asks for a hello then.
+            None if matches!(self.binding.standing(), Standing::Refused { .. }) => {
+                self.bind_event(now, crate::binding::Event::Lost);
+            }
             None if self.confirmed() => {
                 info!(event = "binding.unknown", "the gateway does not know this device's token; it is bound again");
                 self.resting.report = None;

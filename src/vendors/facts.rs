@@ -31,6 +31,12 @@ pub struct Facts {
     pub cloud: Cloud,
 }
 
+/// The sender's object for Android.
+#[cfg(feature = "gateway")]
+pub(super) fn android(_certificate: &Certificate) -> &'static str {
+    "em_android_push_ext"
+}
+
 /// For a vendor whose certificates may have any name.
 pub(super) const fn any_name(_name: &str) -> Result<(), &'static str> {
     Ok(())
@@ -42,8 +48,8 @@ pub struct Cloud {
     pub hosts: &'static [Host],
     /// What a certificate holds beside its name.
     pub fields: &'static [Field],
-    /// The sender's object in a message's `ext` that is for this vendor.
-    pub ext: &'static str,
+    /// The sender's object in a message's `ext` that is for what this certificate reaches.
+    pub ext: fn(&Certificate) -> &'static str,
     /// The calls, to these hosts.
     pub protocol: fn(&Hosts) -> Box<dyn Protocol>,
     pub receipts: Option<Receipts>,

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PSS_SHA256, RsaKeyPair};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
+};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value as Json;
@@ -15,6 +17,8 @@ pub enum Algorithm {
     Es256,
     /// RSA with PSS.
     Ps256,
+    /// RSA with PKCS #1.
+    Rs256,
 }
 
 /// Signs `claims`. `pem` is a PKCS #8 private key, as the vendors hand them out.
@@ -25,6 +29,7 @@ pub fn sign(algorithm: Algorithm, pem: &str, key_id: &str, claims: &Json) -> Res
     let name = match algorithm {
         Algorithm::Es256 => "ES256",
         Algorithm::Ps256 => "PS256",
+        Algorithm::Rs256 => "RS256",
     };
     let header = serde_json::json!({ "alg": name, "kid": key_id, "typ": "JWT" });
     let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
@@ -40,10 +45,12 @@ pub fn sign(algorithm: Algorithm, pem: &str, key_id: &str, claims: &Json) -> Res
             .map_err(|_| "the key cannot sign".to_owned())?
             .as_ref()
             .to_vec(),
-        Algorithm::Ps256 => {
+        Algorithm::Ps256 | Algorithm::Rs256 => {
+            let padding: &dyn RsaEncoding =
+                if algorithm == Algorithm::Ps256 { &RSA_PSS_SHA256 } else { &RSA_PKCS1_SHA256 };
             let key = RsaKeyPair::from_pkcs8(key).map_err(|e| format!("the key is no RSA key: {e}"))?;
             let mut signature = vec![0; key.public().modulus_len()];
-            key.sign(&RSA_PSS_SHA256, &random, message.as_bytes(), &mut signature)
+            key.sign(padding, &random, message.as_bytes(), &mut signature)
                 .map_err(|_| "the key cannot sign".to_owned())?;
             signature
         }

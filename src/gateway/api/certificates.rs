@@ -62,6 +62,7 @@ pub(super) async fn add(
     let certificate = certificate.map_err(ApiError::illegal)?;
     let shown = shown(&state, &certificate);
     state.store.put_certificate(certificate, now_ms()).await?;
+    state.asking.changed(&request.app);
     Ok(request.envelope("post", "entities", json!([shown])))
 }
 
@@ -87,6 +88,7 @@ pub(super) async fn change(
     if !state.store.enable_certificate(request.app.clone(), name.clone(), enabled).await? {
         return Err(unknown(&name));
     }
+    state.asking.changed(&request.app);
     Ok(request.envelope("patch", "entities", json!([{ "name": name, "enabled": enabled }])))
 }
 
@@ -132,6 +134,7 @@ pub(super) async fn remove(request: AppRequest, Shared(state): Shared<Arc<State>
     if !state.store.remove_certificate(request.app.clone(), name.clone()).await? {
         return Err(unknown(&name));
     }
+    state.asking.changed(&request.app);
     Ok(request.envelope("delete", "entities", json!([{ "name": name }])))
 }
 

@@ -15,11 +15,13 @@ mod users;
 use super::clock::now_ms;
 use super::dispatch::Dispatch;
 use super::door::Door;
+use super::mending::Asking;
 use super::push::Push;
 use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
 use crate::ids::AppId;
 use crate::secret::Secret;
+use crate::vendors::Vendor;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
@@ -40,6 +42,7 @@ pub struct State {
     /// For a broker that asks who may enter.
     pub door: Door,
     pub dispatch: Dispatch,
+    pub asking: Asking,
     pub push: Push,
     pub limits: Limits,
     /// The operator's secret, for app tokens.
@@ -52,6 +55,12 @@ const MAX_BODY: usize = 128 * 1024;
 
 /// What the paths are, for programs.
 const OPENAPI: &str = include_str!("openapi.json");
+
+/// With the vendors as the registry has them.
+fn openapi() -> String {
+    let names = serde_json::json!(Vendor::ORDER);
+    OPENAPI.replace(r#""Vendor": {"type": "string"}"#, &format!(r#""Vendor": {{"type": "string", "enum": {names}}}"#))
+}
 
 pub fn router(state: State) -> Router {
     Router::new()
@@ -79,7 +88,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/messages/{id}/trace", get(messages::trace))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(users::ready))
-        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)))
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], openapi())))
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))

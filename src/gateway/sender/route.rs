@@ -131,7 +131,7 @@ impl Route {
         let call = self.protocol.request(push, handle.as_deref());
         let read = |answer: &Answer<'_>| {
             let mut reading = self.protocol.read(answer);
-            reading.after_ms = answer.retry_after_s.map(|seconds| seconds.saturating_mul(1000));
+            reading.after_ms = answer.retry_after_s.map(|seconds| seconds.saturating_mul(1000)).or(reading.after_ms);
             reading
         };
         self.call(&call, read).await

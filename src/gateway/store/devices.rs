@@ -248,6 +248,34 @@ impl Store {
         .await
     }
 
+    /// An app's connected devices, from one on, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connected_of(
+        &self,
+        app: String,
+        after: Option<Address>,
+        most: usize,
+    ) -> Result<Vec<Address>, StoreError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        self.run(move |t| {
+            let (user, device) = after.as_ref().map_or(("", ""), |a| (a.user.as_str(), a.device.as_str()));
+            let rows = t
+                .prepare_cached(
+                    "SELECT app, user, device FROM devices
+                     WHERE app = ?1 AND (user, device) > (?2, ?3) AND logged_in = 1 AND online = 1
+                     ORDER BY user, device LIMIT (?4 + 0)",
+                )?
+                .query_map(params![app, user, device, most], |r| {
+                    Ok(Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? })
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
     /// No device is connected: the embedded broker has just started.
     ///
     /// # Errors

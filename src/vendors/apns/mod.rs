@@ -25,7 +25,7 @@ pub(super) static FACTS: Facts = Facts {
     cloud: Cloud {
         hosts: call::HOSTS,
         fields: certificate::FIELDS,
-        ext: "em_apns_ext",
+        ext: |_| "em_apns_ext",
         protocol: call::protocol,
         receipts: None,
     },

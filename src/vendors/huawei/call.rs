@@ -100,6 +100,10 @@ fn is_v3(certificate: &Certificate) -> bool {
     certificate.field("private_key").is_some()
 }
 
+pub(super) fn ext(certificate: &Certificate) -> &'static str {
+    if is_v3(certificate) { "em_harmony_push_ext" } else { "em_android_push_ext" }
+}
+
 impl Protocol for Huawei {
     fn batch(&self) -> usize {
         1000

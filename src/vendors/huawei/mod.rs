@@ -27,7 +27,7 @@ pub(super) static FACTS: Facts = Facts {
     cloud: Cloud {
         hosts: call::HOSTS,
         fields: certificate::FIELDS,
-        ext: "em_android_push_ext",
+        ext: call::ext,
         protocol: call::protocol,
         receipts: Some(Receipts { proof_header: Some("x-huawei-callback-id"), read: receipt::read }),
     },

@@ -12,7 +12,7 @@ use super::Vendor;
 
 use super::facts::Facts;
 #[cfg(feature = "gateway")]
-use super::facts::{Cloud, Receipts};
+use super::facts::{Cloud, Receipts, android};
 use super::token::{TokenShapeError, within};
 
 pub(super) static FACTS: Facts = Facts {
@@ -27,7 +27,7 @@ pub(super) static FACTS: Facts = Facts {
     cloud: Cloud {
         hosts: call::HOSTS,
         fields: certificate::FIELDS,
-        ext: "em_android_push_ext",
+        ext: android,
         protocol: call::protocol,
         receipts: Some(Receipts { proof_header: None, read: receipt::read }),
     },

@@ -8,6 +8,11 @@ use std::path::Path;
 pub const PACKAGE: &str = "com.acme.demo";
 pub const SECRET: &str = "lab-app-secret";
 
+/// A key for service accounts, of 2048 bits; good for nothing else, for everybody can read it.
+pub fn rsa_key() -> &'static str {
+    include_str!("rsa.pem")
+}
+
 /// One app at one vendor.
 pub struct Account {
     pub vendor: Vendor,

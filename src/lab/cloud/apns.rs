@@ -41,6 +41,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "vendor/build.prop",
         properties: "ro.build.version.release=17",
     },
+    without_agent: None,
     takes_back: false,
     says_success: false,
 };

@@ -15,10 +15,19 @@ pub struct Cloud {
     /// An app's account, made up, but whole.
     pub account: fn() -> Result<Account, String>,
     pub phone: Phone,
+    /// The same for its devices on which no agent runs, where it has such.
+    pub without_agent: Option<WithoutAgent>,
     /// Whether a notification that was shown can be taken back.
     pub takes_back: bool,
     /// Whether its success has a body, which then can be broken.
     pub says_success: bool,
+}
+
+/// Devices whose apps have their tokens bound over REST.
+pub struct WithoutAgent {
+    pub account: fn() -> Result<Account, String>,
+    /// The sender's object in `ext` for them; its `notify_id` is the notification's place in the tray.
+    pub ext: &'static str,
 }
 
 /// A property tree as this maker's phones have it.

@@ -34,6 +34,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "vendor/build.prop",
         properties: "ro.honor.build.display.id=BVL-AN16 9.0.0.175\nro.build.version.magic=MagicOS_9.0.0",
     },
+    without_agent: None,
     takes_back: false,
     says_success: true,
 };

@@ -3,9 +3,9 @@
 //! Sources: developer.huawei.com, `https-send-api-0001050986197`, `push-scenariozed-api-request-param`;
 //! HMS-Core/hms-push-serverdemo-java.
 
-use super::super::account::{Account, SECRET};
+use super::super::account::{Account, SECRET, rsa_key};
 use super::World;
-use super::catalogue::{Cloud, Phone};
+use super::catalogue::{Cloud, Phone, WithoutAgent};
 use super::clock::now_ms;
 use super::receipt::{Headers, Receipt, Reply, as_json, statuses};
 use super::trouble::trouble;
@@ -44,6 +44,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "vendor/build.prop",
         properties: "hw_sc.build.platform.version=4.2.0\nro.build.version.emui=EmotionUI_14.0.0",
     },
+    without_agent: Some(WithoutAgent { account: account_next, ext: "em_harmony_push_ext" }),
     takes_back: false,
     says_success: true,
 };
@@ -65,6 +66,14 @@ fn new_token() -> String {
 fn account() -> Result<Account, String> {
     let fields = json!({ "client_secret": SECRET });
     Ok(Account::new(Vendor::Huawei, "104412345", "104412345", fields, SECRET, &json!({})))
+}
+
+/// HarmonyOS NEXT: a service account.
+fn account_next() -> Result<Account, String> {
+    let keys = json!({ "project_id": "101653523", "key_id": "lab-key", "sub_account": "lab-account" });
+    let mut fields = keys.clone();
+    fields["private_key"] = json!(rsa_key());
+    Ok(Account::new(Vendor::Huawei, "104455667", "104455667", fields, rsa_key(), &keys))
 }
 
 fn receipt(receipt: &Receipt) -> Option<(Headers, String)> {

@@ -30,6 +30,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "vendor/build.prop",
         properties: "ro.flyme.version.id=Flyme 9.2.1.3A",
     },
+    without_agent: None,
     takes_back: false,
     says_success: true,
 };

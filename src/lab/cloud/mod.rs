@@ -29,7 +29,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use catalogue::Cloud;
-pub(super) use catalogue::Phone;
+pub(super) use catalogue::{Phone, WithoutAgent};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 use server::{Blow, Manner};

@@ -34,6 +34,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "my_manifest/build.prop",
         properties: "ro.build.version.oplusrom=V13.1.0",
     },
+    without_agent: None,
     takes_back: false,
     says_success: true,
 };

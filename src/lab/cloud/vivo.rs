@@ -33,6 +33,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "vendor/build.prop",
         properties: "ro.vivo.os.build.display.id=OriginOS 4",
     },
+    without_agent: None,
     takes_back: false,
     says_success: true,
 };

@@ -3,8 +3,8 @@
 
 use super::super::account::{Account, PACKAGE, SECRET};
 use super::World;
-use super::clock::now_ms;
 use super::catalogue::{Cloud, Phone};
+use super::clock::now_ms;
 use super::receipt::{Headers, Kind, Receipt, Reply, as_form};
 use super::trouble::trouble;
 use super::world::{Delivery, Fault, Notice};
@@ -33,6 +33,7 @@ pub(super) const CLOUD: Cloud = Cloud {
         file: "vendor/build.prop",
         properties: "ro.miui.ui.version.name=V12\nro.miui.ui.version.code=10",
     },
+    without_agent: None,
     takes_back: true,
     says_success: true,
 };

@@ -36,6 +36,7 @@ struct Stage {
     token: String,
     agent: PathBuf,
     clouds: Process,
+    cloud_url: String,
     gateway: Process,
     network: Process,
     phone: Process,
@@ -110,6 +111,14 @@ async fn story(steps: &Steps, home: &Path, account: Account) -> Result<(), Strin
     step!(steps, "resync", "the phone's agent restarts, rebinds from disk and syncs what it missed", stage.resync());
     let id = step!(steps, "hole", "the board's network is cut silently; a message goes into the hole", stage.hole());
     step!(steps, "back", "the network is back and the message arrives", stage.back(&id));
+    if let Some(devices) = &cloud::of(stage.account.vendor).without_agent {
+        step!(
+            steps,
+            "unattended",
+            "a phone of this maker on which no agent runs is bound over REST and pushed",
+            stage.unattended(devices)
+        );
+    }
     step!(steps, "logout", "logout unbinds, and the next message stops with a reason", stage.logout());
     step!(steps, "stop", "all processes stop cleanly", stage.stop());
     Ok(())
@@ -315,6 +324,30 @@ impl Stage {
         }
         let trace = self.traced(id, &["no_ack", "synced", "acked"], SOON).await?;
         Ok(((), format!("not lost; trace: {}", trace.join(" > "))))
+    }
+
+    async fn unattended(&self, devices: &cloud::WithoutAgent) -> Told {
+        let Account { vendor, certificate, app_id, fields, registration } = (devices.account)()?;
+        let lab = async |method: &str, path: &str, body: Option<Value>| {
+            call_as(&self.http, method, &format!("{}/_lab/{path}", self.cloud_url), None, body).await
+        };
+        lab("POST", "apps", Some(registration)).await?;
+        let stored = json!({ "vendor": vendor, "name": certificate, "fields": fields });
+        self.api("POST", "certificates", Some(stored)).await?;
+        self.api("POST", "users", Some(json!({ "username": "next", "password": "a demo password" }))).await?;
+        let installed = json!({ "vendor": vendor, "id": app_id, "device": "next-1" });
+        let token = lab("POST", "installs", Some(installed)).await?["token"].as_str().unwrap_or_default().to_owned();
+        let bound = json!({ "device_id": "next-1", "device_token": token, "notifier_name": certificate });
+        self.api("PUT", "users/next/push/binding", Some(bound)).await?;
+        let body = json!({ "from": "ops", "to": ["next"], "type": "txt", "body": { "msg": "no agent here" },
+            "ext": { "em_push_ext": { "title": "ops", "content": "no agent here" }, devices.ext: { "notify_id": 77 } } });
+        self.api("POST", "messages/users", Some(body)).await?;
+        let query = serde_urlencoded::to_string([("vendor", vendor.as_str()), ("token", &token), ("wait_ms", "5000")]);
+        let tray = lab("GET", &format!("tray?{}", query.map_err(|e| e.to_string())?), None).await?;
+        if tray[0]["body"] != "no agent here" || tray[0]["notify_id"] != "77" {
+            return Err(format!("the tray shows {tray}"));
+        }
+        Ok(((), format!("in the tray, placed by the sender's {}", devices.ext)))
     }
 
     async fn logout(&mut self) -> Told {

@@ -122,6 +122,7 @@ pub(super) async fn start(home: &Path, account: Account) -> Result<(Stage, Strin
             token,
             agent,
             clouds,
+            cloud_url,
             gateway,
             network,
             phone,

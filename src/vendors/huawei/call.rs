@@ -241,9 +241,15 @@ fn body_v1(push: &Push<'_>) -> Json {
 fn body_v3(push: &Push<'_>) -> Json {
     let notification = push.notification;
     let category = push.setting("category", "category").unwrap_or_else(|| "MARKETING".to_owned());
+    let click = match push.setting("click_action", "action") {
+        Some(action) => json!({ "actionType": 1, "action": action, "data": notification.content.payload }),
+        None => json!({ "actionType": 0, "data": notification.content.payload }),
+    };
+    // The sender's own place in the tray: the same number replaces.
+    let own = notification.vendor_ext["notify_id"].as_u64().filter(|id| *id <= 0x7fff_ffff);
     let mut shown = json!({
         "category": category, "title": notification.content.title, "body": notification.content.body,
-        "clickAction": { "actionType": 0, "data": notification.content.payload }, "notifyId": push.notify_id(),
+        "clickAction": click, "notifyId": own.unwrap_or_else(|| push.notify_id().into()),
     });
     if let Some(badge) = notification.badge {
         shown["badge"] = json!({ "setNum": badge.min(99) });

@@ -24,6 +24,6 @@ fn a_phone_of_every_maker_is_reached_over_its_connection_and_through_its_cloud_a
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let phones: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let vendors: Vec<&str> = phones.iter().map(|phone| phone["vendor"].as_str().expect("a name")).collect();
-    assert_eq!(vendors, ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns"]);
+    assert_eq!(vendors, ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns", "fcm"]);
     assert!(phones.iter().all(|phone| phone["pushed"]["title"].is_string()), "{text}");
 }

@@ -165,6 +165,33 @@ const ROWS: &[Row] = &[
         Some("Smartisan OS 8.5.3"),
     ),
     (
+        "a Pixel, with Google's services",
+        &[
+            ("ro.product.manufacturer", "Google"),
+            ("ro.product.brand", "google"),
+            ("ro.com.google.gmsversion", "14_202406"),
+        ],
+        "fcm",
+        None,
+    ),
+    (
+        "a Xiaomi phone sold abroad: its own channel before Google's",
+        &[("ro.product.brand", "POCO"), ("ro.miui.ui.version.name", "V14"), ("ro.com.google.gmsversion", "13_202304")],
+        "xiaomi",
+        None,
+    ),
+    (
+        "an Android One phone, with Google's services",
+        &[
+            ("ro.product.brand", "Xiaomi"),
+            ("ro.product.model", "Mi A3"),
+            ("ro.build.version.incremental", "V11.0.26.0.QFQMIXM"),
+            ("ro.com.google.gmsversion", "10_201910"),
+        ],
+        "fcm",
+        None,
+    ),
+    (
         "LineageOS on a Xiaomi phone",
         &[
             ("ro.product.brand", "Xiaomi"),

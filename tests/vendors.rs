@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::{Gateway, Process, Rest, free_port};
 
-const VENDORS: [&str; 7] = ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns"];
+const VENDORS: [&str; 8] = ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns", "fcm"];
 const PACKAGE: &str = "com.example.app";
 
 struct Clouds {
@@ -41,6 +41,8 @@ fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
         "honor_push_url",
         "apns_url",
         "apns_sandbox_url",
+        "fcm_oauth_url",
+        "fcm_url",
     ];
     let urls: String = hosts.iter().map(|key| format!("{key} = '{}'\n", clouds.url)).collect();
     let (port, ca) = (free_port(), clouds.ca.display());
@@ -90,6 +92,12 @@ impl Case {
             "oppo" => ("oppokey", "oppokey", json!({"master_secret": "s"}), json!({})),
             "vivo" => ("10001#key", "10001#key", json!({"app_secret": "s"}), json!({})),
             "honor" => ("90001", "90001", json!({"client_id": "c", "client_secret": "s"}), json!({"client_id": "c"})),
+            "fcm" => {
+                let key = include_str!("../src/lab/rsa.pem");
+                let fields =
+                    json!({"private_key": key, "private_key_id": "k", "client_email": "e@p", "project_id": "p1"});
+                ("338001", "p1", fields, json!({"private_key_id": "k", "client_email": "e@p"}))
+            }
             _ => {
                 let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
                 let fields = json!({"key": key, "key_id": "KEY1234567", "team_id": "TEAM123456", "bundle_id": PACKAGE});
@@ -103,7 +111,7 @@ impl Case {
         if vendor == "meizu" {
             fields["callback_token"] = json!("ct");
         }
-        let secret = fields["key"].as_str().unwrap_or("s").to_owned();
+        let secret = fields["key"].as_str().or(fields["private_key"].as_str()).unwrap_or("s").to_owned();
         let case = Self {
             vendor,
             certificate: name.to_owned(),
@@ -237,7 +245,7 @@ fn a_notification_reaches_the_tray_and_its_receipts_the_trace() {
         let shown = case.tray(&token);
         assert_eq!((shown.len(), &shown[0]["title"], &shown[0]["body"]), (1, &json!(TITLE), &json!(TEXT)));
         assert!(shown[0]["payload"].as_str().expect("a payload").contains(&id), "{shown:?}");
-        if case.vendor != "apns" {
+        if !["apns", "fcm"].contains(&case.vendor) {
             case.rest.traced(&id, &["receipt: arrived"]);
         }
         if ["xiaomi", "meizu", "honor"].contains(&case.vendor) {
@@ -281,8 +289,8 @@ fn a_dead_token_marks_its_binding_and_a_switched_off_one_does_not() {
         case.lab("tokens", &json!({"vendor": case.vendor, "token": token, "state": "off"}));
         let id = case.send(TITLE, TEXT);
         match case.vendor {
-            // They say it at once, in the receipt, or (Apple) not at all.
-            "apns" => drop(case.rest.traced(&id, &["vendor_sent"])),
+            // They say it at once, in the receipt, or (Apple, Google) not at all.
+            "apns" | "fcm" => drop(case.rest.traced(&id, &["vendor_sent"])),
             "oppo" | "meizu" => drop(case.rest.traced(&id, &["token_soft_dead"])),
             "vivo" => drop(case.rest.traced(&id, &["vendor_refused"])),
             _ => {

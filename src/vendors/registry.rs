@@ -11,6 +11,7 @@ macro_rules! each_vendor {
             vivo Vivo
             honor Honor
             apns Apns
+            fcm Fcm
         }
     };
 }

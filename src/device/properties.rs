@@ -32,7 +32,7 @@ const LOAD_ORDER: &[&[&str]] = &[
     &["odm_dlkm/etc/build.prop"],
     &["odm/etc/build.prop", "vendor/odm/etc/build.prop", "odm/build.prop"],
     &["product/etc/build.prop", "system/product/etc/build.prop", "product/build.prop"],
-    // Makers' own partitions, read by their init after AOSP's: Xiaomi, OPLUS, vivo.
+    // Makers' own partitions, read by their init after AOSP's.
     &["mi_ext/etc/build.prop"],
     &["my_product/build.prop", "my_product/etc/build.prop"],
     &["my_region/build.prop"],

@@ -117,7 +117,7 @@ struct Target {
 enum CertificateCommand {
     /// Add a certificate, or replace the one of that name
     #[command(
-        after_help = "Example: impush-gateway certificate add --app org/app xiaomi 2882303761517 --fields-file xiaomi.json\n\nThe file holds one JSON object: {\"app_secret\": \"...\", \"package\": \"com.example\"}"
+        after_help = "Example: impush-gateway certificate add --app org/app VENDOR NAME --fields-file fields.json\n\nThe file holds one JSON object: {\"app_secret\": \"...\", \"package\": \"com.example\"}"
     )]
     Add {
         #[command(flatten)]

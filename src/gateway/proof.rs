@@ -20,7 +20,7 @@ impl Proof {
         self.mac(&format!("path\n{app}\n{name}"), 12)
     }
 
-    /// Comes back with each receipt of a message: at most 50 bytes, OPPO's limit.
+    /// Comes back with each receipt of a message: at most 50 bytes, the least of the vendors' limits.
     pub fn param(&self, message: &str) -> String {
         format!("{message}.{}", self.mac(&format!("message\n{message}"), 5))
     }

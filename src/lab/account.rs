@@ -13,6 +13,9 @@ pub fn rsa_key() -> &'static str {
     include_str!("rsa.pem")
 }
 
+/// Where any vendor will do.
+pub const ANY: Vendor = Vendor::ORDER[0];
+
 /// One app at one vendor.
 pub struct Account {
     pub vendor: Vendor,

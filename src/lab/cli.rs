@@ -1,5 +1,6 @@
 //! The `impush-lab` command line.
 
+use super::account::ANY;
 use super::cluster::{self, Plan};
 use super::device::{self, Phone};
 use super::figure::{Figure, show};
@@ -36,9 +37,9 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// The phone's maker
-        #[arg(long, default_value = "xiaomi")]
+        #[arg(long, default_value_t = ANY)]
         vendor: Vendor,
-        /// The whole story with a phone of each of the seven makers, one after another
+        /// The whole story with a phone of each maker, one after another
         #[arg(long, conflicts_with = "vendor")]
         all_vendors: bool,
     },

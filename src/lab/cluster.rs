@@ -1,14 +1,13 @@
 //! Several gateways on one PostgreSQL and a broker of several nodes, any of which is killed under load, while
 //! presence events come late, twice and in the wrong order: nothing may be lost, nothing shown twice.
 
-use super::account::{Account, vendors_section};
+use super::account::{ANY, Account, vendors_section};
 use super::agent::Agent;
 use super::device::{call, call_as};
 use super::kills::{self, Kills};
 use super::noise::{self, Brokers};
 use super::process::{Process, sibling};
 use crate::http::Http;
-use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -121,7 +120,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
         }
     }
     let tray = |after| {
-        let query = serde_urlencoded::to_string([("vendor", "xiaomi"), ("token", &offline)]).unwrap_or_default();
+        let query = serde_urlencoded::to_string([("vendor", ANY.as_str()), ("token", &offline)]).unwrap_or_default();
         format!("{clouds_url}/_lab/tray?{query}&after={after}")
     };
     let offline =
@@ -193,17 +192,17 @@ async fn balance(listener: TcpListener, gateways: Vec<SocketAddr>) -> Result<(),
 }
 
 async fn offline_device(http: &Http, base: &str, token: &str, clouds: &str) -> Result<String, String> {
-    let account = Account::at(Vendor::Xiaomi)?;
+    let account = Account::at(ANY)?;
     let mut registration = account.registration.clone();
     registration["daily_quota"] = json!(u64::from(u32::MAX));
     call(http, "POST", &format!("{clouds}/_lab/apps"), Some(registration)).await?;
     let ask = async |method: &str, path: &str, body: Value| {
         call_as(http, method, &format!("{base}/{path}"), Some(token), Some(body)).await
     };
-    let certificate = json!({ "vendor": "xiaomi", "name": account.certificate, "fields": account.fields });
+    let certificate = json!({ "vendor": ANY, "name": account.certificate, "fields": account.fields });
     ask("POST", "certificates", certificate).await?;
     ask("POST", "users", json!({ "username": OFFLINE, "password": "a password" })).await?;
-    let install = json!({ "vendor": "xiaomi", "id": account.app_id, "device": "d" });
+    let install = json!({ "vendor": ANY, "id": account.app_id, "device": "d" });
     let device = call(http, "POST", &format!("{clouds}/_lab/installs"), Some(install)).await?;
     let device = device["token"].as_str().unwrap_or_default().to_owned();
     let binding = json!({ "device_id": "d", "device_token": device, "notifier_name": account.certificate });

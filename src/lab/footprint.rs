@@ -1,7 +1,7 @@
 //! What the agent costs a device that does nothing, beside `mosquitto_sub` on the same broker over TLS, in the
 //! same minute; and how soon it is bound again after a start.
 
-use super::account::Account;
+use super::account::{ANY, Account};
 use super::agent::Agent;
 use super::device::write_tree;
 use super::figure::Figure;
@@ -9,7 +9,6 @@ use super::process::output;
 use super::rig::Rig;
 use super::usage::processor_s;
 use crate::protocol::Address;
-use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -44,7 +43,7 @@ struct Usage {
 pub(super) async fn measure(agent: Option<PathBuf>) -> Result<Vec<Figure>, String> {
     let program = agent.map_or_else(packaged, Ok)?;
     let rig = Rig::start(false, START).await?;
-    let account = Account::at(Vendor::Xiaomi)?;
+    let account = Account::at(ANY)?;
     rig.register(&account).await?;
     let password = rig.user(USER).await?;
     let bar = ProgressBar::new(4).with_message("idle minute");
@@ -202,16 +201,17 @@ async fn traffic(port: &str, pid: u32) -> Result<f64, String> {
 /// The median time, in milliseconds, from a start to a binding the gateway has confirmed.
 async fn bound_again(rig: &Rig, program: &Path, account: &Account, password: &str) -> Result<f64, String> {
     let root = rig.home.path().join("phone");
-    write_tree(Vendor::Xiaomi, &root).map_err(|e| e.to_string())?;
+    write_tree(ANY, &root).map_err(|e| e.to_string())?;
     let token = rig.install(account, "phone").await?;
     let phone = format!(
-        "[device]\nroot = '{}'\n[channel]\nlinger_s = 3600\n[certificates]\nMICertificateName = '{}'\n",
+        "[device]\nroot = '{}'\n[channel]\nlinger_s = 3600\n[certificates]\n{} = '{}'\n",
         root.display(),
+        ANY.certificate_key(),
         account.certificate
     );
     let mut agent = Agent::start(rig, program, "bound", &phone).await?;
     agent.login(USER, password).await?;
-    agent.ask("PUT", "/v1/tokens/xiaomi", Some(&json!({ "token": token }))).await?;
+    agent.ask("PUT", &format!("/v1/tokens/{ANY}"), Some(&json!({ "token": token }))).await?;
     agent.bound().await?;
     let mut times = Vec::new();
     for _ in 0..STARTS {

@@ -1,7 +1,7 @@
 //! What devices cost a gateway that does nothing for them, and how soon one that has silently vanished is
 //! reached through its vendor.
 
-use super::account::Account;
+use super::account::{ANY, Account};
 use super::rig::Rig;
 use super::usage::resident_kib;
 use crate::ids::Nonce;
@@ -9,7 +9,6 @@ use crate::mqtt::{ConnectOptions, client_config, dial, handshake};
 use crate::names::Names;
 use crate::protocol::{Address, DEFAULT_PREFIX, Hello, Leg, Topics, Up};
 use crate::secret::Secret;
-use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -39,7 +38,7 @@ pub(super) struct Idle {
 pub(super) async fn measure() -> Result<Idle, String> {
     let rig = Rig::start(false, CALL).await?;
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
-    let account = Account::at(Vendor::Xiaomi)?;
+    let account = Account::at(ANY)?;
     rig.register(&account).await?;
     let users: Vec<String> = (0..USERS).map(|n| format!("user-{n}")).collect();
     let bar = ProgressBar::new((USERS * DEVICES) as u64).with_message("binding");
@@ -95,7 +94,7 @@ async fn vanished(rig: &Rig, account: &Account) -> Result<f64, String> {
     let hello = Up::Hello(Hello {
         nonce: Nonce::from_number(1),
         agent: "lab".to_owned(),
-        channel: "xiaomi".to_owned(),
+        channel: ANY.to_string(),
         platform: "android".to_owned(),
         model: None,
         login: None,

@@ -1,5 +1,5 @@
-//! How much one gateway carries: accepted durably, decided, and sent to the emulated APNs; with the cloud's
-//! own ceiling and a public APNs client in the same run.
+//! How much one gateway carries: accepted durably, decided, and sent to an emulated cloud; with the cloud's
+//! own ceiling and a public client of that vendor in the same run.
 
 use super::account::Account;
 use super::process::output;
@@ -31,7 +31,7 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     // One core for the gateway, as the figure asks; the rest of the machine makes the load.
     let rig = Arc::new(Rig::start(true, CALL).await?);
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
-    let account = Account::at(Vendor::Apns)?;
+    let account = Account::at(measured()?)?;
     rig.register(&account).await?;
     let users: Vec<String> = (0..USERS).map(user).collect();
     let device = rig.bound_users(&account, &users).await?;
@@ -120,7 +120,7 @@ fn user(n: usize) -> String {
 }
 
 async fn calls(rig: &Rig) -> Result<u64, String> {
-    let answer = rig.lab("GET", "counts?vendor=apns", None).await?;
+    let answer = rig.lab("GET", &format!("counts?vendor={}", measured()?), None).await?;
     Ok(answer["calls"].as_u64().unwrap_or_default())
 }
 
@@ -224,4 +224,10 @@ async fn peer(rig: &Rig, account: &Account, device: &str) -> Result<(f64, f64), 
     let printed = printed.map_err(|e| format!("python3 with aioapns: {}", e.lines().last().unwrap_or_default()))?;
     let mut numbers = printed.split_whitespace().map_while(|number| number.parse().ok());
     numbers.next().zip(numbers.next()).ok_or_else(|| format!("it said {printed}"))
+}
+
+/// The vendor of whom a public client is measured beside the gateway.
+fn measured() -> Result<Vendor, String> {
+    let with_peer = |vendor: &Vendor| super::cloud::of(*vendor).peer;
+    Vendor::ORDER.into_iter().find(with_peer).ok_or_else(|| "no vendor has a public client to measure".to_owned())
 }

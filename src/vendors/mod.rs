@@ -1,7 +1,7 @@
 //! The push vendors: all that is true about each, as values, in a folder of its own.
 //!
 //! ```text
-//! registry --> xiaomi/ huawei/ ... --> Facts { name, certificate key, token, ... Cloud { fields, call, receipts } }
+//! registry --> a folder each --> Facts { name, certificate key, token, ... Cloud { fields, call, receipts } }
 //! ```
 //!
 //! Agent and gateway walk the list and read a vendor's [`Facts`]; nobody else tells one from another. What only

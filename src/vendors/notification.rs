@@ -21,7 +21,7 @@ pub struct Notification {
     pub time_to_live: Duration,
     /// The sender's own fields for this vendor.
     pub vendor_ext: Json,
-    /// Comes back in the vendor's receipts; at most 50 bytes, OPPO's limit.
+    /// Comes back in the vendor's receipts; at most 50 bytes, the least of the vendors' limits.
     pub receipt_param: String,
     /// Where the vendor should send them.
     pub receipt_url: Option<String>,

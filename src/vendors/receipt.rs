@@ -98,7 +98,7 @@ pub(super) fn listed(tokens: &str) -> impl Iterator<Item = &str> {
     tokens.split(',').map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// `{statuses: [{token, biTag, status | deliveryStatus.result}]}`: Huawei's two versions and Honor.
+/// `{statuses: [{token, biTag, status | deliveryStatus.result}]}`: a shape that two of them share.
 pub(super) fn statuses(body: &Json, event: fn(i64) -> Event) -> Option<Vec<Receipt>> {
     let each = |said: &Json| {
         let status = number(&said["status"]).or_else(|| number(&said["deliveryStatus"]["result"]))?;

@@ -21,6 +21,7 @@ const MAX_COUNT: usize = 100_000;
 const MAX_CONCURRENCY: usize = 1024;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct NewCertificate {
     name: String,
     vendor: Vendor,
@@ -28,6 +29,7 @@ pub(super) struct NewCertificate {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Change {
     enabled: bool,
 }

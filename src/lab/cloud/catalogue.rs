@@ -19,6 +19,8 @@ pub struct Cloud {
     pub without_agent: Option<WithoutAgent>,
     /// Whether a notification that was shown can be taken back.
     pub takes_back: bool,
+    /// Whether a public client of it is measured beside the gateway.
+    pub peer: bool,
     /// Whether its success has a body, which then can be broken.
     pub says_success: bool,
 }

@@ -74,7 +74,7 @@ pub struct App {
     pub receipts_url: Option<String>,
 }
 
-/// What Xiaomi grants an app with few installs (page 1656).
+/// What the strictest vendor grants an app with few installs.
 fn plenty() -> u64 {
     10_000
 }
@@ -102,7 +102,7 @@ struct Inner {
     faults: HashMap<Vendor, Vec<Fault>>,
     /// Access tokens given out: whose, and until when (milliseconds since the Unix epoch).
     access: HashMap<String, (String, u64)>,
-    /// Messages stored to be sent to a list later: vivo's tasks.
+    /// Messages stored to be sent to a list later.
     stored: HashMap<String, serde_json::Value>,
     /// Requests by vendor.
     calls: HashMap<Vendor, u64>,

@@ -14,7 +14,7 @@ use serde_json::json;
 
 /// Fifteen days, in seconds.
 const MAX_LIFE_S: u64 = 1_296_000;
-/// Not published; what Huawei, whose service this was, takes with room for the rest, in characters.
+/// Not published; what the service it was part of takes, with room for the rest, in characters.
 const MAX_TITLE: usize = 100;
 const MAX_BODY: usize = 500;
 

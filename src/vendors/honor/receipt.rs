@@ -1,4 +1,4 @@
-//! Honor's receipts: Huawei's shape with codes of its own.
+//! Honor's receipts: a shape it shares, with codes of its own.
 
 use super::super::certificate::Certificate;
 use super::super::receipt::{Event, Incoming, Read, statuses};

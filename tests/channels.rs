@@ -56,7 +56,7 @@ fn the_plugins_whole_option_block_is_taken_and_what_is_unusable_named_in_status(
     let gateway = Gateway::start(dir.path(), "");
     let option = "[certificates]\nMICertificateName = 'xxxxxx'\nOPPOCertificateName = 'xxxxxx'\nHMSCertificateName = 'xxxxxx'\n\
                   VIVOCertificateName = 'xxxxxx'\nHONORCertificateName = 'xxxxxx'\nMEIZUCertificateName = 'xxxxxx'\n\
-                  APNsCertificateName = 'xxxxxx'\n";
+                  APNsCertificateName = 'xxxxxx'\nFCMCertificateName = 'xxxxxx'\n";
     let agent = agent(dir.path(), &gateway, "ro.miui.ui.version.name=V14\n", option);
     agent.login("ann", &gateway.user("ann"));
     let status = until(&agent, |status| status["state"] == "online");

@@ -78,8 +78,10 @@ fn the_plugins_verbs_configure_bind_and_unbind_and_a_login_binds_again() {
     let (status, said) = stage.socket("POST", "/v1/init", None);
     assert_eq!(status, 200);
     assert!(said.contains(r#""candidate":"xiaomi""#) && said.contains(r#""channel":"none""#), "{said}");
-    let wrong = json!({"config": {"VIVOCertificateName": "no-hash"}});
-    assert_eq!(stage.socket("PUT", "/v1/plugin", Some(wrong)).0, 422);
+    // A placeholder of another maker's is not this phone's fault: it is named, and the rest is in force.
+    let placeholder = json!({"config": {"VIVOCertificateName": "no-hash"}});
+    let (status, said) = stage.socket("PUT", "/v1/plugin", Some(placeholder));
+    assert!(status == 200 && said.contains(r#""vivo":"bad_certificate_name""#), "{said}");
     let unknown = json!({"config": {"NOKIACertificateName": "1"}});
     assert_eq!(stage.socket("PUT", "/v1/plugin", Some(unknown)).0, 400);
     let config = json!({"emPush": {}, "config": {"MICertificateName": "288", "OPPOCertificateName": ""}});

@@ -66,8 +66,8 @@ fn every_row_of_the_device_table_gives_its_channel() {
     for line in table.lines().skip(1).filter(|line| !line.trim().is_empty()) {
         let row = fields(line);
         rows += 1;
-        // `fcm` is outside this product, so such a device has no channel; a remark in brackets is
-        // for people.
+        // Whether Google's services are there no row says, and without them such a device has no channel; a remark
+        // in brackets is for people.
         let wanted = match row[7].split_whitespace().next().unwrap_or_default() {
             "fcm" | "none/fcm" => "none",
             channel => channel,

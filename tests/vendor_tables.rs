@@ -53,6 +53,7 @@ fn all_fields() -> String {
             let holds = match field.form {
                 Form::Text => "one line".to_owned(),
                 Form::Word => "ASCII without spaces".to_owned(),
+                Form::Id => "letters, digits, `-_.:`".to_owned(),
                 Form::OneOf(all) => listed(all.iter().copied()),
                 Form::Key(_) => "a PEM private key (PKCS #8)".to_owned(),
             };

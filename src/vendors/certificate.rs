@@ -41,6 +41,8 @@ pub enum Form {
     Text,
     /// Letters, digits and signs of ASCII without a space: safe in a header and in a path.
     Word,
+    /// What may stand in an address: letters, digits and `-_.:`.
+    Id,
     OneOf(&'static [&'static str]),
     /// A PEM private key (PKCS #8) that signs like this.
     Key(Algorithm),
@@ -85,7 +87,7 @@ impl Certificate {
         Self { app, name, vendor, enabled: true, fields, identity }
     }
 
-    /// As somebody enters it: fields are trimmed and checked, numbers become texts.
+    /// As somebody enters it: fields are trimmed and checked, codes may be numbers.
     ///
     /// # Errors
     /// A sentence that names the field, what to write instead and where it stands in the vendor's console; never a
@@ -99,7 +101,8 @@ impl Certificate {
             let field = known(vendor, key)?;
             let text = match value {
                 Json::String(text) => text.trim().to_owned(),
-                Json::Number(number) => number.to_string(),
+                // A code, which some write without quotes.
+                Json::Number(number) if matches!(field.form, Form::OneOf(_)) => number.to_string(),
                 Json::Null => String::new(),
                 _ => return Err(format!("field `{key}` must be a text")),
             };
@@ -169,6 +172,9 @@ impl Form {
             Self::Word if !text.chars().all(|c| c.is_ascii_graphic()) => {
                 Err("must be letters, digits and signs of ASCII, without a space or a line's end".into())
             }
+            Self::Id if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)) => {
+                Err("must be letters, digits and `-_.:`".into())
+            }
             Self::OneOf(all) if !all.contains(&text) => Err(format!("is `{}`; {}", shortened(text), all.join(" or "))),
             Self::Key(algorithm) => {
                 sign(algorithm, text, "", &Json::Null).map(drop).map_err(|why| format!("is unusable: {why}"))
@@ -236,6 +242,8 @@ mod tests {
             ("xiaomi", "1", json!({"app_secret": "s\r\nx: y", "package": "p"}), "AppSecret"),
             ("xiaomi", "1", json!({"app_secret": "s"}), "`package`"),
             ("huawei", "1", json!({}), "`private_key`"),
+            ("huawei", "1/../2", json!({"client_secret": "s"}), "letters and digits"),
+            ("huawei", "1", json!({"client_secret": "s", "project_id": "p/../q"}), "`project_id`"),
             ("huawei", "1", json!({"private_key": "no key"}), "PKCS #8"),
             ("xiaomi", "1", json!({"app_secret": ["s"], "package": "p"}), "must be a text"),
             ("vivo", "1", json!({"app_secret": "s"}), "appId#appKey"),
@@ -246,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_trimmed_and_numbers_taken_for_texts() {
+    fn fields_are_trimmed_and_codes_may_be_numbers() {
         let vendor = "vivo".parse().expect("a vendor");
         let fields = json!({"app_secret": " s\n", "classification": 0, "category": "", "label": "test"});
         let certificate = Certificate::entered("o#a".into(), " 1#k ", vendor, &fields).expect("taken");

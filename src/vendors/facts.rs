@@ -31,6 +31,12 @@ pub struct Facts {
     pub cloud: Cloud,
 }
 
+/// For a vendor in whose addresses the name stands.
+pub(super) fn in_a_path(name: &str) -> Result<(), &'static str> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if plain { Ok(()) } else { Err("this vendor's certificate name is an id of letters and digits") }
+}
+
 /// The sender's object for Android.
 #[cfg(feature = "gateway")]
 pub(super) fn android(_certificate: &Certificate) -> &'static str {

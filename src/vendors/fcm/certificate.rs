@@ -16,9 +16,10 @@ pub(super) const FIELDS: &[Field] = &[
     )
     .secret(),
     Field::needed("client_email", Form::Word, "`client_email` of the service account's key file"),
-    Field::needed("project_id", Form::Word, "`project_id` of the service account's key file"),
+    Field::needed("project_id", Form::Id, "`project_id` of the service account's key file"),
     Field::needed("private_key_id", Form::Word, "`private_key_id` of the service account's key file"),
     Field::optional("channel_id", Form::Text, "an Android notification channel of the app"),
+    Field::optional("action", Form::Text, "the action of the intent a click opens"),
     Field::optional("priority", Form::OneOf(&["high", "normal"]), "normal waits for a sleeping device to wake"),
     Field::optional(
         "type",

@@ -18,7 +18,7 @@ pub(super) const FIELDS: &[Field] = &[
         "`private_key` of the service account's key file, private.json",
     )
     .secret(),
-    Field::optional("project_id", Form::Word, "`project_id` of the service account's key file, private.json")
+    Field::optional("project_id", Form::Id, "`project_id` of the service account's key file, private.json")
         .when(Need::With("private_key")),
     Field::optional("key_id", Form::Word, "`key_id` of the service account's key file, private.json")
         .when(Need::With("private_key")),

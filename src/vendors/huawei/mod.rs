@@ -10,7 +10,7 @@ mod rom;
 
 use super::Vendor;
 use super::facts::Facts;
-use super::facts::any_name;
+use super::facts::in_a_path;
 #[cfg(feature = "gateway")]
 use super::facts::{Cloud, Receipts};
 use super::token::{TokenShapeError, within};
@@ -20,7 +20,7 @@ pub(super) static FACTS: Facts = Facts {
     title: "Huawei Push Kit",
     certificate_key: "HMSCertificateName",
     certificate_name: "App ID (client ID)",
-    check_name: any_name,
+    check_name: in_a_path,
     check_token,
     rom: rom::ROM,
     #[cfg(feature = "gateway")]

@@ -203,7 +203,7 @@ pub fn refusal_as_state(path: &Path, given_to: Option<&Account>) -> Option<Strin
     ))
 }
 
-fn user_name(uid: u32) -> String {
+pub fn user_name(uid: u32) -> String {
     name_in("/etc/passwd", uid)
 }
 

@@ -1,5 +1,6 @@
 //! The `impush` command line: what each command asks, prints and exits with.
 
+use super::app_command::{self, AppCommand};
 use super::config::{Config, Paths};
 use super::control::{Client, ClientError, Reader};
 use super::daemon::RunError;
@@ -127,6 +128,11 @@ enum Command {
         /// `-` is standard output
         #[arg(long, value_name = "FILE", default_value = "-")]
         output: PathBuf,
+    },
+    /// Local apps: their secrets, and how they are started for a message
+    App {
+        #[command(subcommand)]
+        command: AppCommand,
     },
     /// Make a new connection now
     Reconnect,
@@ -422,6 +428,7 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
                 print(&format!("{channel} token forgotten"))
             }
             Command::Watch { json, peek, app } => watch(client, json, peek, app.as_deref()).await,
+            Command::App { command } => print(&app_command::execute(client, &command).await?),
             Command::Reconnect => {
                 client.call("POST", "/v1/reconnect", None).await?;
                 print("reconnecting")

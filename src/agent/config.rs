@@ -32,6 +32,7 @@ pub struct Config {
     pub keep_alive: KeepAlive,
     pub device: Device,
     pub paths: Paths,
+    pub control: Control,
     pub log: crate::logs::Settings,
 }
 
@@ -167,6 +168,20 @@ pub struct KeepAlive {
     pub wake_device: bool,
 }
 
+/// How local apps ask.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Control {
+    /// The loopback port for apps with a secret; it is open while such apps are there. 1024 to 65535, or 0: none.
+    pub port: u16,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { port: 8682 }
+    }
+}
+
 impl Default for KeepAlive {
     fn default() -> Self {
         Self {
@@ -254,6 +269,9 @@ impl Config {
             if !(5..=3600).contains(&value) {
                 return Err(bad(format!("keep_alive.{key} is {value}; 5 to 3600 seconds")));
             }
+        }
+        if (1..1024).contains(&self.control.port) {
+            return Err(bad(format!("control.port is {}; 1024 to 65535, or 0 for none", self.control.port)));
         }
         if beat.floor_s > beat.ceiling_s {
             return Err(bad("keep_alive.floor_s is above keep_alive.ceiling_s".into()));

@@ -12,6 +12,7 @@ use super::reload::{Reload, Reloaded};
 use super::shell::{Dialled, Shell, StreamsEnd, now};
 use super::side::Running;
 use super::trust::Trust;
+use super::wake_app::{self, Waking};
 use super::wake_lock::WakeLock;
 use crate::device::{self, Machine, Profile};
 use crate::ids::{MessageId, Nonce};
@@ -106,7 +107,10 @@ pub async fn run(
     let (sender, mut requests) = mpsc::channel(REQUEST_DEPTH);
     let (arrived, arrivals) = watch::channel(0);
     let (ended, ends) = watch::channel(StreamsEnd::default());
-    let server = tokio::spawn(control::Server { door, requests: sender, arrivals, ends }.run());
+    let (apps, may_ask) = watch::channel(Arc::default());
+    let server = tokio::spawn(
+        control::Server { door, requests: sender, arrivals, ends, apps: may_ask, port: config.control.port }.run(),
+    );
     let mut service = Service::from_environment();
     tokio::pin!(shutdown);
     let store = match first {
@@ -153,9 +157,12 @@ pub async fn run(
         sides: Vec::new(),
         replies: BTreeMap::new(),
         wake_lock,
+        waking: Waking::default(),
         arrived,
         ended,
+        apps,
     };
+    drop(shell.apps.send(Arc::new(shell.session.local_apps().clone())));
     service.ready();
     let result = shell.serve(&mut service, requests, reload, shutdown).await;
     server.abort();
@@ -371,6 +378,16 @@ impl Shell {
                 if let session::Ask::Detach { app } = &ask {
                     self.disk.in_memory().detach(app);
                 }
+                if let session::Ask::AddApp { app: session::LocalApp { wake: Some(how), uid, .. }, .. } = &ask
+                    && let Err(refusal) = wake_app::check(how, *uid)
+                {
+                    drop(reply.send(Err(refusal)));
+                    return;
+                }
+                if let session::Ask::RemoveApp { name } = &ask {
+                    let name = name.clone();
+                    self.disk.run(move |disk| disk.forget(&name)).await;
+                }
                 self.replies.insert(id, reply);
                 return self.feed(Event::Request { id, ask }).await;
             }
@@ -395,7 +412,11 @@ impl Shell {
                 });
                 found.await.map_err(|e| Refusal::new(500, "inbox_unreadable", e.to_string()))
             }
-            Ask::Ack { app, ids } => Ok(self.taken(app, ids).await),
+            Ask::Ack { app, ids } => {
+                self.feed(Event::AppCame { app: app.clone() }).await;
+                Ok(self.taken(app, ids).await)
+            }
+            Ask::Apps => Ok(Reply::Json(self.session.local_apps_report())),
         };
         // A peer that went away no longer wants its answer.
         drop(reply.send(answer));

@@ -72,6 +72,13 @@ impl Disk {
         }
     }
 
+    /// The app was removed: nothing waits for it.
+    pub fn forget(&mut self, app: &str) {
+        if let Ok(Some(inbox)) = self.opened() {
+            inbox.forget(app);
+        }
+    }
+
     pub fn keep(&mut self, message: Message) -> Kept {
         let inbox = match self.opened() {
             Ok(Some(inbox)) => inbox,

@@ -59,6 +59,12 @@ pub fn text(status: &Status, counts: &Counts) -> String {
         head(&mut out, name, "counter", help);
         let _ = writeln!(out, "impush_{name} {value}");
     }
+    if !status.app_wakes.is_empty() {
+        head(&mut out, "app_wakes_total", "counter", "Times an app was started for a message");
+    }
+    for (app, times) in &status.app_wakes {
+        let _ = writeln!(out, "impush_app_wakes_total{{app=\"{app}\"}} {times}");
+    }
     head(&mut out, "links_lost_total", "counter", "Links lost and attempts failed, by cause");
     for (cause, count) in &counts.lost {
         let _ = writeln!(out, "impush_links_lost_total{{cause=\"{cause}\"}} {count}");

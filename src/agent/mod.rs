@@ -12,6 +12,7 @@
 //!
 //! One task owns everything; nothing is shared, so nothing is locked.
 
+mod app_command;
 mod bundle;
 mod check;
 pub mod cli;
@@ -38,6 +39,7 @@ mod side;
 mod start;
 mod text;
 mod trust;
+mod wake_app;
 mod wake_lock;
 mod words;
 

@@ -2,12 +2,13 @@
 
 use super::clock;
 use super::config::{Config, Ready};
-use super::control::{Refusal, Reply};
+use super::control::{Apps, Refusal, Reply};
 use super::disk::OnDisk;
 use super::network::{self, Towards};
 use super::power;
 use super::side::{Running, Way};
 use super::trust::Trust;
+use super::wake_app::Waking;
 use super::wake_lock::WakeLock;
 use crate::ids::Nonce;
 use crate::keepalive::constants::CONNECT_TIMEOUT;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tracing::info;
@@ -71,9 +73,13 @@ pub(super) struct Shell {
     pub replies: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,
     /// Where the system has one, and lets the agent take it.
     pub wake_lock: Option<WakeLock>,
+    /// Apps that are being started.
+    pub waking: Waking,
     /// Changes whenever the inbox has something new.
     pub arrived: watch::Sender<u64>,
     pub ended: watch::Sender<StreamsEnd>,
+    /// Who may ask over the loopback port.
+    pub apps: watch::Sender<Arc<Apps>>,
 }
 
 /// Now, by both clocks.
@@ -108,7 +114,7 @@ impl Shell {
                 return Some(Event::persisted(kind, version, outcome));
             }
             Action::Keep { message, packet_id } => {
-                let id = message.id.clone();
+                let (id, from) = (message.id.clone(), message.from.clone());
                 let kept = self.disk.run(move |disk| disk.keep(*message)).await;
                 if kept == crate::session::Kept::New {
                     self.arrived.send_modify(|n| *n += 1);
@@ -116,7 +122,7 @@ impl Shell {
                         lock.app_told(clock::now());
                     }
                 }
-                return Some(Event::Kept { id, packet_id, kept });
+                return Some(Event::Kept { id, from, packet_id, kept });
             }
             Action::LookAtNetwork => return self.sight().await.map(Event::NetworkSeen),
             Action::LookAtBattery => return Some(Event::BatterySeen(power::look(self.config.device.root.as_deref()))),
@@ -138,6 +144,8 @@ impl Shell {
                 let lost = self.disk.run(move |disk| disk.open_inbox(&user)).await;
                 return lost.then_some(Event::InboxLost);
             }
+            Action::WakeApp { app, how, uid, id, from } => self.waking.start(app, how, uid, &id, &from),
+            Action::LocalAppsChanged => drop(self.apps.send(Arc::new(self.session.local_apps().clone()))),
             Action::UnlinkInbox => self.disk.run(|disk| disk.unlink_inbox()).await,
             Action::EndStreams { word, detail } => {
                 self.ended.send_modify(|end| *end = StreamsEnd { times: end.times + 1, word, detail });

@@ -259,8 +259,13 @@ impl Dispatch {
     }
 
     /// Returns the same as [`Self::on_ack`].
-    pub async fn on_taken(&self, address: Address, ids: Vec<MessageId>) -> Result<Vec<Message>, StoreError> {
-        let taken = self.store.taken(address, ids, self.rules(), now_ms()).await?;
+    pub async fn on_taken(
+        &self,
+        address: Address,
+        ids: Vec<MessageId>,
+        woke: Vec<MessageId>,
+    ) -> Result<Vec<Message>, StoreError> {
+        let taken = self.store.taken(address, (ids, woke), self.rules(), now_ms()).await?;
         Ok(self.next_of(taken))
     }
 

@@ -158,8 +158,8 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             let more = dispatch.on_ack(address, ids, attached).await?;
             more.into_iter().map(Down::Message).collect()
         }
-        Up::Taken { ids } => {
-            let more = dispatch.on_taken(address, ids).await?;
+        Up::Taken { ids, woke } => {
+            let more = dispatch.on_taken(address, ids, woke).await?;
             more.into_iter().map(Down::Message).collect()
         }
         Up::Receipt { id, event } => {

@@ -84,6 +84,9 @@ pub enum Up {
     /// A local app has taken these messages.
     Taken {
         ids: Vec<MessageId>,
+        /// Those of them for which an app was started.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        woke: Vec<MessageId>,
     },
     /// Asks for a new password before the present one ends; the welcome brings it.
     Renew,

@@ -1,7 +1,7 @@
 //! What the shell is to do. It decides nothing: it carries these out in their order.
 
 use super::{Change, RequestId, request};
-use crate::ids::Nonce;
+use crate::ids::{MessageId, Nonce};
 use crate::keepalive::Cause;
 use crate::protocol::{Address, Message, Up};
 use crate::secret::Secret;
@@ -63,6 +63,16 @@ pub enum Action {
         user: String,
     },
     UnlinkInbox,
+    /// Wake an app that does not run, for this message; as this user, where a command is run.
+    WakeApp {
+        app: String,
+        how: super::Wake,
+        uid: u32,
+        id: MessageId,
+        from: String,
+    },
+    /// Who may ask over the loopback port is another.
+    LocalAppsChanged,
     /// Local apps' streams end with this reason.
     EndStreams {
         word: String,

@@ -5,6 +5,7 @@ use crate::protocol::{Presence, Up};
 
 impl Session {
     pub(super) fn on_attach(&mut self, now: Now, app: String) {
+        self.app_came(now, &app);
         *self.apps.entry(app).or_default() += 1;
         self.timers.clear(Timer::Linger);
         self.say_attached();

@@ -131,11 +131,12 @@ impl Session {
         info!(event = "login.renewed", "the gateway renewed this login");
     }
 
-    pub(super) fn on_kept(&mut self, now: Now, id: MessageId, packet_id: Option<u16>, kept: Kept) {
+    pub(super) fn on_kept(&mut self, now: Now, id: MessageId, from: &str, packet_id: Option<u16>, kept: Kept) {
         match kept {
             Kept::New => {
                 self.counts.messages += 1;
                 info!(event = "message.received", %id, "message is on disk");
+                self.wake_apps(now, &id, from);
                 self.say_kept(id);
             }
             Kept::Duplicate => {
@@ -146,7 +147,7 @@ impl Session {
                 debug!(event = "message.duplicate", %id, "an app has taken it already");
                 self.say_kept(id.clone());
                 // The word of it was lost with its connection.
-                self.send(&Up::Taken { ids: vec![id] });
+                self.send(&Up::Taken { ids: vec![id], woke: Vec::new() });
             }
             Kept::Full(why) => {
                 self.starved = true;

@@ -29,6 +29,10 @@ pub enum Event {
         id: RequestId,
         ask: Ask,
     },
+    /// A local app asked for messages, or took some: it runs.
+    AppCame {
+        app: String,
+    },
     /// Local apps have taken these messages, for the first time.
     Taken {
         ids: Vec<MessageId>,
@@ -60,6 +64,8 @@ pub enum Event {
     },
     Kept {
         id: MessageId,
+        /// Its sender.
+        from: String,
         packet_id: Option<u16>,
         kept: Kept,
     },

@@ -21,6 +21,7 @@ mod down;
 mod endpoints;
 mod event;
 mod greeting;
+mod local_apps;
 mod login;
 mod names;
 mod network;
@@ -38,10 +39,12 @@ mod status;
 mod tick;
 mod timers;
 mod token;
+mod wakes;
 
 pub use action::{Action, Actions, Broker, Dial, Goodbye, Side, Write};
 pub use endpoints::Server;
 pub use event::{Event, Ground, Kept, Now, Packet, SideKind, SideOutcome, Sight, Standing as LinkStanding};
+pub use local_apps::{LocalApp, UnknownWake, Wake};
 pub use persist::{Change, Kind};
 pub use phase::Phase;
 pub use reconfigured::Changeable;
@@ -149,6 +152,7 @@ pub struct Session {
     timers: Timers,
     /// Streams that are open, by the local app's name.
     apps: BTreeMap<String, usize>,
+    wakes: wakes::Wakes,
     /// The network the connection was made on.
     network: Option<String>,
     /// What the last attempt was made on: without a change, a notice is no reason for another.
@@ -211,6 +215,7 @@ impl Session {
             since_ms: now.wall_ms,
             timers: Timers::default(),
             apps: BTreeMap::new(),
+            wakes: wakes::Wakes::default(),
             network: None,
             tried: None,
             looked: None,
@@ -233,6 +238,7 @@ impl Session {
         match event {
             Event::Started => self.on_started(now),
             Event::Request { id, ask } => self.on_request(now, id, ask),
+            Event::AppCame { app } => self.app_came(now, &app),
             Event::Taken { ids } => self.on_taken(now, ids),
             Event::DialStarted { ground } => {
                 self.arrival.saw(now.at, ground.as_ref().map(|(network, _)| network.as_str()));
@@ -244,7 +250,7 @@ impl Session {
             Event::Heard(packet) => self.on_packet(now, packet),
             Event::Lost(failure) => self.on_lost(now, failure),
             Event::Written { unanswered } => self.on_written(now, unanswered),
-            Event::Kept { id, packet_id, kept } => self.on_kept(now, id, packet_id, kept),
+            Event::Kept { id, from, packet_id, kept } => self.on_kept(now, id, &from, packet_id, kept),
             Event::Tick => self.on_tick(now),
             Event::NetworkNotice => self.on_notice(now),
             Event::NameServersChanged => self.on_name_servers(now),

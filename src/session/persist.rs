@@ -1,6 +1,6 @@
 //! What must follow a change on the disk, and what is still owed to it.
 
-use super::{Action, Ended, Event, Login, Now, Reports, Saved, Session, Timer};
+use super::{Action, Ended, Event, LocalApp, Login, Now, Reports, Saved, Session, Timer};
 use crate::binding::Ledger;
 use crate::keepalive::Record;
 use crate::secret::Secret;
@@ -25,6 +25,7 @@ pub enum Kind {
     Reports,
     Ended,
     Clock,
+    LocalApps,
 }
 
 /// A new value for one file.
@@ -40,6 +41,7 @@ pub enum Change {
     Reports(Reports),
     Ended(Option<Ended>),
     Clock(Option<u64>),
+    LocalApps(BTreeMap<String, LocalApp>),
 }
 
 impl Change {
@@ -54,6 +56,7 @@ impl Change {
             Self::Reports(_) => Kind::Reports,
             Self::Ended(_) => Kind::Ended,
             Self::Clock(_) => Kind::Clock,
+            Self::LocalApps(_) => Kind::LocalApps,
         }
     }
 }
@@ -70,6 +73,7 @@ impl Saved {
             Kind::Reports => Change::Reports(self.reports.clone()),
             Kind::Ended => Change::Ended(self.ended.clone()),
             Kind::Clock => Change::Clock(self.confirmed_ms),
+            Kind::LocalApps => Change::LocalApps(self.local_apps.clone()),
         }
     }
 }

@@ -37,7 +37,8 @@ impl Session {
             return;
         }
         if self.online().is_some() {
-            self.send(&Up::Taken { ids });
+            let woke = self.wakes.credit(&ids);
+            self.send(&Up::Taken { ids, woke });
             if std::mem::take(&mut self.starved) {
                 self.greet(now);
             }
@@ -57,7 +58,7 @@ impl Session {
         }
         let reports = std::mem::take(&mut self.saved.reports);
         if !reports.taken.is_empty() {
-            self.send(&Up::Taken { ids: reports.taken });
+            self.send(&Up::Taken { ids: reports.taken, woke: Vec::new() });
         }
         for (id, event) in reports.receipts {
             self.send(&Up::Receipt { id, event });

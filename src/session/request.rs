@@ -1,6 +1,6 @@
 //! What local apps and the command line ask of the session, and how each is answered, exactly once.
 
-use super::{Action, Kind, Login, Now, Session, State};
+use super::{Action, Kind, LocalApp, Login, Now, Session, State};
 use crate::ids::MessageId;
 use crate::keepalive::{Cause, PowerMode};
 use crate::secret::Secret;
@@ -53,6 +53,13 @@ pub enum Ask {
     Power {
         mode: PowerMode,
     },
+    AddApp {
+        name: String,
+        app: LocalApp,
+    },
+    RemoveApp {
+        name: String,
+    },
     /// A message stream of this local app was opened, or closed.
     Attach {
         app: String,
@@ -102,13 +109,14 @@ pub(super) struct Storing {
 
 /// What stood before.
 #[derive(Debug)]
-enum Before {
+pub(super) enum Before {
     Login(Option<Login>),
     Tokens {
         tokens: BTreeMap<Vendor, Secret>,
         vendor: Vendor,
     },
     Plugin(BTreeMap<Vendor, String>),
+    LocalApps(BTreeMap<String, LocalApp>),
     /// A login that stays, whose token an app unbound.
     Unbound(Option<Login>),
 }
@@ -130,6 +138,8 @@ impl Session {
                 | Ask::RemoveToken { .. }
                 | Ask::UsePlugin { .. }
                 | Ask::UnbindPushToken
+                | Ask::AddApp { .. }
+                | Ask::RemoveApp { .. }
         );
         if stores && self.storing.is_some() {
             return self.refuse(id, 503, "busy", "another change is being stored; try again");
@@ -152,6 +162,8 @@ impl Session {
                 self.act(Action::LookAtBattery);
                 self.answer(id, Ok(json!({ "saving": crate::keepalive::is_low(mode, None) || self.saving })));
             }
+            Ask::AddApp { name, app } => self.ask_add_app(id, name, app),
+            Ask::RemoveApp { name } => self.ask_remove_app(id, &name),
             Ask::Attach { app } => {
                 self.on_attach(now, app);
                 self.answer(id, Ok(json!({})));
@@ -254,7 +266,7 @@ impl Session {
     }
 
     /// Hands a change over; its request is answered when the disk has it.
-    fn store(&mut self, id: RequestId, kind: Kind, before: Before, patience: Patience) {
+    pub(super) fn store(&mut self, id: RequestId, kind: Kind, before: Before, patience: Patience) {
         self.persist(kind);
         let version = self.last_version();
         self.storing = Some(Storing { id, version, kind, before, patience });
@@ -278,6 +290,7 @@ impl Session {
                 let answer = self.plugin_init();
                 self.answer(storing.id, Ok(answer));
             }
+            Before::LocalApps(_) => self.local_apps_stored(now, storing.id),
             Before::Unbound(_) => {
                 self.bind_wanted(now);
                 // Without a channel the connection is what delivers.
@@ -293,6 +306,7 @@ impl Session {
             Before::Login(before) | Before::Unbound(before) => self.saved.login = before,
             Before::Tokens { tokens, .. } => self.saved.tokens = tokens,
             Before::Plugin(names) => self.saved.plugin = names,
+            Before::LocalApps(apps) => self.saved.local_apps = apps,
         }
         // The disk may hold either: the old value is handed over again.
         self.answer(storing.id, Err(Refusal::disk(why)));

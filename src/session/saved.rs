@@ -1,5 +1,6 @@
 //! What survives a restart, as the session holds it.
 
+use super::LocalApp;
 use crate::binding::Ledger;
 use crate::ids::{AppId, MessageId};
 use crate::keepalive::{Cause, Failure, Record};
@@ -83,4 +84,6 @@ pub struct Saved {
     pub ended: Option<Ended>,
     /// The time a verified connection confirmed last, kept to the day: milliseconds since the Unix epoch.
     pub confirmed_ms: Option<u64>,
+    /// Apps that were added, by name.
+    pub local_apps: BTreeMap<String, LocalApp>,
 }

@@ -133,6 +133,9 @@ pub struct Status {
     /// Messages on disk that no app has taken; the shell's to fill in.
     pub inbox: usize,
     pub apps_attached: usize,
+    /// How often each app was started for a message.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub app_wakes: BTreeMap<String, u64>,
     /// Each server's name and who resolved it last; the shell's to fill in.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub names: BTreeMap<String, String>,
@@ -230,6 +233,7 @@ impl Session {
             inbox: 0,
             names: BTreeMap::new(),
             apps_attached: self.attached(),
+            app_wakes: self.wakes.all_times().map(|(app, times)| (app.to_owned(), times)).collect(),
             heartbeat_s: interval.as_secs_f64(),
             heartbeat_settled: self.heartbeat.current().is_some_and(|record| record.settled_ms.is_some()),
             saving_power: self.saving,

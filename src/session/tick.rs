@@ -24,6 +24,9 @@ impl Session {
         if self.timers.due(Timer::Check, now.at) {
             self.check(now);
         }
+        if self.timers.due(Timer::Wake, now.at) {
+            self.wake_again(now);
+        }
         if self.timers.due(Timer::Attempt, now.at) {
             self.dial(now);
         }

@@ -32,6 +32,8 @@ pub enum Timer {
     Login,
     /// A logout that is owed is tried again.
     Owed,
+    /// An app that did not come is woken again.
+    Wake,
     /// What the disk refused is tried again.
     Persist,
 }

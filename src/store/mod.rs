@@ -18,7 +18,7 @@ use crate::binding::Ledger;
 use crate::device::Machine;
 use crate::keepalive::Record;
 use crate::secret::Secret;
-use crate::session::{Change, Ended, Login, Reports, Saved};
+use crate::session::{Change, Ended, LocalApp, Login, Reports, Saved};
 use crate::vendors::Vendor;
 use document::{Copies, Document};
 use identity::Identity;
@@ -39,6 +39,7 @@ pub struct Store {
     reports: Document<Reports>,
     ended: Document<Option<Ended>>,
     clock: Document<Option<u64>>,
+    local_apps: Document<BTreeMap<String, LocalApp>>,
 }
 
 impl Store {
@@ -55,6 +56,7 @@ impl Store {
         let plugin = Document::open(at("plugin.json"), Copies::Two, BTreeMap::new)?;
         let reports = Document::open(at("reports.json"), Copies::Two, Reports::default)?;
         let ended = Document::open(at("ended.json"), Copies::One, || None)?;
+        let local_apps = Document::open(at("apps.json"), Copies::Two, BTreeMap::new)?;
         let clock = Document::open(at("clock.json"), Copies::One, || None)?;
         let mut tokens = Document::open(at("tokens.json"), Copies::Two, BTreeMap::new)?;
         let mut ledger = Document::open(at("bindings.json"), Copies::Two, Ledger::default)?;
@@ -64,7 +66,7 @@ impl Store {
             tokens = Document::anew(at("tokens.json"), Copies::Two, BTreeMap::new());
             ledger = Document::anew(at("bindings.json"), Copies::Two, Ledger::default());
         }
-        Ok(Self { directory, identity, login, tokens, ledger, heartbeat, plugin, reports, ended, clock })
+        Ok(Self { directory, identity, login, tokens, ledger, heartbeat, plugin, reports, ended, clock, local_apps })
     }
 
     pub fn path(&self) -> &Path {
@@ -91,6 +93,7 @@ impl Store {
             reports: self.reports.value().clone(),
             ended: self.ended.value().clone(),
             confirmed_ms: *self.clock.value(),
+            local_apps: self.local_apps.value().clone(),
         }
     }
 
@@ -112,6 +115,7 @@ impl Store {
             Change::Ended(None) => self.ended.remove(None),
             Change::Ended(ended) => self.ended.set(ended),
             Change::Clock(confirmed_ms) => self.clock.set(confirmed_ms),
+            Change::LocalApps(apps) => self.local_apps.set(apps),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Messages for local apps: a page of them, or a stream that ends with the login.
 
 use super::super::shell::StreamsEnd;
-use super::peer::{AnyBody, Peer, app_name, full, response_of, unexpected};
+use super::peer::{AnyBody, Peer, Who, app_name, full, response_of, unexpected};
 use super::{Ask, Refusal, Reply};
 use crate::session;
 use crate::store::Batch;
@@ -18,12 +18,12 @@ use tokio::sync::{mpsc, watch};
 const STREAM_DEPTH: usize = 16;
 
 impl Peer {
-    pub(super) async fn messages(&self, query: &str, uid: u32) -> Result<Response<AnyBody>, Refusal> {
+    pub(super) async fn messages(&self, query: &str, who: &Who) -> Result<Response<AnyBody>, Refusal> {
         let pairs = || query.split('&').filter_map(|pair| pair.split_once('='));
         let value = |name: &str| pairs().find(|(key, _)| *key == name).map(|(_, value)| value);
         let after = value("after").unwrap_or("0");
         let after: u64 = after.parse().map_err(|_| Refusal::new(400, "bad_query", "after is a message number"))?;
-        let app = app_name(value("app"), uid)?;
+        let app = app_name(value("app"), who)?;
         let reader = (value("peek") != Some("true")).then(|| app.clone());
         if value("stream") != Some("true") {
             let Reply::Messages { batch, epoch } = self.ask(Ask::Messages { app: reader, after }).await? else {

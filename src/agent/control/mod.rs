@@ -9,6 +9,8 @@
 //! | `DELETE /v1/tokens/{channel}` | it went |
 //! | `GET /v1/messages?app=NAME&after=N&stream=true` | messages as JSON lines, oldest first; `{"gap": n}` where n were given up for want of room; a stream's last line is `{"end": {word, detail}}`. With `peek=true` all that are there, and no app's place is kept |
 //! | `POST /v1/messages/ack` `{ids, app}` | the app has taken them |
+//! | `POST /v1/apps` `{name, origins, wake}` | adds a local app and answers its secret, once |
+//! | `GET /v1/apps`, `DELETE /v1/apps/{name}` | those that were added, without their secrets; one is forgotten |
 //! | `POST /v1/reconnect` | a new connection now |
 //! | `PUT /v1/power` `{mode}` | `auto`, `normal` or `low`: save power, or a metered network |
 //! | `POST /v1/receipts` `{id, event}` | a notification was `arrived` or `clicked` |
@@ -20,15 +22,18 @@
 //! Errors are `{"error": {"code", "message"}}`; an agent that cannot start answers everything with `not_started`. A peer must be root, run as the agent's user, or be in the
 //! socket's group.
 
+mod apps;
 mod client;
 mod messages;
 mod peer;
 mod refuse;
 mod server;
 mod socket_file;
+mod web;
 
 pub use client::{Client, ClientError, Reader};
 pub use server::{Door, Server, bind, given, group_id};
+pub use web::Apps;
 
 pub use crate::session::Refusal;
 
@@ -57,6 +62,8 @@ pub enum Ask {
         ids: Vec<MessageId>,
     },
     Metrics,
+    /// The apps that were added.
+    Apps,
     /// A message stream was opened.
     Attach {
         app: String,

@@ -37,10 +37,35 @@ impl Peer {
     }
 }
 
-/// A local app's name, or the user it runs as: cursors belong to one or the other.
-pub(super) fn app_name(named: Option<&str>, uid: u32) -> Result<String, Refusal> {
+/// Who asks.
+#[derive(Debug, Clone)]
+pub(super) enum Who {
+    /// A peer of the socket, by the kernel's word.
+    User(u32),
+    /// An app, by its secret.
+    App(String),
+}
+
+impl Who {
+    /// The agent's own user, for what an app asks: only peers of the socket are told apart by it.
+    pub fn uid(&self) -> u32 {
+        match self {
+            Self::User(uid) => *uid,
+            Self::App(_) => u32::MAX,
+        }
+    }
+}
+
+/// A local app's name, or the user it runs as: cursors belong to one or the other. An app has its own alone.
+pub(super) fn app_name(named: Option<&str>, who: &Who) -> Result<String, Refusal> {
     match named {
-        None => Ok(format!("uid:{uid}")),
+        None => Ok(match who {
+            Who::User(uid) => format!("uid:{uid}"),
+            Who::App(name) => name.clone(),
+        }),
+        Some(named) if matches!(who, Who::App(own) if own != named) => {
+            Err(Refusal::new(403, "not_permitted", "an app asks in its own name; leave `app` out"))
+        }
         Some(name)
             if (1..=64).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>

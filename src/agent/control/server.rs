@@ -3,8 +3,9 @@
 use super::super::config::Certificates;
 use super::super::shell::StreamsEnd;
 use super::messages::{lines, lines_response};
-use super::peer::{AnyBody, Peer, app_name, full, response_of};
+use super::peer::{AnyBody, Peer, Who, app_name, full, response_of};
 use super::socket_file::{self, OwnSocket};
+use super::web::{self, Apps};
 use super::{Ask, MAX_BODY, Refusal, Reply, Request};
 use crate::ids::MessageId;
 use crate::keepalive::PowerMode;
@@ -109,27 +110,43 @@ pub struct Server {
     pub arrivals: watch::Receiver<u64>,
     /// Changes whenever a login ends, and its streams with it.
     pub ends: watch::Receiver<StreamsEnd>,
+    /// Apps that may ask over the loopback port; 0 is none.
+    pub apps: watch::Receiver<Arc<Apps>>,
+    pub port: u16,
 }
 
 impl Server {
     pub async fn run(self) {
         let peers = Arc::new(Semaphore::new(MAX_PEERS));
         let peer = Peer { requests: self.requests, arrivals: self.arrivals, ends: self.ends, group: self.door.group };
-        loop {
-            let Ok(permit) = peers.clone().acquire_owned().await else { return };
-            match self.door.listener.accept().await {
-                Ok((stream, _)) => {
-                    let peer = peer.clone();
-                    tokio::spawn(async move {
-                        peer.serve(stream).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    warn!(event = "control.accept_failed", %error, "cannot accept on the control socket");
-                    // Out of descriptors: wait for one instead of spinning.
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+        let over_tcp = async {
+            if self.port > 0 {
+                web::run(peer.clone(), self.apps, self.port).await;
+            }
+            std::future::pending::<()>().await
+        };
+        tokio::select! {
+            () = over_tcp => {}
+            () = accept(&self.door, &peers, &peer) => {}
+        }
+    }
+}
+
+async fn accept(door: &Door, peers: &Arc<Semaphore>, peer: &Peer) {
+    loop {
+        let Ok(permit) = peers.clone().acquire_owned().await else { return };
+        match door.listener.accept().await {
+            Ok((stream, _)) => {
+                let peer = peer.clone();
+                tokio::spawn(async move {
+                    peer.serve(stream).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(event = "control.accept_failed", %error, "cannot accept on the control socket");
+                // Out of descriptors: wait for one instead of spinning.
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
@@ -187,7 +204,7 @@ impl Peer {
         let uid = stream.peer_cred().map_or(own, |peer| peer.uid());
         let service = service_fn(|request| async move {
             let answer = if allowed {
-                self.answer(request, uid).await
+                self.answer(request, &Who::User(uid)).await
             } else {
                 Err(Refusal::new(
                     403,
@@ -208,7 +225,11 @@ impl Peer {
         }
     }
 
-    async fn answer(&self, request: hyper::Request<Incoming>, uid: u32) -> Result<Response<AnyBody>, Refusal> {
+    pub(super) async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        who: &Who,
+    ) -> Result<Response<AnyBody>, Refusal> {
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         let query = head.uri.query().unwrap_or_default().to_owned();
@@ -231,10 +252,19 @@ impl Peer {
             (&Method::DELETE, path) if path.starts_with("/v1/tokens/") => {
                 Ask::Session(session::Ask::RemoveToken { vendor: vendor_of(path)? })
             }
-            (&Method::GET, "/v1/messages") => return self.messages(&query, uid).await,
+            (&Method::GET, "/v1/messages") => return self.messages(&query, who).await,
             (&Method::POST, "/v1/messages/ack") => {
                 let AckBody { ids, app } = read(body).await?;
-                Ask::Ack { ids, app: app_name(app.as_deref(), uid)? }
+                Ask::Ack { ids, app: app_name(app.as_deref(), who)? }
+            }
+            (&Method::GET, "/v1/apps") => Ask::Apps,
+            (&Method::POST, "/v1/apps") => {
+                let added = self.add_app(read(body).await?, who.uid()).await?;
+                return Ok(json_response(StatusCode::OK, &added));
+            }
+            (&Method::DELETE, path) if path.starts_with("/v1/apps/") => {
+                self.remove_app(path, who.uid()).await?;
+                return Ok(json_response(StatusCode::OK, &json!({})));
             }
             (&Method::POST, "/v1/reconnect") => Ask::Session(session::Ask::Reconnect),
             (&Method::POST, "/v1/init") => Ask::Session(session::Ask::Init),

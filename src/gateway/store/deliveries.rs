@@ -291,7 +291,7 @@ impl Store {
     pub async fn taken(
         &self,
         address: Address,
-        ids: Vec<MessageId>,
+        (ids, woke): (Vec<MessageId>, Vec<MessageId>),
         rules: Rules,
         now_ms: u64,
     ) -> Result<Acked, StoreError> {
@@ -301,7 +301,11 @@ impl Store {
                 let Some(open) = open(t, &address, &id)? else { continue };
                 recalls.extend(open.recall(t, &address, &id)?);
                 set_done(t, &id, &address.device)?;
-                let detail = if open.state == State::Pushed { "after the vendor had it" } else { "by an app" };
+                let detail = match open.state {
+                    _ if woke.contains(&id) => "by an app that it woke",
+                    State::Pushed => "after the vendor had it",
+                    _ => "by an app",
+                };
                 note(t, &id, &address.device, now_ms, Hop::Taken, detail)?;
             }
             let more = more(t, &address, rules, now_ms)?;
@@ -510,7 +514,7 @@ mod tests {
         }
 
         async fn take(&self, id: &str) -> usize {
-            self.store.taken(at("phone"), vec![id.into()], RULES, 30).await.expect("taken").recalls.len()
+            self.store.taken(at("phone"), (vec![id.into()], Vec::new()), RULES, 30).await.expect("taken").recalls.len()
         }
 
         async fn hops(&self, id: &str) -> Vec<String> {

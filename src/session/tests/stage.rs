@@ -64,6 +64,8 @@ pub struct Stage {
     pub carrier: bool,
     /// When the network was looked at.
     pub looks: Vec<Moment>,
+    /// Apps that were woken, and for which message.
+    pub woken: Vec<(String, crate::ids::MessageId)>,
     next_id: u64,
 }
 
@@ -84,6 +86,7 @@ impl Stage {
             Kind::Reports,
             Kind::Ended,
             Kind::Clock,
+            Kind::LocalApps,
         ] {
             disk.insert(kind, saved.change(kind));
         }
@@ -101,6 +104,7 @@ impl Stage {
             ground: ground("wifi-1"),
             carrier: true,
             looks: Vec::new(),
+            woken: Vec::new(),
             next_id: 0,
         };
         stage.feed(Event::Started);
@@ -147,7 +151,7 @@ impl Stage {
                     (_, true) => Kept::Failed("no space left".into()),
                     _ => Kept::New,
                 };
-                return Some(Event::Kept { id: message.id, packet_id, kept });
+                return Some(Event::Kept { id: message.id, from: message.from, packet_id, kept });
             }
             Action::LookAtNetwork => {
                 self.looks.push(self.now.at);
@@ -163,6 +167,8 @@ impl Stage {
             Action::OpenInbox { user } => self.inbox = Some(user),
             Action::UnlinkInbox => self.inbox = None,
             Action::EndStreams { word, .. } => self.ends.push(word),
+            Action::WakeApp { app, id, .. } => self.woken.push((app, id)),
+            Action::LocalAppsChanged => {}
         }
         None
     }

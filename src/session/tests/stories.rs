@@ -215,9 +215,9 @@ fn a_message_that_comes_again_though_an_app_has_it_is_told_as_taken_again() {
         let mut stage = Stage::new(Saved::default());
         stage.login("ann");
         stage.accept();
-        stage.feed(Event::Kept { id: "m1".into(), packet_id: Some(1), kept });
+        stage.feed(Event::Kept { id: "m1".into(), from: "bob".into(), packet_id: Some(1), kept });
         assert!(said(&stage, |up| matches!(up, Up::Ack { ids, .. } if ids == &["m1"])));
-        assert_eq!(said(&stage, |up| matches!(up, Up::Taken { ids } if ids == &["m1"])), again);
+        assert_eq!(said(&stage, |up| matches!(up, Up::Taken { ids, .. } if ids == &["m1"])), again);
     }
 }
 
@@ -230,7 +230,7 @@ fn a_receipt_told_while_resting_is_told_at_the_next_connection() {
     stage.ask(Ask::Attach { app: "mail".into() });
     stage.accept();
     assert!(said(&stage, |up| matches!(up, Up::Receipt { id, .. } if id == "m1")));
-    assert!(said(&stage, |up| matches!(up, Up::Taken { ids } if ids == &["m2"])));
+    assert!(said(&stage, |up| matches!(up, Up::Taken { ids, .. } if ids == &["m2"])));
     assert!(stage.session.saved().reports.is_empty());
 }
 

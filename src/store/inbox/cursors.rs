@@ -8,6 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Apps whose cursors are kept. Beyond it one that is not attached, and furthest behind, is forgotten.
 const MOST_APPS: usize = 64;
 
+/// Days after which an app that does not come back is waited for no more.
+const ABSENT_DAYS: u64 = 90;
+/// No clock that is right says an earlier day: 2025-01-01.
+const EARLIEST_DAY: u64 = 20_089;
+
 /// How far one app has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
@@ -19,11 +24,14 @@ pub struct Cursor {
     /// Messages it will not get, because there was no room for them, and has not heard of yet.
     #[serde(default)]
     missed: u64,
+    /// The day it was last here, since the Unix epoch; 0 where the clock could not say.
+    #[serde(default)]
+    seen: u64,
 }
 
 impl Cursor {
     const fn at(position: u64) -> Self {
-        Self { position, taken: BTreeSet::new(), missed: 0 }
+        Self { position, taken: BTreeSet::new(), missed: 0, seen: 0 }
     }
 
     pub fn passed(&self, number: u64) -> bool {
@@ -124,6 +132,29 @@ impl Cursors {
 
     pub fn gap_told(&mut self, app: &str) -> bool {
         self.apps.get_mut(app).is_some_and(|cursor| std::mem::take(&mut cursor.missed) > 0)
+    }
+
+    /// The app is here on this day since the Unix epoch. `true` if that is news.
+    pub fn see(&mut self, app: &str, today: u64) -> bool {
+        let known = self.apps.get_mut(app).filter(|cursor| today >= EARLIEST_DAY && cursor.seen != today);
+        known.map(|cursor| cursor.seen = today).is_some()
+    }
+
+    /// Forgets apps that have not been here for [`ABSENT_DAYS`], and names them. One whose day is not known is given
+    /// this one.
+    pub fn forget_absent(&mut self, today: u64, attached: &BTreeSet<String>) -> Vec<String> {
+        if today < EARLIEST_DAY {
+            return Vec::new();
+        }
+        for cursor in self.apps.values_mut().filter(|cursor| cursor.seen == 0 || cursor.seen > today) {
+            cursor.seen = today;
+        }
+        let absent = |(name, cursor): (&String, &Cursor)| {
+            (cursor.seen + ABSENT_DAYS < today && !attached.contains(name)).then(|| name.clone())
+        };
+        let gone: Vec<String> = self.apps.iter().filter_map(absent).collect();
+        self.apps.retain(|name, _| !gone.contains(name));
+        gone
     }
 
     pub fn forget(&mut self, app: &str) -> bool {

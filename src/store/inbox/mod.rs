@@ -36,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 use taken::TakenIds;
 use tracing::{error, info};
 
@@ -111,6 +112,13 @@ pub struct Inbox {
     unsaved: bool,
     /// Opening found that messages are gone which nobody has taken.
     lost: bool,
+    /// The day on which absent apps were last looked for.
+    swept: u64,
+}
+
+/// Days since the Unix epoch, by the wall clock.
+fn today() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
 }
 
 impl Inbox {
@@ -166,6 +174,7 @@ impl Inbox {
     /// # Errors
     /// [`InboxError`]; nothing may be acknowledged then.
     pub fn append(&mut self, messages: &[Message]) -> Result<Appended, InboxError> {
+        self.forget_absent(today());
         self.write(messages, true)
     }
 
@@ -187,6 +196,22 @@ impl Inbox {
     /// An app has left: when there is no room, its messages go first.
     pub fn detach(&mut self, app: &str) {
         self.attached.remove(app);
+    }
+
+    /// Apps that have been away for three months are waited for no more; `today` in days since the Unix epoch.
+    fn forget_absent(&mut self, today: u64) {
+        if std::mem::replace(&mut self.swept, today) == today {
+            return;
+        }
+        for app in self.cursors.forget_absent(today, &self.attached) {
+            info!(
+                event = "inbox.app_forgotten",
+                app, "a local app has not come for three months; messages wait for it no more"
+            );
+            self.unsaved = true;
+        }
+        self.reclaim(false);
+        drop(self.flush());
     }
 
     /// The app is not waited for any more.
@@ -304,6 +329,7 @@ impl Inbox {
 
     fn know(&mut self, app: &str) {
         self.unsaved |= self.cursors.know(app, self.next, &self.attached).1;
+        self.unsaved |= self.cursors.see(app, today());
     }
 
     fn save(&mut self) -> io::Result<()> {

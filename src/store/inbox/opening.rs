@@ -33,6 +33,7 @@ impl Inbox {
             active: None,
             sealed: false,
             lost: false,
+            swept: 0,
         };
         for (at, first) in firsts.iter().enumerate() {
             let damaged = inbox.read_segment(*first, firsts.get(at + 1).copied()).map_err(io)?;

@@ -1,11 +1,11 @@
 //! The `impush` command line: what each command asks, prints and exits with.
 
 use super::app_command::{self, AppCommand};
+use super::command_error::CommandError;
 use super::config::{Config, Paths};
 use super::control::{Client, ClientError, Reader};
-use super::daemon::RunError;
 use super::doctor::{self, Outcome};
-use super::identity::{self, ResetError};
+use super::identity;
 use super::inbox::{self, InboxCommand, InboxCommandError};
 use super::loading::{good, load, socket_only};
 use super::name::AgentName;
@@ -14,7 +14,6 @@ use super::start::{self, Retry};
 use super::{bundle, check, text};
 use crate::access::Account;
 use crate::logs;
-use crate::settings::SettingsError;
 use crate::terminal;
 use crate::untrusted::shown;
 use crate::vendors::Vendor;
@@ -185,38 +184,6 @@ enum ConfigCommand {
     /// Print every key with its value
     Show,
 }
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-enum CommandError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Run(#[from] RunError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Detect(#[from] crate::device::PropertyError),
-    #[error("the login ended: {word} {detail}")]
-    LoginEnded { word: String, detail: String },
-    #[error("{}", .0.join("\nimpush: "))]
-    CannotStart(Vec<String>),
-    #[error("cannot look as that user: {0}")]
-    User(io::Error),
-    #[error("{failed} checks failed")]
-    Unhealthy { failed: usize },
-    #[error(transparent)]
-    Inbox(#[from] InboxCommandError),
-    #[error(transparent)]
-    Reset(#[from] ResetError),
-    #[error("cannot print: {0}")]
-    Output(#[from] io::Error),
-    #[error("{0}")]
-    Json(#[from] serde_json::Error),
-}
-
 impl Command {
     const fn needs_the_socket_only(&self) -> bool {
         !matches!(
@@ -228,51 +195,6 @@ impl Command {
                 | Self::Inbox { .. }
                 | Self::ResetIdentity
         )
-    }
-}
-
-impl CommandError {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Settings(error) if error.not_permitted() => 77,
-            Self::Settings(_) | Self::CannotStart(_) => 78,
-            Self::Run(error) => error.exit_code(),
-            Self::Client(ClientError::NotPermitted { .. }) => 77,
-            Self::Client(ClientError::NotRunning { .. } | ClientError::Asleep { .. } | ClientError::Broken(_))
-            | Self::Unhealthy { .. } => 69,
-            Self::Client(ClientError::Refused(refusal)) => refusal_code(&refusal.code),
-            Self::File { .. } | Self::Detect(_) => 66,
-            Self::LoginEnded { .. } => 77,
-            Self::User(error) if error.kind() == io::ErrorKind::PermissionDenied => 77,
-            Self::User(_) => 67,
-            Self::Inbox(error) => error.exit_code(),
-            Self::Reset(error) => error.exit_code(),
-            Self::Output(_) | Self::Json(_) => 74,
-        }
-    }
-}
-
-/// sysexits for the reason's word: what a script may do about it differs.
-fn refusal_code(word: &str) -> u8 {
-    match word {
-        "dns_failed" => 68,
-        "not_started" => 69,
-        "not_stored" => 74,
-        "bad_credentials" | "not_authorized" | "banned" | "client_id_refused" | "login_expired" => 77,
-        "wrong_app" => 78,
-        "no_answer"
-        | "connect_timeout"
-        | "connect_refused"
-        | "network_unreachable"
-        | "server_busy"
-        | "server_unavailable"
-        | "server_shutting_down"
-        | "quota_exceeded"
-        | "busy"
-        | "peer_closed"
-        | "io_error" => 75,
-        word if word.starts_with("tls_") || matches!(word, "not_mqtt5" | "protocol_error") => 76,
-        _ => 65,
     }
 }
 

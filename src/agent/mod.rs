@@ -17,6 +17,7 @@ mod bundle;
 mod check;
 pub mod cli;
 mod clock;
+mod command_error;
 mod config;
 pub mod control;
 mod daemon;

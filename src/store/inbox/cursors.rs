@@ -161,3 +161,28 @@ impl Cursors {
         self.apps.remove(app).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_that_has_not_come_for_three_months_is_forgotten_and_a_wrong_clock_forgets_nobody() {
+        let (today, mut cursors) = (EARLIEST_DAY + 700, Cursors::new());
+        let attached: BTreeSet<String> = ["mail".to_owned()].into();
+        for app in ["mail", "gone"] {
+            cursors.know(app, 1, &attached);
+            assert!(cursors.see(app, today) && !cursors.see(app, today), "{app}: news once a day");
+        }
+        assert!(!cursors.see("gone", 3), "a clock of 1970 says nothing");
+        for day in [3, today - 400, today, today + ABSENT_DAYS] {
+            assert!(cursors.forget_absent(day, &attached).is_empty(), "{day}");
+            cursors.see("gone", today);
+        }
+        assert_eq!(cursors.forget_absent(today + ABSENT_DAYS + 1, &attached), ["gone"], "who is attached stays");
+        // A file of an older version does not say when an app was here.
+        cursors.know("old", 1, &attached);
+        assert!(cursors.forget_absent(today, &attached).is_empty());
+        assert_eq!(cursors.forget_absent(today + ABSENT_DAYS + 1, &attached), ["old"]);
+    }
+}

@@ -113,29 +113,6 @@ fn what_one_app_acknowledges_another_still_gets_also_after_reopening() {
 }
 
 #[test]
-fn an_app_that_has_not_come_for_three_months_is_waited_for_no_more_and_a_wrong_clock_forgets_nobody() {
-    let state = state();
-    let mut inbox = of_ann(state.path());
-    inbox.attach("mail");
-    inbox.attach("gone");
-    inbox.detach("gone");
-    inbox.append(&messages(&["a"])).expect("kept");
-    take(&mut inbox, "mail", &["a"]);
-    let today = super::today();
-    for day in [3, today + 90] {
-        inbox.forget_absent(day);
-        assert_eq!(ids(&mut inbox, "gone"), ["a"], "{day}");
-    }
-    // Its question was a visit; after that nobody hears of it.
-    let mut inbox = of_ann(state.path());
-    inbox.attach("mail");
-    inbox.forget_absent(today + 91);
-    inbox.make_room(u64::MAX / 2);
-    assert_eq!(inbox.bytes(), 0, "what it alone had not taken goes");
-    assert!(ids(&mut inbox, "gone").is_empty(), "it begins at now, like any new app");
-}
-
-#[test]
 fn looking_begins_nothing_and_shows_what_no_app_has() {
     let state = state();
     let mut inbox = of_ann(state.path());

@@ -126,8 +126,13 @@ impl Drop for Lab {
 
 /// A broker at the server that the device calls `localhost`, so that the certificate's name holds.
 fn broker(dir: &Path, server: &str) -> Process {
+    broker_named(dir, server, Flaw::None)
+}
+
+/// With [`Flaw::WrongName`] it is not `localhost` but `elsewhere.example`.
+fn broker_named(dir: &Path, server: &str, flaw: Flaw) -> Process {
     use std::os::unix::fs::PermissionsExt as _;
-    let made = certificates(dir, Flaw::None);
+    let made = certificates(dir, flaw);
     for (path, mode) in [(dir, 0o755), (made.key.as_path(), 0o644)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permitted");
     }
@@ -261,4 +266,139 @@ fn a_wire_that_is_plugged_in_again_is_used_at_once_though_its_addresses_never_le
     let took = lab.until("link.up");
     assert!(took <= Duration::from_secs(2), "{took:?}");
     assert_eq!(lab.network(), network);
+}
+
+/// Android as a native service finds it, below a root of its own: no resolver file and no hosts but netd's socket,
+/// properties for root alone beside a getprop that answers, logd, wake locks; uid 1000 with its two capabilities, and
+/// nothing to write to but logd.
+const ANDROID: &str = r#"
+set -e
+mkdir -p "$AT/over" "$AT/root"; mount -t tmpfs over "$AT/over"; mkdir "$AT/over/up" "$AT/over/work"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$AT/over/up,workdir=$AT/over/work" "$AT/root"
+R=$AT/root
+mount --rbind /proc "$R/proc"; mount --rbind /sys "$R/sys"; mount -t tmpfs dev "$R/dev"
+for d in null urandom; do : >"$R/dev/$d"; mount --bind "/dev/$d" "$R/dev/$d"; done
+mkdir -p "$R$AT/share" "$R/dev/socket"; mount --bind "$AT/share" "$R$AT/share"; mount --bind "$AT/share/sockets" "$R/dev/socket"
+mount -t tmpfs power "$R/sys/power"
+for f in wake_lock wake_unlock; do : >"$R/sys/power/$f"; chown 1000 "$R/sys/power/$f"; done
+rm -f "$R/etc/resolv.conf" "$R/etc/hosts"; rm -rf "$R/run/systemd"
+mkdir -p "$R/system/bin"
+printf 'ro.product.brand=Nobody\n' >"$R/system/build.prop"; chmod 600 "$R/system/build.prop"
+printf '#!/bin/sh\necho "[ro.product.brand]: [Nobody]"; echo "[ro.build.version.release]: [14]"\n' >"$R/system/bin/getprop"
+chmod 755 "$R/system/bin/getprop"
+cd /
+exec chroot "$R" setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps=-all,+block_suspend,+wake_alarm \
+    --ambient-caps=-all,+block_suspend,+wake_alarm --bounding-set=-all,+block_suspend,+wake_alarm --no-new-privs \
+    "$PROGRAM" --config "$AT/share/impush.toml" run <&- >&- 2>&-
+"#;
+
+/// What logd was sent: priority, and the event's fields.
+struct Logd(std::os::unix::net::UnixDatagram, Vec<(u8, serde_json::Value)>);
+
+impl Logd {
+    fn bind(path: &Path) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let socket = std::os::unix::net::UnixDatagram::bind(path).expect("bound");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).expect("permitted");
+        socket.set_read_timeout(Some(support::LIMIT)).expect("set");
+        Self(socket, Vec::new())
+    }
+
+    fn event(&mut self, name: &str) -> serde_json::Value {
+        let mut packet = [0; 8192];
+        loop {
+            let Ok(count) = self.0.recv(&mut packet) else { panic!("no {name} in {:#?}", self.1) };
+            let text = packet[12..count].strip_prefix(b"impush\0".as_slice()).expect("the tag");
+            let event: serde_json::Value = serde_json::from_slice(&text[..text.len() - 1]).expect("JSON");
+            self.1.push((packet[11], event.clone()));
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+
+    fn warnings(&self) -> Vec<&serde_json::Value> {
+        self.1.iter().filter(|(priority, _)| *priority >= 5).map(|(_, event)| event).collect()
+    }
+}
+
+#[test]
+fn on_a_system_as_unkind_as_android_it_boots_logs_in_moves_and_is_reached() {
+    let test = "on_a_system_as_unkind_as_android_it_boots_logs_in_moves_and_is_reached";
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let tools = ["ip", "mosquitto", "mosquitto_pub", "setpriv", "unshare"];
+    if !rustix::process::geteuid().is_root() || !tools.iter().all(|tool| has(tool)) {
+        return skipped(test, "needs root, ip, mosquitto and setpriv");
+    }
+    let made = shell(UP);
+    if !made.status.success() {
+        return skipped(test, &format!("this kernel cannot: {}", String::from_utf8_lossy(&made.stderr)));
+    }
+    let mut netd = trouble("routes", &["--uplink", "wlan0=10.73.1.1", "--uplink", "rmnet0=10.73.2.1"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let (share, sockets) = (dir.path().join("share"), dir.path().join("share/sockets"));
+    std::fs::create_dir_all(&sockets).expect("made");
+    let _broker = broker_named(dir.path(), V4, Flaw::WrongName);
+    std::fs::copy(dir.path().join("ca.pem"), share.join("ca.pem")).expect("copied");
+    Agent::configure(
+        &share,
+        "mqtts://elsewhere.example:8883",
+        &share.join("ca.pem"),
+        "[keep_alive]\nwake_device = true\n",
+    );
+    must(&format!("chown -R 1000:1000 {0}; chmod 755 {1}", share.display(), dir.path().display()));
+    let mut resolver = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+    resolver.args(["trouble", "dnsproxyd", "--name", "elsewhere.example=10.73.9.2", "--socket"]);
+    let mut resolver = Process::start(resolver.arg(sockets.join("dnsproxyd")), false);
+    resolver.wait_for("netd", |line| line.starts_with('{').then_some(()));
+    must(&format!("chmod 666 {}", sockets.join("dnsproxyd").display()));
+    let mut logd = Logd::bind(&sockets.join("logdw"));
+    let boot = || {
+        let mut command = inside("dev");
+        command.args(["unshare", "-m", "--propagation", "private", "sh", "-c", ANDROID]);
+        command.env("AT", dir.path()).env("PROGRAM", env!("CARGO_BIN_EXE_impush"));
+        command.env_remove("INVOCATION_ID").env_remove("JOURNAL_STREAM").env_remove("RUST_LOG");
+        Process::start(&mut command, true)
+    };
+    let mut agent = Agent { process: boot(), home: share.clone() };
+    logd.event("agent.started");
+    agent.login("ann", "secret");
+    assert_eq!(logd.event("names.source")["source"], "netd");
+    logd.event("link.up");
+    let status = agent.status();
+    let down = format!("im/v1/org%23app/ann/{}/down", status["device_id"].as_str().expect("an id"));
+    let send = |id: &str| {
+        let message = serde_json::json!({ "v": 1, "type": "message", "id": id, "from": "b", "to": "ann", "sent_at_ms": 1, "body": {} });
+        let mut command = inside("srv");
+        command.args(["mosquitto_pub", "-V", "mqttv5", "-h", V4, "-p", "8883", "--cafile"]).arg(share.join("ca.pem"));
+        command.args(["--insecure", "-q", "1", "-t", &down, "-m", &message.to_string()]);
+        assert!(command.status().expect("ran").success());
+    };
+    send("first");
+    assert_eq!(logd.event("message.received")["id"], "first");
+    let network = |agent: &Agent| agent.status()["network"].as_str().unwrap_or_default().to_owned();
+    assert!(network(&agent).starts_with("wifi-"), "{}", network(&agent));
+    assert!(agent.status()["wake_lock"]["taken"].as_u64() > Some(0), "{}", agent.status());
+    assert_eq!(agent.status()["saving_power"], false);
+    assert_eq!(logd.warnings(), Vec::<&serde_json::Value>::new(), "a healthy run logs no warning");
+
+    // Killed, and the device boots again.
+    agent.process.kill();
+    agent.process = boot();
+    logd.event("agent.started");
+    logd.event("link.up");
+    assert_eq!(agent.status()["inbox"], 1, "what was on the disk is");
+
+    // Wi-Fi ends: its address goes, and netd makes the other network everybody's.
+    let from = Instant::now();
+    must("ip -n impush-p-dev addr flush dev wlan0");
+    tell(&mut netd, "rmnet0");
+    logd.event("link.up");
+    println!("Wi-Fi to mobile, the first address gone: online after {:?}", from.elapsed());
+    assert!(network(&agent).starts_with("cell-"), "{}", network(&agent));
+    send("second");
+    assert_eq!(logd.event("message.received")["id"], "second");
+    agent.process.kill();
+    shell(DOWN);
+    drop(turn);
 }

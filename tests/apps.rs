@@ -72,8 +72,12 @@ fn a_hundred_messages_start_an_app_once_and_the_one_that_woke_it_says_so_in_its_
     let mut stage = Stage::new();
     let (program, log) = stage.program("echo here >&2");
     stage.agent.ok(&["app", "add", "chat", "--wake", &format!("command:{}", program.display())]);
-    let first = stage.send("0");
-    assert_eq!(stage.agent.process.event("app.woken")["app"], "chat");
+    let id = stage.gateway.ok(&["send", "--app", "org/app", "ann", "0"]);
+    let received = stage.agent.process.event("message.received");
+    let woken = stage.agent.process.event("app.woken");
+    assert_eq!((&received["id"], &woken["app"]), (&json!(id), &json!("chat")));
+    println!("message on disk at {}, its app's program done at {}", received["timestamp"], woken["timestamp"]);
+    let first = id;
     for n in 1..100 {
         stage.send(&n.to_string());
     }

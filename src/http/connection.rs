@@ -1,7 +1,6 @@
 //! One call over one connection, and what becomes of the connection then.
 
 use super::dial::Dialled;
-use super::host::Host;
 use super::{HttpError, Response, chain};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -22,6 +21,18 @@ const MAX_ANSWER: usize = 1024 * 1024;
 /// call has time for another one.
 const PING_PART: u32 = 5;
 
+/// Whose connection it is.
+pub(super) trait Owner: std::fmt::Debug + Send + Sync {
+    /// The `Host` of requests over HTTP/1.1.
+    fn authority(&self) -> &str;
+    /// A call is over, and its connection good for another.
+    fn give_back(self: Arc<Self>, number: u64, sender: Sender);
+    /// A call got no answer on this connection.
+    fn lost(self: Arc<Self>, number: u64);
+    /// The connection is over.
+    fn ended(self: Arc<Self>, number: u64);
+}
+
 /// What requests are handed to.
 #[derive(Debug)]
 pub(super) enum Sender {
@@ -38,13 +49,13 @@ pub(super) enum Sender {
 pub(super) async fn begin(
     dialled: Dialled,
     number: u64,
-    host: &Arc<Host>,
+    owner: &Arc<dyn Owner>,
     patience: Duration,
 ) -> Result<(Sender, AbortHandle), String> {
-    let host = Arc::downgrade(host);
+    let owner = Arc::downgrade(owner);
     match dialled {
-        Dialled::Plain(stream) => plain(TokioIo::new(stream), number, host).await,
-        Dialled::Tls { stream, multiplexed: false } => plain(TokioIo::new(stream), number, host).await,
+        Dialled::Plain(stream) => plain(TokioIo::new(stream), number, owner).await,
+        Dialled::Tls { stream, multiplexed: false } => plain(TokioIo::new(stream), number, owner).await,
         Dialled::Tls { stream, multiplexed: true } => {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -56,7 +67,7 @@ pub(super) async fn begin(
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(|e| chain(&e))?;
-            Ok((Sender::Shared(sender), run(connection, number, host)))
+            Ok((Sender::Shared(sender), run(connection, number, owner)))
         }
     }
 }
@@ -64,20 +75,20 @@ pub(super) async fn begin(
 async fn plain<S: Read + Write + Unpin + Send + 'static>(
     stream: S,
     number: u64,
-    host: Weak<Host>,
+    owner: Weak<dyn Owner>,
 ) -> Result<(Sender, AbortHandle), String> {
     let (mut sender, connection) = http1::handshake(stream).await.map_err(|e| chain(&e))?;
-    let driver = run(connection, number, host);
+    let driver = run(connection, number, owner);
     sender.ready().await.map_err(|e| chain(&e))?;
     Ok((Sender::Plain(sender), driver))
 }
 
-fn run(connection: impl Future + Send + 'static, number: u64, host: Weak<Host>) -> AbortHandle {
+fn run(connection: impl Future + Send + 'static, number: u64, owner: Weak<dyn Owner>) -> AbortHandle {
     let driver = tokio::spawn(async move {
         // Its calls hear why it ended.
         let _ = connection.await;
-        if let Some(host) = host.upgrade() {
-            host.ended(number);
+        if let Some(owner) = owner.upgrade() {
+            owner.ended(number);
         }
     });
     driver.abort_handle()
@@ -95,7 +106,7 @@ pub(super) struct Lost {
 /// it is not used for another.
 #[derive(Debug)]
 pub(super) struct Leased {
-    host: Arc<Host>,
+    owner: Arc<dyn Owner>,
     pub number: u64,
     sender: Option<Sender>,
     begun: bool,
@@ -104,8 +115,8 @@ pub(super) struct Leased {
 }
 
 impl Leased {
-    pub const fn new(host: Arc<Host>, number: u64, sender: Sender, uncertain: bool) -> Self {
-        Self { host, number, sender: Some(sender), begun: false, uncertain }
+    pub fn new(owner: Arc<dyn Owner>, number: u64, sender: Sender, uncertain: bool) -> Self {
+        Self { owner, number, sender: Some(sender), begun: false, uncertain }
     }
 
     /// Takes the connection out of one that was not used.
@@ -128,7 +139,7 @@ impl Leased {
         if answer.is_ok()
             && let Some(sender) = self.sender.take()
         {
-            self.host.clone().give_back(number, sender);
+            self.owner.clone().give_back(number, sender);
         }
         answer
     }
@@ -145,7 +156,7 @@ impl Leased {
                 .await
                 .map_err(|mut e| (e.take_message().is_some(), e.into_error())),
             Some(Sender::Plain(sender)) => sender
-                .try_send_request(self.host.for_plain(request))
+                .try_send_request(for_plain(request, self.owner.authority()))
                 .await
                 .map_err(|mut e| (e.take_message().is_some(), e.into_error())),
             None => return Err(Lost { unsent: true, error: HttpError::Request("no connection".to_owned()) }),
@@ -160,8 +171,8 @@ impl Leased {
 impl Drop for Leased {
     fn drop(&mut self) {
         match self.sender.take() {
-            Some(_) if self.begun => self.host.lost(self.number),
-            Some(sender) => self.host.clone().give_back(self.number, sender),
+            Some(_) if self.begun => self.owner.clone().lost(self.number),
+            Some(sender) => self.owner.clone().give_back(self.number, sender),
             None => {}
         }
     }
@@ -185,7 +196,7 @@ fn for_multiplexed(request: &Request<Bytes>) -> Request<Full<Bytes>> {
 }
 
 /// The path alone, and the name in a header of its own (RFC 9112, section 3.2.1).
-pub(super) fn for_plain(request: &Request<Bytes>, authority: &str) -> Request<Full<Bytes>> {
+fn for_plain(request: &Request<Bytes>, authority: &str) -> Request<Full<Bytes>> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let mut copy = copy(request, path.parse().unwrap_or_default());
     if let Ok(name) = authority.parse() {

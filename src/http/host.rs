@@ -4,10 +4,9 @@
 //! many as calls wait, up to a limit. A host that was just found unreachable fails all who wait, as one event.
 
 use super::HttpError;
-use super::connection::{Leased, Sender, begin, for_plain};
+use super::connection::{Leased, Owner, Sender, begin};
 use super::dial::{Dialer, Origin};
 use http_body_util::Full;
-use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
 use std::collections::{HashMap, VecDeque};
@@ -85,10 +84,6 @@ impl Host {
         state.used.elapsed() > time && state.waiting.is_empty()
     }
 
-    pub fn for_plain(&self, request: &Request<Bytes>) -> Request<Full<Bytes>> {
-        for_plain(request, &self.authority)
-    }
-
     /// A connection for one call; `again` for one that has waited before, and is first now.
     ///
     /// # Errors
@@ -136,7 +131,7 @@ impl Host {
     async fn dial(self: Arc<Self>) {
         let number = self.dialer.number();
         let made = match self.dialer.dial(&self.origin).await {
-            Ok(dialled) => begin(dialled, number, &self, self.dialer.patience).await,
+            Ok(dialled) => begin(dialled, number, &(self.clone() as Arc<dyn Owner>), self.dialer.patience).await,
             Err(why) => Err(why),
         };
         let mut state = self.state();
@@ -163,8 +158,19 @@ impl Host {
         self.serve(&mut state);
     }
 
-    /// A call is over, and its connection good for another.
-    pub fn give_back(self: Arc<Self>, number: u64, sender: Sender) {
+    fn free_again(self: &Arc<Self>, number: u64, sender: Sender) {
+        let mut state = self.state();
+        state.put_back(number, sender);
+        self.serve(&mut state);
+    }
+}
+
+impl Owner for Host {
+    fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    fn give_back(self: Arc<Self>, number: u64, sender: Sender) {
         match sender {
             Sender::Plain(mut plain) if !plain.is_ready() => {
                 // It is, as soon as the end of the answer was read; one that the server closes never is.
@@ -179,15 +185,8 @@ impl Host {
         }
     }
 
-    fn free_again(self: &Arc<Self>, number: u64, sender: Sender) {
-        let mut state = self.state();
-        state.put_back(number, sender);
-        self.serve(&mut state);
-    }
-
-    /// A call got no answer on this connection: nobody else shall wait on it. What idles beside it may have
-    /// died with it.
-    pub fn lost(self: &Arc<Self>, number: u64) {
+    /// Nobody else shall wait on it. What idles beside it may have died with it.
+    fn lost(self: Arc<Self>, number: u64) {
         let mut state = self.state();
         state.forget(number);
         for idle in std::mem::take(&mut state.idle) {
@@ -196,8 +195,7 @@ impl Host {
         self.serve(&mut state);
     }
 
-    /// The connection is over.
-    pub fn ended(self: &Arc<Self>, number: u64) {
+    fn ended(self: Arc<Self>, number: u64) {
         let mut state = self.state();
         state.forget(number);
         self.serve(&mut state);

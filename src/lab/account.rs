@@ -1,6 +1,5 @@
 //! An app's account at each vendor, in the vendor's cloud and at the gateway: made up, but whole.
 
-use super::cloud;
 use crate::vendors::{Hosts, Vendor};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -35,14 +34,6 @@ impl Account {
         let registration =
             json!({ "vendor": vendor, "id": app_id, "secret": secret, "package": PACKAGE, "keys": keys });
         Self { vendor, certificate: certificate.to_owned(), app_id: app_id.to_owned(), fields, registration }
-    }
-
-    /// The app at this vendor.
-    ///
-    /// # Errors
-    /// When no key can be made.
-    pub fn at(vendor: Vendor) -> Result<Self, String> {
-        (cloud::of(vendor).account)()
     }
 }
 

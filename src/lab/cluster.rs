@@ -1,7 +1,7 @@
 //! Several gateways on one PostgreSQL and a broker of several nodes, any of which is killed under load, while
 //! presence events come late, twice and in the wrong order: nothing may be lost, nothing shown twice.
 
-use super::account::{ANY, Account, vendors_section};
+use super::account::{ANY, vendors_section};
 use super::agent::Agent;
 use super::device::{call, call_as};
 use super::kills::{self, Kills};
@@ -192,7 +192,7 @@ async fn balance(listener: TcpListener, gateways: Vec<SocketAddr>) -> Result<(),
 }
 
 async fn offline_device(http: &Http, base: &str, token: &str, clouds: &str) -> Result<String, String> {
-    let account = Account::at(ANY)?;
+    let account = crate::lab::cloud::account(ANY)?;
     let mut registration = account.registration.clone();
     registration["daily_quota"] = json!(u64::from(u32::MAX));
     call(http, "POST", &format!("{clouds}/_lab/apps"), Some(registration)).await?;

@@ -66,7 +66,7 @@ async fn send(rig: &Rig, phone: &Phone, text: &str) -> Result<(), String> {
 
 impl Phone {
     async fn start(rig: &Rig, vendor: Vendor) -> Result<Self, String> {
-        let (account, home) = (Account::at(vendor)?, rig.home.path());
+        let (account, home) = (crate::lab::cloud::account(vendor)?, rig.home.path());
         rig.register(&account).await?;
         let user = format!("owner-of-a-{vendor}");
         let password = rig.user(&user).await?;

@@ -43,7 +43,7 @@ struct Usage {
 pub(super) async fn measure(agent: Option<PathBuf>) -> Result<Vec<Figure>, String> {
     let program = agent.map_or_else(packaged, Ok)?;
     let rig = Rig::start(false, START).await?;
-    let account = Account::at(ANY)?;
+    let account = crate::lab::cloud::account(ANY)?;
     rig.register(&account).await?;
     let password = rig.user(USER).await?;
     let bar = ProgressBar::new(4).with_message("idle minute");

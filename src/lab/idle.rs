@@ -38,7 +38,7 @@ pub(super) struct Idle {
 pub(super) async fn measure() -> Result<Idle, String> {
     let rig = Rig::start(false, CALL).await?;
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
-    let account = Account::at(ANY)?;
+    let account = crate::lab::cloud::account(ANY)?;
     rig.register(&account).await?;
     let users: Vec<String> = (0..USERS).map(|n| format!("user-{n}")).collect();
     let bar = ProgressBar::new((USERS * DEVICES) as u64).with_message("binding");

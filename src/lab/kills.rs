@@ -1,6 +1,6 @@
 //! A gateway that is killed again and again under load: what was accepted must arrive, and be shown once.
 
-use super::account::{ANY, Account};
+use super::account::ANY;
 use super::rig::Rig;
 use crate::http::Http;
 use indicatif::ProgressBar;
@@ -58,7 +58,7 @@ pub(super) async fn send(http: &Http, base: &str, token: &str, to: &str, text: &
 /// A sentence when a program cannot be started, or the gateway refuses a message.
 pub(super) async fn measure(kills: u32, seed: u64) -> Result<Kills, String> {
     let mut rig = Rig::start(false, CALL).await?;
-    let account = Account::at(ANY)?;
+    let account = crate::lab::cloud::account(ANY)?;
     rig.register(&account).await?;
     let device = rig.bound_users(&account, &[USER.to_owned()]).await?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -2,7 +2,6 @@
 //!
 //! The clouds check every signature and share the machine's cores, so these figures are a floor.
 
-use super::account::Account;
 use super::rig::Rig;
 use crate::vendors::Vendor;
 use indicatif::ProgressBar;
@@ -54,7 +53,7 @@ pub(super) async fn measure(json_lines: bool, count: u32, concurrency: u32) -> R
 }
 
 async fn one(rig: &Rig, vendor: Vendor, (count, concurrency): (u32, u32), pid: u32) -> Result<Value, String> {
-    let account = Account::at(vendor)?;
+    let account = crate::lab::cloud::account(vendor)?;
     rig.register(&account).await?;
     let device = rig.install(&account, "bench").await?;
     let name =

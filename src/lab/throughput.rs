@@ -31,7 +31,7 @@ pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
     // One core for the gateway, as the figure asks; the rest of the machine makes the load.
     let rig = Arc::new(Rig::start(true, CALL).await?);
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
-    let account = Account::at(measured()?)?;
+    let account = crate::lab::cloud::account(measured()?)?;
     rig.register(&account).await?;
     let users: Vec<String> = (0..USERS).map(user).collect();
     let device = rig.bound_users(&account, &users).await?;

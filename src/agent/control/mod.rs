@@ -22,6 +22,7 @@
 //! Errors are `{"error": {"code", "message"}}`; an agent that cannot start answers everything with `not_started`. A peer must be root, run as the agent's user, or be in the
 //! socket's group.
 
+mod answer;
 mod apps;
 mod client;
 mod messages;

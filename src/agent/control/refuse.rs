@@ -1,7 +1,8 @@
 //! The control socket while there is no daemon behind it: every peer gets the same answer.
 
 use super::Refusal;
-use super::server::{Door, HEAD_TIMEOUT, refused};
+use super::answer::{HEAD_TIMEOUT, refused};
+use super::server::Door;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;

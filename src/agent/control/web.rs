@@ -10,9 +10,9 @@
 //! refused: a page whose name was made to lead here would be taken for a local one (DNS rebinding).
 
 use super::Refusal;
+use super::answer::{HEAD_TIMEOUT, refused};
 use super::apps::hashed;
 use super::peer::{AnyBody, Peer, Who, full};
-use super::server::{HEAD_TIMEOUT, refused};
 use crate::session::LocalApp;
 use hyper::body::Incoming;
 use hyper::header::{

@@ -58,6 +58,14 @@ macro_rules! clouds {
 
 crate::vendors::each_vendor!(clouds);
 
+/// An app's account at this vendor.
+///
+/// # Errors
+/// When no key can be made.
+pub(super) fn account(vendor: Vendor) -> Result<super::account::Account, String> {
+    (of(vendor).account)()
+}
+
 /// Longest wait of one tray request.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// A server that takes receipts answers within this.

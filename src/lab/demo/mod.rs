@@ -61,7 +61,7 @@ pub(super) async fn run(json: bool, vendors: &[Vendor]) -> Result<bool, String> 
 async fn play(json: bool, vendor: Vendor) -> Result<bool, String> {
     let steps = Steps::new(json);
     let home = tempfile::Builder::new().prefix("impush-demo-").tempdir().map_err(|e| e.to_string())?;
-    let result = story(&steps, home.path(), Account::at(vendor)?).await;
+    let result = story(&steps, home.path(), crate::lab::cloud::account(vendor)?).await;
     match result {
         Ok(()) => {
             if !json {

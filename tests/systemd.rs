@@ -135,6 +135,18 @@ fn the_package_serves_survives_kill_reboot_and_upgrade_and_goes_without_a_trace(
     guest.ok("systemctl daemon-reload; systemctl restart impush");
     guest.online();
 
+    // A unit that sleeps is started for a message, by an agent that may start units.
+    guest.ok("printf '[Service]\\nExecStart=/bin/touch /run/woken\\n' >/run/systemd/system/chat.service");
+    drop_in(&guest, "User=root\\nGroup=root\\nPrivateUsers=no");
+    guest.ok("systemctl restart impush; impush app add chat --wake unit:chat.service");
+    guest.online();
+    gateway.ok(&["send", "--app", "org/app", "ann", "wake up"]);
+    guest.until("the unit", |guest| guest.run("test -e /run/woken").status.success());
+    assert!(guest.ok("impush app list").contains("woken 1 times by unit:chat.service"));
+    guest.ok("impush app remove chat; rm -r /run/systemd/system/impush.service.d; systemctl daemon-reload");
+    guest.ok("systemctl restart impush");
+    guest.online();
+
     // A limit of starts, as an operator may set it: the advice is pasted as it stands.
     drop_in(&guest, "ExecStart=\\nExecStart=/bin/false\\n[Unit]\\nStartLimitIntervalSec=600\\nStartLimitBurst=2");
     guest.run("for i in 1 2 3 4; do systemctl restart impush; done");

@@ -39,7 +39,7 @@ until_line() {
 start_gateway() {
     home=$1
     mkdir -p "$home"
-    printf '[api]\nlisten = "127.0.0.1:0"\n[broker]\nlisten = "127.0.0.1:0"\nnames = ["10.0.2.2"]\n[paths]\nstate = "%s"\n' "$home/state" >"$home/gateway.toml"
+    printf '[api]\nlisten = "127.0.0.1:0"\n[broker]\nlisten = "127.0.0.1:0"\nnames = ["10.0.2.2", "10.0.3.2", "push.example"]\n[paths]\nstate = "%s"\n' "$home/state" >"$home/gateway.toml"
     "$bin/impush-gateway" --config "$home/gateway.toml" serve --announce >"$home/announced" 2>"$home/gateway.log" </dev/null &
     children+=($!)
     for _ in $(seq 100); do [ -s "$home/announced" ] && break; sleep 0.1; done

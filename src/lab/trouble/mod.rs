@@ -6,6 +6,7 @@ mod dns;
 mod dnsproxyd;
 mod ip;
 mod large;
+mod logdw;
 mod names;
 mod portal;
 mod rotate;
@@ -31,6 +32,8 @@ pub(super) enum Trouble {
     Names(names::Options),
     /// A server that takes connections and is silent from a step on
     Silent(silent::Options),
+    /// Android's log daemon at its socket: each record is printed as logcat shows it
+    Logdw(logdw::Options),
     /// Lose large packets without a word, as behind a tunnel whose ICMP is filtered
     Large(large::Options),
 }
@@ -46,6 +49,7 @@ pub(super) async fn run(trouble: Trouble) -> io::Result<()> {
         Trouble::Dnsproxyd(options) => dnsproxyd::serve(options).await,
         Trouble::Names(options) => names::serve(options).await,
         Trouble::Silent(options) => silent::serve(options).await,
+        Trouble::Logdw(options) => logdw::serve(options).await,
         Trouble::Large(options) => large::serve(options).await,
     }
 }

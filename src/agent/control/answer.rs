@@ -3,6 +3,7 @@
 use super::super::config::Certificates;
 use super::messages::{lines, lines_response};
 use super::peer::{AnyBody, Peer, Who, app_name, full, response_of};
+use super::serve::HEAD_TIMEOUT;
 use super::{Ask, MAX_BODY, Refusal, Reply};
 use crate::ids::MessageId;
 use crate::keepalive::PowerMode;
@@ -15,10 +16,6 @@ use hyper::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::time::Duration;
-
-/// A peer must have sent its request's head by then, and then its body.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 struct LoginBody {

@@ -28,6 +28,7 @@ mod client;
 mod messages;
 mod peer;
 mod refuse;
+mod serve;
 mod server;
 mod socket_file;
 mod web;

@@ -1,11 +1,9 @@
 //! The control socket while there is no daemon behind it: every peer gets the same answer.
 
 use super::Refusal;
-use super::answer::{HEAD_TIMEOUT, refused};
+use super::answer::refused;
+use super::serve::serve;
 use super::server::Door;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -37,13 +35,6 @@ impl Door {
 }
 
 async fn answer(stream: UnixStream, refusal: Refusal) {
-    let service = service_fn(|_| async { Ok::<_, Infallible>(refused(&refusal)) });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    // Who leaves without hearing it did not want to know.
-    drop(served);
+    let answer = || refused(&refusal);
+    serve(Box::new(stream), &|_| Box::pin(std::future::ready(answer())), false).await;
 }

@@ -1,14 +1,12 @@
 //! The listening half of the control socket.
 
 use super::super::shell::StreamsEnd;
-use super::answer::{HEAD_TIMEOUT, refused};
+use super::answer::refused;
 use super::peer::{Peer, Who};
+use super::serve::serve;
 use super::socket_file::{self, OwnSocket};
 use super::web::{self, Apps};
 use super::{Refusal, Request};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -16,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// Peers served at once; more wait in the listen queue.
 const MAX_PEERS: usize = 32;
@@ -143,7 +141,7 @@ impl Peer {
         let own = rustix::process::geteuid().as_raw();
         let allowed = self.group || stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
         let uid = stream.peer_cred().map_or(own, |peer| peer.uid());
-        let service = service_fn(|request| async move {
+        let answer = async |request| {
             let answer = if allowed {
                 self.answer(request, &Who::User(uid)).await
             } else {
@@ -153,16 +151,8 @@ impl Peer {
                     "only root and the agent's own user may use this socket; paths.socket_group lets a group in",
                 ))
             };
-            Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refused(&refusal)))
-        });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .keep_alive(true)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            debug!(event = "control.peer_failed", %error);
-        }
+            answer.unwrap_or_else(|refusal| refused(&refusal))
+        };
+        serve(Box::new(stream), &|request| Box::pin(answer(request)), true).await;
     }
 }

@@ -10,9 +10,10 @@
 //! refused: a page whose name was made to lead here would be taken for a local one (DNS rebinding).
 
 use super::Refusal;
-use super::answer::{HEAD_TIMEOUT, refused};
+use super::answer::refused;
 use super::apps::hashed;
 use super::peer::{AnyBody, Peer, Who, full};
+use super::serve::serve;
 use crate::session::LocalApp;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -20,11 +21,8 @@ use hyper::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN, VARY,
     WWW_AUTHENTICATE,
 };
-use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,12 +30,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 /// Connections served at once; more wait in the listen queue.
 const MAX_PEERS: usize = 32;
-/// Bytes of a request's head.
-const MAX_HEAD: usize = 16 * 1024;
 /// Pause before a port that cannot be had is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
 /// What each wrong secret in a row adds to the time until the answer, and the most of it.
@@ -118,16 +114,7 @@ impl Door {
     }
 
     async fn connection(&self, stream: TcpStream) {
-        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.respond(request).await) });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            debug!(event = "control.peer_failed", %error);
-        }
+        serve(Box::new(stream), &|request| Box::pin(self.respond(request)), true).await;
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<AnyBody> {

@@ -134,6 +134,7 @@ fn under_openrc_the_log_is_where_its_documentation_says_with_a_syslog_and_withou
         echo "<file>"
         rc-service impush start
         has agent.started /var/lib/impush/impush.log
+        echo password >/run/password; impush login ann --no-wait --password-file /run/password
         has link.down /var/lib/impush/impush.log
         rc-service impush stop
         has agent.stopped /var/lib/impush/impush.log
@@ -152,7 +153,7 @@ fn under_openrc_the_log_is_where_its_documentation_says_with_a_syslog_and_withou
         return;
     };
     assert!(!said.contains("nothing of"), "{said}");
-    assert!(said.contains("<mode 600 impush>"), "{said}");
+    assert!(said.contains("<mode 640 impush>"), "{said}");
     let by_syslog = said.split_once("<syslog>").expect("reached").1;
-    assert!(by_syslog.contains("warn impush[") && by_syslog.contains("info impush["), "levels: {by_syslog}");
+    assert!(by_syslog.contains("daemon.warn impush[") && by_syslog.contains("daemon.notice impush["), "{by_syslog}");
 }

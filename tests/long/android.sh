@@ -165,6 +165,8 @@ for architecture; do
     cp "$ca" "$home/root/system/etc/impush/ca.pem"
     agent_config /system/etc/impush/ca.pem | sed 's/10\.0\.2\.2/push.example/' >"$home/root/system/etc/impush/impush.toml"
     printf '[keep_alive]\nwake_device = true\n' >>"$home/root/system/etc/impush/impush.toml"
+    # As a package installs them: everybody may read them, but for the password.
+    chmod 644 "$home/root/system/etc/impush/"{ca.pem,impush.toml}
     (cd "$home/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$home/image.gz"
     mkfs.ext4 -q -F "$home/data.img" 32M
 

@@ -1,5 +1,6 @@
 /* What Android's init does for a service before it starts it: user, groups, capabilities, no standard streams.
  * service UID GROUPS CAPABILITIES PROGRAM [ARGUMENT...]; lists of numbers with commas. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>

@@ -171,7 +171,9 @@ impl Session {
         if stalled(Step::Connect) || stalled(Step::Subscribe) {
             self.gave_up = Some(now.at);
         }
-        let large = !worked && stalled(Step::Tls);
+        // What was swallowed may come in one packet with the server's next first word.
+        let swallowed = (stalled(Step::Connect) || stalled(Step::Subscribe)) && self.was_swallowed(network);
+        let large = !worked && (stalled(Step::Tls) || swallowed);
         self.ways.on_tried(now.at, network, tried);
         if large {
             // A server's certificates are the first large packets of a connection.

@@ -106,6 +106,12 @@ impl Session {
         self.set_heartbeat();
     }
 
+    /// The last link on this network died in silence, and none has come up since.
+    pub(super) fn was_swallowed(&self, network: Option<&str>) -> bool {
+        let suspect = self.search.suspect.as_ref();
+        suspect.is_some_and(|loss| loss.up.is_none() && loss.network.as_deref() == network)
+    }
+
     /// The link after the lost one answers: it was the idleness.
     fn judge_suspect(&mut self, now: Now) {
         let lasts = |up: Moment| now.at.saturating_sub(up) >= ANSWERS_AFTER;

@@ -24,6 +24,8 @@ const UNTRIED_MS: u64 = 3_600_000;
 /// Lost connections that are remembered, so that their other calls are not counted again: several times what
 /// one vendor has open at once.
 const COUNTED: usize = 64;
+/// When those who wait for the trial look again: they go on this soon after it went well.
+const LOOK_AGAIN_MS: u64 = 1000;
 /// How long the one call that tries a half-open circuit may take.
 const TRIAL_MS: u64 = 30_000;
 
@@ -71,6 +73,8 @@ pub struct Open {
     pub until_ms: u64,
     pub reason: String,
     pause_ms: u64,
+    /// One call is finding out whether it is over.
+    trial: bool,
 }
 
 impl Open {
@@ -106,10 +110,14 @@ impl Circuits {
         let mut all = self.all();
         let circuit = all.entry(key.to_owned()).or_default();
         match &mut circuit.open {
+            Some(open) if open.trial && open.until_ms > now_ms => {
+                Err(Open { until_ms: open.until_ms.min(now_ms + LOOK_AGAIN_MS), ..open.clone() })
+            }
             Some(open) if open.until_ms > now_ms => Err(open.clone()),
             // Half open: this call is the trial, the others wait for what it finds.
             Some(open) => {
                 open.until_ms = now_ms + TRIAL_MS;
+                open.trial = true;
                 Ok(())
             }
             None => Ok(()),
@@ -165,7 +173,7 @@ impl Circuits {
         }
         let since_ms = was_open.as_ref().map_or(now_ms, |open| open.since_ms);
         let reason = bounded(&reason, LONGEST);
-        let open = Open { since_ms, until_ms: now_ms + pause_ms, reason, pause_ms };
+        let open = Open { since_ms, until_ms: now_ms + pause_ms, reason, pause_ms, trial: false };
         circuit.open = Some(open.clone());
         was_open.is_none().then_some(Change::Opened(open))
     }
@@ -200,7 +208,8 @@ mod tests {
         assert!(matches!(circuits.note("c", Sign::Refused("no".into()), 0), Some(Change::Opened(_))));
         assert_eq!(circuits.admit("c", 1000).expect_err("open").until_ms, REFUSED_MS);
         assert!(circuits.admit("c", REFUSED_MS).is_ok(), "the trial");
-        assert!(circuits.admit("c", REFUSED_MS).is_err(), "only one");
+        let waits = circuits.admit("c", REFUSED_MS).expect_err("only one");
+        assert_eq!(waits.until_ms, REFUSED_MS + LOOK_AGAIN_MS, "the others look soon what it found");
         assert_eq!(circuits.note("c", Sign::Good { delivered: true }, REFUSED_MS), Some(Change::Closed));
         assert!(circuits.admit("c", REFUSED_MS).is_ok() && circuits.proven("c"));
         assert!(circuits.admit("other", 0).is_ok());

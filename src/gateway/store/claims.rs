@@ -88,7 +88,7 @@ impl Store {
                     "SELECT d.app, d.user, d.device, d.attempts, m.message, m.accepted_ms, m.expires_ms, m.id,
                      CASE WHEN d.acked_by IS NULL THEN 0 ELSE 1 END
                      FROM deliveries d JOIN messages m ON m.id = d.message
-                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT (?2 + 0) /* claim */",
+                     WHERE d.state = 'vendor' AND d.due_ms <= ?1 ORDER BY d.due_ms, m.accepted_ms LIMIT (?2 + 0) /* claim */",
                 )?
                 .query_map(params![as_i64(now_ms), u32::try_from(most).unwrap_or(CLAIM).min(CLAIM)], |r| {
                     Ok(Row {

@@ -3,7 +3,7 @@
 
 use super::super::*;
 use super::stage::Stage;
-use super::stories::online_after;
+use super::stories::{online_after, stalled};
 use crate::keepalive::race::Step;
 use crate::keepalive::{Cause, Failure};
 
@@ -59,6 +59,25 @@ fn a_server_whose_large_packets_do_not_get_through_is_asked_for_small_ones_and_t
         stage.accept();
         answer_early_ping(&mut stage);
         assert_eq!(stage.session.status(stage.now).heartbeat_s, before, "{idle_s}");
+    }
+}
+
+#[test]
+fn a_servers_first_word_that_is_swallowed_with_what_follows_it_asks_for_small_segments() {
+    for (silent, small) in [(true, true), (false, false)] {
+        let mut stage = online_after(Step::Tcp);
+        if silent {
+            lost_in_silence(&mut stage, Duration::from_secs(45));
+        } else {
+            stage.pending.connected = false;
+            stage.feed(Event::Lost(Failure::new(Cause::PeerClosed, "gone")));
+        }
+        while stage.pending.dial.is_none() {
+            stage.pass(Duration::from_secs(60));
+        }
+        let nonce = stage.pending.dial.as_ref().expect("an attempt").nonce.clone();
+        stage.feed(Event::Tried { nonce, network: Some("wifi-1".into()), ways: vec![stalled(Step::Connect)] });
+        assert_eq!(stage.session.ways().small_segments(stage.now.at, Some("wifi-1")), small, "{silent}");
     }
 }
 

@@ -377,7 +377,7 @@ fn name_servers_that_appear_end_the_pause_of_a_login_that_waits_for_a_name_and_o
     }
 }
 
-fn stalled(step: Step) -> Tried {
+pub fn stalled(step: Step) -> Tried {
     let address = Some([127, 0, 0, 1].into());
     Tried { server: "mqtts://a:8883".into(), address, step, outcome: Outcome::Stalled, cause: None }
 }

@@ -14,7 +14,7 @@ pub(super) enum AppCommand {
         /// 1 to 64 of A-Z a-z 0-9 . _ -
         #[arg(value_name = "NAME")]
         app: String,
-        /// A web page's origin that may ask in its name, such as https://app.example; `null` for a web view's own page
+        /// A web page's origin that may ask in its name, such as `https://app.example`; `null` for a web view's own page
         #[arg(long, value_name = "ORIGIN")]
         origin: Vec<String>,
         /// How it is started when a message waits for it: unit:NAME.service, command:/PATH or android:PACKAGE/COMPONENT

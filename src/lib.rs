@@ -5,6 +5,7 @@ pub mod access;
 #[cfg(any(feature = "gateway", feature = "lab"))]
 pub mod http;
 pub mod ids;
+pub mod input;
 pub mod logs;
 pub mod secret;
 pub mod service;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("access", &[]),
     ("ids", &[]),
+    ("input", &[]),
     ("secret", &[]),
     ("settings", &[]),
     ("untrusted", &[]),
@@ -15,12 +16,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("service", &[]),
     ("terminal", &["untrusted", "logs"]),
     ("vendors", &["http", "secret"]),
-    ("protocol", &["ids", "secret"]),
+    ("protocol", &["ids", "input", "secret"]),
     ("keepalive", &[]),
     ("device", &["secret", "vendors"]),
     ("channel", &["vendors"]),
     ("binding", &["ids", "secret", "vendors", "protocol", "keepalive"]),
-    ("session", &["ids", "secret", "vendors", "protocol", "keepalive", "channel", "binding"]),
+    ("session", &["ids", "input", "secret", "vendors", "protocol", "keepalive", "channel", "binding"]),
     ("names", &[]),
     ("mqtt", &["secret", "protocol", "keepalive", "names"]),
     ("store", &["ids", "secret", "vendors", "protocol", "keepalive", "device", "binding", "session"]),
@@ -29,6 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "access",
             "ids",
+            "input",
             "secret",
             "settings",
             "logs",
@@ -52,6 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "access",
             "ids",
+            "input",
             "secret",
             "settings",
             "logs",

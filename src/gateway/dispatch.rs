@@ -15,12 +15,13 @@ use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -219,6 +220,16 @@ impl Dispatch {
         self.mending.appeared(self.store.clone(), self.wire.clone(), address, nonce);
     }
 
+    /// Something that came in was not taken: counted, and said the first time.
+    pub fn on_refused(&self, from: &'static str, kind: &'static str, who: Option<&Address>, why: &dyn Display) {
+        let who = who.map(ToString::to_string);
+        if self.push.metrics.refused(from, kind) {
+            warn!(event = "input.refused", from, kind, who, %why, "something that came in was refused; more of its kind are only counted");
+        } else {
+            debug!(event = "input.refused", from, kind, who, %why, "something that came in was refused");
+        }
+    }
+
     /// The broker says that some connection of the device was over at this moment, by its clock.
     pub async fn on_gone(&self, address: Address, at_ms: u64) -> Result<(), StoreError> {
         let under_way = self.store.doubted(address.clone(), at_ms.saturating_sub(CLOCKS_MS), now_ms()).await?;
@@ -314,7 +325,7 @@ impl Dispatch {
                 Ok(busy) if busy && !stop.is_cancelled() && swept.elapsed() < SWEEP => continue,
                 Ok(_) => {}
                 Err(error) => {
-                    error!(event = "store.failed", %error, "deliveries cannot be read; trying again");
+                    error.tell("deliveries cannot be read; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -392,6 +403,6 @@ fn refused(address: &Address, Kick { code, by, .. }: Kick) -> Down {
 
 fn report<T>(result: Result<T, StoreError>) {
     if let Err(error) = result {
-        error!(event = "store.failed", %error, "a delivery's progress could not be stored; it will be done again");
+        error.tell("a delivery's progress could not be stored; it will be done again");
     }
 }

@@ -79,7 +79,7 @@ impl Mending {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(event = "store.failed", %error, "it is not known whether a device greeted; it will be looked at when it is heard");
+                    error.tell("it is not known whether a device greeted; it will be looked at when it is heard");
                 }
             }
         });
@@ -133,7 +133,7 @@ impl Asking {
                 }
                 for app in apps {
                     if let Err(error) = ask_app(&store, &wire, &app).await {
-                        tracing::error!(event = "store.failed", %error, "not every device could be asked to greet again");
+                        error.tell("not every device could be asked to greet again");
                     }
                 }
             }

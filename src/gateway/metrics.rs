@@ -30,6 +30,12 @@ struct Received {
     event: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedInput {
+    from: &'static str,
+    reason: &'static str,
+}
+
 /// Codes come from outside: no more different ones are told apart, so that a vendor cannot fill the memory.
 const MOST_CODES: usize = 256;
 
@@ -43,6 +49,7 @@ pub struct Metrics {
     vendor_seconds: Histogram,
     accepted: Counter,
     hops: Family<Passed, Counter>,
+    refused: Family<RefusedInput, Counter>,
 }
 
 impl Default for Metrics {
@@ -62,7 +69,10 @@ impl Default for Metrics {
         let (accepted, hops) = (Counter::default(), Family::default());
         registry.register("messages_accepted", "Messages stored for delivery", accepted.clone());
         registry.register("hops", "Steps of messages on their way, by the trace's word", hops.clone());
-        Self { registry: Arc::new(registry), answers, codes: Arc::default(), receipts, vendor_seconds, accepted, hops }
+        let refused = Family::default();
+        registry.register("input_refused", "What came in and was not taken, by who said it and why", refused.clone());
+        let (registry, codes) = (Arc::new(registry), Arc::default());
+        Self { registry, answers, codes, receipts, vendor_seconds, accepted, hops, refused }
     }
 }
 
@@ -102,6 +112,12 @@ impl Metrics {
 
     pub fn received(&self, vendor: &'static str, event: &str) {
         self.receipts.get_or_create(&Received { vendor, event: event.to_owned() }).inc();
+    }
+
+    /// Something came in `from` a device, an app, a vendor or the broker and was not taken. Returns whether it is the
+    /// first of its kind.
+    pub fn refused(&self, from: &'static str, reason: &'static str) -> bool {
+        self.refused.get_or_create(&RefusedInput { from, reason }).inc() == 0
     }
 
     /// The text Prometheus reads.

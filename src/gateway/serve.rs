@@ -118,7 +118,7 @@ pub async fn serve(
                 asked = mending::ask_all(&store, &wire) => asked,
             };
             if let Err(error) = asked {
-                tracing::error!(event = "store.failed", %error, "not every device could be asked to greet again");
+                error.tell("not every device could be asked to greet again");
             }
         });
     }

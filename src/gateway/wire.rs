@@ -4,7 +4,7 @@ use super::broker::Access;
 use super::dispatch::Dispatch;
 use super::events;
 use super::outgoing::{Outgoing, Wire};
-use super::workers::{Heard, Said, Workers, refuse};
+use super::workers::{Heard, Said, Workers};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
@@ -96,14 +96,10 @@ impl Driver {
                         warn!(event = "broker.events_refused", %why, "the broker does not let the gateway hear of its clients' connections");
                         Ok(())
                     }
-                    Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, &workers).await,
+                    Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, (&workers, dispatch)).await,
                     Err(error) => Err(error),
                 },
-                Some(done) = finished.recv() => match done {
-                    Ok(packet_id) => acknowledge(&mut connection, packet_id).await,
-                    // Not acknowledged: the broker sends it again on the next connection.
-                    Err(error) => Err(MqttError::new(Cause::Io, format!("the store does not work: {error}"))),
-                },
+                Some(packet_id) = finished.recv() => acknowledge(&mut connection, packet_id).await,
                 Some(outgoing) = self.queue.recv() => {
                     let topic = self.topics.topic(&outgoing.address, Leg::Down);
                     let written = connection.publish(&topic, outgoing.down.encode(), false, None).await;
@@ -156,11 +152,11 @@ impl Driver {
         incoming: Incoming,
         connection: &mut Connection<Stream>,
         link: &mut Link,
-        workers: &Workers,
+        (workers, dispatch): (&Workers, &Dispatch),
     ) -> Result<(), MqttError> {
         match incoming {
             Incoming::Publish { topic, payload, packet_id } => {
-                let Some((address, said)) = self.understood(&topic, payload) else {
+                let Some((address, said)) = self.understood(&topic, payload, dispatch) else {
                     return acknowledge(connection, packet_id).await;
                 };
                 if !workers.take(Heard { address, said, packet_id }) {
@@ -186,12 +182,14 @@ impl Driver {
     }
 
     /// `None` for what is nobody's word, and was said if it should not be.
-    fn understood(&self, topic: &str, payload: Bytes) -> Option<(Address, Said)> {
+    fn understood(&self, topic: &str, payload: Bytes, dispatch: &Dispatch) -> Option<(Address, Said)> {
         if self.access.events && events::is_event(topic) {
-            let gone = events::gone(&payload).inspect_err(|why| refuse("event", why)).ok()??;
+            let gone = events::gone(&payload);
+            let gone = gone.inspect_err(|why| dispatch.on_refused("broker", "event", None, why)).ok()??;
             return Some((gone.address, Said::Gone { at_ms: gone.at_ms }));
         }
-        match self.topics.parse(topic).inspect_err(|why| refuse("topic", why)).ok()? {
+        let parsed = self.topics.parse(topic);
+        match parsed.inspect_err(|why| dispatch.on_refused("device", "topic", None, why)).ok()? {
             (address, Leg::Up) => Some((address, Said::Up(payload))),
             (address, Leg::State) => Some((address, Said::State(payload))),
             (_, Leg::Down) => None,

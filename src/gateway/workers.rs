@@ -4,19 +4,17 @@
 use super::dispatch::Dispatch;
 use super::outgoing::Wire;
 use super::store::{Bind, BindReply, StoreError};
-use crate::protocol::{Address, BindResult, Down, Up, decode_state, decode_up};
+use crate::protocol::{Address, BindResult, Down, PayloadError, Up, decode_state, decode_up};
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tracing::warn;
 
 /// Devices whose words are carried out at once; it is also most of one commit.
 const WORKERS: usize = 64;
 /// Words that wait for one worker: more than the broker may send before the first is acknowledged.
 const DEPTH: usize = 256;
-/// How often, and after which pause, the store is asked again with what a device said.
-const STORE_TRIES: u32 = 30;
+/// After which pause the store is asked again with what a device said.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A publish of a device, or of the broker about it.
@@ -37,17 +35,14 @@ pub(super) enum Said {
     },
 }
 
-/// A publish that can be acknowledged, or why the store would not take it.
-pub(super) type Finished = Result<Option<u16>, StoreError>;
-
 /// The workers of one connection; they end with it.
 pub(super) struct Workers {
     queues: Vec<mpsc::Sender<Heard>>,
 }
 
 impl Workers {
-    /// Starts them; what they finish comes out of the receiver.
-    pub fn start(dispatch: &Dispatch, wire: &Wire) -> (Self, mpsc::Receiver<Finished>) {
+    /// Starts them; what they finish, and can be acknowledged, comes out of the receiver.
+    pub fn start(dispatch: &Dispatch, wire: &Wire) -> (Self, mpsc::Receiver<Option<u16>>) {
         let (done, finished) = mpsc::channel(DEPTH);
         let queues = (0..WORKERS).map(|_| {
             let (sender, mut queue) = mpsc::channel::<Heard>(DEPTH);
@@ -55,8 +50,13 @@ impl Workers {
             tokio::spawn(async move {
                 while let Some(heard) = queue.recv().await {
                     let packet_id = heard.packet_id;
-                    let finished = carry_out(heard, &dispatch, &wire).await.map(|()| packet_id);
-                    if done.send(finished).await.is_err() {
+                    let over = done.closed();
+                    tokio::select! {
+                        () = carry_out(heard, &dispatch, &wire) => {}
+                        // What is not acknowledged, another gateway may be told of.
+                        () = over => return,
+                    }
+                    if done.send(packet_id).await.is_err() {
                         return;
                     }
                 }
@@ -78,50 +78,53 @@ impl Workers {
     }
 }
 
-async fn carry_out(heard: Heard, dispatch: &Dispatch, wire: &Wire) -> Result<(), StoreError> {
-    let mut tries = 0;
+/// Done once the store has it, or refuses it. A store that does not work now is waited for: the broker gives the word
+/// to nobody else while this connection stands.
+async fn carry_out(heard: Heard, dispatch: &Dispatch, wire: &Wire) {
     let replies = loop {
         match understood(&heard, dispatch).await {
             Ok(replies) => break replies,
-            // The broker sends it to nobody again: it is kept here until the store works.
-            Err(error) if tries < STORE_TRIES => {
-                tracing::error!(event = "store.failed", %error, "what a device said could not be stored; trying again");
-                tries += 1;
+            Err(error) if error.refuses_data() => {
+                dispatch.on_refused("device", "store", Some(&heard.address), &error);
+                break Vec::new();
+            }
+            Err(error) => {
+                error.tell("what a device said could not be stored; it is tried again until it is");
                 tokio::time::sleep(STORE_PAUSE).await;
             }
-            Err(error) => return Err(error),
         }
     };
     for down in replies {
         // Without a connection the device asks again when there is one.
         wire.publish(heard.address.clone(), down).await;
     }
-    Ok(())
 }
 
 async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
     let address = heard.address.clone();
+    let refused = |error: &PayloadError| dispatch.on_refused("device", error.as_str(), Some(&heard.address), error);
     match &heard.said {
         Said::State(payload) => match decode_state(payload) {
             Ok(state) if !state.online => {
                 dispatch.on_offline(address, state.nonce).await?;
             }
             Ok(state) => dispatch.on_online(address, state.nonce),
-            Err(error) => refuse(error.as_str(), &error),
+            Err(error) => refused(&error),
         },
         Said::Up(payload) => match decode_up(payload) {
             Ok(up) => return on_up(address, up, dispatch).await,
-            Err(error) => refuse(error.as_str(), &error),
+            Err(error) => {
+                refused(&error);
+                if let PayloadError::Refused { why, sequence: Some(sequence) } = error {
+                    return Ok(vec![bound(sequence, BindReply::Refused(why.to_string()))]);
+                }
+            }
         },
         Said::Gone { at_ms } => {
             dispatch.on_gone(address, *at_ms).await?;
         }
     }
     Ok(Vec::new())
-}
-
-pub(super) fn refuse(kind: &str, why: &dyn std::fmt::Display) {
-    warn!(event = "input.refused", kind, %why, "what a device sent was refused");
 }
 
 async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
@@ -135,7 +138,8 @@ async fn on_up(address: Address, up: Up, dispatch: &Dispatch) -> Result<Vec<Down
             (Some(_), Up::Hello(_)) => {}
             (Some(_), _) => return Ok(first.into_iter().collect()),
             (None, _) => {
-                refuse("overdue", &"the device's token is over, and this is not how it is renewed");
+                let why = "the device's token is over, and this is not how it is renewed";
+                dispatch.on_refused("device", "overdue", Some(&address), &why);
                 return Ok(Vec::new());
             }
         }

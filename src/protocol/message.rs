@@ -1,4 +1,4 @@
-//! The JSON payloads, and how a bad one is refused.
+//! The JSON payloads.
 //!
 //! Every payload is one object with `v` (major version) and `type`. Fields nobody knows are ignored
 //! so that a newer peer can add some; a `type` nobody knows is an error of its own, so that the
@@ -9,10 +9,8 @@
 //! {"v":1,"type":"bound","sequence":7,"result":"ok"}
 //! ```
 
-use super::{MAX_PAYLOAD, VERSION};
 use crate::ids::{MessageId, Nonce};
 use crate::secret::Secret;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -317,137 +315,5 @@ impl From<u16> for KickCode {
             305 => Self::Banned,
             other => Self::Other(other),
         }
-    }
-}
-
-/// Why a payload was refused. The reader counts it, acknowledges the packet so that it does not
-/// come again for ever, and goes on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PayloadError {
-    #[error("payload of {0} bytes; at most {MAX_PAYLOAD} are read")]
-    TooLarge(usize),
-    #[error("payload is not the JSON of this protocol: {0}")]
-    Malformed(String),
-    #[error("payload speaks major version {0}; this side speaks {VERSION}")]
-    Version(u32),
-    #[error("unknown message type `{0}`")]
-    UnknownType(String),
-}
-
-impl PayloadError {
-    /// The word used in log events and metric labels.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::TooLarge(_) => "too_large",
-            Self::Malformed(_) => "malformed",
-            Self::Version(_) => "version",
-            Self::UnknownType(_) => "unknown_type",
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Versioned<'a, T> {
-    v: u32,
-    #[serde(flatten)]
-    payload: &'a T,
-}
-
-impl Down {
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
-    }
-}
-
-impl Up {
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
-    }
-}
-
-impl State {
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
-    }
-}
-
-fn encode<T: Serialize>(payload: &T) -> Vec<u8> {
-    // Serialization of these plain types has no failing case; an empty payload would be refused as
-    // malformed by the peer rather than bring this side down.
-    serde_json::to_vec(&Versioned { v: VERSION, payload }).unwrap_or_default()
-}
-
-/// # Errors
-/// [`PayloadError`] for anything but a well-formed version 1 message to a device.
-pub fn decode_down(bytes: &[u8]) -> Result<Down, PayloadError> {
-    decode(bytes, &["message", "bound", "kick", "settings"])
-}
-
-/// # Errors
-/// [`PayloadError`] for anything but a well-formed version 1 message to the gateway.
-pub fn decode_up(bytes: &[u8]) -> Result<Up, PayloadError> {
-    decode(bytes, &["hello", "bind", "unbind", "ack", "taken", "renew", "receipt", "presence"])
-}
-
-/// # Errors
-/// [`PayloadError`] for anything but a well-formed version 1 state.
-pub fn decode_state(bytes: &[u8]) -> Result<State, PayloadError> {
-    decode(bytes, &[])
-}
-
-fn decode<T: DeserializeOwned>(bytes: &[u8], types: &[&str]) -> Result<T, PayloadError> {
-    #[derive(Deserialize)]
-    struct Head {
-        v: u32,
-        #[serde(default, rename = "type")]
-        kind: Option<String>,
-    }
-    if bytes.len() > MAX_PAYLOAD {
-        return Err(PayloadError::TooLarge(bytes.len()));
-    }
-    let malformed = |e: serde_json::Error| PayloadError::Malformed(e.to_string());
-    let head: Head = serde_json::from_slice(bytes).map_err(malformed)?;
-    if head.v != VERSION {
-        return Err(PayloadError::Version(head.v));
-    }
-    match head.kind {
-        Some(kind) if !types.is_empty() && !types.contains(&kind.as_str()) => Err(PayloadError::UnknownType(kind)),
-        _ => serde_json::from_slice(bytes).map_err(malformed),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_one_side_writes_the_other_reads() {
-        let bind = Up::Bind { sequence: 7, notifier: "n".into(), token: Secret::new("t") };
-        assert_eq!(decode_up(&bind.encode()), Ok(bind));
-        let kick = Down::Kick { code: KickCode::Kicked, replaced_by: None };
-        assert_eq!(decode_down(&kick.encode()), Ok(kick));
-        let state = State { online: true, nonce: "n".into() };
-        assert_eq!(decode_state(&state.encode()), Ok(state));
-    }
-
-    #[test]
-    fn unknown_fields_are_ignored_and_unknown_types_named() {
-        assert!(decode_up(br#"{"v":1,"type":"ack","ids":["a"],"colour":"red"}"#).is_ok());
-        assert_eq!(decode_up(br#"{"v":1,"type":"dance"}"#), Err(PayloadError::UnknownType("dance".into())));
-    }
-
-    #[test]
-    fn a_bad_payload_is_refused_with_its_reason() {
-        assert_eq!(decode_up(br#"{"v":2,"type":"ack","ids":[]}"#), Err(PayloadError::Version(2)));
-        assert!(matches!(decode_up(b"\xff\xfe"), Err(PayloadError::Malformed(_))));
-        assert!(matches!(decode_up(b"[]"), Err(PayloadError::Malformed(_))));
-        assert!(matches!(decode_up(br#"{"v":1,"type":"ack","ids":"a"}"#), Err(PayloadError::Malformed(_))));
-        assert_eq!(decode_up(&vec![b' '; MAX_PAYLOAD + 1]), Err(PayloadError::TooLarge(MAX_PAYLOAD + 1)));
-    }
-
-    #[test]
-    fn a_kick_code_of_a_newer_gateway_still_ends_the_login() {
-        let kick = decode_down(br#"{"v":1,"type":"kick","code":999}"#);
-        assert_eq!(kick, Ok(Down::Kick { code: KickCode::Other(999), replaced_by: None }));
     }
 }

@@ -8,14 +8,13 @@
 
 mod address;
 mod message;
+mod payload;
 
 pub use address::{
     Address, AddressError, ClientId, GATEWAY_CLIENT_PREFIX, Leg, PROBE_SUFFIX, Topics, client_part, user_name,
 };
-pub use message::{
-    BindResult, BindingReport, BindingState, Down, Held, Hello, KickCode, Message, PayloadError, Presence, State, Up,
-    decode_down, decode_state, decode_up,
-};
+pub use message::{BindResult, BindingReport, BindingState, Down, Held, Hello, KickCode, Message, Presence, State, Up};
+pub use payload::{PayloadError, decode_down, decode_state, decode_up};
 
 /// The major version in every payload; another one is refused.
 pub const VERSION: u32 = 1;

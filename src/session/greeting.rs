@@ -2,6 +2,7 @@
 
 use super::{Kind, Now, Session, Timer};
 use crate::ids::Nonce;
+use crate::input::as_word;
 use crate::protocol::{Held, Hello, Up};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -93,8 +94,8 @@ impl Session {
             nonce,
             agent: format!("impush/{}", env!("CARGO_PKG_VERSION")),
             channel: self.choice.active.map_or("none", |v| v.as_str()).to_owned(),
-            platform: self.settings.platform.clone(),
-            model: self.settings.model.clone(),
+            platform: as_word(&self.settings.platform),
+            model: self.settings.model.as_deref().map(as_word),
             login: self.saved.login.as_ref().and_then(|login| login.id.clone()),
             check,
             instance: self.settings.instance.clone(),

@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod guest;
+pub mod stage;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -223,6 +224,16 @@ impl Mosquitto {
         assert!(done.status.success(), "{done:?}");
     }
 
+    /// Publishes each line of a text; it has been done when the child has ended.
+    pub fn publish_lines(&self, topic: &str, lines: &str) -> Child {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(lines.as_bytes()).and_then(|()| file.rewind()).expect("written");
+        let port = self.plain.to_string();
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-l"]).stdin(file);
+        command.spawn().expect("started")
+    }
+
     /// A subscriber whose lines are `topic payload`; listening once this returns.
     pub fn subscribe(&mut self, filter: &str) -> Process {
         let port = self.plain.to_string();
@@ -271,6 +282,15 @@ impl Postgres {
         let mut process = Process::start(&mut server, true);
         process.wait_for("ready", |line| line.contains("ready to accept connections").then_some(()));
         Some(Self { _process: process, url: format!("postgres://impush@127.0.0.1:{port}/postgres?sslmode=disable") })
+    }
+}
+
+/// Waits until it is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "not so in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -468,6 +488,13 @@ impl Rest {
         let call = self.http.call(method, url, &headers, body);
         let (status, answer) = self.runtime.block_on(call).unwrap_or_else(|e| panic!("{method} {url}: {e}"));
         (status.as_u16(), serde_json::from_slice(&answer).unwrap_or_default())
+    }
+
+    /// The text at a path of the gateway itself.
+    pub fn text(&self, path: &str) -> String {
+        let url = self.base.replace("/org/app", path);
+        let (_, text) = self.runtime.block_on(self.http.call("GET", &url, &[], Vec::new())).expect(path);
+        String::from_utf8(text.to_vec()).expect("text")
     }
 
     /// A path of the app that must succeed.

@@ -1,6 +1,7 @@
 //! The one shape of every error answer, in the original system's words.
 
 use super::super::store::StoreError;
+use crate::input;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -15,11 +16,13 @@ pub struct ApiError {
     description: String,
     /// Seconds until the same request may be made again.
     retry_after_s: Option<u64>,
+    /// Why what the request says is never taken in.
+    refused: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, error: &'static str, description: impl Into<String>) -> Self {
-        Self { status, error, description: description.into(), retry_after_s: None }
+        Self { status, error, description: description.into(), retry_after_s: None, refused: None }
     }
 
     pub fn bad(error: &'static str, description: impl Into<String>) -> Self {
@@ -66,15 +69,29 @@ impl From<StoreError> for ApiError {
         if let StoreError::Sealed(why) = error {
             return Self::new(StatusCode::CONFLICT, "secrets_unreadable", why);
         }
-        tracing::error!(event = "store.failed", %error, "a request could not be stored");
+        if error.refuses_data() {
+            return Self { refused: Some("store"), ..Self::illegal(error.to_string()) };
+        }
+        error.tell("a request could not be stored");
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             error: "service_unavailable",
             description: "the store failed; nothing was accepted, try again".to_owned(),
             retry_after_s: Some(1),
+            refused: None,
         }
     }
 }
+
+impl From<input::Refused> for ApiError {
+    fn from(why: input::Refused) -> Self {
+        Self { refused: Some(why.as_str()), ..Self::illegal(why.to_string()) }
+    }
+}
+
+/// Goes with the answer to a request that held something that is never taken in: why.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused(pub &'static str);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -86,6 +103,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, body).into_response();
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(why) = self.refused {
+            response.extensions_mut().insert(Refused(why));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -16,19 +16,24 @@ use super::clock::now_ms;
 use super::dispatch::Dispatch;
 use super::door::Door;
 use super::mending::Asking;
+use super::metrics::Metrics;
 use super::push::Push;
 use super::store::Store;
 use super::tokens::{Claims, Scope, Tokens};
 use crate::ids::AppId;
+use crate::input;
 use crate::secret::Secret;
 use crate::vendors::Vendor;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State as Shared};
 use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 pub(super) use error::ApiError;
+use error::Refused;
 pub use limits::Limits;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
@@ -92,7 +97,15 @@ pub fn router(state: State) -> Router {
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(map_response_with_state(state.push.metrics.clone(), count_refused))
         .with_state(Arc::new(state))
+}
+
+async fn count_refused(Shared(metrics): Shared<Metrics>, response: Response) -> Response {
+    if let Some(Refused(why)) = response.extensions().get() {
+        metrics.refused("app", why);
+    }
+    response
 }
 
 /// A request that bears an app token for the app in its path.
@@ -152,6 +165,9 @@ async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, 
     let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
         .await
         .map_err(|e| ApiError::bad("IllegalArgumentException", e.to_string()))?;
+    for part in path.values() {
+        input::word(part, "a part of the path")?;
+    }
     let app = app_of(&path)?;
     let claims = bearer(parts, &state.tokens)?;
     if claims.app != app {
@@ -175,6 +191,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY),
                 _ => ApiError::illegal(rejection.body_text()),
             })?;
+        input::free(&value)?;
         let objects = value.as_array().map_or(value.is_object(), |items| items.iter().all(Json::is_object));
         if !objects {
             return Err(ApiError::illegal("the body is a JSON object"));

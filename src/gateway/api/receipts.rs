@@ -2,6 +2,7 @@
 
 use super::super::clock::now_ms;
 use super::{ApiError, State};
+use crate::input;
 use crate::vendors::Vendor;
 use crate::vendors::receipt::{Incoming, Receipt, read};
 use axum::Json;
@@ -37,6 +38,11 @@ pub(super) async fn receive(
         warn!(event = "receipt.refused", %vendor, certificate = %certificate.name, %error, "a receipt is not believed");
         ApiError::illegal(error.to_string())
     })?;
+    for Receipt { token, code, .. } in &receipts {
+        input::token(token).and_then(|()| input::word(code, "the code")).inspect_err(|_| {
+            state.push.metrics.received(vendor.as_str(), "refused");
+        })?;
+    }
     for receipt in &receipts {
         state.push.metrics.received(vendor.as_str(), receipt.event.as_str());
     }

@@ -3,6 +3,7 @@
 use super::super::clock::now_ms;
 use super::super::store::{Bind, BindReply};
 use super::{ApiError, AppRequest, Body, State, app_of};
+use crate::input;
 use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;
 use axum::Json;
@@ -62,6 +63,8 @@ pub(super) async fn token(
     let now_s = now_ms() / 1000;
     let (token, life, user) = match grant {
         Grant::Password { username, password, device_id } => {
+            Address::new(&app, &username, device_id.as_deref().unwrap_or("device"))
+                .map_err(|e| ApiError::illegal(e.to_string()))?;
             if !state.store.check_password(app.clone(), username.clone(), password).await? {
                 return Err(ApiError::unauthorized("the user name or password is wrong"));
             }
@@ -124,6 +127,8 @@ pub(super) async fn bind(
 ) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
     let address = Address::new(&request.app, &user, &body.device_id).map_err(|e| ApiError::illegal(e.to_string()))?;
+    input::word(&body.notifier_name, "`notifier_name`")?;
+    input::token(&body.device_token)?;
     // The documented rules: an empty token removes that certificate's binding, an empty certificate
     // name all of the device's.
     let bind = match (body.notifier_name, body.device_token) {

@@ -12,6 +12,7 @@ mod clones;
 mod deliveries;
 mod devices;
 mod edition;
+mod health;
 mod kicks;
 mod known;
 mod limits;
@@ -42,6 +43,7 @@ pub use settings::Key;
 pub use vault::Vault;
 
 use crate::protocol::Address;
+use health::Health;
 use known::Known;
 use room::Room;
 use sql::Transaction;
@@ -95,7 +97,7 @@ impl Store {
     /// [`StoreError`].
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        thread::sqlite(path, queue)?;
+        thread::sqlite(path, Health::default(), queue)?;
         Ok(Self::over(jobs, vault, path.parent()))
     }
 
@@ -110,7 +112,7 @@ impl Store {
         vault: Vault,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        thread::postgres(config, tls, connections, queue).await?;
+        thread::postgres(config, tls, connections, Health::default(), queue).await?;
         Ok(Self::over(jobs, vault, None))
     }
 

@@ -2,6 +2,7 @@
 //! it grows from version to version.
 
 use super::checkpoint::Checkpoints;
+use super::health::Health;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::{Finish, Job, StoreError};
 use postgres::{Client, Config};
@@ -41,7 +42,7 @@ const STEPS: &[&str] = &[
 ];
 
 /// Opens or makes a SQLite file and starts its thread.
-pub(super) fn sqlite(path: &Path, queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
+pub(super) fn sqlite(path: &Path, health: Health, queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
     let mut connection = Connection::open(path)?;
     // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
     // operator's sqlite3) do not stop it.
@@ -58,7 +59,7 @@ pub(super) fn sqlite(path: &Path, queue: mpsc::Receiver<Job>) -> Result<(), Stor
         transaction.commit()?;
     }
     let checkpoints = Checkpoints::start(path, &connection)?;
-    spawn(move || work_sqlite(connection, &checkpoints, queue))
+    spawn(move || work_sqlite(connection, &checkpoints, &health, queue))
 }
 
 /// A PostgreSQL, and how it is reached.
@@ -73,12 +74,13 @@ pub(super) async fn postgres(
     config: Config,
     tls: rustls::ClientConfig,
     connections: usize,
+    health: Health,
     queue: mpsc::Receiver<Job>,
 ) -> Result<(), StoreError> {
     let server = Server { config, tls: MakeRustlsConnect::new(tls) };
     let queue = Arc::new(Mutex::new(queue));
     for _ in 0..connections.max(1) {
-        let (server, queue) = (server.clone(), queue.clone());
+        let (server, health, queue) = (server.clone(), health.clone(), queue.clone());
         let (opened, answer) = oneshot::channel();
         // The client has a runtime of its own, which cannot be started inside another.
         spawn(move || {
@@ -89,7 +91,7 @@ pub(super) async fn postgres(
             match connected {
                 Ok(client) => {
                     drop(opened.send(Ok(())));
-                    work_postgres(client, &server, &queue);
+                    work_postgres(client, &server, &health, &queue);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
@@ -135,14 +137,14 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     Ok(t.commit()?)
 }
 
-fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, mut queue: mpsc::Receiver<Job>) {
+fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &Health, mut queue: mpsc::Receiver<Job>) {
     let mut last = 0;
     let mut jobs = VecDeque::with_capacity(BATCH);
     while gather(&mut queue, &mut jobs, &mut last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
             Ok(transaction) => transaction,
             Err(error) => {
-                tracing::error!(event = "store.failed", %error, "no transaction can be begun");
+                health.failed(&error);
                 jobs.clear();
                 continue;
             }
@@ -151,21 +153,19 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, mut queue:
             let t = Transaction::sqlite(&transaction);
             some(&mut jobs, &t)
         };
-        finish(finishes, transaction.commit().map_err(StoreError::from));
+        finish(finishes, transaction.commit().map_err(StoreError::from), health);
         checkpoints.committed();
     }
 }
 
-fn work_postgres(client: Client, server: &Server, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex<mpsc::Receiver<Job>>) {
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
     let mut statements = Statements::new();
     while share(queue, &mut jobs) {
         if client.as_ref().is_none_or(Client::is_closed) {
             statements.clear();
-            client = server.connect().map_err(|error| {
-                tracing::error!(event = "store.failed", %error, "PostgreSQL cannot be reached; callers are told, and it is tried again");
-            }).ok();
+            client = server.connect().inspect_err(|error| health.failed(error)).ok();
         }
         let Some(open) = client.as_mut() else {
             // Their callers hear that the store is closed, and ask again.
@@ -176,7 +176,7 @@ fn work_postgres(client: Client, server: &Server, queue: &Mutex<mpsc::Receiver<J
         let transaction = match open.transaction() {
             Ok(transaction) => transaction,
             Err(error) => {
-                tracing::error!(event = "store.failed", %error, "no transaction can be begun");
+                health.failed(&error);
                 jobs.clear();
                 continue;
             }
@@ -188,7 +188,7 @@ fn work_postgres(client: Client, server: &Server, queue: &Mutex<mpsc::Receiver<J
         if committed.is_err() {
             statements.clear();
         }
-        finish(finishes, committed);
+        finish(finishes, committed, health);
     }
 }
 
@@ -245,9 +245,10 @@ fn pause() {
     std::thread::sleep(RECONNECT_PAUSE);
 }
 
-fn finish(finishes: Vec<Finish>, committed: Result<(), StoreError>) {
-    if let Err(error) = &committed {
-        tracing::error!(event = "store.failed", %error, "a commit failed; its callers are told");
+fn finish(finishes: Vec<Finish>, committed: Result<(), StoreError>, health: &Health) {
+    match &committed {
+        Ok(()) => health.worked(),
+        Err(error) => health.failed(error),
     }
     finishes.into_iter().for_each(|finish| finish(committed.is_ok()));
 }

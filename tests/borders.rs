@@ -1,0 +1,129 @@
+//! What devices and apps say, where it is nothing that a gateway takes in: refused and counted, on either database, and
+//! in nobody's way.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::stage::{Stage, send};
+use support::{Gateway, Process, Rest};
+
+fn counted(rest: &Rest, from: &str, reason: &str) -> u64 {
+    let text = rest.text("/metrics");
+    let wanted = format!("impush_gateway_input_refused_total{{from=\"{from}\",reason=\"{reason}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&wanted)).map_or(0, |count| count.parse().expect("a number"))
+}
+
+fn hello(nonce: &str, model: &str) -> String {
+    json!({"v": 1, "type": "hello", "nonce": nonce, "agent": "test", "channel": "none", "platform": "linux", "model": model})
+        .to_string()
+}
+
+/// Words that SQLite would keep and PostgreSQL would not, one a line.
+fn bad_words(count: usize) -> String {
+    let mut words = String::new();
+    for n in 0..count {
+        words += &match n % 4 {
+            0 => hello(&format!("n{n}"), "a\0b"),
+            1 => hello(&"n".repeat(6000), "model"),
+            2 => json!({"v": 1, "type": "bind", "sequence": n, "notifier": "x\0", "token": "t"}).to_string(),
+            _ => json!({"v": 1, "type": "receipt", "id": "m\0", "event": "clicked"}).to_string(),
+        };
+        words.push('\n');
+    }
+    words
+}
+
+fn welcomed(down: &mut Process, nonce: &str) {
+    let wanted = format!("\"nonce\":\"{nonce}\"");
+    down.wait_for("a welcome", |line| line.contains(&wanted).then_some(()));
+}
+
+/// The longest time from a message's acceptance to its arrival, of 20 that are sent to one device through both.
+fn longest(rests: [&Rest; 2], down: &mut Process) -> Duration {
+    let took = (0..20).map(|n| {
+        let sent = Instant::now();
+        let id = send(rests[n as usize % 2], "bob", n);
+        down.wait_for("the message", |line| line.contains(&id).then_some(()));
+        sent.elapsed()
+    });
+    took.max().expect("some")
+}
+
+#[test]
+fn words_that_one_database_would_refuse_are_in_no_other_users_way() {
+    let test = "words_that_one_database_would_refuse_are_in_no_other_users_way";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let (on_a, on_b) = (stage.rest(&a), stage.rest(&b));
+    for user in ["ann", "bob"] {
+        on_a.ok("POST", "users", Some(&json!({"username": user, "password": "a password"})));
+    }
+    let mut down = stage.broker.subscribe("im/v1/org%23app/bob/desk/down");
+    stage.broker.publish("im/v1/org%23app/bob/desk/up", hello("good", "desk").as_bytes());
+    welcomed(&mut down, "good");
+
+    let quiet = longest([&on_a, &on_b], &mut down);
+    let mut other = stage.broker.publish_lines("im/v1/org%23app/ann/phone/up", &bad_words(300));
+    let disturbed = longest([&on_a, &on_b], &mut down);
+    assert!(other.wait().expect("ended").success());
+    println!("longest of 20 messages: {quiet:?}, and {disturbed:?} with 300 bad words of another user's device");
+    let refused = |reason: &str| counted(&on_a, "device", reason) + counted(&on_b, "device", reason);
+    support::eventually("all are counted", || refused("control_character") + refused("malformed") == 300);
+
+    // A device whose bind is nothing that is taken in is told so.
+    let mut told = stage.broker.subscribe("im/v1/org%23app/ann/phone/down");
+    let bind = json!({"v": 1, "type": "bind", "sequence": 7, "notifier": "288", "token": "t".repeat(6000)});
+    stage.broker.publish("im/v1/org%23app/ann/phone/up", bind.to_string().as_bytes());
+    let bound = told.wait_for("an answer", |line| serde_json::from_str::<Value>(line.split_once(' ')?.1).ok());
+    assert_eq!((&bound["sequence"], &bound["result"]), (&json!(7), &json!("refused")), "{bound}");
+    assert!(bound["reason"].as_str().is_some_and(|why| why.contains("6000 bytes")), "{bound}");
+    assert_eq!(stage.gateways_that_entered(), 2, "a word cost a gateway its connection");
+}
+
+fn what_an_app_may_not_say(rest: &Rest) {
+    let base = &rest.base;
+    rest.ok("POST", "users", Some(&json!({"username": "ann", "password": "a password"})));
+    let before = counted(rest, "app", "nul");
+    let deep = (0..40).fold(json!(1), |inner, _| json!({"a": inner}));
+    let grant = |user: &str| json!({"grant_type": "password", "username": user, "password": "a password"});
+    for (method, path, body) in [
+        ("POST", "token", grant("a\0nn")),
+        ("POST", "token", grant(&"a".repeat(6000))),
+        ("POST", "messages/users", json!({"to": ["ann"], "body": {"msg": "a\0b"}})),
+        ("POST", "messages/users", json!({"to": ["ann"], "body": {"msg": "a"}, "ext": deep})),
+        ("POST", "messages/users", json!({"to": ["ann"], "from": "a\u{1b}b", "body": {"msg": "a"}})),
+        ("POST", "users", json!({"username": "b\0b", "password": "a password"})),
+        ("PUT", "users/ann", json!({"nickname": "a\0"})),
+        ("PUT", "users/ann/push/binding", json!({"device_id": "d", "notifier_name": "n\0", "device_token": "t"})),
+        (
+            "PUT",
+            "users/ann/push/binding",
+            json!({"device_id": "d", "notifier_name": "n", "device_token": "t".repeat(6000)}),
+        ),
+        ("GET", "users/a%00nn/devices", Value::Null),
+        ("GET", "messages/a%00/trace", Value::Null),
+        ("GET", "users/ann/notification/user/b%00", Value::Null),
+    ] {
+        let (status, answer) = rest.ask(method, &format!("{base}/{path}"), Some(&body).filter(|body| !body.is_null()));
+        assert_eq!((status, &answer["error"]), (400, &json!("illegal_argument")), "{method} {path}: {answer}");
+    }
+    assert!(counted(rest, "app", "nul") >= before + 4);
+    assert!(counted(rest, "app", "depth") >= 1);
+    assert_eq!(rest.ask("GET", &base.replace("/org/app", "/readyz"), None).0, 200);
+}
+
+#[test]
+fn what_an_app_may_not_say_is_refused_with_its_reason_over_sqlite() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(dir.path(), "");
+    what_an_app_may_not_say(&Rest::new(&gateway.reach, gateway.ca().as_ref()));
+}
+
+#[test]
+fn what_an_app_may_not_say_is_refused_with_its_reason_over_postgresql() {
+    let test = "what_an_app_may_not_say_is_refused_with_its_reason_over_postgresql";
+    let Some(stage) = Stage::new(test) else { return };
+    let gateway = stage.gateway("a");
+    what_an_app_may_not_say(&stage.rest(&gateway));
+}

@@ -92,7 +92,7 @@ fn what_an_app_may_not_say(rest: &Rest) {
         ("POST", "token", grant(&"a".repeat(6000))),
         ("POST", "messages/users", json!({"to": ["ann"], "body": {"msg": "a\0b"}})),
         ("POST", "messages/users", json!({"to": ["ann"], "body": {"msg": "a"}, "ext": deep})),
-        ("POST", "messages/users", json!({"to": ["ann"], "from": "a\u{1b}b", "body": {"msg": "a"}})),
+        ("POST", "messages/users", json!({"to": ["ann"], "from": "a\0b", "body": {"msg": "a"}})),
         ("POST", "users", json!({"username": "b\0b", "password": "a password"})),
         ("PUT", "users/ann", json!({"nickname": "a\0"})),
         ("PUT", "users/ann/push/binding", json!({"device_id": "d", "notifier_name": "n\0", "device_token": "t"})),

@@ -181,6 +181,10 @@ fn text_of_others_never_reaches_a_terminal_as_more_than_text() {
     assert_eq!((&read["from"], &read["body"]["bodies"]), (&json!(evil), &Value::Null));
     harmless("inbox list --json", &String::from_utf8(json).expect("text"));
     // A refusal repeats what was asked.
+    let refused = gateway.run(&[&["trace"], &APP[..], &["\u{202e}bob"]].concat());
+    let refused = String::from_utf8(refused.stderr).expect("text");
+    assert!(refused.contains("\\u202ebob") && !refused.contains('\u{202e}'), "{refused:?}");
     let refused = gateway.run(&[&["trace"], &APP[..], &[evil]].concat());
-    harmless("trace", &String::from_utf8(refused.stderr).expect("text"));
+    let refused = String::from_utf8(refused.stderr).expect("text");
+    assert!(refused.contains("control character") && !refused.contains('\u{1b}'), "{refused:?}");
 }

@@ -2,7 +2,7 @@
 
 use super::super::clock::{message_id, now_ms};
 use super::{ApiError, AppRequest, Body, State};
-use crate::input;
+use crate::input::LONGEST_WORD;
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
 use axum::Json;
 use axum::extract::State as Shared;
@@ -49,10 +49,9 @@ pub(super) async fn send(
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
         return Err(ApiError::illegal(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters")));
     }
-    if new.from.as_ref().is_some_and(String::is_empty) {
-        return Err(ApiError::illegal("`from` is empty"));
+    if new.from.as_ref().is_some_and(|from| from.is_empty() || from.len() > LONGEST_WORD) {
+        return Err(ApiError::illegal(format!("`from` has 1 to {LONGEST_WORD} bytes")));
     }
-    input::word(new.from.as_deref().unwrap_or_default(), "`from`")?;
     let mut body = new.body;
     if let (Some(kind), Value::Object(map)) = (new.kind, &mut body) {
         map.entry("type").or_insert(json!(kind));

@@ -21,6 +21,8 @@ pub mod channel;
 pub mod device;
 pub mod keepalive;
 
+#[cfg(feature = "gateway")]
+pub mod delivery;
 pub mod session;
 
 pub mod names;

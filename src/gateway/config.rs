@@ -1,6 +1,7 @@
 //! The gateway's settings, their ranges, and where its state lives.
 
-use super::delivery::Rules;
+use crate::delivery::Rules;
+use crate::delivery::policy::MultiDevice;
 use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
@@ -104,14 +105,19 @@ impl Default for Broker {
 pub struct Delivery {
     /// Milliseconds a connected device has to acknowledge before its vendor is used. 100 to 300000.
     pub ack_deadline_ms: u64,
+    /// Milliseconds a device with an open app whose connection has just ended is waited for before its vendor is
+    /// used: it is often back at once, as after a restart of this gateway. 0 to 60000.
+    pub reconnect_grace_ms: u64,
     /// Seconds an undelivered message is kept for the device to fetch. 60 to 2592000.
     pub keep_s: u64,
+    /// Seconds a message's trace can be read after that. 0 to 2592000.
+    pub trace_s: u64,
     /// Messages kept for one device; more evict the oldest. 1 to 100000.
     pub keep_most: u32,
     /// Seconds after which a notification is too old to be pushed. 60 to 2592000.
     pub push_life_s: u64,
     /// `any_offline`: push to each device that is offline. `all_offline`: only when every device is.
-    pub policy: crate::gateway::policy::MultiDevice,
+    pub policy: MultiDevice,
     /// Vendor calls under way at once. 1 to 4096.
     pub concurrency: usize,
 }
@@ -120,11 +126,13 @@ impl Default for Delivery {
     fn default() -> Self {
         Self {
             ack_deadline_ms: 5000,
+            reconnect_grace_ms: 3000,
             keep_s: 7 * 86_400,
+            trace_s: 86_400,
             // The original system's limit for single chats.
             keep_most: 500,
             push_life_s: 86_400,
-            policy: crate::gateway::policy::MultiDevice::AnyOffline,
+            policy: MultiDevice::AnyOffline,
             concurrency: 256,
         }
     }
@@ -213,7 +221,9 @@ impl Config {
             ("api.requests_per_s", u64::from(self.api.requests_per_s), 1, 100_000),
             ("broker.max_devices", self.broker.max_devices as u64, 1, 1_000_000),
             ("delivery.ack_deadline_ms", self.delivery.ack_deadline_ms, 100, 300_000),
+            ("delivery.reconnect_grace_ms", self.delivery.reconnect_grace_ms, 0, 60_000),
             ("delivery.keep_s", self.delivery.keep_s, 60, 2_592_000),
+            ("delivery.trace_s", self.delivery.trace_s, 0, 2_592_000),
             ("delivery.keep_most", u64::from(self.delivery.keep_most), 1, 100_000),
             ("delivery.push_life_s", self.delivery.push_life_s, 60, 2_592_000),
             ("delivery.concurrency", self.delivery.concurrency as u64, 1, 4096),
@@ -237,11 +247,12 @@ impl Config {
 
     /// What decides deliveries.
     pub fn rules(&self) -> Rules {
-        let Delivery { ack_deadline_ms, keep_s, keep_most, push_life_s, policy, .. } = self.delivery;
+        let Delivery { ack_deadline_ms, reconnect_grace_ms, keep_s, trace_s, keep_most, push_life_s, policy, .. } =
+            self.delivery;
         // A send is four calls at most: a credential and what comes before a batch, each once more. Each may wait
         // half as long again for a connection.
         let lease_ms = self.vendors.timeout_ms * 8 + 1000;
-        Rules { ack_deadline_ms, push_life_s, keep_s, keep_most, lease_ms, policy }
+        Rules { ack_deadline_ms, reconnect_grace_ms, push_life_s, keep_s, trace_s, keep_most, lease_ms, policy }
     }
 
     /// Where the shared store is, if there is one.

@@ -2,17 +2,18 @@
 
 use super::alarm::Alarm;
 use super::clock::now_ms;
-use super::delivery::{AfterVendor, Rules};
 use super::events::CLOCKS_MS;
 use super::mending::Mending;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{
-    Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Recall, Store, StoreError, VendorJob, Welcome,
+    Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, VendorJob,
+    Welcome,
 };
-use crate::ids::{MessageId, Nonce};
-use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
+use crate::delivery::{AfterVendor, Rules};
+use crate::ids::{DeviceId, MessageId, Nonce};
+use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, KickCode, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::fmt::Display;
@@ -47,6 +48,8 @@ pub struct Dispatch {
     calls: Arc<Semaphore>,
     /// Calls that are left for what came due earlier.
     spared: usize,
+    /// Recalls under way: they neither wait for sends nor hold them up.
+    recalls: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -69,6 +72,7 @@ impl Dispatch {
             alarm: Arc::default(),
             calls: Arc::new(Semaphore::new(concurrency)),
             spared: concurrency / 2,
+            recalls: Arc::new(Semaphore::new(concurrency.div_ceil(4))),
             tasks: TaskTracker::new(),
         }
     }
@@ -99,17 +103,13 @@ impl Dispatch {
         let messages: Vec<Arc<Message>> = new.iter().map(|new| new.message.clone()).collect();
         // A lease runs from the claim, so a claim has its call first.
         let mut calls = self.calls_for(new.len());
-        let most = calls.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let all = self.store.accept(new, rules, most, now).await?;
+        let reach = self.reach(calls.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let all = self.store.accept(new, rules, reach, now).await?;
         let mut ids = Vec::new();
         for (accepted, message) in all.into_iter().zip(messages) {
             self.push.metrics.accepted();
-            if accepted.more {
-                self.alarm.ring(now);
-            }
-            if !accepted.live.is_empty() {
-                self.alarm.ring(now + rules.ack_deadline_ms);
-            }
+            accepted.due_ms.into_iter().for_each(|due_ms| self.alarm.ring(due_ms));
+            self.take_back(accepted.recalls);
             for address in accepted.live {
                 self.tasks.spawn(self.clone().publish(address, Message::clone(&message)));
             }
@@ -130,13 +130,27 @@ impl Dispatch {
         self.calls.clone().try_acquire_many_owned(most).ok()
     }
 
+    /// What can be done at once.
+    fn reach(&self, calls: usize) -> Reach {
+        Reach { broker: self.wire.is_up(), calls }
+    }
+
     async fn publish(self, address: Address, message: Message) {
         let id = message.id.clone();
         if !self.wire.publish(address.clone(), Down::Message(message)).await {
-            let why = "no connection to the broker".to_owned();
-            report(self.store.not_published(id, address, why, now_ms()).await);
+            let _ = report(self.store.not_published(id, address, self.rules(), now_ms()).await);
             self.alarm.ring(now_ms());
         }
+    }
+
+    /// There is a connection to the broker again.
+    pub fn on_broker_up(&self) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            if report(this.store.broker_is_back(now_ms()).await) == Some(true) {
+                this.alarm.ring(now_ms());
+            }
+        });
     }
 
     /// Returns what the device is told: its welcome and what it missed, or that its login has ended.
@@ -185,8 +199,9 @@ impl Dispatch {
     }
 
     /// Tells devices that their login has ended. One that is not connected is told when it comes back.
-    pub fn tell_kicked(&self, kicked: Vec<Kick>) {
-        for Kick { address, code, by } in kicked {
+    fn tell_kicked(&self, kicked: Vec<Kick>) {
+        for Kick { address, code, by, recalls } in kicked {
+            self.take_back(recalls);
             info!(event = "device.kicked", device = %address, code = u16::from(code), by, "a login was ended");
             let this = self.clone();
             self.tasks.spawn(async move { this.wire.publish(address, Down::Kick { code, replaced_by: by }).await });
@@ -194,7 +209,7 @@ impl Dispatch {
     }
 
     pub async fn on_offline(&self, address: Address, nonce: Nonce) -> Result<(), StoreError> {
-        if self.store.went_offline(address.clone(), nonce, now_ms()).await? {
+        if self.store.went_offline(address.clone(), nonce, self.rules(), now_ms()).await? {
             info!(event = "device.offline", device = %address, "device disconnected");
             self.alarm.ring(now_ms());
         }
@@ -232,7 +247,8 @@ impl Dispatch {
 
     /// The broker says that some connection of the device was over at this moment, by its clock.
     pub async fn on_gone(&self, address: Address, at_ms: u64) -> Result<(), StoreError> {
-        let under_way = self.store.doubted(address.clone(), at_ms.saturating_sub(CLOCKS_MS), now_ms()).await?;
+        let before_ms = at_ms.saturating_sub(CLOCKS_MS);
+        let under_way = self.store.doubted(address.clone(), before_ms, self.rules(), now_ms()).await?;
         if under_way > 0 {
             info!(event = "device.doubted", device = %address, under_way, "the broker says that the device is gone");
             self.alarm.ring(now_ms());
@@ -247,9 +263,37 @@ impl Dispatch {
                 format!("remove {} logout={logout}", notifier.as_deref().unwrap_or("all"))
             }
         };
-        let reply = self.store.bind(address.clone(), sequence, bind, now_ms()).await?;
+        let (reply, recalls) = self.store.bind(address.clone(), sequence, bind, self.rules(), now_ms()).await?;
+        self.take_back(recalls);
         info!(event = "binding.changed", device = %address, sequence, binding = described, reply = ?reply, "binding request");
         Ok(reply)
+    }
+
+    /// The same on behalf of an app's server.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn bind_by_api(&self, address: Address, bind: Bind) -> Result<BindReply, StoreError> {
+        let (reply, recalls) = self.store.bind_by_api(address, bind, self.rules(), now_ms()).await?;
+        self.take_back(recalls);
+        Ok(reply)
+    }
+
+    /// Ends the logins of one device of a user, or of all, and tells them. Returns which.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn kick(
+        &self,
+        app: String,
+        user: String,
+        device: Option<String>,
+        code: KickCode,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let kicked = self.store.kick(app, user, device, code, self.rules(), now_ms()).await?;
+        let devices = kicked.iter().map(|kick| kick.address.device.clone()).collect();
+        self.tell_kicked(kicked);
+        Ok(devices)
     }
 
     /// Returns what the device is sent next: it is told of what it missed in batches.
@@ -281,7 +325,10 @@ impl Dispatch {
     }
 
     pub async fn on_presence(&self, address: Address, presence: Presence) -> Result<(), StoreError> {
-        self.store.attached(address, presence == Presence::Attached).await
+        self.store.attached(address, presence == Presence::Attached, now_ms()).await?;
+        // What others were held back for may be over.
+        self.alarm.ring(now_ms());
+        Ok(())
     }
 
     fn next_of(&self, Acked { more, recalls }: Acked) -> Vec<Message> {
@@ -298,9 +345,12 @@ impl Dispatch {
             let this = self.clone();
             self.tasks.spawn(async move {
                 let found = this.store.certificate(recall.address.app.to_string(), recall.notifier.clone()).await;
-                let Ok(Some(certificate)) = found else { return };
+                // A certificate that is gone takes nothing back.
+                let Some(Some(certificate)) = report(found) else { return };
+                // As many at once as sends, and beside them.
+                let Ok(_permit) = this.recalls.acquire().await else { return };
                 if let Some(said) = this.push.recall(&certificate, &recall).await {
-                    report(this.store.recalled(recall, said, now_ms()).await);
+                    let _ = report(this.store.recalled(recall, said, now_ms()).await);
                 }
             });
         }
@@ -331,12 +381,17 @@ impl Dispatch {
             }
             if swept.elapsed() >= SWEEP {
                 swept = tokio::time::Instant::now();
-                while let Ok((1.., missed)) = self.store.sweep(self.rules().keep_s, now_ms()).await {
+                while let Some(Swept { missed, recalls, more }) = report(self.store.sweep(self.rules(), now_ms()).await)
+                {
                     self.push.metrics.expired(missed);
+                    self.take_back(recalls);
+                    if !more {
+                        break;
+                    }
                 }
             }
             self.alarm.looking();
-            let due = self.store.next_due().await.ok().flatten();
+            let due = report(self.store.next_due().await).flatten();
             let now = now_ms();
             let longest = if self.store.is_shared() { SHARED_SLEEP_MS } else { LONGEST_SLEEP_MS };
             let until = due.unwrap_or(u64::MAX).min(now + longest);
@@ -356,8 +411,13 @@ impl Dispatch {
     /// Claims what is due. `true` when there may be more at once.
     async fn round(&self) -> Result<bool, StoreError> {
         // No more than can be sent now: a lease runs from the claim.
-        let Claimed { jobs, again } = self.store.claim(self.rules(), self.calls.available_permits(), now_ms()).await?;
-        let any = !jobs.is_empty();
+        let reach = self.reach(self.calls.available_permits());
+        let Claimed { jobs, again, silent } = self.store.claim(self.rules(), reach, now_ms()).await?;
+        let any = !jobs.is_empty() || !silent.is_empty();
+        if !silent.is_empty() {
+            // Apart from the claim: rows of devices come before those of deliveries.
+            self.store.silent(silent, now_ms()).await?;
+        }
         for (address, message) in again {
             self.tasks.spawn(self.clone().publish(address, Message::clone(&message)));
         }
@@ -384,9 +444,8 @@ impl Dispatch {
                 AfterVendor::Pushed | AfterVendor::GiveUp { .. } => None,
             });
             let again = again.min();
-            let settled = this.store.vendor_results(results, now).await;
-            this.take_back(settled.as_ref().map(Vec::clone).unwrap_or_default());
-            report(settled);
+            let settled = this.store.vendor_results(results, this.rules(), now).await;
+            this.take_back(report(settled).unwrap_or_default());
             again.into_iter().for_each(|at_ms| this.alarm.ring(at_ms));
         });
     }
@@ -401,8 +460,7 @@ fn refused(address: &Address, Kick { code, by, .. }: Kick) -> Down {
     Down::Kick { code, replaced_by: by }
 }
 
-fn report<T>(result: Result<T, StoreError>) {
-    if let Err(error) = result {
-        error.tell("a delivery's progress could not be stored; it will be done again");
-    }
+/// What went well; what did not is said, and will be done again.
+fn report<T>(result: Result<T, StoreError>) -> Option<T> {
+    result.inspect_err(|error| error.tell("a delivery's progress could not be stored or read; it will be done again")).ok()
 }

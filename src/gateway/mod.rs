@@ -8,7 +8,7 @@
 //!                       broker <------------------------- wire
 //! ```
 //!
-//! Deciding (`delivery`, `policy`, `content`) is plain values; `dispatch`, `wire` and `api` carry it out.
+//! What is decided is decided in [`crate::delivery`], as plain values; `dispatch`, `wire` and `api` carry it out.
 
 mod alarm;
 mod api;
@@ -17,8 +17,6 @@ mod check;
 pub mod cli;
 mod clock;
 mod config;
-mod content;
-mod delivery;
 mod dispatch;
 mod door;
 mod embedded;
@@ -26,17 +24,14 @@ mod error;
 mod events;
 mod mending;
 mod metrics;
-mod outcome;
 mod outgoing;
 mod overdue;
-mod policy;
 mod proof;
 mod push;
 mod reload;
 mod renewal;
 mod sender;
 mod serve;
-mod silence;
 mod store;
 mod tokens;
 mod webhook;

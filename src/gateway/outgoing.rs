@@ -1,6 +1,8 @@
 //! Messages on their way to the broker: the bounded queue between those who decide and the connection.
 
 use crate::protocol::{Address, Down};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Publishes that wait for the connection; a caller beyond that waits itself.
@@ -16,9 +18,21 @@ pub(super) struct Outgoing {
 #[derive(Clone)]
 pub struct Wire {
     queue: mpsc::Sender<Outgoing>,
+    /// The last word on the connection; at the start the first one is on its way.
+    down: Arc<AtomicBool>,
 }
 
 impl Wire {
+    /// Whether there is a connection to the broker, as far as is known.
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether there is one. Returns whether that is new.
+    pub(super) fn set_up(&self, up: bool) -> bool {
+        self.down.swap(!up, Ordering::Relaxed) == up
+    }
+
     /// Hands a message to the broker; `false` when there is no connection to it.
     pub async fn publish(&self, address: Address, down: Down) -> bool {
         let (done, handed) = oneshot::channel();
@@ -32,5 +46,5 @@ impl Wire {
 /// A handle and the queue it feeds.
 pub(super) fn outgoing() -> (Wire, mpsc::Receiver<Outgoing>) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    (Wire { queue: sender }, queue)
+    (Wire { queue: sender, down: Arc::default() }, queue)
 }

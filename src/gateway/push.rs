@@ -1,14 +1,14 @@
 //! From claimed vendor work to what came of it: the notification, the call, the next step.
 
 use super::clock::now_ms;
-use super::content::{Setting, badge, compose, sound};
-use super::delivery::{AfterVendor, Hop, Rules, after_vendor};
 use super::metrics::Metrics;
-use super::outcome::Outcome;
 use super::proof::Proof;
 use super::sender::{Open, Senders};
 use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
+use crate::delivery::content::{Setting, badge, compose, sound};
+use crate::delivery::outcome::Outcome;
+use crate::delivery::{AfterVendor, Hop, Rules, after_vendor};
 use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::fingerprint;

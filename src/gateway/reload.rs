@@ -2,7 +2,7 @@
 
 use super::api::Limits;
 use super::config::Config;
-use super::delivery::Rules;
+use crate::delivery::Rules;
 use crate::logs::Levels;
 use crate::settings::{SettingsError, changed};
 use tokio::sync::watch;

@@ -2,6 +2,7 @@
 
 use super::api;
 use super::broker::{Broker, External};
+use super::clock::now_ms;
 use super::config::Config;
 use super::dispatch::Dispatch;
 use super::door::Door;
@@ -86,7 +87,7 @@ pub async fn serve(
         None => Box::new(Embedded::start(&config.broker, door.clone(), &state).await?),
     };
     if broker.starts_empty() {
-        store.all_offline().await?;
+        store.all_offline(now_ms()).await?;
     }
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;

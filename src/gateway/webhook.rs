@@ -1,7 +1,7 @@
 //! Reports of vendor sends to an app's own server: one POST each, one more try, and a pause that grows
 //! when that server does not take them.
 
-use super::policy::{Signature, Webhook};
+use crate::delivery::policy::{Signature, Webhook};
 use crate::http::Http;
 use crate::secret::hex;
 use md5::{Digest as _, Md5};

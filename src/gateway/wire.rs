@@ -14,7 +14,7 @@ use bytes::Bytes;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The gateway sits beside its broker: a dead link is noticed quickly and cheaply.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -50,7 +50,11 @@ impl Driver {
                 Verdict::Stop(_) => Duration::from_secs(30),
             }
             .min(Duration::from_secs(10));
-            warn!(event = "broker.down", cause = error.cause.as_str(), detail = %error.detail, next_attempt_s = pause.as_secs_f64(), "no connection to the broker");
+            if self.wire.set_up(false) {
+                warn!(event = "broker.down", cause = error.cause.as_str(), detail = %error.detail, next_attempt_s = pause.as_secs_f64(), "no connection to the broker: who has a vendor's binding is pushed to, and what else comes waits");
+            } else {
+                debug!(event = "broker.down", cause = error.cause.as_str(), detail = %error.detail, next_attempt_s = pause.as_secs_f64(), "still no connection to the broker");
+            }
             self.refuse_until(pause, &stop).await;
         }
     }
@@ -80,6 +84,9 @@ impl Driver {
         };
         reconnect.on_up(self.started.elapsed());
         info!(event = "broker.up", broker = %self.access.endpoint, "connected to the broker");
+        if self.wire.set_up(true) {
+            dispatch.on_broker_up();
+        }
         let mut link = Link::new(self.started.elapsed(), HEARTBEAT, Duration::ZERO);
         let (workers, mut finished) = Workers::start(dispatch, &self.wire);
         loop {

@@ -1,12 +1,12 @@
 //! What apps and users set: rules, templates, silence, language, nickname; in the original system's paths.
 
 use super::super::clock::now_ms;
-use super::super::content::{Profile, Template};
-use super::super::policy::AppRules;
-use super::super::silence::{LONGEST_DURATION_MS, Mode, Silence, interval, zone};
 use super::super::store::Key;
 use super::users::known_user;
 use super::{ApiError, AppRequest, Body, State, UserRequest};
+use crate::delivery::content::{Profile, Template};
+use crate::delivery::policy::AppRules;
+use crate::delivery::silence::{LONGEST_DURATION_MS, Mode, Silence, interval, zone};
 use crate::secret::Secret;
 use axum::Json;
 use axum::extract::State as Shared;

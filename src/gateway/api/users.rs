@@ -136,7 +136,7 @@ pub(super) async fn bind(
         (notifier, token) if token.is_empty() => Bind::Remove { notifier: Some(notifier), logout: false },
         (notifier, token) => Bind::Set { notifier, token },
     };
-    if let BindReply::Refused(reason) = state.store.bind_by_api(address, bind, now_ms()).await? {
+    if let BindReply::Refused(reason) = state.dispatch.bind_by_api(address, bind).await? {
         return Err(ApiError::illegal(reason));
     }
     let bindings = state.store.bindings(request.app.clone(), user, Some(body.device_id)).await?;
@@ -161,10 +161,8 @@ pub(super) async fn kick_one(request: AppRequest, Shared(state): Shared<Arc<Stat
 
 async fn kick(request: AppRequest, state: &State, device: Option<String>) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, state).await?;
-    let kicked = state.store.kick(request.app.clone(), user, device, KickCode::Kicked).await?;
-    let devices: Vec<&str> = kicked.iter().map(|kick| kick.address.device.as_str()).collect();
-    let data = json!({ "result": !kicked.is_empty(), "devices": devices });
-    state.dispatch.tell_kicked(kicked);
+    let devices = state.dispatch.kick(request.app.clone(), user, device, KickCode::Kicked).await?;
+    let data = json!({ "result": !devices.is_empty(), "devices": devices });
     Ok(request.envelope("delete", "data", data))
 }
 

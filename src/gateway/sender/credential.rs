@@ -75,7 +75,7 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::outcome::Outcome;
+    use crate::delivery::outcome::Outcome;
     use std::sync::atomic::AtomicU32;
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! A call to a vendor that got no usable answer.
 
-use crate::gateway::outcome::Outcome;
+use crate::delivery::outcome::Outcome;
 use crate::http::HttpError;
 
 /// What becomes of its notifications, and which connection was lost with it.

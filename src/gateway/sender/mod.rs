@@ -16,7 +16,7 @@ mod route;
 
 pub use circuit::Open;
 
-use crate::gateway::outcome::{Limit, Outcome};
+use crate::delivery::outcome::{Limit, Outcome};
 use crate::http::Http;
 use crate::vendors::call::{Meaning, Reading, Verdict};
 use crate::vendors::certificate::Certificate;

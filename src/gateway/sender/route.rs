@@ -4,7 +4,7 @@ use super::circuit::{Change, Circuits, Open, Sign};
 use super::credential::Credentials;
 use super::failed::Failed;
 use super::outcome;
-use crate::gateway::outcome::{Limit, Outcome};
+use crate::delivery::outcome::{Limit, Outcome};
 use crate::http::Http;
 use crate::secret::Secret;
 use crate::vendors::call::{Answer, Call, Grant, Meaning, NoCredential, Protocol, Push, Reading};

@@ -1,14 +1,16 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
+use super::ends::evict;
 use super::known::Known;
-use super::ready::{Due, VendorJob, ready, usable};
+use super::pairs::{self, Place, Recall};
+use super::presence::{self, device_columns};
+use super::ready::{Due, Turn, VendorJob, usable};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::traces::note;
 use super::{Store, StoreError, address, as_i64, users};
-use crate::gateway::delivery::{Hop, Presence, Rules, State};
-use crate::gateway::policy::{ONLINE_ONLY, Stop};
-use crate::ids::MessageId;
+use crate::delivery::policy::{ONLINE_ONLY, Stop};
+use crate::delivery::{Act, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, kept_until, step};
+use crate::ids::{DeviceId, MessageId};
 use crate::protocol::{Address, Message};
 use std::sync::Arc;
 
@@ -29,19 +31,30 @@ pub struct Accepted {
     pub live: Vec<Address>,
     /// Vendor sends that are claimed with it.
     pub jobs: Vec<VendorJob>,
-    /// More vendor sends are due than could be claimed.
-    pub more: bool,
+    /// When something of it comes due that was not claimed.
+    pub due_ms: Option<u64>,
+    /// Notifications of what had to make room.
+    pub recalls: Vec<Recall>,
 }
 
 impl Accepted {
-    fn new(id: MessageId) -> Self {
-        Self { id, live: Vec::new(), jobs: Vec::new(), more: false }
+    const fn new(id: MessageId) -> Self {
+        Self { id, live: Vec::new(), jobs: Vec::new(), due_ms: None, recalls: Vec::new() }
     }
+}
+
+/// How much may be done with a message at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// There is a connection to the broker.
+    pub broker: bool,
+    /// Vendor sends that may be claimed.
+    pub calls: usize,
 }
 
 impl Store {
     /// Stores messages and decides each device's first step: all of them or none. The answer means they
-    /// will not be lost. Claims up to `most` of the vendor sends at once, under the same lease as
+    /// will not be lost. Claims vendor sends at once, as many as there are calls, under the same lease as
     /// [`Self::claim`].
     ///
     /// # Errors
@@ -50,12 +63,12 @@ impl Store {
         &self,
         messages: Vec<NewMessage>,
         rules: Rules,
-        most: usize,
+        reach: Reach,
         now_ms: u64,
     ) -> Result<Vec<Accepted>, StoreError> {
         let (room, known) = (self.room.clone(), self.known.clone());
         self.run(move |t| {
-            let mut accepting = Accepting { t, room: &room, known: &known, rules, now_ms, most };
+            let mut accepting = Accepting { t, room: &room, known: &known, rules, now_ms, reach };
             messages.into_iter().map(|new| accepting.accept(&new)).collect()
         })
         .await
@@ -69,8 +82,7 @@ struct Accepting<'a, 't> {
     known: &'a Known,
     rules: Rules,
     now_ms: u64,
-    /// Vendor sends that may still be claimed.
-    most: usize,
+    reach: Reach,
 }
 
 impl Accepting<'_, '_> {
@@ -100,167 +112,119 @@ impl Accepting<'_, '_> {
             found = devices(t, app, user)?;
         }
         let mut accepted = Accepted::new(id.clone());
-        let online_only = message.ext[ONLINE_ONLY] == true;
         if found.is_empty() {
-            note(t, id, "", now_ms, Hop::Stopped, if known { Stop::NoBinding } else { Stop::NoSuchUser }.text())?;
-            if !known || !online_only {
-                wait_for_a_device(t, self.room, id, app, user, self.rules, now_ms)?;
-            }
+            self.to_nobody(new, known, &mut accepted)?;
         }
-        for Receiver { device, online, nonce, attached } in found {
-            let address = address(app, user, &device)?;
-            let bound = online && !attached && usable(t, self.known, &address)?;
-            let lingers = Presence { connected: online, attached, bound }.lingers();
-            if lingers && !online_only && self.vendor(new, &device, &mut accepted)?.is_none() {
-                note(t, id, &device, now_ms, Hop::Published, "to the connection and the vendor; no app is attached")?;
-                accepted.live.push(address.clone());
-                evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
-            } else if online {
-                self.insert(new, &device, State::Live, &nonce, 0, Some(now_ms + self.rules.ack_deadline_ms))?;
-                note(t, id, &device, now_ms, Hop::Published, "to the connection")?;
-                accepted.live.push(address.clone());
-                evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
-            } else if online_only {
-                note(t, id, &device, now_ms, Hop::Stopped, Stop::OnlineOnly.text())?;
-            } else {
-                self.offline(new, &device, &mut accepted)?;
-                evict(t, self.room, (app, user, &device), self.rules.keep_most, now_ms)?;
-            }
+        for (device_id, device) in found {
+            self.to(new, &address(app, user, &device_id)?, device, &mut accepted)?;
         }
         Ok(accepted)
     }
 
-    /// To a device that is not connected: its vendor's turn, at once where a send may be claimed.
-    fn offline(&mut self, new: &NewMessage, device: &str, accepted: &mut Accepted) -> Result<(), StoreError> {
-        match self.vendor(new, device, accepted)? {
-            None => Ok(()),
-            Some(_) => self.insert(new, device, State::Waiting, "", 0, None),
-        }
-    }
-
-    /// The vendor's turn, or why it has none; then nothing stands in the store yet.
-    fn vendor(&mut self, new: &NewMessage, device: &str, accepted: &mut Accepted) -> Result<Option<Stop>, StoreError> {
-        let now_ms = self.now_ms;
-        if self.most == 0 {
-            accepted.more = true;
-            self.insert(new, device, State::Vendor, "", 0, Some(now_ms))?;
-            return Ok(None);
-        }
-        let NewMessage { app, message, expires_ms, .. } = new;
-        let address = address(app, &message.to, device)?;
-        let due = Due { address, message: message.clone(), attempts: 0, accepted_ms: now_ms, expires_ms: *expires_ms };
-        match ready(self.t, self.known, due, self.rules, now_ms)? {
-            Ok(mut job) => {
-                // It was not there when they were counted.
-                job.setting.waiting += 1;
-                self.most -= 1;
-                accepted.jobs.push(job);
-                self.insert(new, device, State::Vendor, "", 1, Some(now_ms + self.rules.lease_ms))?;
-                Ok(None)
-            }
-            Err(stop) => {
-                note(self.t, &message.id, device, now_ms, Hop::Stopped, stop.text())?;
-                Ok(Some(stop))
-            }
-        }
-    }
-
-    fn insert(
-        &self,
-        new: &NewMessage,
-        device: &str,
-        state: State,
-        nonce: &str,
-        attempts: u32,
-        due_ms: Option<u64>,
-    ) -> Result<(), StoreError> {
+    /// The user has no device: it waits for the first.
+    fn to_nobody(&self, new: &NewMessage, known: bool, accepted: &mut Accepted) -> Result<(), StoreError> {
         let NewMessage { app, message, .. } = new;
-        let due = due_ms.map(as_i64);
-        self.t
-            .prepare_cached(
-                "INSERT INTO deliveries (message, app, user, device, state, nonce, attempts, due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![message.id, app, message.to, device, state.as_str(), nonce, attempts, due])?;
+        let place = Place { app, user: &message.to, device: "" };
+        let stop = match known {
+            _ if message.ext[ONLINE_ONLY] == true => Stop::OnlineOnly,
+            true => Stop::NoBinding,
+            false => Stop::NoSuchUser,
+        };
+        let device = Device::default();
+        let standing = self.standing(new, device.clone(), false);
+        let mut step = match stop {
+            Stop::OnlineOnly => step(&standing, Event::Accepted, &self.rules, self.now_ms),
+            _ => step(&standing, Event::Adopted, &self.rules, self.now_ms),
+        };
+        if stop != Stop::OnlineOnly {
+            let whom = if known { "for the user's next login" } else { "for the user, who is not known yet" };
+            step.lines.push(Line::new(Hop::Waiting, format!("{whom}{}", kept_until(new.expires_ms))));
+        }
+        pairs::put(self.t, place, &message.id, &standing.pair, &step, self.now_ms)?;
+        if step.pair.state != State::Done {
+            accepted.recalls.extend(evict(self.t, self.room, (place, &device), self.rules, self.now_ms)?);
+        }
         Ok(())
     }
-}
 
-/// A device the user is logged in on.
-struct Receiver {
-    device: String,
-    online: bool,
-    /// The connection it is or was last on.
-    nonce: String,
-    attached: bool,
-}
-
-fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<Receiver>, StoreError> {
-    t.prepare_cached(
-        "SELECT device, online, nonce, attached FROM devices WHERE app = ?1 AND user = ?2 AND logged_in = 1 /* share */",
-    )?
-    .query_map(params![app, user], |r| {
-        Ok(Receiver { device: r.get(0)?, online: r.get(1)?, nonce: r.get(2)?, attached: r.get(3)? })
-    })?
-    .collect()
-}
-
-/// A message for a user without a device waits for the first that comes.
-fn wait_for_a_device(
-    t: &Transaction<'_>,
-    room: &Room,
-    message: &str,
-    app: &str,
-    user: &str,
-    rules: Rules,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    t.prepare_cached("INSERT INTO deliveries (message, app, user, device, state) VALUES (?1, ?2, ?3, '', 'waiting')")?
-        .execute(params![message, app, user])?;
-    evict(t, room, (app, user, ""), rules.keep_most, now_ms)
-}
-
-/// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to
-/// the device or its vendor. A tenth more goes at once, so that a full device does not pay for each message.
-fn evict(
-    t: &Transaction<'_>,
-    room: &Room,
-    (app, user, device): (&str, &str, &str),
-    keep_most: u32,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    if room.take(app, user, device) {
-        return Ok(());
-    }
-    let waiting: u32 = t
-        .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
-             LIMIT (?4 + 0)) AS w",
-        )?
-        .query_row(params![app, user, device, keep_most.saturating_add(1)], |r| r.get(0))?;
-    if waiting <= keep_most {
-        room.counted(app, user, device, keep_most - waiting);
-        return Ok(());
-    }
-    let oldest: Vec<String> = t
-        .prepare_cached(
-            // An id begins with its moment.
-            "SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
-             ORDER BY message DESC LIMIT 1000 OFFSET (?4 + 0)",
-        )?
-        .query_map(params![app, user, device, keep_most - keep_most / 10], |r| r.get(0))?
-        .collect::<Result<_, _>>()?;
-    for id in oldest {
-        let gone = t
-            .prepare_cached(
-                "UPDATE deliveries SET state = 'done', open = NULL, nonce = '', due_ms = NULL
-                 WHERE message = ?1 AND device = ?2 AND state IN ('pushed', 'waiting')",
-            )?
-            .execute([id.as_str(), device])?;
-        if gone > 0 {
-            let why = format!("more than {keep_most} messages waited for this device");
-            note(t, &id, device, now_ms, Hop::Evicted, &why)?;
+    fn standing(&self, new: &NewMessage, device: Device, bound: bool) -> Standing {
+        Standing {
+            pair: Pair::new(),
+            device,
+            bound,
+            broker: self.reach.broker,
+            accepted_ms: self.now_ms,
+            expires_ms: new.expires_ms,
+            online_only: new.message.ext[ONLINE_ONLY] == true,
         }
     }
-    room.counted(app, user, device, keep_most / 10);
-    Ok(())
+
+    fn to(
+        &mut self,
+        new: &NewMessage,
+        address: &Address,
+        device: Device,
+        accepted: &mut Accepted,
+    ) -> Result<(), StoreError> {
+        let (t, now_ms) = (self.t, self.now_ms);
+        // It is looked up only where it decides.
+        let decides = if device.online { !device.attached || !self.reach.broker } else { true };
+        let bound = decides && usable(t, self.known, address)?;
+        let mut standing = self.standing(new, device, bound);
+        let first = step(&standing, Event::Accepted, &self.rules, now_ms);
+        let (mut step, mut lines) = (first, Vec::new());
+        if step.act == Act::Publish {
+            accepted.live.push(address.clone());
+        }
+        let is_due = step.pair.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        if step.pair.state == State::Vendor && is_due && self.reach.calls > 0 {
+            lines = std::mem::take(&mut step.lines);
+            standing.pair = step.pair;
+            step = self.turn(new, address, &standing, accepted)?;
+        }
+        step.lines.splice(0..0, lines);
+        let due_ms = step.pair.due_ms.filter(|_| step.act != Act::Push);
+        accepted.due_ms = [accepted.due_ms, due_ms].into_iter().flatten().min();
+        pairs::put(t, address.into(), &new.message.id, &Pair::new(), &step, now_ms)?;
+        if step.pair.state != State::Done {
+            let evicted = evict(t, self.room, (address.into(), &standing.device), self.rules, now_ms)?;
+            accepted.recalls.extend(evicted);
+        }
+        Ok(())
+    }
+
+    /// The vendor's turn, at once.
+    fn turn(
+        &mut self,
+        new: &NewMessage,
+        address: &Address,
+        standing: &Standing,
+        accepted: &mut Accepted,
+    ) -> Result<Step, StoreError> {
+        let NewMessage { message, expires_ms, .. } = new;
+        let (t, now_ms, address, message) = (self.t, self.now_ms, address.clone(), message.clone());
+        let due = Due { address, message, attempts: 0, accepted_ms: now_ms, expires_ms: *expires_ms };
+        let turn = Turn::look(t, self.known, due, self.rules, now_ms)?;
+        let step = step(standing, Event::Turn { facts: turn.facts(), unanswered: false }, &self.rules, now_ms);
+        if step.act == Act::Push
+            && let Some(mut job) = turn.job(t, self.known)?
+        {
+            // It was not there when they were counted.
+            job.setting.waiting += 1;
+            self.reach.calls -= 1;
+            accepted.jobs.push(job);
+        }
+        Ok(step)
+    }
+}
+
+/// The devices the user is logged in on.
+fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<(DeviceId, Device)>, StoreError> {
+    t.prepare_cached(concat!(
+        "SELECT v.device, ",
+        device_columns!(),
+        " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.logged_in = 1 /* share */"
+    ))?
+    .query_map(params![app, user], |r| Ok((r.get(0)?, presence::read(r, 1)?)))?
+    .collect()
 }

@@ -23,7 +23,7 @@ impl Checkpoints {
         let own = Connection::open(path)?;
         let (committed, heard) = sync_channel(1);
         let thread = std::thread::Builder::new().name("checkpoint".to_owned());
-        thread.spawn(move || work(&own, &heard)).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        thread.spawn(move || work(&own, &heard)).map_err(StoreError::Thread)?;
         Ok(Self(committed))
     }
 

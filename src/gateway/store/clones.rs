@@ -65,19 +65,11 @@ pub(super) const fn is_cloned(turns: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::delivery::Rules;
-    use crate::gateway::policy::MultiDevice;
+    use crate::delivery::Rules;
     use crate::gateway::store::{Store, Vault, Welcome};
 
     const MINUTE_MS: u64 = 60_000;
-    const RULES: Rules = Rules {
-        ack_deadline_ms: 5000,
-        push_life_s: 60,
-        keep_s: 3600,
-        keep_most: 100,
-        lease_ms: 30_000,
-        policy: MultiDevice::AnyOffline,
-    };
+    const RULES: Rules = Rules::FOR_TESTS;
 
     struct Stage {
         store: Store,
@@ -109,8 +101,10 @@ mod tests {
         }
 
         async fn leaves(&self, connected: u64, minute: u64) {
-            let left =
-                self.store.went_offline(Self::phone(), connected.to_string().as_str().into(), minute * MINUTE_MS).await;
+            let left = self
+                .store
+                .went_offline(Self::phone(), connected.to_string().as_str().into(), RULES, minute * MINUTE_MS)
+                .await;
             assert!(left.expect("noted"));
         }
     }

@@ -1,11 +1,12 @@
 //! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
+use super::pairs::{self, Place, Recall, columns};
 use super::ready::usable;
-use super::sql::{OptionalExtension as _, Transaction, params};
+use super::sql::{Transaction, params};
 use super::traces::note;
-use super::{Kick, Look, Recall, Store, StoreError, Welcome, as_i64, clones, devices, kicks, standing, users};
-use crate::gateway::delivery::{Ack, AfterAck, Hop, Rules, State, after_ack};
-use crate::gateway::policy::Stop;
+use super::{Kick, Look, Store, StoreError, Welcome, as_i64, clones, devices, kicks, presence, standing, users};
+use crate::delivery::presence::Event as Presence;
+use crate::delivery::{Device, Event, Hop, Pair, Rules, Standing, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Hello, KickCode, Message};
 
@@ -21,120 +22,155 @@ pub struct Acked {
     pub recalls: Vec<Recall>,
 }
 
-pub(super) fn set_state(
-    t: &Transaction<'_>,
-    message: &str,
-    device: &str,
-    state: State,
-    nonce: &str,
-    due_ms: Option<u64>,
-) -> Result<(), StoreError> {
-    t.prepare_cached("UPDATE deliveries SET state = ?3, nonce = ?4, due_ms = ?5 WHERE message = ?1 AND device = ?2")?
-        .execute(params![message, device, state.as_str(), nonce, due_ms.map(as_i64)])?;
-    Ok(())
+/// A device, and what is decided of the pairs that are its.
+pub(super) struct Of<'a, 't> {
+    pub t: &'a Transaction<'t>,
+    pub place: Place<'a>,
+    pub device: Device,
+    pub bound: bool,
+    pub rules: Rules,
+    pub now_ms: u64,
 }
 
-/// The device has it, or nobody will.
-fn set_done(t: &Transaction<'_>, message: &str, device: &str) -> Result<(), StoreError> {
-    t.prepare_cached(
-        "UPDATE deliveries SET state = 'done', open = NULL, nonce = '', due_ms = NULL WHERE message = ?1 AND device = ?2",
-    )?
-    .execute(params![message, device])?;
-    Ok(())
-}
-
-/// A delivery that is not done.
-struct Open {
-    state: State,
-    notifier: Option<String>,
-    vendor_id: Option<String>,
-}
-
-impl Open {
-    /// Its notification, if the vendor may be able to take it back.
-    fn recall(&self, t: &Transaction<'_>, address: &Address, id: &MessageId) -> Result<Option<Recall>, StoreError> {
-        let (State::Pushed, Some(notifier), Some(vendor_id)) = (self.state, &self.notifier, &self.vendor_id) else {
-            return Ok(None);
-        };
-        let (address, message, notifier, vendor_id) =
-            (address.clone(), id.clone(), notifier.clone(), vendor_id.clone());
-        let token = devices::token(t, &address, &notifier)?;
-        Ok(Some(Recall { address, message, notifier, token, vendor_id }))
+impl Of<'_, '_> {
+    /// Decides on a pair and writes what follows. When the message came and goes matters only to the vendor's turn.
+    pub fn step(&self, id: &MessageId, pair: &Pair, event: Event<'_>) -> Result<Option<Recall>, StoreError> {
+        let (device, bound) = (self.device.clone(), self.bound);
+        let (pair, accepted_ms, expires_ms) = (pair.clone(), 0, u64::MAX);
+        let standing = Standing { pair, device, bound, broker: true, accepted_ms, expires_ms, online_only: false };
+        let step = step(&standing, event, &self.rules, self.now_ms);
+        pairs::put(self.t, self.place, id, &standing.pair, &step, self.now_ms)
     }
-}
 
-fn open(t: &Transaction<'_>, address: &Address, id: &str) -> Result<Option<Open>, StoreError> {
-    let Address { app, user, device } = address;
-    type Row = (String, Option<String>, Option<String>);
-    let found: Option<Row> = t
-        .prepare_cached(
-            "SELECT state, notifier, vendor_id FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4",
-        )?
-        .query_row(params![id, device, app, user], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-        .optional()?;
-    Ok(found.and_then(|(state, notifier, vendor_id)| {
-        let state = State::parse(&state).filter(|state| *state != State::Done)?;
-        Some(Open { state, notifier, vendor_id })
-    }))
-}
-
-/// It lies on the device's disk, of the login that is there now, and is not under way to it any more. Without
-/// `due_ms` what is due stays so where the state stays.
-fn keep(t: &Transaction<'_>, address: &Address, id: &str, state: State, due_ms: Option<u64>) -> Result<(), StoreError> {
-    let Address { app, user, device } = address;
-    t.prepare_cached(
-        "UPDATE deliveries SET due_ms = COALESCE(CAST(?6 AS INTEGER), CASE WHEN state = ?5 THEN due_ms END),
-         state = ?5, nonce = '', acked_by = (SELECT login FROM devices WHERE app = ?3 AND user = ?4 AND device = ?2)
-         WHERE message = ?1 AND device = ?2",
-    )?
-    .execute(params![id, device, app, user, state.as_str(), due_ms.map(as_i64)])?;
-    Ok(())
-}
-
-fn set_attached(t: &Transaction<'_>, address: &Address, attached: bool) -> Result<(), StoreError> {
-    let Address { app, user, device } = address;
-    t.prepare_cached(
-        "UPDATE devices SET attached = ?4 WHERE app = ?1 AND user = ?2 AND device = ?3 AND attached <> ?4",
-    )?
-    .execute(params![app, user, device, attached])?;
-    Ok(())
-}
-
-/// What the device is sent next, once it has most of what it was sent.
-fn more(t: &Transaction<'_>, address: &Address, rules: Rules, now_ms: u64) -> Result<Vec<Message>, StoreError> {
-    let Address { app, user, device } = address;
-    let (online, nonce): (bool, String) = t
-        .prepare_cached("SELECT online, nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?
-        .unwrap_or_default();
-    if !online || nonce.is_empty() {
-        return Ok(Vec::new());
+    /// The same for several that are stored; those that are not are passed over.
+    fn each<'e>(
+        &self,
+        ids: Vec<MessageId>,
+        event: impl Fn(&MessageId) -> Event<'e>,
+    ) -> Result<Vec<Recall>, StoreError> {
+        let mut recalls = Vec::new();
+        for id in ids {
+            let Some(pair) = pairs::load(self.t, self.place, &id)? else { continue };
+            recalls.extend(self.step(&id, &pair, event(&id))?);
+        }
+        Ok(recalls)
     }
-    let under_way: u32 = t
-        .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> ''
-             LIMIT (?5 + 0)) AS u",
-        )?
-        .query_row(params![app, user, device, nonce, WINDOW], |r| r.get(0))?;
-    match WINDOW - under_way {
-        room if room >= WINDOW / 2 => drain(t, address, &nonce, &nonce, room, rules, now_ms),
-        _ => Ok(Vec::new()),
-    }
-}
 
-/// The vendor's turn for what was published to this connection and is not acknowledged.
-fn give_up(t: &Transaction<'_>, address: &Address, nonce: &str, why: &str, now_ms: u64) -> Result<usize, StoreError> {
-    let Address { app, user, device } = address;
-    let live: Vec<String> = t
-        .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> '' AND state = 'live'")?
-        .query_map([app.as_str(), user, device, nonce], |r| r.get(0))?
-        .collect::<Result<_, _>>()?;
-    for id in &live {
-        set_state(t, id, device, State::Vendor, "", Some(now_ms))?;
-        note(t, id, device, now_ms, Hop::WentOffline, why)?;
+    /// What waits for the device, oldest first, sent over this connection; without what is under way to the
+    /// connection `but`, and without what lies on the disk of its login.
+    fn drain(&self, nonce: &Nonce, but: &str, most: u32) -> Result<Vec<Message>, StoreError> {
+        let Place { app, user, device } = self.place;
+        let rows: Vec<(MessageId, String, Pair)> = self
+            .t
+            .prepare_cached(concat!(
+                "SELECT m.id, m.message, ",
+                columns!(),
+                " FROM deliveries d JOIN messages m ON m.id = d.message
+                 WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1 AND m.expires_ms > ?4
+                 AND (d.nonce <> ?6 OR ?6 = '') AND (d.acked_by IS NULL OR d.acked_by <> ?7)
+                 ORDER BY m.accepted_ms, m.id LIMIT (?5 + 0)"
+            ))?
+            .query_map(params![app, user, device, as_i64(self.now_ms), most, but, self.device.login], |r| {
+                Ok((r.get(0)?, r.get(1)?, pairs::read(r, 2)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        let mut messages = Vec::new();
+        for (id, body, pair) in rows {
+            let Ok(mut message) = serde_json::from_str::<Message>(&body) else {
+                self.step(&id, &pair, Event::Unreadable)?;
+                continue;
+            };
+            message.offline = true;
+            self.step(&id, &pair, Event::Sent { nonce: nonce.clone() })?;
+            messages.push(message);
+        }
+        Ok(messages)
     }
-    Ok(live.len())
+
+    /// What the device is sent next, once it has most of what it was sent.
+    fn more(&self) -> Result<Vec<Message>, StoreError> {
+        let Place { app, user, device } = self.place;
+        let Some(nonce) = self.device.connection() else { return Ok(Vec::new()) };
+        let under_way: u32 = self
+            .t
+            .prepare_cached(
+                "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> ''
+                 LIMIT (?5 + 0)) AS u",
+            )?
+            .query_row(params![app, user, device, nonce, WINDOW], |r| r.get(0))?;
+        match WINDOW - under_way {
+            room if room >= WINDOW / 2 => self.drain(nonce, nonce, room),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What was published to this connection will not be acknowledged. Returns how much it was.
+    fn lost(&self, nonce: &Nonce, why: &'static str) -> Result<usize, StoreError> {
+        let Place { app, user, device } = self.place;
+        let under_way: Vec<(MessageId, Pair)> = self
+            .t
+            .prepare_cached(concat!(
+                "SELECT d.message, ",
+                columns!(),
+                " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.nonce = ?4 AND d.nonce <> ''"
+            ))?
+            .query_map(params![app, user, device, nonce], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (id, pair) in &under_way {
+            self.step(id, pair, Event::Lost { why })?;
+        }
+        Ok(under_way.len())
+    }
+
+    /// Everything that is not done, decided on by the same event. Returns the notifications to take back.
+    pub fn all<'e>(&self, event: impl Fn() -> Event<'e>) -> Result<Vec<Recall>, StoreError> {
+        let Place { app, user, device } = self.place;
+        let open: Vec<(MessageId, Pair)> = self
+            .t
+            .prepare_cached(concat!(
+                "SELECT d.message, ",
+                columns!(),
+                " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1"
+            ))?
+            .query_map(params![app, user, device], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
+            .collect::<Result<_, _>>()?;
+        let mut recalls = Vec::new();
+        for (id, pair) in &open {
+            recalls.extend(self.step(id, pair, event())?);
+        }
+        Ok(recalls)
+    }
+
+    /// What waited for the user's first device, or, on a new one, what no device of the user has: it may be the
+    /// user's old one, wiped.
+    fn adopt(&self, new: bool) -> Result<(), StoreError> {
+        let Place { app, user, device } = self.place;
+        let mut waiting: Vec<MessageId> = self
+            .t
+            .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
+            .query_map(params![app, user], |r| r.get(0))?
+            .collect::<Result<_, _>>()?;
+        if new {
+            let elsewhere: Vec<MessageId> = self
+                .t
+                .prepare_cached(
+                    "SELECT DISTINCT d.message FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device <> ?3 AND d.device <> '' AND d.open = 1
+                     AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.message = d.message
+                                     AND (o.acked_ms IS NOT NULL OR o.taken_ms IS NOT NULL OR o.nonce <> ''))
+                     ORDER BY d.message DESC LIMIT (?4 + 0)",
+                )?
+                .query_map(params![app, user, device, self.rules.keep_most], |r| r.get(0))?
+                .collect::<Result<_, _>>()?;
+            waiting.extend(elsewhere);
+        }
+        for id in &waiting {
+            self.step(id, &Pair::new(), Event::Adopted)?;
+        }
+        self.t
+            .prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
+            .execute(params![app, user])?;
+        Ok(())
+    }
 }
 
 impl Store {
@@ -152,30 +188,20 @@ impl Store {
         let known = self.known.clone();
         self.run(move |t| {
             users::hold(t, &address.app, &address.user, true)?;
-            if !devices::ensure(t, &address)? {
-                return Ok(Welcome::Out(Kick { address, code: KickCode::TooManyDevices, by: None }));
-            }
-            let kicked = match kicks::admit(t, &address, &hello, now_ms)? {
+            let Some(new) = devices::ensure(t, &address)? else {
+                return Ok(Welcome::Out(Kick::new(address, KickCode::TooManyDevices, None)));
+            };
+            let kicked = match kicks::admit(t, &address, &hello, rules, now_ms)? {
                 Ok(kicked) => kicked,
                 Err(out) => return Ok(Welcome::Out(out)),
             };
             let cloned = clones::greeted(t, &address, &hello, now_ms)?;
-            let Address { app, user, device } = &address;
-            t.execute(
-                "UPDATE devices SET logged_in = 1, online = 1, nonce = ?4, attached = CASE WHEN nonce <> ?4 THEN 1 ELSE attached END, connection = connection + CASE WHEN nonce <> ?4 THEN 1 ELSE 0 END, channel = ?5,
-                 platform = ?6, model = ?7, agent = ?8, seen_ms = ?9 WHERE app = ?1 AND user = ?2 AND device = ?3",
-                params![app, user, device, hello.nonce, hello.channel, hello.platform, hello.model, hello.agent, as_i64(now_ms)],
-            )?;
-            // Messages that no device existed for when they were accepted.
-            t.prepare_cached(
-                "INSERT OR IGNORE INTO deliveries (message, app, user, device, state)
-                 SELECT message, app, user, ?3, state FROM deliveries
-                 WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1",
-            )?
-            .execute(params![app, user, device])?;
-            t.prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
-                .execute(params![app, user])?;
-            let missed = drain(t, &address, &hello.nonce, "", WINDOW, rules, now_ms)?;
+            let device = presence::apply(t, &address, Presence::Hello { nonce: hello.nonce.clone() }, now_ms)?.device;
+            devices::describe(t, &address, &hello)?;
+            // Whether it is bound decides nothing here.
+            let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
+            of.adopt(new)?;
+            let missed = of.drain(&hello.nonce, "", WINDOW)?;
             standing::reconcile(t, &address, hello.binding.as_ref())?;
             let bindings = standing::reports(t, &known, &address, now_ms)?;
             Ok(Welcome::In { missed, kicked, bindings, cloned })
@@ -204,19 +230,15 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn went_offline(&self, address: Address, nonce: Nonce, now_ms: u64) -> Result<bool, StoreError> {
-        self.run(move |t| {
-            let Address { app, user, device } = &address;
-            let changed = t.execute(
-                "UPDATE devices SET online = 0, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND online = 1",
-                params![app, user, device, nonce, as_i64(now_ms)],
-            )?;
-            if changed > 0 {
-                give_up(t, &address, &nonce, "the connection ended before an acknowledgement", now_ms)?;
-            }
-            Ok(changed > 0)
-        })
-        .await
+    pub async fn went_offline(
+        &self,
+        address: Address,
+        nonce: Nonce,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let why = "the connection ended before an acknowledgement";
+        Ok(self.link_over(address, Presence::Ended { nonce }, why, rules, now_ms).await?.is_some())
     }
 
     /// The broker says that the device's connection is over, and not which: the one it was last heard on
@@ -225,17 +247,47 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn doubted(&self, address: Address, before_ms: u64, now_ms: u64) -> Result<usize, StoreError> {
+    pub async fn doubted(
+        &self,
+        address: Address,
+        before_ms: u64,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<usize, StoreError> {
+        let why = "the broker says that the connection is over";
+        Ok(self.link_over(address, Presence::Doubted { before_ms }, why, rules, now_ms).await?.unwrap_or(0))
+    }
+
+    /// How much was under way over the connection that is over now, if one is.
+    async fn link_over(
+        &self,
+        address: Address,
+        event: Presence,
+        why: &'static str,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Option<usize>, StoreError> {
+        let known = self.known.clone();
         self.run(move |t| {
-            let Address { app, user, device } = &address;
-            let nonce: Option<Nonce> = t
-                .prepare_cached(
-                    "SELECT nonce FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 AND online = 1 AND seen_ms < ?4",
-                )?
-                .query_row(params![app, user, device, as_i64(before_ms)], |r| r.get(0))
-                .optional()?;
-            let Some(nonce) = nonce else { return Ok(0) };
-            give_up(t, &address, &nonce, "the broker says that the connection is over", now_ms)
+            let over = presence::apply(t, &address, event, now_ms)?;
+            let Some(nonce) = over.lost else { return Ok(None) };
+            let bound = usable(t, &known, &address)?;
+            let of = Of { t, place: (&address).into(), device: over.device, bound, rules, now_ms };
+            of.lost(&nonce, why).map(Some)
+        })
+        .await
+    }
+
+    /// Devices that did not acknowledge in time over these connections.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn silent(&self, devices: Vec<(Address, Nonce)>, now_ms: u64) -> Result<(), StoreError> {
+        self.run(move |t| {
+            for (address, nonce) in devices {
+                presence::apply(t, &address, Presence::Silent { nonce }, now_ms)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -255,31 +307,12 @@ impl Store {
     ) -> Result<Acked, StoreError> {
         let known = self.known.clone();
         self.run(move |t| {
-            if let Some(attached) = attached {
-                set_attached(t, &address, attached)?;
-            }
+            let word = attached.map_or(Presence::Heard, Presence::Attached);
+            let device = presence::apply(t, &address, word, now_ms)?.device;
             let bound = attached.is_some() && usable(t, &known, &address)?;
-            let mut recalls = Vec::new();
-            for id in ids {
-                let Some(open) = open(t, &address, &id)? else { continue };
-                let mut detail =
-                    if open.state == State::Pushed { "after the vendor had it" } else { "over the connection" };
-                match after_ack(Ack { attached, bound }, open.state, &rules) {
-                    AfterAck::Done => {
-                        recalls.extend(open.recall(t, &address, &id)?);
-                        set_done(t, &id, &address.device)?;
-                    }
-                    AfterAck::Keep { state, due_in_ms } => {
-                        keep(t, &address, &id, state, due_in_ms.map(|in_ms| now_ms + in_ms))?;
-                        if (bound, attached) == (true, Some(false)) && open.state == State::Live {
-                            detail = "over the connection; no app is attached";
-                        }
-                    }
-                }
-                note(t, &id, &address.device, now_ms, Hop::Acked, detail)?;
-            }
-            let more = more(t, &address, rules, now_ms)?;
-            Ok(Acked { more, recalls })
+            let of = Of { t, place: (&address).into(), device, bound, rules, now_ms };
+            let recalls = of.each(ids, |_| Event::Acked { attached })?;
+            Ok(Acked { more: of.more()?, recalls })
         })
         .await
     }
@@ -296,20 +329,10 @@ impl Store {
         now_ms: u64,
     ) -> Result<Acked, StoreError> {
         self.run(move |t| {
-            let mut recalls = Vec::new();
-            for id in ids {
-                let Some(open) = open(t, &address, &id)? else { continue };
-                recalls.extend(open.recall(t, &address, &id)?);
-                set_done(t, &id, &address.device)?;
-                let detail = match open.state {
-                    _ if woke.contains(&id) => "by an app that it woke",
-                    State::Pushed => "after the vendor had it",
-                    _ => "by an app",
-                };
-                note(t, &id, &address.device, now_ms, Hop::Taken, detail)?;
-            }
-            let more = more(t, &address, rules, now_ms)?;
-            Ok(Acked { more, recalls })
+            let device = presence::apply(t, &address, Presence::Heard, now_ms)?.device;
+            let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
+            let recalls = of.each(ids, |id| Event::Taken { woke: woke.contains(id) })?;
+            Ok(Acked { more: of.more()?, recalls })
         })
         .await
     }
@@ -318,8 +341,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn attached(&self, address: Address, attached: bool) -> Result<(), StoreError> {
-        self.run(move |t| set_attached(t, &address, attached)).await
+    pub async fn attached(&self, address: Address, attached: bool, now_ms: u64) -> Result<(), StoreError> {
+        self.run(move |t| presence::apply(t, &address, Presence::Attached(attached), now_ms).map(drop)).await
     }
 
     /// A person saw or opened a message's notification, by the device's own word.
@@ -328,14 +351,9 @@ impl Store {
     /// [`StoreError`].
     pub async fn seen(&self, address: Address, id: MessageId, event: String, now_ms: u64) -> Result<bool, StoreError> {
         self.run(move |t| {
-            let Address { app, user, device } = &address;
-            let its_own: bool = t
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM deliveries WHERE message = ?1 AND device = ?2 AND app = ?3 AND user = ?4)",
-                )?
-                .query_row(params![id, device, app, user], |r| r.get(0))?;
+            let its_own = pairs::load(t, (&address).into(), &id)?.is_some();
             if its_own {
-                note(t, &id, device, now_ms, Hop::Receipt, &format!("{event} on the device"))?;
+                note(t, &id, &address.device, now_ms, Hop::Receipt, &format!("{event} on the device"))?;
             }
             Ok(its_own)
         })
@@ -358,86 +376,32 @@ impl Store {
         &self,
         id: MessageId,
         address: Address,
-        why: String,
+        rules: Rules,
         now_ms: u64,
     ) -> Result<(), StoreError> {
+        let known = self.known.clone();
         self.run(move |t| {
-            note(t, &id, &address.device, now_ms, Hop::WentOffline, &why)?;
-            t.execute(
-                "UPDATE deliveries SET state = 'vendor', nonce = '', due_ms = ?3 WHERE message = ?1 AND device = ?2 AND state = 'live'",
-                params![id, address.device, as_i64(now_ms)],
-            )?;
-            Ok(())
+            let bound = usable(t, &known, &address)?;
+            let of = Of { t, place: (&address).into(), device: presence::load(t, &address)?, bound, rules, now_ms };
+            of.each(vec![id], |_| Event::NotPublished).map(drop)
         })
         .await
     }
 }
 
-/// What waits for a device, oldest first, marked as published to this connection; without what is under way
-/// to the connection `but`.
-fn drain(
-    t: &Transaction<'_>,
-    address: &Address,
-    nonce: &str,
-    but: &str,
-    most: u32,
-    rules: Rules,
-    now_ms: u64,
-) -> Result<Vec<Message>, StoreError> {
-    let Address { app, user, device } = address;
-    let rows: Vec<(String, String, String)> = t
-        .prepare_cached(
-            "SELECT d.message, d.state, m.message FROM deliveries d JOIN messages m ON m.id = d.message
-             WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1 AND m.expires_ms > ?4
-             AND (d.nonce <> ?6 OR ?6 = '')
-             AND (d.acked_by IS NULL OR d.acked_by <> (SELECT login FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3))
-             ORDER BY m.accepted_ms, m.id LIMIT (?5 + 0)",
-        )?
-        .query_map(params![app, user, device, as_i64(now_ms), most, but], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-        .collect::<Result<_, _>>()?;
-    let mut messages = Vec::new();
-    for (id, state, body) in rows {
-        let Ok(mut message) = serde_json::from_str::<Message>(&body) else {
-            set_done(t, &id, device)?;
-            note(t, &id, device, now_ms, Hop::Stopped, Stop::InvalidMessage.text())?;
-            continue;
-        };
-        message.offline = true;
-        // What the vendor has is not pushed again, whatever becomes of this connection.
-        let (state, due) = match State::parse(&state) {
-            Some(State::Pushed) => (State::Pushed, None),
-            _ => (State::Live, Some(now_ms + rules.ack_deadline_ms)),
-        };
-        set_state(t, &id, device, state, nonce, due)?;
-        t.prepare_cached(
-            "UPDATE deliveries SET acked_by = NULL WHERE message = ?1 AND device = ?2 AND acked_by IS NOT NULL",
-        )?
-        .execute(params![id, device])?;
-        note(t, &id, device, now_ms, Hop::Synced, "sent again after the device connected")?;
-        messages.push(message);
-    }
-    Ok(messages)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::delivery::AfterVendor;
-    use crate::gateway::policy::MultiDevice;
-    use crate::gateway::store::{Bind, NewMessage, Vault, VendorResult};
+    use crate::delivery::AfterVendor;
+    use crate::delivery::policy::MultiDevice;
+    use crate::gateway::store::{Bind, NewMessage, Reach, Vault, VendorResult};
     use crate::vendors::Vendor;
     use crate::vendors::certificate::Certificate;
     use std::sync::Arc;
 
     const APP: &str = "o#a";
-    const RULES: Rules = Rules {
-        ack_deadline_ms: 5000,
-        push_life_s: 60,
-        keep_s: 60,
-        keep_most: 10,
-        lease_ms: 60_000,
-        policy: MultiDevice::AllOffline,
-    };
+    const RULES: Rules = Rules { reconnect_grace_ms: 0, policy: MultiDevice::AllOffline, ..Rules::FOR_TESTS };
+    const REACH: Reach = Reach { broker: true, calls: 9 };
 
     fn at(device: &str) -> Address {
         Address::new(APP, "ann", device).expect("an address")
@@ -460,7 +424,7 @@ mod tests {
 
         async fn bind(&self, device: &str) {
             let bind = Bind::Set { notifier: "n".into(), token: format!("a-token-of-the-device-{device}") };
-            self.store.bind_by_api(at(device), bind, 1).await.expect("bound");
+            self.store.bind_by_api(at(device), bind, RULES, 1).await.expect("bound");
         }
 
         /// The ids of what it is sent.
@@ -481,7 +445,7 @@ mod tests {
                 serde_json::json!({"id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
             let message = Arc::new(serde_json::from_value(message).expect("a message"));
             let new = NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None };
-            let accepted = self.store.accept(vec![new], RULES, 9, 10).await.expect("accepted");
+            let accepted = self.store.accept(vec![new], RULES, REACH, 10).await.expect("accepted");
             (accepted[0].live.len(), accepted[0].jobs.len())
         }
 
@@ -496,7 +460,7 @@ mod tests {
 
         /// The same; between the claim and the vendor's answer something else happens.
         async fn push_while<F: Future<Output = ()>>(&self, now_ms: u64, meanwhile: F) -> usize {
-            let claimed = self.store.claim(RULES, 9, now_ms).await.expect("claimed");
+            let claimed = self.store.claim(RULES, REACH, now_ms).await.expect("claimed");
             assert!(claimed.again.is_empty(), "what lies on the device is not sent again");
             meanwhile.await;
             let sent = VendorResult {
@@ -509,7 +473,7 @@ mod tests {
             };
             let count = claimed.jobs.len();
             let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
-            self.store.vendor_results(results, now_ms).await.expect("noted");
+            self.store.vendor_results(results, RULES, now_ms).await.expect("noted");
             count
         }
 
@@ -548,7 +512,7 @@ mod tests {
         stage.ack("m", Some(false)).await;
         let meanwhile = async {
             let remove = Bind::Remove { notifier: None, logout: false };
-            stage.store.bind(at("phone"), 9, remove, 20).await.expect("unbound");
+            stage.store.bind(at("phone"), 9, remove, RULES, 20).await.expect("unbound");
             stage.ack("m", Some(false)).await;
         };
         assert_eq!(stage.push_while(20, meanwhile).await, 1);
@@ -587,7 +551,7 @@ mod tests {
         assert_eq!(stage.hello("phone", "n3", "l2").await, ["m"]);
         stage.ack("m", Some(true)).await;
         let out = Bind::Remove { notifier: None, logout: true };
-        stage.store.bind(at("phone"), 1, out, 40).await.expect("logged out");
+        stage.store.bind(at("phone"), 1, out, RULES, 40).await.expect("logged out");
         assert_eq!(stage.hello("phone", "n4", "l2").await, ["m"]);
         stage.take("m").await;
         assert!(stage.hello("phone", "n5", "l3").await.is_empty());
@@ -598,11 +562,11 @@ mod tests {
         let stage = Stage::new().await;
         stage.bind("phone").await;
         stage.hello("phone", "n1", "l1").await;
-        stage.store.attached(at("phone"), false).await.expect("stored");
+        stage.store.attached(at("phone"), false, 15).await.expect("stored");
         assert_eq!(stage.accept("m1").await, (1, 1));
         stage.bind("tablet").await;
         assert_eq!(stage.accept("m2").await, (1, 2), "the phone is offline to its user");
-        stage.store.attached(at("phone"), true).await.expect("stored");
+        stage.store.attached(at("phone"), true, 15).await.expect("stored");
         assert_eq!(stage.accept("m3").await, (1, 0), "the user sees it on the phone");
         stage.hello("phone", "n2", "l1").await;
         assert_eq!(stage.accept("m4").await, (1, 0), "a new connection counts as attached until it says");

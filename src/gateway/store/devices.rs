@@ -1,9 +1,12 @@
 //! Devices, their connections and their bindings.
 
+use super::pairs::Recall;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, as_i64, as_u64};
-use crate::ids::Nonce;
-use crate::protocol::Address;
+use super::{Store, StoreError, address, as_i64, as_u64, presence};
+use crate::delivery::Rules;
+use crate::delivery::presence::Event as Presence;
+use crate::ids::{DeviceId, Nonce};
+use crate::protocol::{Address, Hello};
 use crate::vendors::Vendor;
 use serde::Serialize;
 
@@ -63,20 +66,21 @@ pub enum BindReply {
 /// Device ids remembered for one user: a token that is not bound to a device could name any number.
 const MOST_DEVICES: i64 = 100;
 
-/// Makes sure that the device is known. `false`: the user has too many that are logged in.
-pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
+/// Makes sure that the device is known, and says whether it was not. `None`: the user has too many that are logged
+/// in.
+pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<Option<bool>, StoreError> {
     let Address { app, user, device } = address;
     let new = t
         .prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?
         .execute(params![app, user, device])?;
     if new == 0 {
-        return Ok(true);
+        return Ok(Some(false));
     }
     let known: i64 = t
         .prepare_cached("SELECT count(*) FROM devices WHERE app = ?1 AND user = ?2")?
         .query_row(params![app, user], |r| r.get(0))?;
     if known <= MOST_DEVICES {
-        return Ok(true);
+        return Ok(Some(true));
     }
     // One that was told of its end long ago goes last: until then it may ask again.
     let oldest: Option<String> = t
@@ -90,7 +94,21 @@ pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<bool, Sto
     let leaves = oldest.as_deref().unwrap_or(device);
     t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, leaves])?;
     t.execute("DELETE FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, leaves])?;
-    Ok(oldest.is_some())
+    Ok(oldest.map(|_| true))
+}
+
+/// What a greeting says of the device itself.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn describe(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Result<(), StoreError> {
+    let Address { app, user, device } = address;
+    let Hello { channel, platform, model, agent, .. } = hello;
+    t.prepare_cached(
+        "UPDATE devices SET channel = ?4, platform = ?5, model = ?6, agent = ?7 WHERE app = ?1 AND user = ?2 AND device = ?3",
+    )?
+    .execute(params![app, user, device, channel, platform, model, agent])?;
+    Ok(())
 }
 
 fn too_many_devices() -> BindReply {
@@ -107,14 +125,16 @@ impl Store {
         address: Address,
         sequence: u64,
         bind: Bind,
+        rules: Rules,
         now_ms: u64,
-    ) -> Result<BindReply, StoreError> {
+    ) -> Result<(BindReply, Vec<Recall>), StoreError> {
         self.run(move |t| {
-            if !ensure(t, &address)? {
-                return Ok(too_many_devices());
+            if ensure(t, &address)?.is_none() {
+                return Ok((too_many_devices(), Vec::new()));
             }
             if super::kicks::is_kicked(t, &address)? {
-                return Ok(BindReply::Refused("this device's login was ended; log in again".to_owned()));
+                let why = "this device's login was ended; log in again".to_owned();
+                return Ok((BindReply::Refused(why), Vec::new()));
             }
             let Address { app, user, device } = &address;
             let newer = t.execute(
@@ -126,9 +146,10 @@ impl Store {
                     .prepare_cached("SELECT sequence FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
                     .query_row(params![app, user, device], |r| r.get(0))?;
                 let repeated = as_i64(sequence) == newest && holds(t, &address, sequence, &bind)?;
-                return Ok(if repeated { BindReply::Ok } else { BindReply::Stale { newest: as_u64(newest) } });
+                let reply = if repeated { BindReply::Ok } else { BindReply::Stale { newest: as_u64(newest) } };
+                return Ok((reply, Vec::new()));
             }
-            set(t, &address, sequence, &bind, now_ms)
+            set(t, &address, sequence, &bind, rules, now_ms)
         })
         .await
     }
@@ -137,12 +158,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn bind_by_api(&self, address: Address, bind: Bind, now_ms: u64) -> Result<BindReply, StoreError> {
+    pub async fn bind_by_api(
+        &self,
+        address: Address,
+        bind: Bind,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<(BindReply, Vec<Recall>), StoreError> {
         self.run(move |t| {
-            if !ensure(t, &address)? {
-                return Ok(too_many_devices());
+            if ensure(t, &address)?.is_none() {
+                return Ok((too_many_devices(), Vec::new()));
             }
-            set(t, &address, 0, &bind, now_ms)
+            set(t, &address, 0, &bind, rules, now_ms)
         })
         .await
     }
@@ -276,13 +303,19 @@ impl Store {
         .await
     }
 
-    /// No device is connected: the embedded broker has just started.
+    /// No device is connected: the embedded broker has just started. Those that were may be back in a moment.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn all_offline(&self) -> Result<(), StoreError> {
-        self.run(|t| {
-            t.execute("UPDATE devices SET online = 0 WHERE online = 1", params![])?;
+    pub async fn all_offline(&self, now_ms: u64) -> Result<(), StoreError> {
+        self.run(move |t| {
+            let connected: Vec<(String, String, DeviceId)> = t
+                .prepare_cached("SELECT app, user, device FROM devices WHERE online = 1")?
+                .query_map(params![], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+                .collect::<Result<_, _>>()?;
+            for (app, user, device) in connected {
+                presence::apply(t, &address(&app, &user, &device)?, Presence::Restarted, now_ms)?;
+            }
             Ok(())
         })
         .await
@@ -318,9 +351,11 @@ fn set(
     address: &Address,
     sequence: u64,
     bind: &Bind,
+    rules: Rules,
     now_ms: u64,
-) -> Result<BindReply, StoreError> {
+) -> Result<(BindReply, Vec<Recall>), StoreError> {
     let Address { app, user, device } = address;
+    let mut recalls = Vec::new();
     match bind {
         Bind::Set { notifier, token } => {
             let known: Option<String> = t
@@ -328,10 +363,11 @@ fn set(
                 .query_row(params![app, notifier], |r| r.get(0))
                 .optional()?;
             let Some(vendor) = known.and_then(|vendor| vendor.parse::<Vendor>().ok()) else {
-                return Ok(BindReply::Refused(format!("no certificate is named `{notifier}` at this gateway")));
+                let why = format!("no certificate is named `{notifier}` at this gateway");
+                return Ok((BindReply::Refused(why), Vec::new()));
             };
             if let Err(error) = vendor.check_token(token) {
-                return Ok(BindReply::Refused(error.to_string()));
+                return Ok((BindReply::Refused(error.to_string()), Vec::new()));
             }
             // A token belongs to one user on one device: the newest login takes it.
             t.execute(
@@ -352,20 +388,17 @@ fn set(
             )?;
         }
         Bind::Remove { notifier, logout } => {
+            // While the tokens are known that take the notifications back.
+            if *logout {
+                recalls = super::kicks::log_out(t, address, rules, now_ms)?;
+            }
             t.execute(
                 "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND (CAST(?4 AS TEXT) IS NULL OR notifier = ?4)",
                 params![app, user, device, notifier],
             )?;
-            if *logout {
-                super::replay::inbox_gone(t, address)?;
-                t.execute(
-                    "UPDATE devices SET logged_in = 0, online = 0 WHERE app = ?1 AND user = ?2 AND device = ?3",
-                    params![app, user, device],
-                )?;
-            }
         }
     }
-    Ok(BindReply::Ok)
+    Ok((BindReply::Ok, recalls))
 }
 
 /// The token bound for one certificate; empty where there is none.

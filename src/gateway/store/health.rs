@@ -63,7 +63,7 @@ impl StoreError {
     /// The database is away; whoever keeps it has said so.
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Closed => true,
+            Self::Closed | Self::NotCommitted(_) => true,
             // Class 57: the operator ends it, or it starts.
             Self::Postgres(error) => {
                 error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))

@@ -1,9 +1,13 @@
 //! Logins that end because of others: how many devices a user may have, and who yields.
 
+use super::deliveries::Of;
+use super::pairs::Recall;
 use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64};
-use crate::gateway::policy::{AppRules, Login};
+use super::{Store, StoreError, address, as_i64, presence};
+use crate::delivery::policy::{AppRules, Login};
+use crate::delivery::presence::Event as Presence;
+use crate::delivery::{Event, Rules};
 use crate::ids::DeviceId;
 use crate::protocol::{Address, BindingReport, Hello, KickCode, Message};
 
@@ -14,6 +18,15 @@ pub struct Kick {
     pub code: KickCode,
     /// The device that replaced it.
     pub by: Option<String>,
+    /// What its notifications showed is not for who uses it next.
+    pub recalls: Vec<Recall>,
+}
+
+impl Kick {
+    /// Of a login that has ended before.
+    pub(super) const fn new(address: Address, code: KickCode, by: Option<String>) -> Self {
+        Self { address, code, by, recalls: Vec::new() }
+    }
 }
 
 /// What a hello led to.
@@ -64,7 +77,7 @@ impl Known {
     fn ended(&self, address: &Address, hello: &Hello) -> Option<Kick> {
         let same = !self.login.is_empty() && hello.login.as_deref() == Some(&self.login);
         let code = self.code.filter(|_| same)?;
-        Some(Kick { address: address.clone(), code: KickCode::from(code), by: self.by.clone() })
+        Some(Kick::new(address.clone(), KickCode::from(code), self.by.clone()))
     }
 }
 
@@ -78,6 +91,7 @@ pub(super) fn admit(
     t: &Transaction<'_>,
     address: &Address,
     hello: &Hello,
+    rules: Rules,
     now_ms: u64,
 ) -> Result<Result<Vec<Kick>, Kick>, StoreError> {
     let Address { app, user, device } = address;
@@ -89,7 +103,7 @@ pub(super) fn admit(
     if known.logged_in && known.login == login {
         return Ok(Ok(Vec::new()));
     }
-    let rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
+    let app_rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
     let others: Vec<DeviceId> = t
         .prepare_cached(
             "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND platform = ?4 AND logged_in = 1
@@ -97,38 +111,52 @@ pub(super) fn admit(
         )?
         .query_map(params![app, user, device, &hello.platform], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
-    let too_many = (others.len() + 1).saturating_sub(rules.device_limit.max(1) as usize);
+    let too_many = (others.len() + 1).saturating_sub(app_rules.device_limit.max(1) as usize);
     t.execute(
         "UPDATE devices SET login = ?4, login_ms = ?5, kicked_code = NULL, kicked_by = NULL WHERE app = ?1 AND user = ?2 AND device = ?3",
         params![app, user, device, login, as_i64(now_ms)],
     )?;
-    if too_many > 0 && rules.login == Login::FirstWins {
-        let code = if rules.device_limit == 1 { KickCode::BoundElsewhere } else { KickCode::TooManyDevices };
-        return Ok(Err(end(t, address, code, None)?));
+    if too_many > 0 && app_rules.login == Login::FirstWins {
+        let code = if app_rules.device_limit == 1 { KickCode::BoundElsewhere } else { KickCode::TooManyDevices };
+        return Ok(Err(end(t, address, (code, None), rules, now_ms)?));
     }
     let mut kicked = Vec::new();
     for other in others.into_iter().take(too_many) {
         let other = Address { device: other, ..address.clone() };
         let name = hello.model.clone().unwrap_or_else(|| device.to_string());
-        kicked.push(end(t, &other, KickCode::Replaced, Some(name))?);
+        kicked.push(end(t, &other, (KickCode::Replaced, Some(name)), rules, now_ms)?);
     }
     Ok(Ok(kicked))
 }
 
-/// Ends a login: the device, its bindings and what was on its way to a vendor, together.
-fn end(t: &Transaction<'_>, address: &Address, code: KickCode, by: Option<String>) -> Result<Kick, StoreError> {
+/// Ends a login: the device, what was on its way to it, and its bindings, together.
+fn end(
+    t: &Transaction<'_>,
+    address: &Address,
+    (code, by): (KickCode, Option<String>),
+    rules: Rules,
+    now_ms: u64,
+) -> Result<Kick, StoreError> {
     let Address { app, user, device } = address;
+    let recalls = log_out(t, address, rules, now_ms)?;
     t.execute(
-        "UPDATE devices SET logged_in = 0, online = 0, kicked_code = ?4, kicked_by = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3",
+        "UPDATE devices SET kicked_code = ?4, kicked_by = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3",
         params![app, user, device, u16::from(code), by],
     )?;
     t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, device])?;
-    t.execute(
-        "UPDATE deliveries SET state = 'waiting', nonce = '', due_ms = NULL WHERE app = ?1 AND user = ?2 AND device = ?3 AND state IN ('live', 'vendor') AND open = 1",
-        params![app, user, device],
-    )?;
-    super::replay::inbox_gone(t, address)?;
-    Ok(Kick { address: address.clone(), code, by })
+    Ok(Kick { address: address.clone(), code, by, recalls })
+}
+
+/// The device is logged out, and what lies on it or is shown there is not for its user any more.
+pub(super) fn log_out(
+    t: &Transaction<'_>,
+    address: &Address,
+    rules: Rules,
+    now_ms: u64,
+) -> Result<Vec<Recall>, StoreError> {
+    let device = presence::apply(t, address, Presence::LoggedOut, now_ms)?.device;
+    let of = Of { t, place: address.into(), device, bound: false, rules, now_ms };
+    of.all(|| Event::LoggedOut)
 }
 
 /// Whether this device's login was ended by others and it has not logged in since.
@@ -151,6 +179,8 @@ impl Store {
         user: String,
         device: Option<String>,
         code: KickCode,
+        rules: Rules,
+        now_ms: u64,
     ) -> Result<Vec<Kick>, StoreError> {
         self.run(move |t| {
             let devices: Vec<String> = t
@@ -159,7 +189,7 @@ impl Store {
                 )?
                 .query_map(params![app, user, device], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
-            let end = |device: String| end(t, &address(&app, &user, &device)?, code, None);
+            let end = |device: String| end(t, &address(&app, &user, &device)?, (code, None), rules, now_ms);
             devices.into_iter().map(end).collect()
         })
         .await

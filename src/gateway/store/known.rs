@@ -7,9 +7,9 @@
 use super::settings::{Key, get};
 use super::sql::Transaction;
 use super::{StoreError, Vault, certificates, edition};
-use crate::gateway::content::Template;
-use crate::gateway::policy::{AppRules, Stop};
-use crate::gateway::silence;
+use crate::delivery::content::Template;
+use crate::delivery::policy::{AppRules, Stop};
+use crate::delivery::silence;
 use crate::vendors::certificate::Certificate;
 use jiff::tz::TimeZone;
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{StoreError, as_i64, as_u64};
-use crate::gateway::outcome::Limit;
+use crate::delivery::outcome::Limit;
 
 /// A limit that is over sooner is a rate, which a device need not hear of; in milliseconds.
 const WORTH_NOTING_MS: u64 = 60_000;

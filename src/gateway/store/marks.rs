@@ -32,6 +32,7 @@ pub(super) fn mark_dead(t: &Transaction<'_>, death: &Death<'_>) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Rules;
     use crate::gateway::store::devices::{Newest, newest_binding};
     use crate::gateway::store::{Bind, BindReply, Store, Vault};
     use crate::protocol::Address;
@@ -59,7 +60,7 @@ mod tests {
 
     async fn bind(store: &Store, notifier: &str, token: &str, now_ms: u64) {
         let bind = Bind::Set { notifier: notifier.into(), token: token.into() };
-        assert_eq!(store.bind_by_api(phone(), bind, now_ms).await.expect("done"), BindReply::Ok);
+        assert_eq!(store.bind_by_api(phone(), bind, Rules::FOR_TESTS, now_ms).await.expect("done").0, BindReply::Ok);
     }
 
     async fn report(store: &Store, notifier: &'static str, token: &'static str, since_ms: u64) {

@@ -12,15 +12,17 @@ mod clones;
 mod deliveries;
 mod devices;
 mod edition;
+mod ends;
 mod health;
 mod kicks;
 mod known;
 mod limits;
 mod marks;
+mod pairs;
+mod presence;
 mod probe;
 mod ready;
 mod receipts;
-mod replay;
 mod room;
 mod settings;
 mod sql;
@@ -31,13 +33,15 @@ mod users;
 mod value;
 mod vault;
 
-pub use accept::NewMessage;
+pub use accept::{NewMessage, Reach};
 pub use certificates::Unreadable;
-pub use claims::{Claimed, Recall, VendorResult};
+pub use claims::{Claimed, VendorResult};
 pub use deliveries::Acked;
 pub use devices::{Bind, BindReply};
+pub use ends::Swept;
 pub use kicks::{Kick, Look, Welcome};
 pub use limits::Limited;
+pub use pairs::Recall;
 pub use ready::VendorJob;
 pub use settings::Key;
 pub use vault::Vault;
@@ -70,13 +74,21 @@ pub enum StoreError {
     Key { path: PathBuf, source: std::io::Error },
     #[error("the disk is full: {left_kib} KiB are left")]
     Full { left_kib: u64 },
+    #[error("the database cannot be used: {0}")]
+    Version(String),
+    #[error("no thread can be started for the store: {0}")]
+    Thread(std::io::Error),
+    /// Nothing of it was written.
+    #[error("the database did not take the change: {0}")]
+    NotCommitted(String),
+    /// The database is away, or the gateway ends.
     #[error("the store is closed")]
     Closed,
 }
 
 type Job = Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>;
 /// Tells the caller, once the commit has succeeded or failed.
-type Finish = Box<dyn FnOnce(bool) + Send>;
+type Finish = Box<dyn FnOnce(Result<(), &str>) + Send>;
 
 /// A handle; clones share its threads.
 #[derive(Debug, Clone)]
@@ -138,7 +150,10 @@ impl Store {
         let job: Job = Box::new(move |transaction| {
             let result = in_savepoint(transaction, job);
             Box::new(move |committed| {
-                let result = if committed { result } else { result.and(Err(StoreError::Closed)) };
+                let result = match committed {
+                    Ok(()) => result,
+                    Err(why) => result.and(Err(StoreError::NotCommitted(why.to_owned()))),
+                };
                 // The caller may have given up waiting.
                 drop(sender.send(result));
             })

@@ -4,7 +4,7 @@ use super::marks::{Death, mark_dead};
 use super::sql::{OptionalExtension as _, params};
 use super::traces::note;
 use super::{Store, StoreError, as_i64};
-use crate::gateway::delivery::Hop;
+use crate::delivery::Hop;
 use crate::vendors::receipt::{Event, Receipt};
 
 /// How long a device whose user switched notifications off is not pushed to, unless it binds again.

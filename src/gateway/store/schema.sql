@@ -1,54 +1,86 @@
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+-- Every message writes deliveries, events and its own row, so those are kept small; docs/store.md counts them.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
-CREATE TABLE IF NOT EXISTS users (
+-- What apps (user '') and users have set: one JSON value under each key.
+CREATE TABLE settings (
+    app TEXT NOT NULL, user TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+    PRIMARY KEY (app, user, key)
+) WITHOUT ROWID;
+
+CREATE TABLE users (
     app TEXT NOT NULL, user TEXT NOT NULL, password TEXT NOT NULL, created_ms INTEGER NOT NULL,
     PRIMARY KEY (app, user)
 ) WITHOUT ROWID;
 
--- One row per device a user has logged in on. `connection` numbers its connections; only the store
--- gives numbers out, so that no clock decides which connection is the newer one.
-CREATE TABLE IF NOT EXISTS devices (
+-- One row for each device a user has logged in on. `connection` numbers its connections; only the store gives
+-- numbers out, so that no clock decides which connection is the newer one. `attached`: whether an app is, by the
+-- device's last word; one that never said counts as if. `silent`: it owes an acknowledgement. `login` and what
+-- follows: which login it is on and since when, and how that ended where others ended it. `instance` and what
+-- follows: which machine it last greeted from, and how often another one has taken its place meanwhile.
+CREATE TABLE devices (
     app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL,
     logged_in INTEGER NOT NULL DEFAULT 0, online INTEGER NOT NULL DEFAULT 0,
     nonce TEXT NOT NULL DEFAULT '', connection INTEGER NOT NULL DEFAULT 0,
     sequence INTEGER NOT NULL DEFAULT 0,
     channel TEXT NOT NULL DEFAULT 'none', platform TEXT NOT NULL DEFAULT '', model TEXT, agent TEXT NOT NULL DEFAULT '',
     seen_ms INTEGER NOT NULL DEFAULT 0,
+    login TEXT NOT NULL DEFAULT '', login_ms INTEGER NOT NULL DEFAULT 0, kicked_code INTEGER, kicked_by TEXT,
+    attached INTEGER NOT NULL DEFAULT 1, silent INTEGER NOT NULL DEFAULT 0,
+    instance TEXT NOT NULL DEFAULT '', turns INTEGER NOT NULL DEFAULT 0, turned_ms INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (app, user, device)
 ) WITHOUT ROWID;
 
-CREATE TABLE IF NOT EXISTS bindings (
+-- `off_until_ms`: until when the device's user has switched notifications off, by its vendor's word. A token its
+-- vendor calls dead keeps its row: the device is told, and does not bind that token again. `accepted_ms`: when the
+-- vendor last accepted a push for this very token; an hour late at most.
+CREATE TABLE bindings (
     app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, notifier TEXT NOT NULL,
     token TEXT NOT NULL, sequence INTEGER NOT NULL, bound_ms INTEGER NOT NULL,
+    off_until_ms INTEGER NOT NULL DEFAULT 0, dead_ms INTEGER, dead_code TEXT, accepted_ms INTEGER,
     PRIMARY KEY (app, user, device, notifier)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS bindings_by_token ON bindings (app, notifier, token);
+CREATE INDEX bindings_by_token ON bindings (app, notifier, token);
 
-CREATE TABLE IF NOT EXISTS certificates (
+CREATE TABLE certificates (
     app TEXT NOT NULL, name TEXT NOT NULL, vendor TEXT NOT NULL, fields TEXT NOT NULL,
     enabled INTEGER NOT NULL DEFAULT 1, created_ms INTEGER NOT NULL,
     PRIMARY KEY (app, name)
 ) WITHOUT ROWID;
 
-CREATE TABLE IF NOT EXISTS messages (
+-- Quotas that are used up, by their vendors' words. Token '': of the whole certificate.
+CREATE TABLE limits (
+    app TEXT NOT NULL, notifier TEXT NOT NULL, token TEXT NOT NULL,
+    since_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL, code TEXT NOT NULL,
+    PRIMARY KEY (app, notifier, token)
+) WITHOUT ROWID;
+
+-- One body for all receivers' devices of one user. An id begins with its moment, so what is old is found by ids.
+CREATE TABLE messages (
     id TEXT PRIMARY KEY, app TEXT NOT NULL, user TEXT NOT NULL, message TEXT NOT NULL,
     accepted_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, idempotency TEXT
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS messages_by_user ON messages (app, user, accepted_ms);
-CREATE INDEX IF NOT EXISTS messages_by_expiry ON messages (expires_ms);
-CREATE UNIQUE INDEX IF NOT EXISTS messages_by_key ON messages (app, user, idempotency) WHERE idempotency IS NOT NULL;
+CREATE UNIQUE INDEX messages_by_key ON messages (app, user, idempotency) WHERE idempotency IS NOT NULL;
 
-CREATE TABLE IF NOT EXISTS deliveries (
+-- Where each message stands on its way to each device. Messages that no device is there for wait under the device
+-- '', for the first that comes. `open` stands apart from the state, since most change that on their way, and each
+-- change would write the page of the index anew; NULL: it is done. `nonce`: the connection it is under way on, and
+-- empty everywhere else. `acked_by`: the login in whose inbox it lies on the device. `notifier` and `vendor_id`: what
+-- takes the notification back, where it went to this device alone.
+CREATE TABLE deliveries (
     message TEXT NOT NULL, app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL,
     state TEXT NOT NULL, nonce TEXT NOT NULL DEFAULT '', due_ms INTEGER, attempts INTEGER NOT NULL DEFAULT 0,
+    open INTEGER DEFAULT 1, acked_ms INTEGER, acked_by TEXT, taken_ms INTEGER, notifier TEXT, vendor_id TEXT,
     PRIMARY KEY (message, device)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (due_ms) WHERE due_ms IS NOT NULL;
-CREATE INDEX IF NOT EXISTS deliveries_by_device ON deliveries (app, user, device, state);
+-- What is overdue to devices is found without a walk through what is due to vendors.
+CREATE INDEX deliveries_due ON deliveries (state, due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX deliveries_open ON deliveries (app, user, device, open) WHERE open = 1;
+CREATE INDEX deliveries_under_way ON deliveries (app, user, device, nonce) WHERE nonce <> '';
 
-CREATE TABLE IF NOT EXISTS trace (
-    id INTEGER PRIMARY KEY, message TEXT NOT NULL, device TEXT NOT NULL, at_ms INTEGER NOT NULL,
+-- What happened to each message, in one numbered row that is only ever added: the trace of a message, and what
+-- whoever follows all of them reads on from the number it has come to.
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, message TEXT NOT NULL, device TEXT NOT NULL, at_ms INTEGER NOT NULL,
     hop TEXT NOT NULL, detail TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS trace_by_message ON trace (message, id);
-CREATE INDEX IF NOT EXISTS trace_by_time ON trace (at_ms);
+CREATE INDEX events_of_message ON events (message);

@@ -3,9 +3,9 @@
 use super::edition;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError};
-use crate::gateway::content::Profile;
-use crate::gateway::policy::AppRules;
-use crate::gateway::silence::Silence;
+use crate::delivery::content::Profile;
+use crate::delivery::policy::AppRules;
+use crate::delivery::silence::Silence;
 use crate::protocol::{Address, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

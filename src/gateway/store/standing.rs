@@ -109,9 +109,8 @@ pub(super) fn reports(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::delivery::Rules;
-    use crate::gateway::outcome::Limit;
-    use crate::gateway::policy::MultiDevice;
+    use crate::delivery::Rules;
+    use crate::delivery::outcome::Limit;
     use crate::gateway::store::marks::{Death, mark_dead};
     use crate::gateway::store::{Bind, BindReply, Limited, Look, Store, Vault, Welcome};
     use crate::protocol::{Hello, KickCode};
@@ -122,14 +121,7 @@ mod tests {
     const OLD: &str = "a-token-of-the-phone-0001";
     const NEW: &str = "a-token-of-the-phone-0002";
     const DAY_MS: u64 = 24 * 3600 * 1000;
-    const RULES: Rules = Rules {
-        ack_deadline_ms: 5000,
-        push_life_s: 60,
-        keep_s: 3600,
-        keep_most: 100,
-        lease_ms: 30_000,
-        policy: MultiDevice::AnyOffline,
-    };
+    const RULES: Rules = Rules::FOR_TESTS;
 
     fn phone() -> Address {
         Address::new(APP, "ann", "phone").expect("an address")
@@ -166,7 +158,7 @@ mod tests {
 
     async fn bind(store: &Store, sequence: u64, notifier: &str, token: &str) -> BindReply {
         let bind = Bind::Set { notifier: notifier.into(), token: token.into() };
-        store.bind(phone(), sequence, bind, 100).await.expect("done")
+        store.bind(phone(), sequence, bind, RULES, 100).await.expect("done").0
     }
 
     async fn greet(store: &Store, hello: Hello, now_ms: u64) -> Welcome {
@@ -308,7 +300,7 @@ mod tests {
         assert_eq!(unknown, Look::In(Vec::new()));
         assert_eq!(store.devices(APP.into(), "ann".into()).await.expect("listed"), []);
         greet(&store, hello(false, None), 60).await;
-        assert!(store.went_offline(phone(), "connection".into(), 70).await.expect("noted"));
+        assert!(store.went_offline(phone(), "connection".into(), RULES, 70).await.expect("noted"));
         bind(&store, 1, "n1", OLD).await;
         bind(&store, 2, "n2", NEW).await;
         let before = store.devices(APP.into(), "ann".into()).await.expect("listed");
@@ -319,8 +311,8 @@ mod tests {
         // Beside a connection, it is that connection's end that counts.
         greet(&store, hello(false, None), 300).await;
         store.look(phone(), hello(true, None), 310).await.expect("answered");
-        assert!(!store.went_offline(phone(), "look".into(), 320).await.expect("noted"));
-        assert!(store.went_offline(phone(), "connection".into(), 330).await.expect("noted"));
+        assert!(!store.went_offline(phone(), "look".into(), RULES, 320).await.expect("noted"));
+        assert!(store.went_offline(phone(), "connection".into(), RULES, 330).await.expect("noted"));
     }
 
     #[tokio::test]
@@ -328,7 +320,7 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let store = store(home.path()).await;
         greet(&store, hello(false, None), 60).await;
-        store.kick(APP.into(), "ann".into(), None, KickCode::Kicked).await.expect("kicked");
+        store.kick(APP.into(), "ann".into(), None, KickCode::Kicked, RULES, 100).await.expect("kicked");
         let look = store.look(phone(), hello(true, None), 200).await.expect("answered");
         assert!(matches!(look, Look::Out(kick) if kick.code == KickCode::Kicked));
         let another = Hello { login: Some("another".into()), ..hello(true, None) };
@@ -345,7 +337,7 @@ mod tests {
         assert_eq!(bind(&store, 3, "n1", OLD).await, BindReply::Stale { newest: 7 });
         let leave = Bind::Remove { notifier: None, logout: true };
         for (sequence, expected) in [(8, BindReply::Ok), (8, BindReply::Ok), (7, BindReply::Stale { newest: 8 })] {
-            assert_eq!(store.bind(phone(), sequence, leave.clone(), 200).await.expect("done"), expected);
+            assert_eq!(store.bind(phone(), sequence, leave.clone(), RULES, 200).await.expect("done").0, expected);
         }
     }
 }

@@ -28,18 +28,12 @@ const SHARE: usize = 16;
 const STATEMENTS: usize = 200;
 /// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// What each version of the database added; it remembers how many it has had.
-const STEPS: &[&str] = &[
-    include_str!("schema.sql"),
-    include_str!("schema-2.sql"),
-    include_str!("schema-3.sql"),
-    include_str!("schema-4.sql"),
-    include_str!("schema-5.sql"),
-    include_str!("schema-6.sql"),
-    include_str!("schema-7.sql"),
-    include_str!("schema-8.sql"),
-    include_str!("schema-9.sql"),
-];
+/// A database's version as this gateway writes it, and what makes a new one.
+const VERSION: usize = 10;
+const SCHEMA: &str = include_str!("schema.sql");
+/// The one version of before the first release that is taken over, and how.
+const BEFORE: usize = 9;
+const FROM_BEFORE: &str = include_str!("schema-from-9.sql");
 
 /// Opens or makes a SQLite file and starts its thread.
 pub(super) fn sqlite(path: &Path, health: Health, queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
@@ -52,10 +46,10 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: mpsc::Receiver<Job>) ->
     // Every statement of the store; the library's own 16 would be prepared anew for each message.
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let known: u32 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    for (at, step) in steps_after(known as usize)? {
+    if let Some(step) = step_from(known as usize)? {
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", i64::try_from(at + 1).unwrap_or(i64::MAX))?;
+        transaction.pragma_update(None, "user_version", VERSION as i64)?;
         transaction.commit()?;
     }
     let checkpoints = Checkpoints::start(path, &connection)?;
@@ -109,17 +103,23 @@ impl Server {
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     let thread = std::thread::Builder::new().name("store".to_owned());
-    thread.spawn(work).map(drop).map_err(|e| StoreError::Corrupt(e.to_string()))
+    thread.spawn(work).map(drop).map_err(StoreError::Thread)
 }
 
-fn steps_after(known: usize) -> Result<impl Iterator<Item = (usize, &'static str)>, StoreError> {
-    if known > STEPS.len() {
-        return Err(StoreError::Corrupt(format!(
-            "the database is of version {known}, this gateway knows {}; use the newer gateway",
-            STEPS.len()
-        )));
+/// What makes a database of this version of one of that.
+fn step_from(known: usize) -> Result<Option<&'static str>, StoreError> {
+    match known {
+        0 => Ok(Some(SCHEMA)),
+        BEFORE => Ok(Some(FROM_BEFORE)),
+        VERSION => Ok(None),
+        newer if newer > VERSION => Err(StoreError::Version(format!(
+            "the database is of version {newer}, this gateway knows {VERSION}; use the newer gateway"
+        ))),
+        older => Err(StoreError::Version(format!(
+            "the database is of version {older}, of before the first release, and only version {BEFORE} is taken over; \
+             start the gateway that wrote it once with the release before this one, or give this one an empty database"
+        ))),
     }
-    Ok(STEPS.iter().copied().enumerate().skip(known))
 }
 
 fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
@@ -130,9 +130,9 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     )?;
     let known = t.query_opt("SELECT max(version) FROM schema_version", &[])?;
     let known = known.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or(0);
-    for (at, step) in steps_after(usize::try_from(known).unwrap_or(0))? {
+    if let Some(step) = step_from(usize::try_from(known).unwrap_or(0))? {
         t.batch_execute(&in_postgres(step))?;
-        t.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&i64::try_from(at + 1).unwrap_or(i64::MAX)])?;
+        t.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&(VERSION as i64)])?;
     }
     Ok(t.commit()?)
 }
@@ -246,9 +246,16 @@ fn pause() {
 }
 
 fn finish(finishes: Vec<Finish>, committed: Result<(), StoreError>, health: &Health) {
-    match &committed {
-        Ok(()) => health.worked(),
-        Err(error) => health.failed(error),
-    }
-    finishes.into_iter().for_each(|finish| finish(committed.is_ok()));
+    let why = match committed {
+        Ok(()) => {
+            health.worked();
+            None
+        }
+        Err(error) => {
+            health.failed(&error);
+            Some(error.to_string())
+        }
+    };
+    let committed = || why.as_deref().map_or(Ok(()), Err);
+    finishes.into_iter().for_each(|finish| finish(committed()));
 }

@@ -312,7 +312,7 @@ impl Stage {
         self.network.tell("cut").await?;
         let (_, board) = self.send("fourth: into the hole").await?;
         self.phone_watch.next(SOON).await?;
-        let trace = self.traced(&board, &["no_ack", "stopped: no push binding"], SOON).await?;
+        let trace = self.traced(&board, &["no_ack", "published: to the connection again"], SOON).await?;
         Ok((board, format!("nobody closed the socket; trace: {}", trace.join(" > "))))
     }
 
@@ -353,8 +353,8 @@ impl Stage {
     async fn logout(&mut self) -> Told {
         let said = self.command("phone", &["logout"]).await?;
         let (phone, _) = self.send("fifth: to nobody").await?;
-        self.traced(&phone, &["stopped: no push binding"], SOON).await?;
-        Ok(((), format!("{said}; the next message ended with `no push binding`")))
+        self.traced(&phone, &["waiting: for the user's next login"], SOON).await?;
+        Ok(((), format!("{said}; the next message waits for the user's next login")))
     }
 
     async fn stop(self) -> Told {

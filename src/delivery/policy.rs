@@ -120,8 +120,9 @@ pub enum Signature {
     Md5,
 }
 
-/// Platforms that do not hold a phone's notifications back, unless an app says so.
-pub const WEB: [&str; 5] = ["web", "windows", "macos", "desktop", "pc"];
+/// Platforms that do not hold a phone's notifications back, unless an app says so: `linux` is what this system's
+/// own agent says on a computer or a board.
+pub const WEB: [&str; 6] = ["web", "windows", "macos", "linux", "desktop", "pc"];
 
 /// The facts about one (message, device) pair at the moment of the vendor leg.
 #[derive(Debug, Clone, Copy)]
@@ -134,7 +135,10 @@ pub struct Facts<'a> {
     pub age_s: u64,
     pub push_life_s: u64,
     pub policy: MultiDevice,
+    /// Another device of the user proves that it is online, by [`super::Device::counts_as_online`].
     pub others_online: bool,
+    /// Another device of the user has the message.
+    pub has_it_elsewhere: bool,
     pub silenced: bool,
     pub bound: bool,
     /// Whatever is bound, its vendor calls dead.
@@ -148,6 +152,8 @@ pub struct Facts<'a> {
 pub enum CertificateState {
     Missing,
     Disabled,
+    /// No key opens it.
+    Unreadable,
     Ready,
 }
 
@@ -169,6 +175,7 @@ pub fn stop(facts: &Facts<'_>) -> Option<Stop> {
         (facts.switched_off, Stop::SwitchedOff),
         (facts.certificate == CertificateState::Missing, Stop::NoCertificate),
         (facts.certificate == CertificateState::Disabled, Stop::CertificateDisabled),
+        (facts.certificate == CertificateState::Unreadable, Stop::CertificateUnreadable),
     ];
     checks.into_iter().find(|(stops, _)| *stops).map(|(_, stop)| stop)
 }
@@ -214,6 +221,7 @@ mod tests {
             push_life_s: 86_400,
             policy: MultiDevice::AnyOffline,
             others_online: true,
+            has_it_elsewhere: false,
             bound: true,
             dead: false,
             switched_off: false,

@@ -1,0 +1,142 @@
+//! What leaves the queue: messages that are too many for their device, and those whose time is over.
+
+use super::deliveries::Of;
+use super::pairs::{self, Place, Recall, columns};
+use super::room::Room;
+use super::sql::{Transaction, params};
+use super::{Store, StoreError, as_i64, as_u64};
+use crate::delivery::{Device, Event, Pair, Rules};
+use crate::ids::MessageId;
+
+/// Messages looked at in one transaction.
+const BATCH: u32 = 500;
+
+/// What a look at what is over led to.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Messages that some device had not taken when their time was over.
+    pub missed: usize,
+    pub recalls: Vec<Recall>,
+    /// There may be more of it.
+    pub more: bool,
+}
+
+/// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to
+/// the device or its vendor. A tenth more goes at once, so that a full device does not pay for each message.
+pub(super) fn evict(
+    t: &Transaction<'_>,
+    room: &Room,
+    (place, device): (Place<'_>, &Device),
+    rules: Rules,
+    now_ms: u64,
+) -> Result<Vec<Recall>, StoreError> {
+    let (Place { app, user, device: id }, keep_most) = (place, rules.keep_most);
+    if room.take(app, user, id) {
+        return Ok(Vec::new());
+    }
+    let waiting: u32 = t
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
+             LIMIT (?4 + 0)) AS w",
+        )?
+        .query_row(params![app, user, id, keep_most.saturating_add(1)], |r| r.get(0))?;
+    if waiting <= keep_most {
+        room.counted(app, user, id, keep_most - waiting);
+        return Ok(Vec::new());
+    }
+    let oldest: Vec<(MessageId, Pair)> = t
+        .prepare_cached(concat!(
+            "SELECT d.message, ",
+            columns!(),
+            // An id begins with its moment.
+            " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1
+             ORDER BY d.message DESC LIMIT 1000 OFFSET (?4 + 0)"
+        ))?
+        .query_map(params![app, user, id, keep_most - keep_most / 10], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
+        .collect::<Result<_, _>>()?;
+    let of = Of { t, place, device: device.clone(), bound: false, rules, now_ms };
+    let mut recalls = Vec::new();
+    for (id, pair) in &oldest {
+        recalls.extend(of.step(id, pair, Event::Evicted { keep_most })?);
+    }
+    room.counted(app, user, id, keep_most / 10);
+    Ok(recalls)
+}
+
+impl Store {
+    /// Ends what is on its way of messages whose time is over, and removes those whose trace was kept for as long as
+    /// it is. Each message is come by once, in the order of ids.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn sweep(&self, rules: Rules, now_ms: u64) -> Result<Swept, StoreError> {
+        self.run(move |t| {
+            let mut swept = expire(t, rules, now_ms)?;
+            let kept_ms = (rules.keep_s + rules.trace_s) * 1000;
+            let before = MessageId::from_ms(now_ms.saturating_sub(kept_ms));
+            let gone: Vec<String> = t
+                .prepare_cached(
+                    "SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT (?3 + 0)",
+                )?
+                .query_map(params![before, as_i64(now_ms.saturating_sub(rules.trace_s * 1000)), BATCH], |r| r.get(0))?
+                .collect::<Result<_, _>>()?;
+            swept.more |= gone.len() == BATCH as usize;
+            // The newest event stays, so that no number is given twice.
+            for id in &gone {
+                for what in [
+                    "deliveries WHERE message = ?1",
+                    "events WHERE message = ?1 AND number < (SELECT max(number) FROM events)",
+                    "messages WHERE id = ?1",
+                ] {
+                    t.execute(&format!("DELETE FROM {what}"), [id])?;
+                }
+            }
+            super::limits::sweep(t, now_ms)?;
+            Ok(swept)
+        })
+        .await
+    }
+}
+
+/// Up to which id messages were come by.
+const SWEPT: &str = "swept";
+
+fn expire(t: &Transaction<'_>, rules: Rules, now_ms: u64) -> Result<Swept, StoreError> {
+    t.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?1, '')", [SWEPT])?;
+    let from: String =
+        t.prepare_cached("SELECT value FROM meta WHERE key = ?1 /* lock */")?.query_row([SWEPT], |r| r.get(0))?;
+    let before = MessageId::from_ms(now_ms.saturating_sub(rules.keep_s * 1000));
+    let next: Vec<(MessageId, i64)> = t
+        .prepare_cached("SELECT id, expires_ms FROM messages WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT (?3 + 0)")?
+        .query_map(params![from, before, BATCH], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut swept = Swept { more: next.len() == BATCH as usize, ..Swept::default() };
+    let mut last = None;
+    for (id, expires_ms) in next {
+        // It was accepted under a longer life.
+        if as_u64(expires_ms) > now_ms {
+            swept.more = false;
+            break;
+        }
+        type Row = (String, String, String, Pair);
+        let open: Vec<Row> = t
+            .prepare_cached(concat!(
+                "SELECT d.app, d.user, d.device, ",
+                columns!(),
+                " FROM deliveries d WHERE d.message = ?1 AND d.open = 1"
+            ))?
+            .query_map([&*id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, pairs::read(r, 3)?)))?
+            .collect::<Result<_, _>>()?;
+        swept.missed += usize::from(!open.is_empty());
+        for (app, user, device, pair) in &open {
+            let place = Place { app, user, device };
+            let of = Of { t, place, device: Device::default(), bound: false, rules, now_ms };
+            swept.recalls.extend(of.step(&id, pair, Event::Expired)?);
+        }
+        last = Some(id);
+    }
+    if let Some(last) = last {
+        t.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![SWEPT, last])?;
+    }
+    Ok(swept)
+}

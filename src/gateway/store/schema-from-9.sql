@@ -1,0 +1,14 @@
+-- The traces of the version before, as events.
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, message TEXT NOT NULL, device TEXT NOT NULL, at_ms INTEGER NOT NULL,
+    hop TEXT NOT NULL, detail TEXT NOT NULL
+);
+CREATE INDEX events_of_message ON events (message);
+INSERT INTO events (message, device, at_ms, hop, detail)
+    SELECT message, device, at / 1000000, hop, detail FROM hops ORDER BY at;
+DROP TABLE hops;
+ALTER TABLE devices ADD COLUMN silent INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN acked_ms INTEGER;
+ALTER TABLE deliveries ADD COLUMN taken_ms INTEGER;
+-- When it was is not known; that it was is.
+UPDATE deliveries SET acked_ms = (SELECT accepted_ms FROM messages WHERE id = message) WHERE acked_by IS NOT NULL;

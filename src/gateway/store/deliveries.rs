@@ -571,4 +571,188 @@ mod tests {
         stage.hello("phone", "n2", "l1").await;
         assert_eq!(stage.accept("m4").await, (1, 0), "a new connection counts as attached until it says");
     }
+
+    /// What happens at one time.
+    async fn claim(stage: &Stage, now_ms: u64) -> (usize, usize) {
+        let claimed = stage.store.claim(RULES, REACH, now_ms).await.expect("claimed");
+        stage.store.silent(claimed.silent, now_ms).await.expect("noted");
+        (claimed.jobs.len(), claimed.again.len())
+    }
+
+    #[tokio::test]
+    async fn a_second_device_that_died_silently_keeps_the_phone_dark_for_one_deadline_only() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        // A computer that was suspended: nobody has noticed, and it has no vendor.
+        stage.hello("tablet", "n1", "l1").await;
+        assert_eq!(stage.accept("m1").await, (1, 0), "it counts as online until it owes an acknowledgement");
+        assert_eq!(claim(&stage, 5009).await, (0, 0));
+        assert_eq!(claim(&stage, 5010).await, (0, 1), "the tablet is sent to again, and known to be silent");
+        assert_eq!(claim(&stage, 5010).await, (1, 0), "which is the phone's turn");
+        assert_eq!(stage.accept("m2").await, (1, 1), "it holds nobody back until it is heard");
+        stage.store.acked(at("tablet"), vec!["m1".into()], Some(true), RULES, 6000).await.expect("acked");
+        assert_eq!(stage.accept("m3").await, (1, 0));
+    }
+
+    #[tokio::test]
+    async fn what_another_device_has_is_held_back_for_good_and_what_it_left_behind_is_not() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("tablet", "n1", "l1").await;
+        stage.accept("m1").await;
+        stage.store.acked(at("tablet"), vec!["m1".into()], Some(true), RULES, 20).await.expect("acked");
+        stage.accept("m2").await;
+        assert!(stage.store.went_offline(at("tablet"), "n1".into(), RULES, 30).await.expect("noted"));
+        assert_eq!(claim(&stage, 30).await.0, 2, "both are looked at again at once");
+        assert_eq!(stage.hops("m1").await[1..], ["stopped", "published", "acked"]);
+    }
+
+    #[tokio::test]
+    async fn a_logout_takes_the_notifications_back_and_the_next_login_gets_the_messages() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m").await;
+        stage.ack("m", Some(false)).await;
+        assert_eq!(stage.push(20).await, 1);
+        let out = Bind::Remove { notifier: None, logout: true };
+        let (_, recalls) = stage.store.bind(at("phone"), 9, out, RULES, 30).await.expect("logged out");
+        assert_eq!((recalls.len(), recalls[0].token.as_str()), (1, "a-token-of-the-device-phone"));
+        assert_eq!(stage.hello("phone", "n2", "l2").await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn a_phone_that_was_wiped_gets_what_waited_for_its_user_and_nobody_else_has() {
+        let stage = Stage::new().await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m1").await;
+        stage.take("m1").await;
+        assert!(stage.store.went_offline(at("phone"), "n1".into(), RULES, 20).await.expect("noted"));
+        stage.accept("m2").await;
+        assert_eq!(stage.hello("wiped", "n2", "l2").await, ["m2"]);
+    }
+
+    #[tokio::test]
+    async fn what_expires_leaves_the_tray_and_a_line_in_its_trace_and_goes_when_that_was_kept() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        let id = MessageId::made(10, [0; 4]);
+        assert_eq!(stage.accept(&id).await, (0, 1));
+        let sent = VendorResult {
+            after: AfterVendor::Pushed,
+            hop: Hop::VendorSent,
+            detail: String::new(),
+            code: "0".into(),
+            limited: None,
+            vendor_id: Some("v1".into()),
+        };
+        let claimed = stage.store.claim(RULES, REACH, 10 + RULES.lease_ms).await.expect("claimed");
+        let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
+        stage.store.vendor_results(results, RULES, 40_000).await.expect("noted");
+        let over_ms = 20 + RULES.keep_s * 1000;
+        let swept = stage.store.sweep(RULES, over_ms).await.expect("swept");
+        assert_eq!((swept.missed, swept.recalls.len(), swept.more), (1, 1, false));
+        assert_eq!(stage.hops(&id).await, ["accepted", "vendor_sent", "expired"]);
+        assert_eq!(stage.store.sweep(RULES, over_ms).await.expect("swept").missed, 0, "once");
+        stage.store.sweep(RULES, over_ms + RULES.trace_s * 1000).await.expect("swept");
+        assert!(stage.hops(&id).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_has_to_make_room_is_taken_back() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        let rules = Rules { keep_most: 10, ..RULES };
+        let mut recalls = 0;
+        for n in 0..12 {
+            let id = format!("m{n:02}");
+            let message =
+                serde_json::json!({"id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
+            let message = Arc::new(serde_json::from_value(message).expect("a message"));
+            let new = NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None };
+            let accepted = stage.store.accept(vec![new], rules, REACH, 10).await.expect("accepted").remove(0);
+            recalls += accepted.recalls.len();
+            let sent = VendorResult {
+                after: AfterVendor::Pushed,
+                hop: Hop::VendorSent,
+                detail: String::new(),
+                code: "0".into(),
+                limited: None,
+                vendor_id: Some(format!("v{n}")),
+            };
+            let results = accepted.jobs.into_iter().map(|job| (job, sent.clone())).collect();
+            stage.store.vendor_results(results, rules, 20).await.expect("noted");
+        }
+        assert_eq!(recalls, 2, "the oldest, and a tenth more");
+        assert_eq!(stage.hops("m00").await, ["accepted", "vendor_sent", "evicted"]);
+    }
+
+    /// The rows of each table.
+    async fn rows(stage: &Stage) -> [i64; 3] {
+        stage
+            .store
+            .run(|t| {
+                let count =
+                    |table: &str| t.query_row(&format!("SELECT count(*) FROM {table}"), params![], |r| r.get(0));
+                Ok([count("messages")?, count("deliveries")?, count("events")?])
+            })
+            .await
+            .expect("counted")
+    }
+
+    #[tokio::test]
+    async fn a_message_writes_as_many_rows_as_the_document_says() {
+        let stage = Stage::new().await;
+        stage.hello("phone", "n1", "l1").await;
+        stage.accept("m1").await;
+        assert_eq!(rows(&stage).await, [1, 1, 1]);
+        stage.ack("m1", Some(true)).await;
+        stage.take("m1").await;
+        assert_eq!(rows(&stage).await, [1, 1, 3]);
+
+        let away = Stage::new().await;
+        away.bind("phone").await;
+        away.accept("m1").await;
+        assert_eq!(rows(&away).await, [1, 1, 0]);
+        assert_eq!(away.push(10 + RULES.lease_ms).await, 1);
+        assert_eq!(rows(&away).await, [1, 1, 1]);
+
+        let cut = Stage::new().await;
+        cut.hello("phone", "n1", "l1").await;
+        let reach = Reach { broker: false, calls: 9 };
+        let message =
+            serde_json::json!({"id": "m", "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
+        let message = Arc::new(serde_json::from_value(message).expect("a message"));
+        let new = NewMessage { app: APP.into(), message, expires_ms: 10_000_000, idempotency: None };
+        cut.store.accept(vec![new], RULES, reach, 10).await.expect("accepted");
+        // A minute, and each look of it.
+        for now_ms in (1000..=61_000).step_by(1000) {
+            let claimed = cut.store.claim(RULES, reach, now_ms).await.expect("claimed");
+            assert!(claimed.again.is_empty() && claimed.jobs.is_empty());
+        }
+        assert!(cut.store.broker_is_back(62_000).await.expect("noted"));
+        assert_eq!(cut.store.claim(RULES, REACH, 62_000).await.expect("claimed").again.len(), 1);
+        assert_eq!(rows(&cut).await, [1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_message_to_a_thousand_users_writes_three_rows_for_each() {
+        let stage = Stage::new().await;
+        let user = |n: usize| Address::new(APP, &format!("u{n}"), "phone").expect("an address");
+        let mut new = Vec::new();
+        for n in 0..1000 {
+            let hello = serde_json::json!({
+                "nonce": "n1", "agent": "t", "channel": "none", "platform": "android", "login": "l",
+            });
+            let hello: Hello = serde_json::from_value(hello).expect("a hello");
+            stage.store.hello(user(n), hello, RULES, 2).await.expect("heard");
+            let message = serde_json::json!({
+                "id": format!("m{n}"), "from": "bob", "to": format!("u{n}"), "sent_at_ms": 1, "body": {"type": "txt"},
+            });
+            let message = Arc::new(serde_json::from_value(message).expect("a message"));
+            new.push(NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None });
+        }
+        stage.store.accept(new, RULES, REACH, 10).await.expect("accepted");
+        assert_eq!(rows(&stage).await, [1000, 1000, 1000]);
+    }
 }

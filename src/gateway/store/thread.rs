@@ -259,3 +259,36 @@ fn finish(finishes: Vec<Finish>, committed: Result<(), StoreError>, health: &Hea
     let committed = || why.as_deref().map_or(Ok(()), Err);
     finishes.into_iter().for_each(|finish| finish(committed()));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::store::{Store, Vault};
+
+    fn opened(home: &Path, version: u32) -> Result<Store, StoreError> {
+        let path = home.join("db");
+        let connection = Connection::open(&path).expect("a file");
+        connection.execute_batch(include_str!("../../../tests/fixtures/store/version-9.sql")).expect("made");
+        connection.pragma_update(None, "user_version", version).expect("set");
+        drop(connection);
+        Store::open(&path, Vault::open(&home.join("key"), true).expect("a key"))
+    }
+
+    #[tokio::test]
+    async fn the_version_before_is_taken_over_with_its_messages_and_traces() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = opened(home.path(), 9).expect("taken over");
+        let trace = store.trace("o#a".into(), "m".into()).await.expect("a trace");
+        let said: Vec<_> = trace.iter().map(|line| (line.at_ms, line.hop.as_str())).collect();
+        assert_eq!(said, [(10, "accepted"), (20, "published"), (30, "acked")]);
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_neither_known_nor_taken_over_is_refused_with_what_to_do() {
+        for (version, says) in [(5, "only version 9 is taken over"), (99, "use the newer gateway")] {
+            let home = tempfile::tempdir().expect("a directory");
+            let refused = opened(home.path(), version).err().map(|error| error.to_string());
+            assert!(refused.as_ref().is_some_and(|why| why.contains(says)), "{version}: {refused:?}");
+        }
+    }
+}

@@ -462,5 +462,7 @@ fn refused(address: &Address, Kick { code, by, .. }: Kick) -> Down {
 
 /// What went well; what did not is said, and will be done again.
 fn report<T>(result: Result<T, StoreError>) -> Option<T> {
-    result.inspect_err(|error| error.tell("a delivery's progress could not be stored or read; it will be done again")).ok()
+    result
+        .inspect_err(|error| error.tell("a delivery's progress could not be stored or read; it will be done again"))
+        .ok()
 }

@@ -738,7 +738,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_to_a_thousand_users_writes_three_rows_for_each() {
         let stage = Stage::new().await;
-        let user = |n: usize| Address::new(APP, &format!("u{n}"), "phone").expect("an address");
+        let user = |n: usize| Address::new(APP, format!("u{n}"), "phone").expect("an address");
         let mut new = Vec::new();
         for n in 0..1000 {
             let hello = serde_json::json!({

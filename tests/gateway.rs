@@ -66,13 +66,6 @@ fn mosquittos_clients_get_in_with_a_jwt_and_reach_their_own_topics_only() {
     }
 }
 
-/// The library by which a program sees another time.
-fn faketime() -> Option<String> {
-    let places = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
-    let found = places.map(|place| place.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())?;
-    Some(found.to_str()?.to_owned())
-}
-
 /// What ann's device hears first after it said this.
 fn ask(gateway: &Gateway, token: &str, up: Value, wait: &str) -> Option<Value> {
     let mut exchange = gateway.mosquitto("mosquitto_rr", "ann:dev@org%23app", "org%23app/ann", token);
@@ -105,7 +98,7 @@ fn a_token_whose_life_is_over_gets_a_device_a_new_one_and_nothing_else() {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
-    let Some(faketime) = faketime() else {
+    let Some(faketime) = support::faketime() else {
         return skipped(
             "a_token_whose_life_is_over_gets_a_device_a_new_one_and_nothing_else",
             "faketime is not installed",

@@ -11,6 +11,7 @@ use super::store::{
     Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, VendorJob,
     Welcome,
 };
+use super::timekeeping::Timekeeping;
 use crate::delivery::{AfterVendor, Rules};
 use crate::ids::{DeviceId, MessageId, Nonce};
 use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, KickCode, Message, Presence};
@@ -364,7 +365,7 @@ impl Dispatch {
     }
 
     /// Watches deadlines and calls vendors until `stop`, then lets the calls under way finish.
-    pub async fn run(self, mut service: Service, stop: CancellationToken) {
+    pub async fn run(self, mut service: Service, time: Timekeeping, stop: CancellationToken) {
         let started = tokio::time::Instant::now();
         let mut swept = started;
         loop {
@@ -381,7 +382,10 @@ impl Dispatch {
             }
             if swept.elapsed() >= SWEEP {
                 swept = tokio::time::Instant::now();
-                while let Some(Swept { missed, recalls, more }) = report(self.store.sweep(self.rules(), now_ms()).await)
+                let may_sweep = report(time.may_sweep().await) == Some(true);
+                while may_sweep
+                    && let Some(Swept { missed, recalls, more }) =
+                        report(self.store.sweep(self.rules(), now_ms()).await)
                 {
                     self.push.metrics.expired(missed);
                     self.take_back(recalls);

@@ -36,13 +36,14 @@ impl Door {
     pub fn enter(&self, client_id: &str, user: Option<&str>, password: &str) -> Result<(), Refused> {
         let id = client_id.strip_suffix(PROBE_SUFFIX).unwrap_or(client_id);
         let client = ClientId::parse(id).map_err(|e| Refused::ClientId(e.to_string()))?;
-        let claims = self.tokens.check_entry(password).map_err(|e| Refused::Token(e.to_string()))?;
+        let now_s = now_ms() / 1000;
+        let claims = self.tokens.check_entry(password, now_s).map_err(|e| Refused::Token(e.to_string()))?;
         let own = claims.scope == Scope::User
             && client.app == client_part(&claims.app)
             && client.user == client_part(&claims.sub)
             && claims.device.as_ref().is_none_or(|device| client.device == client_part(device))
             && user == Some(user_name(&claims.app, &claims.sub).as_str());
-        match (own, claims.life_is_over(now_ms() / 1000)) {
+        match (own, claims.life_is_over(now_s)) {
             (false, _) => Err(Refused::NotItsOwn),
             (true, true) if !self.overdue.mark(id) => Err(Refused::Crowded),
             (true, true) => Ok(()),

@@ -5,9 +5,11 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +52,7 @@ pub struct Metrics {
     accepted: Counter,
     hops: Family<Passed, Counter>,
     refused: Family<RefusedInput, Counter>,
+    clock_ahead: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -71,8 +74,14 @@ impl Default for Metrics {
         registry.register("hops", "Steps of messages on their way, by the trace's word", hops.clone());
         let refused = Family::default();
         registry.register("input_refused", "What came in and was not taken, by who said it and why", refused.clone());
+        let clock_ahead = Gauge::<f64, AtomicU64>::default();
+        registry.register(
+            "clock_ahead_seconds",
+            "By how much this machine's clock is ahead of the shared database's",
+            clock_ahead.clone(),
+        );
         let (registry, codes) = (Arc::new(registry), Arc::default());
-        Self { registry, answers, codes, receipts, vendor_seconds, accepted, hops, refused }
+        Self { registry, answers, codes, receipts, vendor_seconds, accepted, hops, refused, clock_ahead }
     }
 }
 
@@ -118,6 +127,10 @@ impl Metrics {
     /// first of its kind.
     pub fn refused(&self, from: &'static str, reason: &'static str) -> bool {
         self.refused.get_or_create(&RefusedInput { from, reason }).inc() == 0
+    }
+
+    pub fn clock_ahead(&self, ahead_ms: i64) {
+        self.clock_ahead.set(ahead_ms as f64 / 1000.0);
     }
 
     /// The text Prometheus reads.

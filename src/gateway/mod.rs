@@ -33,6 +33,7 @@ mod renewal;
 mod sender;
 mod serve;
 mod store;
+mod timekeeping;
 mod tokens;
 mod webhook;
 mod wire;

@@ -18,6 +18,7 @@ use super::reload::{Reload, Source};
 use super::renewal::Renewal;
 use super::sender::Senders;
 use super::store::{Store, Unreadable, Vault};
+use super::timekeeping::Timekeeping;
 use super::tokens::Tokens;
 use super::webhook::Reports;
 use super::wire::Driver;
@@ -67,6 +68,8 @@ pub async fn serve(
         }
         None => Store::open(&state.join("gateway.sqlite"), vault)?,
     };
+    let metrics = Metrics::default();
+    let time = Timekeeping::start(store.clone(), metrics.clone()).await?;
     for unreadable in store.unreadable_certificates().await? {
         let Unreadable { app, name, why, .. } = unreadable;
         tracing::error!(event = "certificate.unreadable", app, certificate = name, why, "a certificate cannot be read");
@@ -98,7 +101,7 @@ pub async fn serve(
     let (changeable, rules) = watch::channel(config.rules());
     let push = Push {
         senders: Arc::new(Senders::new(&http, &config.vendors.hosts)),
-        metrics: Metrics::default(),
+        metrics,
         proof: Proof::new(&store.own_secret("receipt_key").await?),
         receipts_url: config.vendors.receipts_url.clone(),
         rules: rules.clone(),
@@ -109,6 +112,7 @@ pub async fn serve(
         Dispatch::new(store.clone(), wire.clone(), push.clone(), renewal, rules, config.delivery.concurrency);
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
+    tokio::spawn(time.clone().run(stop.child_token()));
     let wire_stop = CancellationToken::new();
     let wire_task = tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone()));
     if !broker.starts_empty() {
@@ -123,7 +127,7 @@ pub async fn serve(
             }
         });
     }
-    let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), stop.child_token()));
+    let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), time.clone(), stop.child_token()));
     let state_of_api = api::State {
         asking: mending::Asking::start(store.clone(), wire.clone()),
         store,
@@ -131,6 +135,7 @@ pub async fn serve(
         door,
         dispatch,
         push,
+        time,
         limits: limits.clone(),
         admin,
         user_token_s: config.api.user_token_s,

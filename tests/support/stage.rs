@@ -72,8 +72,14 @@ impl Stage {
 
     /// Starts, or starts again at the same address.
     pub fn gateway(&self, name: &str) -> Gateway {
+        self.gateway_in(name, &[])
+    }
+
+    /// With more variables in its environment.
+    pub fn gateway_in(&self, name: &str, environment: &[(&str, &str)]) -> Gateway {
         let config = self.config(name);
         let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        command.envs(environment.iter().copied());
         command.arg("--config").arg(&config).args(["serve", "--announce"]);
         let mut process = Process::start(&mut command, false);
         let reach = process.wait_for("the addresses", |line| serde_json::from_str(line).ok());

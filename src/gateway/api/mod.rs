@@ -19,6 +19,7 @@ use super::mending::Asking;
 use super::metrics::Metrics;
 use super::push::Push;
 use super::store::Store;
+use super::timekeeping::Timekeeping;
 use super::tokens::{Claims, Scope, Tokens};
 use crate::ids::AppId;
 use crate::input;
@@ -49,6 +50,7 @@ pub struct State {
     pub dispatch: Dispatch,
     pub asking: Asking,
     pub push: Push,
+    pub time: Timekeeping,
     pub limits: Limits,
     /// The operator's secret, for app tokens.
     pub admin: Secret,

@@ -143,9 +143,13 @@ pub(super) async fn bind(
     Ok(request.envelope("put", "entities", json!(bindings)))
 }
 
-pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<&'static str, ApiError> {
+pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<String, ApiError> {
     state.store.writable().await?;
-    Ok("ready\n")
+    let clock = state.time.far().map(|far| {
+        let (by_s, way) = (far.ahead_ms.unsigned_abs() / 1000, if far.ahead_ms > 0 { "ahead of" } else { "behind" });
+        format!("this machine's clock is {by_s} s {way} the database's, which is used\n")
+    });
+    Ok(format!("ready\n{}", clock.unwrap_or_default()))
 }
 
 /// Ends a user's logins on all devices.

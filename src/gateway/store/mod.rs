@@ -28,6 +28,7 @@ mod settings;
 mod sql;
 mod standing;
 mod thread;
+mod time;
 mod traces;
 mod users;
 mod value;

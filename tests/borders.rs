@@ -127,3 +127,49 @@ fn what_an_app_may_not_say_is_refused_with_its_reason_over_postgresql() {
     let gateway = stage.gateway("a");
     what_an_app_may_not_say(&stage.rest(&gateway));
 }
+
+fn text(id: &str, bytes: usize) -> Value {
+    json!({"to": [id], "body": {"type": "txt", "msg": "x".repeat(bytes)}})
+}
+
+fn what_is_too_large_goes_its_other_way(test: &str, broker: &str) {
+    let Some(mut stage) = Stage::with_broker(test, broker) else { return };
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let (on_a, on_b) = (stage.rest(&a), stage.rest(&b));
+    stage.phone(&on_a);
+    on_a.ok("POST", "users", Some(&json!({"username": "bob", "password": "a password"})));
+    let mut down = stage.broker.subscribe("im/v1/org%23app/bob/desk/down");
+    let mut phone = stage.broker.subscribe("im/v1/org%23app/ann/phone/down");
+    for (user, device, down) in [("bob", "desk", &mut down), ("ann", "phone", &mut phone)] {
+        stage.broker.publish(&format!("im/v1/org%23app/{user}/{device}/up"), hello(device, "a model").as_bytes());
+        welcomed(down, device);
+    }
+    let quiet = longest([&on_a, &on_b], &mut down);
+    let mut ids = Vec::new();
+    for rest in [&on_a, &on_b].repeat(8) {
+        for user in ["ann", "bob"] {
+            let sent = rest.ok("POST", "messages/users", Some(&text(user, 40_000)));
+            ids.push((user, sent["data"][user].as_str().expect("an id").to_owned()));
+        }
+    }
+    let disturbed = longest([&on_a, &on_b], &mut down);
+    println!("longest of 20 messages: {quiet:?}, and {disturbed:?} beside 32 that are too large ({broker})");
+    for (user, id) in &ids {
+        let wanted: &[&str] = if *user == "ann" { &["too_large", "vendor_sent"] } else { &["too_large"] };
+        let trace = on_a.traced(id, wanted);
+        assert!(trace.len() <= 6 && !trace.iter().any(|line| line.contains("no_ack")), "{user}: {trace:#?}");
+    }
+    assert_eq!(stage.gateways_that_entered(), 2, "a message cost a gateway its connection");
+}
+
+#[test]
+fn a_message_larger_than_the_brokers_packets_goes_to_its_vendor_or_waits_and_the_link_stays() {
+    let test = "a_message_larger_than_the_brokers_packets_goes_to_its_vendor_or_waits_and_the_link_stays";
+    what_is_too_large_goes_its_other_way(test, "max_packet_size 20000");
+}
+
+#[test]
+fn a_message_that_the_broker_refuses_for_its_size_goes_to_its_vendor_or_waits_and_the_link_stays() {
+    let test = "a_message_that_the_broker_refuses_for_its_size_goes_to_its_vendor_or_waits_and_the_link_stays";
+    what_is_too_large_goes_its_other_way(test, "message_size_limit 20000");
+}

@@ -261,8 +261,8 @@ async fn accepted(buffer: usize, connack: &'static [u8]) -> (impush::mqtt::Conne
 async fn a_peer_that_stops_reading_cannot_hang_the_agent() {
     let (mut connection, _far) = accepted(256, CONNACK).await;
     let error = loop {
-        match connection.publish("t", vec![0; 100], false, None).await {
-            Ok(()) => {}
+        match connection.publish("t", vec![0; 100], false).await {
+            Ok(_) => {}
             Err(error) => break error,
         }
     };
@@ -281,7 +281,7 @@ async fn a_small_receive_window_is_never_overrun_and_everything_is_sent_in_the_e
     // CONNACK with receive maximum (property 33) of 2.
     let (mut connection, mut far) = accepted(65_536, &[0x20, 0x06, 0x00, 0x00, 0x03, 0x21, 0x00, 0x02]).await;
     for n in 0..5_u8 {
-        connection.publish("t", vec![n], false, None).await.expect("sent or queued");
+        connection.publish("t", vec![n], false).await.expect("sent or queued");
     }
     let mut received = Vec::new();
     let mut bytes = [0; 1024];

@@ -273,7 +273,9 @@ impl Shell {
             Ok(Incoming::Publish { payload, packet_id, .. }) => {
                 Event::Heard(Packet::Publish { payload: payload.into(), packet_id })
             }
-            Ok(Incoming::Published { refused, .. }) => Event::Heard(Packet::Published { refused }),
+            Ok(Incoming::Published { refused, .. }) => {
+                Event::Heard(Packet::Published { refused: refused.map(|error| error.detail) })
+            }
             Ok(Incoming::Subscribed { refused, .. }) => Event::Heard(Packet::Subscribed { refused }),
             Ok(Incoming::Pong) => Event::Heard(Packet::Pong),
             Err(failure) => {
@@ -287,7 +289,7 @@ impl Shell {
     async fn write(&mut self, write: Write) -> Option<Event> {
         let connection = self.connection.as_mut()?;
         let written = match write {
-            Write::Publish { topic, payload, retain } => connection.publish(&topic, payload, retain, None).await,
+            Write::Publish { topic, payload, retain } => connection.publish(&topic, payload, retain).await.map(drop),
             Write::Acknowledge(packet_id) => connection.ack(packet_id).await,
             // The session counts its own pings.
             Write::Ping => match connection.ping().await {
@@ -309,7 +311,7 @@ impl Shell {
         let Some(mut connection) = self.connection.take() else { return };
         let said = async {
             if let Some((topic, payload)) = goodbye.offline {
-                connection.publish(&topic, payload, true, None).await?;
+                connection.publish(&topic, payload, true).await?;
             }
             connection.disconnect(goodbye.end_session).await
         };

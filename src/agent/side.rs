@@ -101,7 +101,7 @@ async fn asked(
     let exchange = async {
         let options = options(address.client_id(), address, password, ANSWER);
         let mut connection = connected(way, &options, Some(&way.topics.topic(address, Leg::Down))).await?;
-        connection.publish(&way.topics.topic(address, Leg::Up), up.encode(), false, None).await?;
+        connection.publish(&way.topics.topic(address, Leg::Up), up.encode(), false).await?;
         let outcome = tokio::time::timeout(ANSWER, heard(&mut connection, answer)).await;
         // Its purpose is served; a server that does not hear this sees the socket close.
         let _ = connection.disconnect(true).await;
@@ -128,7 +128,9 @@ async fn heard(
                     return Ok(outcome);
                 }
             }
-            Incoming::Published { refused: Some(why), .. } => return Err(Failure::new(Cause::NotAuthorized, why)),
+            Incoming::Published { refused: Some(why), .. } => {
+                return Err(Failure::new(Cause::NotAuthorized, why.detail));
+            }
             Incoming::Subscribed { refused: Some(failure), .. } => return Err(failure),
             Incoming::Published { .. } => connection.send_queued().await?,
             Incoming::Subscribed { .. } | Incoming::Pong => {}

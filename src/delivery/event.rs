@@ -17,6 +17,8 @@ pub enum Event<'a> {
     Turn { facts: Facts<'a>, unanswered: bool },
     /// It could not be handed to the broker.
     NotPublished,
+    /// It is larger than the broker takes, which says this.
+    TooLarge { why: &'a str },
     /// The connection it is under way on has ended, or is said to have.
     Lost { why: &'static str },
     /// It is sent over this connection, after the device came or made room.

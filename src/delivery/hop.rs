@@ -13,6 +13,8 @@ pub enum Hop {
     NoAck,
     /// The device's connection ended before it acknowledged.
     WentOffline,
+    /// The broker takes nothing as large: only its vendor tells the device of it.
+    TooLarge,
     /// Why no notification goes out.
     Stopped,
     /// It is kept for the device, or for the broker.
@@ -43,6 +45,7 @@ impl Hop {
             Self::Published => "published",
             Self::NoAck => "no_ack",
             Self::WentOffline => "went_offline",
+            Self::TooLarge => "too_large",
             Self::Stopped => "stopped",
             Self::Waiting => "waiting",
             Self::VendorSent => "vendor_sent",

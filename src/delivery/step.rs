@@ -68,6 +68,7 @@ pub fn step(standing: &Standing, event: Event<'_>, rules: &Rules, now_ms: u64) -
         Event::Due => due(standing, rules, now_ms),
         Event::Turn { facts, unanswered } => turn(standing, &facts, unanswered, rules, now_ms),
         Event::NotPublished => not_published(standing, now_ms),
+        Event::TooLarge { why } => too_large(standing, why, now_ms),
         Event::Lost { why } => lost(standing, why, rules, now_ms),
         Event::Sent { nonce } => {
             // What the vendor has is not pushed again, whatever becomes of this connection.
@@ -270,6 +271,17 @@ fn not_published(standing: &Standing, now_ms: u64) -> Step {
             .says(Hop::WentOffline, "no connection to the broker"),
         _ => Step::to(pair.clone()),
     }
+}
+
+/// The connection stands, and carries whatever is smaller.
+fn too_large(standing: &Standing, why: &str, now_ms: u64) -> Step {
+    let pair = &standing.pair;
+    let next = match pair.state {
+        State::Live if standing.bound => moved(pair, State::Vendor, Some(now_ms)),
+        State::Live => moved(pair, State::Waiting, None),
+        _ => pair.clone(),
+    };
+    Step::to(Pair { under_way: None, ..next }).says(Hop::TooLarge, why.to_owned())
 }
 
 fn lost(standing: &Standing, why: &'static str, rules: &Rules, now_ms: u64) -> Step {

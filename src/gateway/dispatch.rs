@@ -4,7 +4,7 @@ use super::alarm::Alarm;
 use super::clock::now_ms;
 use super::events::CLOCKS_MS;
 use super::mending::Mending;
-use super::outgoing::Wire;
+use super::outgoing::{NotHanded, Wire};
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{
@@ -137,11 +137,37 @@ impl Dispatch {
     }
 
     async fn publish(self, address: Address, message: Message) {
-        let id = message.id.clone();
-        if !self.wire.publish(address.clone(), Down::Message(message)).await {
-            let _ = report(self.store.not_published(id, address, self.rules(), now_ms()).await);
-            self.alarm.ring(now_ms());
+        self.tell(address, Down::Message(message)).await;
+    }
+
+    /// Tells a device something, and notes of a message why it could not be told.
+    pub async fn tell(&self, address: Address, down: Down) {
+        let id = if let Down::Message(message) = &down { Some(message.id.clone()) } else { None };
+        match (self.wire.publish(address.clone(), down).await, id) {
+            (Ok(()), _) => {}
+            (Err(NotHanded::Away), Some(id)) => {
+                let _ = report(self.store.not_published(id, address, self.rules(), now_ms()).await);
+                self.alarm.ring(now_ms());
+            }
+            (Err(NotHanded::TooLarge(why)), Some(id)) => self.on_too_large(address, id, why).await,
+            // It asks again when it is there.
+            (Err(NotHanded::Away), None) => {}
+            (Err(NotHanded::TooLarge(why)), None) => {
+                warn!(event = "broker.too_small", device = %address, why, "the broker takes no packet as large as a word to a device; raise its maximum packet size");
+            }
         }
+    }
+
+    /// The same, of a message that the broker was handed.
+    pub fn refused_as_too_large(&self, address: Address, id: MessageId, why: String) {
+        let this = self.clone();
+        self.tasks.spawn(async move { this.on_too_large(address, id, why).await });
+    }
+
+    /// The broker takes nothing as large as a message.
+    async fn on_too_large(&self, address: Address, id: MessageId, why: String) {
+        let _ = report(self.store.too_large(id, address, why, (self.rules(), now_ms())).await);
+        self.alarm.ring(now_ms());
     }
 
     /// There is a connection to the broker again.

@@ -6,7 +6,7 @@
 //! asked when it is heard, and all are asked once when a gateway starts beside a broker that stayed.
 
 use super::clock::now_ms;
-use super::outgoing::Wire;
+use super::outgoing::{NotHanded, Wire};
 use super::store::{Store, StoreError};
 use crate::ids::Nonce;
 use crate::protocol::{Address, Down};
@@ -75,7 +75,7 @@ impl Mending {
             tokio::time::sleep(GRACE).await;
             match store.is_connected(address.clone(), Some(nonce)).await {
                 Ok(false) if this.first_look(&address, Instant::now()) => {
-                    wire.publish(address, question()).await;
+                    let _ = wire.publish(address, question()).await;
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -105,7 +105,7 @@ pub(super) async fn ask_all(store: &Store, wire: &Wire) -> Result<(), StoreError
         let Some(last) = page.last().cloned() else { break };
         after = Some(last);
         for address in page {
-            while !wire.publish(address.clone(), question()).await {
+            while wire.publish(address.clone(), question()).await == Err(NotHanded::Away) {
                 ticks.tick().await;
             }
             asked += 1;
@@ -159,7 +159,7 @@ async fn ask_app(store: &Store, wire: &Wire, app: &str) -> Result<(), StoreError
             return Ok(());
         }
         for address in page {
-            wire.publish(address, question()).await;
+            let _ = wire.publish(address, question()).await;
         }
     }
 }

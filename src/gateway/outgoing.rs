@@ -11,7 +11,16 @@ const QUEUE: usize = 1024;
 pub(super) struct Outgoing {
     pub address: Address,
     pub down: Down,
-    pub done: oneshot::Sender<bool>,
+    pub done: oneshot::Sender<Result<(), NotHanded>>,
+}
+
+/// Why the broker was not given something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotHanded {
+    /// There is no connection to it, or no room.
+    Away,
+    /// It takes nothing as large, as it says here.
+    TooLarge(String),
 }
 
 /// Publishes to devices.
@@ -33,13 +42,16 @@ impl Wire {
         self.down.swap(!up, Ordering::Relaxed) == up
     }
 
-    /// Hands a message to the broker; `false` when there is no connection to it.
-    pub async fn publish(&self, address: Address, down: Down) -> bool {
+    /// Hands a message to the broker.
+    ///
+    /// # Errors
+    /// [`NotHanded`].
+    pub async fn publish(&self, address: Address, down: Down) -> Result<(), NotHanded> {
         let (done, handed) = oneshot::channel();
         if self.queue.send(Outgoing { address, down, done }).await.is_err() {
-            return false;
+            return Err(NotHanded::Away);
         }
-        handed.await.unwrap_or(false)
+        handed.await.unwrap_or(Err(NotHanded::Away))
     }
 }
 

@@ -3,14 +3,15 @@
 use super::broker::Access;
 use super::dispatch::Dispatch;
 use super::events;
-use super::outgoing::{Outgoing, Wire};
+use super::outgoing::{NotHanded, Outgoing, Wire};
 use super::workers::{Heard, Said, Workers};
 use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
 use crate::names::Names;
-use crate::protocol::{Address, Leg, Topics};
+use crate::protocol::{Address, Down, Leg, Topics};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,7 @@ impl Driver {
             tokio::select! {
                 () = &mut end => return,
                 () = stop.cancelled() => return,
-                Some(outgoing) = self.queue.recv() => { let _ = outgoing.done.send(false); }
+                Some(outgoing) = self.queue.recv() => { let _ = outgoing.done.send(Err(NotHanded::Away)); }
             }
         }
     }
@@ -88,7 +89,9 @@ impl Driver {
             dispatch.on_broker_up();
         }
         let mut link = Link::new(self.started.elapsed(), HEARTBEAT, Duration::ZERO);
-        let (workers, mut finished) = Workers::start(dispatch, &self.wire);
+        // Messages the broker has not answered for.
+        let mut under_way = HashMap::new();
+        let (workers, mut finished) = Workers::start(dispatch);
         loop {
             let pause = link.next_deadline().saturating_sub(self.started.elapsed());
             let result = tokio::select! {
@@ -103,17 +106,34 @@ impl Driver {
                         warn!(event = "broker.events_refused", %why, "the broker does not let the gateway hear of its clients' connections");
                         Ok(())
                     }
+                    Ok(Incoming::Published { ordinal, refused }) => {
+                        link.on_answer(self.started.elapsed());
+                        let too_large = refused.filter(|error| error.cause == Cause::PacketTooLarge);
+                        if let (Some((address, id)), Some(error)) = (under_way.remove(&ordinal), too_large) {
+                            dispatch.refused_as_too_large(address, id, error.detail);
+                        }
+                        connection.send_queued().await
+                    }
                     Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, (&workers, dispatch)).await,
                     Err(error) => Err(error),
                 },
                 Some(packet_id) = finished.recv() => acknowledge(&mut connection, packet_id).await,
                 Some(outgoing) = self.queue.recv() => {
                     let topic = self.topics.topic(&outgoing.address, Leg::Down);
-                    let written = connection.publish(&topic, outgoing.down.encode(), false, None).await;
+                    let written = connection.publish(&topic, outgoing.down.encode(), false).await;
                     link.on_written(self.started.elapsed());
-                    let _ = outgoing.done.send(written.is_ok());
-                    // A full window is not the connection's end.
-                    written.or_else(|e| if e.cause == Cause::QuotaExceeded { Ok(()) } else { Err(e) })
+                    if let (Ok(ordinal), Down::Message(message)) = (&written, outgoing.down) {
+                        under_way.insert(*ordinal, (outgoing.address, message.id));
+                    }
+                    let (done, result) = match written {
+                        Ok(_) => (Ok(()), Ok(())),
+                        // Neither a large message nor a full window is the connection's end.
+                        Err(error) if error.cause == Cause::PacketTooLarge => (Err(NotHanded::TooLarge(error.detail)), Ok(())),
+                        Err(error) if error.cause == Cause::QuotaExceeded => (Err(NotHanded::Away), Ok(())),
+                        Err(error) => (Err(NotHanded::Away), Err(error)),
+                    };
+                    let _ = outgoing.done.send(done);
+                    result
                 }
                 () = tokio::time::sleep(pause) => match link.on_tick(self.started.elapsed()) {
                     LinkAction::Ping => {
@@ -177,11 +197,7 @@ impl Driver {
                     format!("the broker refused the gateway's subscription: {why}"),
                 ));
             }
-            Incoming::Published { .. } => {
-                link.on_answer(self.started.elapsed());
-                connection.send_queued().await?;
-            }
-            Incoming::Subscribed { .. } | Incoming::Pong => {
+            Incoming::Published { .. } | Incoming::Subscribed { .. } | Incoming::Pong => {
                 link.on_answer(self.started.elapsed());
             }
         }

@@ -2,7 +2,6 @@
 //! once, so that their commits go to the disk together.
 
 use super::dispatch::Dispatch;
-use super::outgoing::Wire;
 use super::store::{Bind, BindReply, StoreError};
 use crate::protocol::{Address, BindResult, Down, PayloadError, Up, decode_state, decode_up};
 use bytes::Bytes;
@@ -42,17 +41,17 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Starts them; what they finish, and can be acknowledged, comes out of the receiver.
-    pub fn start(dispatch: &Dispatch, wire: &Wire) -> (Self, mpsc::Receiver<Option<u16>>) {
+    pub fn start(dispatch: &Dispatch) -> (Self, mpsc::Receiver<Option<u16>>) {
         let (done, finished) = mpsc::channel(DEPTH);
         let queues = (0..WORKERS).map(|_| {
             let (sender, mut queue) = mpsc::channel::<Heard>(DEPTH);
-            let (dispatch, wire, done) = (dispatch.clone(), wire.clone(), done.clone());
+            let (dispatch, done) = (dispatch.clone(), done.clone());
             tokio::spawn(async move {
                 while let Some(heard) = queue.recv().await {
                     let packet_id = heard.packet_id;
                     let over = done.closed();
                     tokio::select! {
-                        () = carry_out(heard, &dispatch, &wire) => {}
+                        () = carry_out(heard, &dispatch) => {}
                         // What is not acknowledged, another gateway may be told of.
                         () = over => return,
                     }
@@ -80,7 +79,7 @@ impl Workers {
 
 /// Done once the store has it, or refuses it. A store that does not work now is waited for: the broker gives the word
 /// to nobody else while this connection stands.
-async fn carry_out(heard: Heard, dispatch: &Dispatch, wire: &Wire) {
+async fn carry_out(heard: Heard, dispatch: &Dispatch) {
     let replies = loop {
         match understood(&heard, dispatch).await {
             Ok(replies) => break replies,
@@ -95,8 +94,7 @@ async fn carry_out(heard: Heard, dispatch: &Dispatch, wire: &Wire) {
         }
     };
     for down in replies {
-        // Without a connection the device asks again when there is one.
-        wire.publish(heard.address.clone(), down).await;
+        dispatch.tell(heard.address.clone(), down).await;
     }
 }
 

@@ -102,7 +102,7 @@ async fn vanished(rig: &Rig, account: &Account) -> Result<f64, String> {
         instance: None,
         binding: None,
     });
-    connection.publish(&topics.topic(&address, Leg::Up), hello.encode(), false, None).await.map_err(fail)?;
+    connection.publish(&topics.topic(&address, Leg::Up), hello.encode(), false).await.map_err(fail)?;
     let token = rig.install(account, user).await?;
     let body = json!({ "device_id": "d", "device_token": token, "notifier_name": account.certificate });
     rig.ask("PUT", &format!("users/{user}/push/binding"), Some(body)).await?;

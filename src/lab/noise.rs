@@ -81,7 +81,7 @@ async fn session(
                 turn = turn.wrapping_add(heard.len().saturating_sub(7).max(1));
                 if let Some((topic, payload)) = heard.get(turn % heard.len().max(1)).cloned() {
                     for _ in 0..2 {
-                        connection.publish(&topic, payload.to_vec(), false, None).await?;
+                        connection.publish(&topic, payload.to_vec(), false).await?;
                         *replayed += 1;
                     }
                 }

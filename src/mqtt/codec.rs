@@ -1,15 +1,20 @@
 //! Bytes to packets and back, with the gaps of the codec underneath closed.
 //!
 //! rumqttc 0.25.1 refuses a DISCONNECT without properties, although MQTT 5 allows it (section
-//! 3.14.2.2.1), and an MQTT 3.1.1 CONNACK, which is how an old broker says no. Both are read here.
+//! 3.14.2.2.1), an MQTT 3.1.1 CONNACK, which is how an old broker says no, and a PUBACK of a reason that section 3.4.2.1
+//! does not list, as mosquitto answers one that is too large (0x95). All are read here.
 
 use super::MqttError;
 use crate::keepalive::Cause;
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::Error as CodecError;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, SubscribeReasonCode, check,
+    ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, PubAck, PubAckProperties, PubAckReason,
+    SubscribeReasonCode, check,
 };
+
+/// "Packet too large".
+const TOO_LARGE: u8 = 0x95;
 
 /// Takes one whole packet off `buffer`, or `None` when more bytes are needed.
 pub(super) fn decode(buffer: &mut BytesMut, max_size: u32) -> Result<Option<Packet>, MqttError> {
@@ -29,9 +34,33 @@ pub(super) fn decode(buffer: &mut BytesMut, max_size: u32) -> Result<Option<Pack
             let code = packet[3];
             return Err(MqttError::new(Cause::NotMqtt5, format!("an MQTT 3.1.1 answer, return code {code}")));
         }
+        (4, 5..) if packet[1] < 0x80 && packet[4] == TOO_LARGE => {
+            let pkid = u16::from_be_bytes([packet[2], packet[3]]);
+            return Ok(Some(Packet::PubAck(PubAck {
+                pkid,
+                reason: PubAckReason::UnspecifiedError,
+                properties: too_large(),
+            })));
+        }
         _ => {}
     }
     Packet::read(&mut packet, Some(max_size)).map(Some).map_err(|e| broken(e.to_string()))
+}
+
+fn too_large() -> Option<PubAckProperties> {
+    Some(PubAckProperties { reason_string: Some(format!("0x{TOO_LARGE:x}")), user_properties: Vec::new() })
+}
+
+/// What a refused PUBLISH asks for; `None` where it was not refused.
+pub(super) fn unpublishable(ack: &PubAck) -> Option<MqttError> {
+    match ack.reason {
+        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
+        PubAckReason::UnspecifiedError if ack.properties == too_large() => {
+            Some(MqttError::new(Cause::PacketTooLarge, "the broker answered that the packet is too large"))
+        }
+        PubAckReason::NotAuthorized => Some(MqttError::new(Cause::NotAuthorized, format!("{:?}", ack.reason))),
+        reason => Some(MqttError::new(Cause::Refused, format!("{reason:?}"))),
+    }
 }
 
 /// Appends `packet` to `buffer`.
@@ -103,7 +132,7 @@ fn broken(detail: String) -> MqttError {
 mod tests {
     use super::*;
     use rumqttc::v5::mqttbytes::QoS;
-    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, PubAck, Publish, PublishProperties, SubAck};
+    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, Publish, PublishProperties, SubAck};
 
     #[test]
     fn a_disconnect_may_leave_out_its_properties_and_its_reason() {
@@ -112,6 +141,17 @@ mod tests {
             .map(|p| if let Packet::Disconnect(d) = p { parting(d.reason_code) } else { panic!("{p:?}") })
             .collect();
         assert_eq!(reasons, [Cause::PeerClosed, Cause::TakenOver, Cause::ServerShutdown]);
+    }
+
+    #[test]
+    fn a_puback_may_say_that_the_packet_is_too_large() {
+        for mut bytes in
+            [&[0x40, 0x04, 0x00, 0x07, 0x95, 0x00][..], &[0x40, 0x03, 0x00, 0x07, 0x95]].map(BytesMut::from)
+        {
+            let Ok(Some(Packet::PubAck(ack))) = decode(&mut bytes, 100) else { panic!("no PUBACK") };
+            assert_eq!((ack.pkid, unpublishable(&ack).map(|error| error.cause)), (7, Some(Cause::PacketTooLarge)));
+        }
+        assert_eq!(unpublishable(&PubAck::new(1, None)), None);
     }
 
     #[test]

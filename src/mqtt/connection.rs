@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter,
-    LastWill, Login, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, Subscribe, SubscribeReasonCode,
+    LastWill, Login, Packet, PingReq, PubAck, Publish, Subscribe, SubscribeReasonCode,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -55,7 +55,6 @@ pub struct Connected {
     pub session_present: bool,
     /// Seconds, where the server set another one than asked.
     pub server_keep_alive_s: Option<u16>,
-    pub assigned_client_id: Option<String>,
     /// The broker keeps retained messages.
     pub retain: bool,
     /// The broker takes QoS 1; without it messages may be lost on the way.
@@ -73,14 +72,22 @@ pub enum Incoming {
     },
     /// The server has a publish of ours, or refused it.
     Published {
-        packet_id: u16,
-        refused: Option<String>,
+        /// As [`Connection::publish`] gave it.
+        ordinal: u64,
+        refused: Option<MqttError>,
     },
     Subscribed {
         packet_id: u16,
         refused: Option<MqttError>,
     },
     Pong,
+}
+
+/// A publish that the server has not acknowledged.
+#[derive(Debug)]
+struct Sent {
+    ordinal: u64,
+    bytes: usize,
 }
 
 /// A session on a stream.
@@ -90,9 +97,10 @@ pub struct Connection<S> {
     incoming: BytesMut,
     outgoing: BytesMut,
     last_packet_id: u16,
-    /// Bytes of each.
-    in_flight: BTreeMap<u16, usize>,
-    queued: VecDeque<Publish>,
+    in_flight: BTreeMap<u16, Sent>,
+    queued: VecDeque<(u64, Publish)>,
+    /// Publishes of this connection so far.
+    published: u64,
     /// What came before SUBACK, for [`Connection::next`] to give.
     heard: VecDeque<Incoming>,
     /// How many unacknowledged publishes the server takes.
@@ -119,6 +127,7 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         last_packet_id: 0,
         in_flight: BTreeMap::new(),
         queued: VecDeque::new(),
+        published: 0,
         heard: VecDeque::new(),
         window: usize::from(u16::MAX),
         server_max_packet: None,
@@ -154,7 +163,6 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     let connected = Connected {
         session_present: connack.session_present,
         server_keep_alive_s: properties.server_keep_alive,
-        assigned_client_id: properties.assigned_client_identifier,
         retain: connection.retain,
         at_least_once: connection.at_least_once,
     };
@@ -186,10 +194,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(Incoming::Publish { topic, payload: publish.payload, packet_id })
             }
             Packet::PubAck(ack) => {
-                self.in_flight.remove(&ack.pkid);
-                let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-                let refused = (!taken).then(|| format!("{:?}", ack.reason));
-                Ok(Incoming::Published { packet_id: ack.pkid, refused })
+                // One that was never sent is nobody's.
+                let ordinal = self.in_flight.remove(&ack.pkid).map_or(0, |sent| sent.ordinal);
+                Ok(Incoming::Published { ordinal, refused: codec::unpublishable(&ack) })
             }
             Packet::SubAck(ack) => {
                 let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
@@ -207,41 +214,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Sends with QoS 1, or queues until the server's window opens. `expiry` is the message's life.
+    /// Sends with QoS 1, or queues until the server's window opens. Returns its ordinal, from 1 on.
     ///
     /// # Errors
-    /// [`MqttError`]; `quota_exceeded` when the queue is full (the connection lives on), anything
-    /// else ends the connection.
-    pub async fn publish(
-        &mut self,
-        topic: &str,
-        payload: Vec<u8>,
-        retain: bool,
-        expiry: Option<Duration>,
-    ) -> Result<(), MqttError> {
-        let properties = expiry.map(|expiry| PublishProperties {
-            message_expiry_interval: Some(u32::try_from(expiry.as_secs().max(1)).unwrap_or(u32::MAX)),
-            ..PublishProperties::default()
-        });
+    /// [`MqttError`]; the connection lives on with `packet_too_large`, when the server takes no packet of this size, and
+    /// with `quota_exceeded`, when the queue is full. Anything else ends it.
+    pub async fn publish(&mut self, topic: &str, payload: Vec<u8>, retain: bool) -> Result<u64, MqttError> {
         let qos = if self.at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-        let mut publish = Publish::new(topic, qos, payload, properties);
+        let mut publish = Publish::new(topic, qos, payload, None);
         publish.retain = retain && self.retain;
+        if let Some(most) = self.server_max_packet.filter(|most| publish.size() > *most as usize) {
+            let detail = format!("a packet of {} bytes; the server takes {most}", publish.size());
+            return Err(MqttError::new(Cause::PacketTooLarge, detail));
+        }
+        let ordinal = self.published + 1;
         if !self.at_least_once {
-            return self.write(&Packet::Publish(publish)).await;
+            self.write(&Packet::Publish(publish)).await?;
+        } else if self.in_flight.len() < self.window && self.queued.is_empty() {
+            self.send_publish(ordinal, publish).await?;
+        } else if self.queued.len() < MAX_QUEUED {
+            self.queued.push_back((ordinal, publish));
+        } else {
+            return Err(MqttError::new(Cause::QuotaExceeded, "too many publishes wait for the server"));
         }
-        if self.in_flight.len() >= self.window || !self.queued.is_empty() {
-            if self.queued.len() >= MAX_QUEUED {
-                return Err(MqttError::new(Cause::QuotaExceeded, "too many publishes wait for the server"));
-            }
-            self.queued.push_back(publish);
-            return Ok(());
-        }
-        self.send_publish(publish).await
+        self.published = ordinal;
+        Ok(ordinal)
     }
 
     /// Bytes of publishes sent or queued that the server has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
-        self.in_flight.values().sum::<usize>() + self.queued.iter().map(weight).sum::<usize>()
+        let sent: usize = self.in_flight.values().map(|sent| sent.bytes).sum();
+        sent + self.queued.iter().map(|(_, publish)| weight(publish)).sum::<usize>()
     }
 
     /// # Errors
@@ -327,15 +330,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// [`MqttError`]; the connection is over then.
     pub async fn send_queued(&mut self) -> Result<(), MqttError> {
         while self.in_flight.len() < self.window {
-            let Some(publish) = self.queued.pop_front() else { break };
-            self.send_publish(publish).await?;
+            let Some((ordinal, publish)) = self.queued.pop_front() else { break };
+            self.send_publish(ordinal, publish).await?;
         }
         Ok(())
     }
 
-    async fn send_publish(&mut self, mut publish: Publish) -> Result<(), MqttError> {
+    async fn send_publish(&mut self, ordinal: u64, mut publish: Publish) -> Result<(), MqttError> {
         publish.pkid = self.next_packet_id();
-        self.in_flight.insert(publish.pkid, weight(&publish));
+        self.in_flight.insert(publish.pkid, Sent { ordinal, bytes: weight(&publish) });
         self.write(&Packet::Publish(publish)).await
     }
 

@@ -21,6 +21,11 @@ pub struct Stage {
 
 impl Stage {
     pub fn new(test: &str) -> Option<Self> {
+        Self::with_broker(test, "")
+    }
+
+    /// With more lines in the broker's configuration.
+    pub fn with_broker(test: &str, extra: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a directory");
         if !has("mosquitto") {
             skipped(test, "mosquitto is not installed");
@@ -31,7 +36,7 @@ impl Stage {
             return None;
         };
         let certificates = certificates(dir.path(), Flaw::None);
-        let broker = Mosquitto::start(dir.path(), &certificates);
+        let broker = Mosquitto::start_with(dir.path(), &certificates, extra);
         let clouds_ca = dir.path().join("clouds.pem");
         let mut command = Command::new(env!("CARGO_BIN_EXE_impush-lab"));
         command.args(["clouds", "--listen", "127.0.0.1:0", "--ca-file"]).arg(&clouds_ca);

@@ -18,6 +18,7 @@ turn      | b                  | f                 | vendor!push       | f      
 silenced  | b                  | f                 | live:stopped      | f               | live:stopped     | f               | e
 elsewhere | b                  | f                 | live:stopped      | f               | live:stopped     | f               | e
 unsent    | b                  | vendor:went_offline | g               | g               | g                | g               | e
+too large | b                  | vendor:too_large  | vendor:too_large  | pushed:too_large | held:too_large  | waiting:too_large | e
 lost      | b                  | vendor:went_offline | g               | pushed          | g                | g               | e
 sent      | b                  | live:synced       | live:synced       | pushed:synced   | live:synced      | live:synced     | e
 ack open  | b                  | live:acked        | live:acked        | pushed:acked    | live:acked       | waiting:acked   | e
@@ -91,6 +92,7 @@ fn event(name: &str) -> Event<'static> {
         "silenced" => turn(Facts { silenced: true, ..FACTS }),
         "elsewhere" => turn(Facts { others_online: true, ..FACTS }),
         "unsent" => Event::NotPublished,
+        "too large" => Event::TooLarge { why: "large" },
         "lost" => Event::Lost { why: "gone" },
         "sent" => Event::Sent { nonce: "n2".into() },
         "ack open" => Event::Acked { attached: Some(true) },
@@ -150,7 +152,7 @@ fn every_state_and_event_has_its_consequence_or_the_reason_why_there_is_none() {
             }
         }
     }
-    assert_eq!(seen, 20 * 7);
+    assert_eq!(seen, 21 * 7);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -213,6 +215,7 @@ fn without_a_broker_a_bound_device_is_pushed_to_and_any_other_waits_with_one_lin
     assert_eq!(of(&unbound, "due"), "live:published!publish");
     let under_way = with(State::Live, |s| s.bound = false);
     assert_eq!(of(&under_way, "unsent"), "live:waiting");
+    assert_eq!(of(&under_way, "too large"), "waiting:too_large", "it is not tried again over this broker");
 }
 
 #[test]

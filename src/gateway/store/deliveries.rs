@@ -387,6 +387,26 @@ impl Store {
         })
         .await
     }
+
+    /// The broker takes nothing as large as this message.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn too_large(
+        &self,
+        id: MessageId,
+        address: Address,
+        why: String,
+        (rules, now_ms): (Rules, u64),
+    ) -> Result<(), StoreError> {
+        let known = self.known.clone();
+        self.run(move |t| {
+            let bound = usable(t, &known, &address)?;
+            let of = Of { t, place: (&address).into(), device: presence::load(t, &address)?, bound, rules, now_ms };
+            of.each(vec![id], |_| Event::TooLarge { why: &why }).map(drop)
+        })
+        .await
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,14 @@
 
 mod support;
 
+use bytes::BytesMut;
+use impush::mqtt::server::{next_packet, write_packet};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode,
+};
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -388,19 +395,60 @@ fn what_a_gateway_cut_off_from_its_broker_accepts_reaches_a_device_that_stayed_c
     assert_eq!(log.matches("\"link.up\"").count(), 1, "the device stayed connected: {log}");
 }
 
-/// A broker that lets everyone say everything, as EMQX and RMQTT say under `$SYS` what they see.
-fn telling_broker(runtime: &tokio::runtime::Runtime) -> u16 {
-    use mqtt5::broker::MqttBroker;
-    use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig};
-    runtime.block_on(async {
-        let config = BrokerConfig::new()
-            .with_bind_addresses(vec![([127, 0, 0, 1], 0).into()])
-            .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory));
-        let mut broker = MqttBroker::with_config(config).await.expect("a broker");
-        let port = broker.local_addr().expect("an address").port();
-        tokio::spawn(async move { broker.run().await });
-        port
-    })
+/// A broker that gives everything that anyone says to everyone who subscribes, `$SYS` too, as EMQX and RMQTT say there
+/// what they see.
+fn telling_broker() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let subscribers = Arc::new(Mutex::new(Vec::new()));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let subscribers = subscribers.clone();
+            std::thread::spawn(move || tell(stream, &subscribers));
+        }
+    });
+    port
+}
+
+fn tell(mut stream: TcpStream, subscribers: &Mutex<Vec<TcpStream>>) {
+    let mut bytes = BytesMut::new();
+    let send = |mut to: &TcpStream, packet: &Packet| {
+        let mut bytes = BytesMut::new();
+        write_packet(packet, &mut bytes).expect("a packet");
+        // Whoever is gone hears nothing.
+        drop(to.write_all(&bytes));
+    };
+    loop {
+        while let Some(packet) = next_packet(&mut bytes, 100_000).expect("a packet") {
+            match packet {
+                Packet::Connect(..) => {
+                    let code = ConnectReturnCode::Success;
+                    send(&stream, &Packet::ConnAck(ConnAck { session_present: false, code, properties: None }));
+                }
+                Packet::Subscribe(Subscribe { pkid, filters, .. }) => {
+                    let return_codes = filters.iter().map(|_| SubscribeReasonCode::Success(QoS::AtMostOnce)).collect();
+                    send(&stream, &Packet::SubAck(SubAck { pkid, return_codes, properties: None }));
+                    subscribers.lock().expect("unharmed").push(stream.try_clone().expect("a socket"));
+                }
+                Packet::Publish(publish) => {
+                    let heard = Publish { qos: QoS::AtMostOnce, pkid: 0, ..publish.clone() };
+                    // One who subscribed several times is told once.
+                    let to = subscribers.lock().expect("unharmed").last().map(|s| s.try_clone().expect("a socket"));
+                    to.iter().for_each(|to| send(to, &Packet::Publish(heard.clone())));
+                    if publish.qos == QoS::AtLeastOnce {
+                        send(&stream, &Packet::PubAck(PubAck::new(publish.pkid, None)));
+                    }
+                }
+                Packet::PingReq(_) => send(&stream, &Packet::PingResp(PingResp)),
+                _ => return,
+            }
+        }
+        let mut more = [0; 4096];
+        match stream.read(&mut more) {
+            Ok(read @ 1..) => bytes.extend_from_slice(&more[..read]),
+            _ => return,
+        }
+    }
 }
 
 #[test]
@@ -409,8 +457,7 @@ fn a_broker_that_tells_of_its_clients_cuts_the_wait_for_acknowledgements_short()
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let port = telling_broker(&runtime);
+    let port = telling_broker();
     let config = dir.path().join("gateway.toml");
     let (api, state) = (free_port(), dir.path().join("state"));
     let text = format!(

@@ -392,6 +392,30 @@ fn a_notification_is_taken_back_when_the_message_reaches_the_device_after_all() 
     assert_eq!(shown[0]["recalled"], true, "{shown}");
 }
 
+/// A phone on one connection that says what it is told to.
+struct Speaker(std::process::Child);
+
+impl Speaker {
+    fn start(gateway: &Gateway, user: &str, token: &str) -> Self {
+        let (client, name) = (format!("{user}:phone@org%23app"), format!("org%23app/{user}"));
+        let mut command = gateway.mosquitto("mosquitto_pub", &client, &name, token);
+        let topic = format!("im/v1/org%23app/{user}/phone/up");
+        Self(command.args(["-t", &topic, "-l"]).stdin(std::process::Stdio::piped()).spawn().expect("started"))
+    }
+
+    fn say(&mut self, payload: &Value) {
+        use std::io::Write as _;
+        writeln!(self.0.stdin.as_mut().expect("piped"), "{payload}").expect("said");
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn a_lost_acknowledgement_does_not_hold_up_what_waits_behind_it() {
     if !support::has("mosquitto_pub") {
@@ -402,15 +426,8 @@ fn a_lost_acknowledgement_does_not_hold_up_what_waits_behind_it() {
     stage.user("ann");
     let ids: Vec<String> = (0..510).map(|n| stage.send("bob", "ann", text(&n.to_string()), json!({}))).collect();
     let token = stage.gateway.ok(&["token", "--app", "org/app", "--password-file", &stage.password(), "--", "ann"]);
-    let say = |payload: &Value| {
-        let done = stage
-            .gateway
-            .mosquitto("mosquitto_pub", "ann:phone@org%23app", "org%23app/ann", &token)
-            .args(["-t", "im/v1/org%23app/ann/phone/up", "-m", &payload.to_string()])
-            .output()
-            .expect("published");
-        assert!(done.status.success(), "{done:?}");
-    };
+    let mut device = Speaker::start(&stage.gateway, "ann", &token);
+    let mut say = |payload: &Value| device.say(payload);
     say(&json!({"v": 1, "type": "hello", "nonce": "n1", "agent": "test", "channel": "none", "platform": "linux"}));
     stage.rest.traced(&ids[499], &["synced"]);
     say(&json!({"v": 1, "type": "ack", "ids": ids[1..500]}));
@@ -449,15 +466,9 @@ fn a_phone_without_an_app_is_pushed_at_once_and_its_notification_stays_until_an_
     let binding = json!({"device_id": "phone", "device_token": token, "notifier_name": "288"});
     stage.rest.ask("PUT", &format!("{}/users/ann/push/binding", stage.rest.base), Some(&binding));
     let password = stage.gateway.ok(&["token", "--app", "org/app", "--password-file", &stage.password(), "--", "ann"]);
-    let say = |payload: &Value| {
-        let done = stage
-            .gateway
-            .mosquitto("mosquitto_pub", "ann:phone@org%23app", "org%23app/ann", &password)
-            .args(["-t", "im/v1/org%23app/ann/phone/up", "-m", &payload.to_string()])
-            .output()
-            .expect("published");
-        assert!(done.status.success(), "{done:?}");
-    };
+    let mut device = Speaker::start(&stage.gateway, "ann", &password);
+    let device = std::cell::RefCell::new(&mut device);
+    let say = |payload: &Value| device.borrow_mut().say(payload);
     let hello = |nonce: &str| {
         say(
             &json!({"v": 1, "type": "hello", "nonce": nonce, "agent": "test", "channel": "xiaomi", "platform": "android",

@@ -47,7 +47,7 @@ fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
     let urls: String = hosts.iter().map(|key| format!("{key} = '{}'\n", clouds.url)).collect();
     let (port, ca) = (free_port(), clouds.ca.display());
     let extra = format!(
-        "[vendors]\n{urls}ca_file = '{ca}'\ntimeout_ms = 700\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn,mqtt5=error'\n"
+        "[vendors]\n{urls}ca_file = '{ca}'\ntimeout_ms = 700\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
     );
     Gateway::start_at(dir, port, &extra)
 }

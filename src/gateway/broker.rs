@@ -1,4 +1,4 @@
-//! The broker the gateway works through: embedded, or any MQTT 5 broker.
+//! The broker the gateway works through, where devices are not on its own endpoint: any MQTT 5 broker.
 
 use super::config::Broker as Settings;
 use super::error::ServeError;
@@ -6,10 +6,8 @@ use crate::mqtt::{Endpoint, client_config};
 use crate::protocol::GATEWAY_CLIENT_PREFIX;
 use crate::secret::{Secret, random_hex};
 use rustls::ClientConfig;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 
 /// How the gateway's own MQTT client gets in.
@@ -34,20 +32,7 @@ pub struct Reach {
     pub ca_file: Option<PathBuf>,
 }
 
-/// A broker in use. Only plain MQTT 5 is asked of it.
-pub trait Broker: Send {
-    fn access(&self) -> Access;
-
-    /// `None` for a broker that others run.
-    fn reach(&self) -> Option<Reach>;
-
-    /// Whether every connection ended when this process last did.
-    fn starts_empty(&self) -> bool;
-
-    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-}
-
-/// A broker somebody else runs.
+/// A broker somebody else runs. Only plain MQTT 5 is asked of it.
 #[derive(Debug)]
 pub(super) struct External(Access);
 
@@ -65,20 +50,8 @@ impl External {
     }
 }
 
-impl Broker for External {
-    fn access(&self) -> Access {
+impl External {
+    pub fn access(&self) -> Access {
         self.0.clone()
-    }
-
-    fn reach(&self) -> Option<Reach> {
-        None
-    }
-
-    fn starts_empty(&self) -> bool {
-        false
-    }
-
-    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(async {})
     }
 }

@@ -1,5 +1,6 @@
 //! The gateway's settings, their ranges, and where its state lives.
 
+use super::devices::MinimumTls;
 use crate::delivery::Rules;
 use crate::delivery::policy::MultiDevice;
 use crate::mqtt::Endpoint;
@@ -55,7 +56,7 @@ impl Default for Api {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Broker {
-    /// An MQTT 5 broker to use instead of the embedded one: `mqtts://host[:port]`.
+    /// An MQTT 5 broker to use instead of the gateway's own endpoint: `mqtts://host[:port]`.
     pub url: Option<String>,
     /// The gateway's account on that broker; it publishes and subscribes under the whole prefix.
     pub user: Option<String>,
@@ -67,12 +68,14 @@ pub struct Broker {
     /// The broker publishes its clients' ends under `$SYS/brokers`, as EMQX and RMQTT do, and lets the
     /// gateway's account hear of them.
     pub client_events: bool,
-    /// Address of the embedded broker, TLS.
+    /// Address of the gateway's own MQTT endpoint, TLS; WebSockets are at `/mqtt` of the same.
     pub listen: SocketAddr,
-    /// PEM files of the embedded broker's certificate chain and key. Without them the gateway makes
+    /// PEM files of that endpoint's certificate chain and key. Without them the gateway makes
     /// an authority of its own in the state directory, whose `ca.pem` devices must trust.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    /// The oldest version of TLS that devices may speak: `1.3`, or `1.2`.
+    pub tls_min: MinimumTls,
     /// Host names and addresses in a certificate the gateway makes.
     pub names: Vec<String>,
     /// First levels of every topic.
@@ -93,6 +96,7 @@ impl Default for Broker {
             listen: SocketAddr::from(([0, 0, 0, 0], 8883)),
             certificate: None,
             key: None,
+            tls_min: MinimumTls::default(),
             names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             prefix: DEFAULT_PREFIX.to_owned(),
             max_devices: 100_000,
@@ -211,7 +215,9 @@ impl Config {
             return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
         }
         if self.broker.client_events && self.broker.url.is_none() {
-            return Err(bad("broker.client_events is for a broker at broker.url; the embedded one needs none".into()));
+            return Err(bad(
+                "broker.client_events is for a broker at broker.url; the gateway's own endpoint needs none".into(),
+            ));
         }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {
             return Err(bad("broker.certificate and broker.key go together".into()));

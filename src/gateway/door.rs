@@ -34,6 +34,15 @@ impl Door {
     /// # Errors
     /// [`Refused`].
     pub fn enter(&self, client_id: &str, user: Option<&str>, password: &str) -> Result<(), Refused> {
+        self.admit(client_id, user, password).map(drop)
+    }
+
+    /// As [`Self::enter`]; returns whose connection it is. `None`: a device id that stands in the client id by its digest,
+    /// and the token does not name it.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn admit(&self, client_id: &str, user: Option<&str>, password: &str) -> Result<Option<Address>, Refused> {
         let id = client_id.strip_suffix(PROBE_SUFFIX).unwrap_or(client_id);
         let client = ClientId::parse(id).map_err(|e| Refused::ClientId(e.to_string()))?;
         let now_s = now_ms() / 1000;
@@ -44,14 +53,19 @@ impl Door {
             && claims.device.as_ref().is_none_or(|device| client.device == client_part(device))
             && user == Some(user_name(&claims.app, &claims.sub).as_str());
         match (own, claims.life_is_over(now_s)) {
-            (false, _) => Err(Refused::NotItsOwn),
-            (true, true) if !self.overdue.mark(id) => Err(Refused::Crowded),
-            (true, true) => Ok(()),
-            (true, false) => {
-                self.overdue.clear(id);
-                Ok(())
-            }
+            (false, _) => return Err(Refused::NotItsOwn),
+            (true, true) if !self.overdue.mark(id) => return Err(Refused::Crowded),
+            (true, true) => {}
+            (true, false) => self.overdue.clear(id),
         }
+        let named = claims.device.and_then(|device| Address::new(claims.app, claims.sub, device).ok());
+        Ok(named.or_else(|| Address::from_client_id(id)))
+    }
+
+    /// Whose `topic` it is, if it is this client's.
+    pub fn owner(&self, client_id: &str, topic: &str) -> Option<Address> {
+        let (address, _) = self.topics.parse(topic).ok()?;
+        (address.client_id() == client_id).then_some(address)
     }
 
     pub fn may_publish(&self, client_id: &str, topic: &str) -> bool {

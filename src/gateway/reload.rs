@@ -9,12 +9,14 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 /// Keys, or the beginnings of keys, that take effect at once.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 10] = [
     "log.level",
     "api.requests_per_s",
     "api.messages_per_s",
     "delivery.ack_deadline_ms",
+    "delivery.reconnect_grace_ms",
     "delivery.keep_s",
+    "delivery.trace_s",
     "delivery.keep_most",
     "delivery.push_life_s",
     "delivery.policy",

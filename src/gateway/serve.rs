@@ -1,16 +1,16 @@
 //! The gateway process: opens everything, serves, and closes in the other order.
 
 use super::api;
-use super::broker::{Broker, External};
+use super::broker::External;
 use super::clock::now_ms;
 use super::config::Config;
+use super::devices::{Devices, Table};
 use super::dispatch::Dispatch;
 use super::door::Door;
-use super::embedded::Embedded;
 use super::error::ServeError;
 use super::mending;
 use super::metrics::Metrics;
-use super::outgoing::outgoing;
+use super::outgoing::{Wire, outgoing};
 use super::overdue::Overdue;
 use super::proof::Proof;
 use super::push::Push;
@@ -85,19 +85,23 @@ pub async fn serve(
         .with_connections(usize::try_from(config.vendors.connections).unwrap_or(usize::MAX));
     let overdue = Overdue::default();
     let door = Door { tokens: tokens.clone(), topics: topics.clone(), overdue: overdue.clone() };
-    let broker: Box<dyn Broker> = match url {
-        Some(endpoint) => Box::new(External::new(&config.broker, endpoint)?),
-        None => Box::new(Embedded::start(&config.broker, door.clone(), &state).await?),
-    };
-    if broker.starts_empty() {
+    if url.is_none() {
+        // Whoever was connected to this process is not any more.
         store.all_offline(now_ms()).await?;
     }
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let api_address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
 
-    let (wire, queue) = outgoing();
-    let driver = Driver::new(wire.clone(), queue, broker.access(), topics);
+    let table = Table::default();
+    let (wire, driver) = match url {
+        Some(endpoint) => {
+            let (wire, queue) = outgoing();
+            let access = External::new(&config.broker, endpoint)?.access();
+            (wire.clone(), Some(Driver::new(wire, queue, access, topics)))
+        }
+        None => (Wire::own(table.clone()), None),
+    };
     let (changeable, rules) = watch::channel(config.rules());
     let push = Push {
         senders: Arc::new(Senders::new(&http, &config.vendors.hosts)),
@@ -114,8 +118,13 @@ pub async fn serve(
     let stop = CancellationToken::new();
     tokio::spawn(time.clone().run(stop.child_token()));
     let wire_stop = CancellationToken::new();
-    let wire_task = tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone()));
-    if !broker.starts_empty() {
+    let devices = match driver {
+        None => Some(Devices::start(&config.broker, &state, table, door.clone(), dispatch.clone()).await?),
+        Some(_) => None,
+    };
+    let has_broker = driver.is_some();
+    let wire_task = driver.map(|driver| tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone())));
+    if has_broker {
         let (store, wire, stop) = (store.clone(), wire.clone(), stop.child_token());
         tokio::spawn(async move {
             let asked = tokio::select! {
@@ -149,7 +158,7 @@ pub async fn serve(
             tracing::error!(event = "api.failed", %error, "the REST API ended");
         }
     });
-    let reach = broker.reach();
+    let reach = devices.as_ref().map(Devices::reach);
     info!(
         event = "gateway.started", version = env!("CARGO_PKG_VERSION"), api = %api_address,
         broker = reach.as_ref().map(|r| r.address.to_string()), ca_file = reach.as_ref().and_then(|r| r.ca_file.as_ref()).map(|p| p.display().to_string()),
@@ -172,7 +181,12 @@ pub async fn serve(
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = reloads() => reload.apply(),
+            () = reloads() => {
+                reload.apply();
+                if let Some(devices) = &devices {
+                    devices.reload();
+                }
+            }
         }
     }
     service.stopping();
@@ -180,10 +194,14 @@ pub async fn serve(
     stop.cancel();
     drop(tokio::time::timeout(Duration::from_secs(5), api_task).await);
     drop(tokio::time::timeout(Duration::from_secs(12), timer_task).await);
-    // Devices are heard to the end; the embedded broker goes right after.
+    // Devices are heard to the end.
     wire_stop.cancel();
-    drop(tokio::time::timeout(Duration::from_secs(2), wire_task).await);
-    broker.stop().await;
+    if let Some(task) = wire_task {
+        drop(tokio::time::timeout(Duration::from_secs(2), task).await);
+    }
+    if let Some(devices) = devices {
+        devices.stop().await;
+    }
     info!(event = "gateway.stopped", "gateway stopped");
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use super::dispatch::Dispatch;
 use super::store::{Bind, BindReply, StoreError};
+use crate::ids::Nonce;
 use crate::protocol::{Address, BindResult, Down, PayloadError, Up, decode_state, decode_up};
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -28,6 +29,8 @@ pub(super) struct Heard {
 pub(super) enum Said {
     Up(Bytes),
     State(Bytes),
+    /// By the endpoint: this connection of it is over.
+    Ended(Nonce),
     /// By the broker: a connection of it was over at this moment.
     Gone {
         at_ms: u64,
@@ -77,24 +80,27 @@ impl Workers {
     }
 }
 
-/// Done once the store has it, or refuses it. A store that does not work now is waited for: the broker gives the word
-/// to nobody else while this connection stands.
 async fn carry_out(heard: Heard, dispatch: &Dispatch) {
-    let replies = loop {
-        match understood(&heard, dispatch).await {
-            Ok(replies) => break replies,
+    for down in answered(&heard, dispatch).await {
+        dispatch.tell(heard.address.clone(), down).await;
+    }
+}
+
+/// What the device is answered, once the store has what it said, or refuses it. A store that does not work now is waited
+/// for: while this connection stands nobody else is given the word.
+pub(super) async fn answered(heard: &Heard, dispatch: &Dispatch) -> Vec<Down> {
+    loop {
+        match understood(heard, dispatch).await {
+            Ok(replies) => return replies,
             Err(error) if error.refuses_data() => {
                 dispatch.on_refused("device", "store", Some(&heard.address), &error);
-                break Vec::new();
+                return Vec::new();
             }
             Err(error) => {
                 error.tell("what a device said could not be stored; it is tried again until it is");
                 tokio::time::sleep(STORE_PAUSE).await;
             }
         }
-    };
-    for down in replies {
-        dispatch.tell(heard.address.clone(), down).await;
     }
 }
 
@@ -118,6 +124,7 @@ async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, Sto
                 }
             }
         },
+        Said::Ended(nonce) => dispatch.on_offline(address, nonce.clone()).await?,
         Said::Gone { at_ms } => {
             dispatch.on_gone(address, *at_ms).await?;
         }

@@ -94,9 +94,6 @@ impl Levels {
     }
 }
 
-/// The embedded broker tells of every packet at `info`; who wants to hear that names it.
-const QUIET: &str = "mqtt5=warn";
-
 /// What is let through. A word that is no level would be taken for the name of a part, and silence the rest.
 fn parsed(text: &str) -> Result<Targets, String> {
     let words = text.split(',').map(str::trim).filter(|word| !word.contains('='));
@@ -116,7 +113,7 @@ fn overriding() -> Option<Result<Targets, String>> {
 fn filter(level: &str) -> Targets {
     overriding()
         .and_then(Result::ok)
-        .or_else(|| parsed(&format!("{level},{QUIET}")).ok())
+        .or_else(|| parsed(level).ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 

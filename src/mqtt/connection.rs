@@ -444,7 +444,7 @@ fn broken(error: &std::io::Error) -> MqttError {
     MqttError::new(cause, error.to_string())
 }
 
-fn no_properties() -> rumqttc::v5::mqttbytes::v5::ConnAckProperties {
+pub(super) const fn no_properties() -> rumqttc::v5::mqttbytes::v5::ConnAckProperties {
     rumqttc::v5::mqttbytes::v5::ConnAckProperties {
         session_expiry_interval: None,
         receive_max: None,

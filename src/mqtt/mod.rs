@@ -1,4 +1,4 @@
-//! One MQTT 5 connection: dial, TLS, codec, session, deadlines.
+//! One MQTT 5 connection: dial, TLS, codec, session, deadlines; and, in `server`, its other side.
 //!
 //! ```text
 //! Endpoint --dial--> Stream --handshake--> Connection --next()--> Incoming
@@ -16,6 +16,8 @@ mod dial;
 mod endpoint;
 mod proxy;
 mod race;
+#[cfg(feature = "gateway")]
+pub mod server;
 mod tls;
 mod websocket;
 
@@ -26,3 +28,5 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use proxy::{Proxy, ProxyError};
 pub use race::{Asked, Dialled, Landed, Route, dial, establish};
 pub use tls::{Authorities, Credentials, TimeFloor, TlsSetupError, client_config, credentials, sources};
+#[cfg(feature = "gateway")]
+pub use websocket::{WebSocket, accept as accept_websocket};

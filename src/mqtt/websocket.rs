@@ -37,6 +37,40 @@ pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(stream: S, url: &str
     Ok(WebSocket { frames, rest: Bytes::new() })
 }
 
+/// Takes a WebSocket that speaks MQTT at `path`.
+///
+/// # Errors
+/// A sentence: what came asks for something else.
+#[cfg(feature = "gateway")]
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, path: &str) -> Result<WebSocket<S>, String> {
+    use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+    use tokio_tungstenite::tungstenite::http::StatusCode;
+    let mqtt = HeaderValue::from_static("mqtt");
+    #[allow(clippy::result_large_err, reason = "the library's own type")]
+    let check = |request: &Request, mut response: Response| {
+        let refuse = |status, why: &str| {
+            let mut refusal = ErrorResponse::new(Some(why.to_owned()));
+            *refusal.status_mut() = status;
+            Err(refusal)
+        };
+        if request.uri().path() != path {
+            return refuse(StatusCode::NOT_FOUND, "MQTT is spoken at another path");
+        }
+        let offered = request.headers().get_all("sec-websocket-protocol");
+        let words = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        // [MQTT-6.0.0-3]
+        if !words.map(str::trim).any(|word| word == "mqtt") {
+            return refuse(StatusCode::BAD_REQUEST, "the subprotocol is mqtt");
+        }
+        response.headers_mut().insert("sec-websocket-protocol", mqtt.clone());
+        Ok(response)
+    };
+    let frames = tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(limits()))
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(WebSocket { frames, rest: Bytes::new() })
+}
+
 /// A broker may put several packets in one message, but no packet is larger than [`MAX_PACKET`].
 fn limits() -> WebSocketConfig {
     let most = 4 * MAX_PACKET as usize;

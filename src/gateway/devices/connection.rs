@@ -1,0 +1,352 @@
+//! One device's connection: its socket, its place in the table, and its words on their way to the store.
+
+use super::table::{Order, Place, Table};
+use crate::gateway::dispatch::Dispatch;
+use crate::gateway::door::{Door, Refused};
+use crate::gateway::workers::{Heard, Said, answered};
+use crate::ids::Nonce;
+use crate::keepalive::constants::WRITE_TIMEOUT;
+use crate::mqtt::server::{Action, Event, Fault, Own, Refusal, Server, Topic, next_packet, write_packet};
+use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
+use bytes::{Bytes, BytesMut};
+use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+
+/// A read or write buffer longer than this is given back when it is empty.
+const KEEP_BUFFER: usize = 4096;
+/// How long the client may take to close its side after it was parted from.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What every connection works with; clones share it.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub table: Table,
+    pub door: Door,
+    pub dispatch: Dispatch,
+    /// The gateway ends: what is not connected yet does not come in.
+    pub stop: CancellationToken,
+}
+
+/// A word that is being carried out, and what the device is answered.
+type Work = Pin<Box<dyn Future<Output = Vec<Down>> + Send>>;
+
+/// Who a connection is of, once it has entered.
+struct Entered {
+    client_id: String,
+    /// `None`: it only probes the network.
+    address: Option<Address>,
+    place: Place,
+}
+
+struct Connection<S> {
+    stream: S,
+    shared: Shared,
+    started: Instant,
+    server: Server,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    entered: Option<Entered>,
+    /// The connection's own name, by the device's word.
+    nonce: Option<Nonce>,
+    /// The device said itself that this connection is over.
+    goodbye: bool,
+    words: VecDeque<(Said, Option<u16>)>,
+    work: Option<(Work, Option<u16>)>,
+    /// Why it is over.
+    over: Option<&'static str>,
+    will: Option<Bytes>,
+}
+
+/// Serves a connection to its end. `first`: bytes that were read already.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, first: &[u8], shared: Shared) {
+    let started = Instant::now();
+    let mut connection = Connection {
+        stream,
+        shared,
+        started,
+        server: Server::new(Duration::ZERO),
+        incoming: BytesMut::from(first),
+        outgoing: BytesMut::new(),
+        entered: None,
+        nonce: None,
+        goodbye: false,
+        words: VecDeque::new(),
+        work: None,
+        over: None,
+        will: None,
+    };
+    connection.run().await;
+    connection.finish().await;
+}
+
+/// What woke the task.
+enum Woken {
+    Read(std::io::Result<usize>),
+    Order(Option<Order>),
+    Answered(Vec<Down>),
+    Late,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    async fn run(&mut self) {
+        loop {
+            self.take_packets();
+            self.start_work();
+            if !self.flush().await || self.over.is_some() {
+                return;
+            }
+            match self.woken().await {
+                Woken::Read(Ok(1..)) => {}
+                Woken::Read(_) => self.happens(Event::Closed),
+                Woken::Order(Some(Order::Deliver(payload))) => self.happens(Event::Deliver(payload)),
+                Woken::Order(Some(Order::End { code, end })) => self.happens(Event::End { code, end }),
+                // Another connection has its place.
+                Woken::Order(None) => self.happens(Event::Closed),
+                Woken::Answered(replies) => {
+                    for down in replies {
+                        self.happens(Event::Deliver(down.encode().into()));
+                    }
+                    if let Some((_, packet_id)) = self.work.take() {
+                        self.happens(Event::Stored(packet_id));
+                    }
+                }
+                Woken::Late => self.happens(Event::Tick),
+            }
+        }
+    }
+
+    async fn woken(&mut self) -> Woken {
+        let deadline = self.server.deadline().map(|at| tokio::time::Instant::from_std(self.started + at));
+        let reads = self.server.reads();
+        let Self { stream, incoming, entered, work, .. } = self;
+        let order = async {
+            match entered {
+                Some(entered) => entered.place.orders.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = async {
+            match work {
+                Some((work, _)) => work.await,
+                None => std::future::pending().await,
+            }
+        };
+        let late = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            replies = answer => Woken::Answered(replies),
+            read = stream.read_buf(incoming), if reads => Woken::Read(read),
+            order = order => Woken::Order(order),
+            () = late => Woken::Late,
+        }
+    }
+
+    fn take_packets(&mut self) {
+        while self.server.reads() && self.over.is_none() {
+            match next_packet(&mut self.incoming, self.server.longest()) {
+                Ok(Some(packet)) => {
+                    if let Some(entered) = &self.entered {
+                        self.shared.table.heard(&entered.client_id, &entered.place, Instant::now());
+                    }
+                    self.happens(Event::Packet(packet));
+                }
+                Ok(None) => break,
+                Err(fault) => {
+                    self.refused(fault);
+                    self.happens(Event::Fault(fault));
+                }
+            }
+        }
+        if self.incoming.is_empty() && self.incoming.capacity() > KEEP_BUFFER {
+            self.incoming = BytesMut::new();
+        }
+    }
+
+    fn refused(&self, fault: Fault) {
+        let who = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
+        self.shared.dispatch.on_refused("connection", fault.why, who, &fault.why);
+    }
+
+    fn happens(&mut self, event: Event) {
+        let now = self.now();
+        for action in self.server.on_event(now, event) {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Write(packet) => {
+                if let Err(error) = write_packet(&packet, &mut self.outgoing) {
+                    self.shared.dispatch.on_refused(
+                        "connection",
+                        "a packet that cannot be written",
+                        None,
+                        &error.detail,
+                    );
+                }
+            }
+            Action::WriteBytes(bytes) => self.outgoing.extend_from_slice(bytes),
+            Action::Ask => {
+                let answer = self.enter();
+                self.happens(Event::Entered(answer));
+            }
+            Action::Heard { topic, payload, packet_id } => {
+                self.note(topic, &payload);
+                let said = match topic {
+                    Topic::Up => Said::Up(payload),
+                    Topic::State => Said::State(payload),
+                };
+                self.words.push_back((said, packet_id));
+            }
+            Action::Refused(why) => {
+                let who = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
+                self.shared.dispatch.on_refused("connection", why, who, &why);
+            }
+            Action::Close { why, will } => {
+                self.over = Some(why);
+                self.will = will;
+            }
+        }
+    }
+
+    /// Which connection this is, so that its end can be told from another's.
+    fn note(&mut self, topic: Topic, payload: &[u8]) {
+        match topic {
+            Topic::State => {
+                if let Ok(state) = decode_state(payload) {
+                    self.goodbye = !state.online;
+                    self.nonce = Some(state.nonce);
+                }
+            }
+            // A client that says no state has at least greeted.
+            Topic::Up if self.nonce.is_none() => {
+                if let Ok(Up::Hello(hello)) = decode_up(payload)
+                    && !hello.check
+                {
+                    self.nonce = Some(hello.nonce);
+                }
+            }
+            Topic::Up => {}
+        }
+    }
+
+    fn enter(&mut self) -> Result<Own, Refusal> {
+        let refuse = |code, why: String| Err(Refusal { code, why });
+        let Some(ask) = self.server.ask() else {
+            return refuse(ConnectReturnCode::UnspecifiedError, "nothing was shown".to_owned());
+        };
+        let Shared { door, table, stop, .. } = &self.shared;
+        if stop.is_cancelled() {
+            return refuse(ConnectReturnCode::ServerUnavailable, "the gateway ends".to_owned());
+        }
+        let user = match door.admit(&ask.client_id, ask.user.as_deref(), ask.password.expose()) {
+            Ok(user) => user,
+            Err(refused) => {
+                let code = match refused {
+                    Refused::ClientId(_) => ConnectReturnCode::ClientIdentifierNotValid,
+                    Refused::Token(_) => ConnectReturnCode::BadUserNamePassword,
+                    Refused::NotItsOwn => ConnectReturnCode::NotAuthorized,
+                    Refused::Crowded => ConnectReturnCode::ServerBusy,
+                };
+                tracing::info!(event = "broker.refused", client = %ask.client_id, reason = %refused, "a connection was refused");
+                return refuse(code, refused.to_string());
+            }
+        };
+        let by_will = || ask.will_topic.as_deref().and_then(|topic| door.owner(&ask.client_id, topic));
+        let probes = ask.client_id.ends_with(PROBE_SUFFIX);
+        let address = if probes { None } else { user.or_else(by_will) };
+        if address.is_none() && !probes {
+            let why = "a device id this long needs a token that names it, or a will on its `state`".to_owned();
+            return refuse(ConnectReturnCode::ClientIdentifierNotValid, why);
+        }
+        let own = address.as_ref().map_or_else(Own::default, |address| Own {
+            down: door.topics.topic(address, Leg::Down),
+            up: door.topics.topic(address, Leg::Up),
+            state: door.topics.topic(address, Leg::State),
+        });
+        if ask.will_topic.is_some_and(|topic| topic != own.state && topic != own.up) {
+            return refuse(ConnectReturnCode::NotAuthorized, "the will is not on an own topic".to_owned());
+        }
+        let Some(place) = table.enter(&ask.client_id, ask.max_packet, Instant::now()) else {
+            let why = "two machines take each other's place under this client id".to_owned();
+            return refuse(ConnectReturnCode::ConnectionRateExceeded, why);
+        };
+        self.entered = Some(Entered { client_id: ask.client_id, address, place });
+        Ok(own)
+    }
+
+    fn start_work(&mut self) {
+        if self.work.is_some() {
+            return;
+        }
+        let Some(Entered { address: Some(address), .. }) = &self.entered else { return };
+        let Some((said, packet_id)) = self.words.pop_front() else { return };
+        let (heard, dispatch) = (Heard { address: address.clone(), said, packet_id }, self.shared.dispatch.clone());
+        let work: Work = Box::pin(async move { answered(&heard, &dispatch).await });
+        self.work = Some((work, packet_id));
+    }
+
+    /// `false`: the client takes nothing, or is gone.
+    async fn flush(&mut self) -> bool {
+        if self.outgoing.is_empty() {
+            return true;
+        }
+        let Self { stream, outgoing, .. } = self;
+        let written = async {
+            stream.write_all(outgoing).await?;
+            stream.flush().await
+        };
+        let well = matches!(tokio::time::timeout(WRITE_TIMEOUT, written).await, Ok(Ok(())));
+        self.outgoing.clear();
+        if self.outgoing.capacity() > KEEP_BUFFER {
+            self.outgoing = BytesMut::new();
+        }
+        if !well && self.over.is_none() {
+            self.happens(Event::Closed);
+        }
+        well
+    }
+
+    /// What the device said is carried out to the end, and then its connection's end is told.
+    async fn finish(mut self) {
+        // Closing with unread bytes makes the kernel send RST, which throws away what was written.
+        let farewell = async {
+            self.stream.shutdown().await?;
+            let mut rest = [0; 512];
+            while self.stream.read(&mut rest).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        let Some(entered) = self.entered.take() else { return };
+        self.shared.table.leave(&entered.client_id, &entered.place);
+        let Some(address) = entered.address else { return };
+        tracing::debug!(event = "link.down", device = %address, why = self.over, "a device's connection is over");
+        if let Some((work, _)) = self.work.take() {
+            work.await;
+        }
+        let dispatch = &self.shared.dispatch;
+        while let Some((said, packet_id)) = self.words.pop_front() {
+            answered(&Heard { address: address.clone(), said, packet_id }, dispatch).await;
+        }
+        // The will is the same word; whoever has neither said goodbye nor left one is away all the same.
+        let ended = self.will.as_deref().and_then(|will| decode_state(will).ok());
+        let nonce = ended.map(|state| state.nonce).or(self.nonce).filter(|_| !self.goodbye);
+        if let Some(nonce) = nonce {
+            let said = Said::Ended(nonce);
+            answered(&Heard { address, said, packet_id: None }, dispatch).await;
+        }
+    }
+}

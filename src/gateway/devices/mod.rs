@@ -1,0 +1,253 @@
+//! The gateway's own MQTT 5 endpoint: listeners that accept without waiting, and who is connected.
+//!
+//! ```text
+//! accept -- TLS, side by side --+-- first byte of MQTT -----------------+-- connection -- answered() -- store
+//!                               +-- GET /mqtt: WebSocket, then the same-+      |
+//!                                                                            table <-- messages for devices
+//! ```
+//!
+//! There is no broker: what a device says goes straight to the dispatch, what it is told comes from there, and the
+//! store is the only queue.
+
+mod connection;
+mod identity;
+mod prefixed;
+mod table;
+
+pub use identity::MinimumTls;
+pub use table::{Given, Table};
+
+use super::broker::Reach;
+use super::config::Broker as Settings;
+use super::dispatch::Dispatch;
+use super::door::Door;
+use super::error::ServeError;
+use crate::mqtt::accept_websocket;
+use connection::{Shared, serve};
+use identity::Identity;
+use prefixed::Prefixed;
+use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use table::Order;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+/// TLS, and the WebSocket's request, have so long together.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes under way, in all and from one address: thousands sit behind one NAT, and so may an attacker.
+const HANDSHAKES: usize = 8192;
+const HANDSHAKES_OF_ONE: usize = 2048;
+/// Pause after the system refused a socket: there are too many open files.
+const NO_FILES: Duration = Duration::from_millis(200);
+/// Where WebSockets speak MQTT.
+const PATH: &str = "/mqtt";
+/// How long the goodbyes take at the gateway's end, and how many go at once.
+const DRAIN: Duration = Duration::from_secs(2);
+const AT_ONCE: usize = 500;
+
+/// The running endpoint.
+pub(super) struct Devices {
+    reach: Reach,
+    table: Table,
+    identity: Arc<Current>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The certificate in use, which may be replaced.
+struct Current {
+    tls: RwLock<Arc<rustls::ServerConfig>>,
+    identity: Identity,
+}
+
+/// Handshakes under way, by address.
+#[derive(Clone, Default)]
+struct Handshakes(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them; dropping it ends it.
+struct Handshake(Handshakes, IpAddr);
+
+impl Handshakes {
+    fn begin(&self, from: IpAddr) -> Option<Handshake> {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = under_way.values().sum();
+        let of_one = under_way.get(&from).copied().unwrap_or(0);
+        if all >= HANDSHAKES || of_one >= HANDSHAKES_OF_ONE {
+            return None;
+        }
+        *under_way.entry(from).or_default() += 1;
+        Some(Handshake(self.clone(), from))
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut under_way = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = under_way.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Devices {
+    /// Listens; devices that come are served until [`Self::stop`].
+    ///
+    /// # Errors
+    /// [`ServeError`]: the address is taken, or there is no certificate that can be used.
+    pub async fn start(
+        settings: &Settings,
+        state: &Path,
+        table: Table,
+        door: Door,
+        dispatch: Dispatch,
+    ) -> Result<Self, ServeError> {
+        let identity = Identity::of(settings, state)?;
+        let tls = RwLock::new(identity.tls()?);
+        let address = settings.listen;
+        let failed = |source: std::io::Error| {
+            ServeError::Broker(format!("cannot listen on {address} for devices (broker.listen): {source}"))
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let reach = Reach { address: listener.local_addr().map_err(failed)?, ca_file: identity.ca() };
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let identity = Arc::new(Current { tls, identity });
+        let shared = Shared { table: table.clone(), door, dispatch, stop: stop.clone() };
+        tasks.spawn(accept(listener, identity.clone(), shared, settings.max_devices, tasks.clone()));
+        Ok(Self { reach, table, identity, stop, tasks })
+    }
+
+    pub fn reach(&self) -> Reach {
+        self.reach.clone()
+    }
+
+    /// Reads the certificate and its key again: new connections have them. Ones that cannot be used change nothing.
+    pub fn reload(&self) {
+        match self.identity.identity.tls() {
+            Ok(new) => {
+                *self.identity.tls.write().unwrap_or_else(PoisonError::into_inner) = new;
+                info!(event = "certificate.reloaded", "the endpoint's certificate and key were read again");
+            }
+            Err(error) => {
+                tracing::error!(event = "certificate.refused", %error, "the endpoint's certificate cannot be used; the one before stays in force");
+            }
+        }
+    }
+
+    /// Says goodbye to every device, a part of them at a time, and waits until what they said is carried out.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let clients = self.table.clients();
+        let parts = clients.chunks(AT_ONCE).count().max(1);
+        let pause = DRAIN / u32::try_from(parts).unwrap_or(u32::MAX);
+        for part in clients.chunks(AT_ONCE) {
+            for client in part {
+                self.table.end(client, Order::End { code: DisconnectReasonCode::ServerShuttingDown, end: None });
+            }
+            if parts > 1 {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        self.tasks.close();
+        drop(tokio::time::timeout(Duration::from_secs(3), self.tasks.wait()).await);
+    }
+}
+
+async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, most: usize, tasks: TaskTracker) {
+    let handshakes = Handshakes::default();
+    let mut crowded = false;
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Of one connection that went away meanwhile there is nothing to say.
+                if is_of_this_process(&error) {
+                    if !std::mem::replace(&mut crowded, true) {
+                        warn!(event = "devices.crowded", %error, "no more connections can be accepted; look at the limit of open files (LimitNOFILE)");
+                    }
+                    tokio::time::sleep(NO_FILES).await;
+                }
+                continue;
+            }
+        };
+        crowded = false;
+        if shared.table.connected() >= most {
+            shared.dispatch.on_refused("connection", "more devices than broker.max_devices", None, &from);
+            continue;
+        }
+        let Some(handshake) = handshakes.begin(from.ip()) else {
+            shared.dispatch.on_refused("connection", "too many handshakes under way", None, &from);
+            continue;
+        };
+        let tls = identity.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
+        tasks.spawn(come_in(socket, from, handshake, tls, shared.clone()));
+    }
+}
+
+/// Too many open files, or no memory for another: the fault is here, and passes.
+fn is_of_this_process(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .into_iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
+}
+
+async fn come_in(
+    socket: TcpStream,
+    from: SocketAddr,
+    handshake: Handshake,
+    tls: Arc<rustls::ServerConfig>,
+    shared: Shared,
+) {
+    // Small packets are answered at once.
+    let _ = socket.set_nodelay(true);
+    let mut first = [0; 1];
+    let secured = async {
+        let mut stream = TlsAcceptor::from(tls).accept(socket).await.map_err(|error| error.to_string())?;
+        let read = stream.read(&mut first).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((stream, read))
+    };
+    let stop = shared.stop.clone();
+    let secured = tokio::select! {
+        () = stop.cancelled() => return,
+        secured = tokio::time::timeout(HANDSHAKE, secured) => secured,
+    };
+    let (stream, read) = match secured {
+        Ok(Ok(secured)) => secured,
+        // A load balancer's check, or the agent's doctor, and nothing to speak of; what else it was is counted.
+        Ok(Err(why)) => {
+            tracing::debug!(event = "devices.handshake", from = %from, why, "a TLS handshake did not come about");
+            return shared.dispatch.on_refused("connection", "no TLS handshake", None, &from);
+        }
+        Err(_) => return shared.dispatch.on_refused("connection", "a handshake that took too long", None, &from),
+    };
+    if read == 0 {
+        return;
+    }
+    if first[0] != b'G' {
+        drop(handshake);
+        return Box::pin(serve(stream, &first, shared)).await;
+    }
+    let opened = tokio::time::timeout(HANDSHAKE, accept_websocket(Prefixed::new(first[0], stream), PATH)).await;
+    drop(handshake);
+    match opened {
+        Ok(Ok(stream)) => Box::pin(serve(stream, &[], shared)).await,
+        Ok(Err(why)) => shared.dispatch.on_refused("connection", "no WebSocket of MQTT", None, &why),
+        Err(_) => shared.dispatch.on_refused("connection", "a handshake that took too long", None, &from),
+    }
+}

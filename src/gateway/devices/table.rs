@@ -1,0 +1,196 @@
+//! Who is connected here: a device's connection by its client id.
+
+use crate::protocol::Address;
+use bytes::Bytes;
+use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// What waits for a connection's task; what comes beyond it is not sent, and the ack deadline sees that.
+const ORDERS: usize = 32;
+/// Bytes of a publish beside its body: the header, a topic of three ids, the packet id.
+const OVERHEAD: usize = 256;
+/// A client id that is taken over so often within [`CONTENDED`] is two machines' ...
+const TAKEOVERS: usize = 3;
+const CONTENDED: Duration = Duration::from_secs(30);
+/// ... and the newcomer loses if the one that is there was heard so short a time ago.
+const HEARD: Duration = Duration::from_secs(5);
+
+/// What a connection's task is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    Deliver(Bytes),
+    End { code: DisconnectReasonCode, end: Option<(&'static str, u16)> },
+}
+
+/// What became of a message for a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    Written,
+    /// It is not connected here.
+    NotHere,
+    /// It does not take what it was given before.
+    Full,
+    /// It takes no packet as large.
+    TooLarge {
+        most: u32,
+    },
+}
+
+/// One connection in the table.
+#[derive(Debug)]
+struct Entry {
+    orders: mpsc::Sender<Order>,
+    /// The most bytes of a packet that the device takes.
+    max_packet: u32,
+    /// Tells it from a later one of the same client id.
+    number: u64,
+    heard: Instant,
+    /// When the last ones were taken over.
+    takeovers: Vec<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Connected {
+    by_client: HashMap<String, Entry>,
+    last: u64,
+}
+
+/// Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Table(Arc<Mutex<Connected>>);
+
+/// A place in the table, for as long as the connection stands.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub orders: mpsc::Receiver<Order>,
+    number: u64,
+}
+
+impl Table {
+    fn all(&self) -> MutexGuard<'_, Connected> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a message to the device's connection.
+    pub fn deliver(&self, address: &Address, payload: Bytes) -> Given {
+        self.order(&address.client_id(), Order::Deliver(payload))
+    }
+
+    /// Ends the device's connection. `false`: it has none here.
+    pub(super) fn end(&self, client_id: &str, order: Order) -> bool {
+        self.order(client_id, order) == Given::Written
+    }
+
+    fn order(&self, client_id: &str, order: Order) -> Given {
+        let all = self.all();
+        let Some(entry) = all.by_client.get(client_id) else { return Given::NotHere };
+        if let Order::Deliver(payload) = &order
+            && payload.len() + OVERHEAD > entry.max_packet as usize
+        {
+            return Given::TooLarge { most: entry.max_packet };
+        }
+        match entry.orders.try_send(order) {
+            Ok(()) => Given::Written,
+            Err(mpsc::error::TrySendError::Full(_)) => Given::Full,
+            Err(mpsc::error::TrySendError::Closed(_)) => Given::NotHere,
+        }
+    }
+
+    /// Gives a connection its client id's place and ends the one that had it. `None`: two machines take each other's
+    /// place, and the other one was just heard.
+    pub(super) fn enter(&self, client_id: &str, max_packet: u32, now: Instant) -> Option<Place> {
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let mut all = self.all();
+        let mut takeovers = Vec::new();
+        if let Some(old) = all.by_client.get_mut(client_id)
+            && !old.orders.is_closed()
+        {
+            takeovers.append(&mut old.takeovers);
+            takeovers.retain(|at| now.duration_since(*at) < CONTENDED);
+            if takeovers.len() >= TAKEOVERS && now.duration_since(old.heard) < HEARD {
+                old.takeovers = takeovers;
+                return None;
+            }
+            takeovers.push(now);
+            let code = DisconnectReasonCode::SessionTakenOver;
+            // One whose queue is full ends when its place is gone.
+            let _ = old.orders.try_send(Order::End { code, end: None });
+        }
+        all.last += 1;
+        let number = all.last;
+        all.by_client.insert(client_id.to_owned(), Entry { orders: sender, max_packet, number, heard: now, takeovers });
+        Some(Place { orders, number })
+    }
+
+    /// The client said something.
+    pub(super) fn heard(&self, client_id: &str, place: &Place, now: Instant) {
+        if let Some(entry) = self.all().by_client.get_mut(client_id).filter(|entry| entry.number == place.number) {
+            entry.heard = now;
+        }
+    }
+
+    /// The connection is over. `false`: another one has its place.
+    pub(super) fn leave(&self, client_id: &str, place: &Place) -> bool {
+        let mut all = self.all();
+        let own = all.by_client.get(client_id).is_some_and(|entry| entry.number == place.number);
+        if own {
+            all.by_client.remove(client_id);
+        }
+        own
+    }
+
+    pub fn connected(&self) -> usize {
+        self.all().by_client.len()
+    }
+
+    /// Everybody's client id.
+    pub(super) fn clients(&self) -> Vec<String> {
+        self.all().by_client.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_connection_of_a_client_id_has_its_place_and_an_old_end_does_not_touch_it() {
+        let (table, now) = (Table::default(), Instant::now());
+        let mut first = table.enter("a:b@c", u32::MAX, now).expect("a place");
+        let second = table.enter("a:b@c", u32::MAX, now).expect("a place");
+        let Ok(Order::End { code, end: None }) = first.orders.try_recv() else { panic!("it is not told") };
+        assert_eq!(code, DisconnectReasonCode::SessionTakenOver);
+        assert!(!table.leave("a:b@c", &first) && table.connected() == 1);
+        assert!(table.leave("a:b@c", &second) && table.connected() == 0);
+        let address = Address::new("c", "a", "b").expect("an address");
+        assert_eq!(table.deliver(&address, Bytes::new()), Given::NotHere);
+    }
+
+    #[test]
+    fn of_two_machines_with_one_client_id_the_one_that_is_heard_keeps_its_place() {
+        let (table, start) = (Table::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut places = Vec::new();
+        for n in 0..4 {
+            places.push(table.enter("a:b@c", u32::MAX, at(n)).expect("a place"));
+        }
+        assert!(table.enter("a:b@c", u32::MAX, at(5)).is_none(), "the fourth takeover, and the other one was heard");
+        assert!(table.enter("a:b@c", u32::MAX, at(9)).is_some(), "it was silent for long enough");
+        let place = places.pop().expect("a place");
+        table.heard("a:b@c", &place, at(10));
+        assert!(table.enter("a:b@c", u32::MAX, at(50)).is_some(), "it is long ago");
+    }
+
+    #[test]
+    fn a_connection_that_takes_nothing_is_full_and_holds_nobody_up() {
+        let table = Table::default();
+        let address = Address::new("o#a", "ann", "phone").expect("an address");
+        let _place = table.enter(&address.client_id(), 500, Instant::now()).expect("a place");
+        let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, Bytes::new())).collect();
+        assert_eq!((given[ORDERS - 1], given[ORDERS]), (Given::Written, Given::Full));
+        assert_eq!(table.deliver(&address, vec![b'x'; 500].into()), Given::TooLarge { most: 500 });
+    }
+}

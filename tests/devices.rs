@@ -1,82 +1,180 @@
-//! Every row of the device table is detected as its row says. The rows come from public dumps and
-//! lists; each names its source.
+//! The gateway's own MQTT endpoint, from outside: peers that say nothing or nonsense, foreign clients, and its end.
 
-use impush::device::detect;
+mod support;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::json;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Agent, Flaw, Gateway, Process, Rest, certificates, has, skipped};
 
-/// The parts of one CSV line, with quoted fields.
-fn fields(line: &str) -> Vec<String> {
-    let (mut out, mut field, mut quoted) = (Vec::new(), String::new(), false);
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => out.push(std::mem::take(&mut field)),
-            c => field.push(c),
-        }
-    }
-    out.push(field);
-    out
+/// Longer than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn tcp(port: &str) -> TcpStream {
+    let stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream
 }
 
-/// Lays a row out as a device would: generic values in `/system`, the maker's where makers put them.
-fn tree_of(row: &[String]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let write = |path: &str, lines: &[String]| {
-        let path = dir.path().join(path);
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-        std::fs::write(path, lines.join("\n")).expect("written");
-    };
-    let line = |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name}={value}") };
-    write(
-        "system/build.prop",
-        &[
-            "ro.product.system.brand=qti".into(),
-            "ro.product.system.manufacturer=QUALCOMM".into(),
-            "ro.build.version.release=12".into(),
-        ],
-    );
-    write(
-        "product/etc/build.prop",
-        &[
-            line("ro.product.product.manufacturer", &row[2]),
-            line("ro.product.product.brand", &row[3]),
-            line("ro.product.product.model", &row[4]),
-        ],
-    );
-    if !row[5].is_empty() && !row[5].starts_with('(') {
-        write("vendor/build.prop", &[line(&row[5], &row[6])]);
+fn tls(port: &str, ca: &Path) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca).expect("a file") {
+        roots.add(certificate.expect("a certificate")).expect("an authority");
     }
-    dir
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a client"), tcp(port))
 }
 
-fn detected(root: &Path) -> String {
-    detect(Some(root)).expect("a profile").channel.map_or("none", |vendor| vendor.as_str()).to_owned()
+/// What comes until the other side closes.
+fn answer(port: &str, ca: &Path, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = tls(port, ca);
+    stream.write_all(bytes).expect("written");
+    stream.flush().expect("written");
+    let mut answer = Vec::new();
+    // A close without TLS's own goodbye is a close.
+    drop(stream.read_to_end(&mut answer));
+    answer
 }
 
 #[test]
-fn every_row_of_the_device_table_gives_its_channel() {
-    let table = include_str!("fixtures/devices.csv");
-    let mut wrong = Vec::new();
-    let mut rows = 0;
-    for line in table.lines().skip(1).filter(|line| !line.trim().is_empty()) {
-        let row = fields(line);
-        rows += 1;
-        // Whether Google's services are there no row says, and without them such a device has no channel; a remark
-        // in brackets is for people.
-        let wanted = match row[7].split_whitespace().next().unwrap_or_default() {
-            "fcm" | "none/fcm" => "none",
-            channel => channel,
-        };
-        let found = detected(tree_of(&row).path());
-        if found != wanted {
-            wrong.push(format!("row {} {}: wanted {wanted}, found {found}", row[0], row[1]));
-        }
+fn silent_connections_stop_no_login_and_a_look_at_the_port_is_no_error() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut gateway = Gateway::start(&dir.path().join("g"), "[log]\nlevel = 'warn'\n");
+    let port = gateway.port();
+    let silent: Vec<TcpStream> = (0..300).map(|_| tcp(&port)).collect();
+    let half: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = tls(&port, Path::new(gateway.ca()));
+            stream.flush().expect("a handshake begun");
+            stream
+        })
+        .collect();
+    drop(tcp(&port));
+    let home = dir.path().join("a");
+    Agent::configure(&home, &format!("mqtts://localhost:{port}"), Path::new(gateway.ca()), "");
+    let mut agent = Agent::start(&home);
+    agent.login("ann", &gateway.user("ann"));
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": "beside the silent"}});
+    let id = rest.ok("POST", "messages/users", Some(&body))["data"]["ann"].as_str().expect("an id").to_owned();
+    rest.traced(&id, &["acked"]);
+    drop((silent, half));
+    gateway.process.terminate();
+    let log = gateway.process.rest().join("\n");
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn what_is_no_client_of_mqtt_5_is_told_so_in_its_own_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let (port, ca) = (gateway.port(), Path::new(gateway.ca()));
+    let old = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 1, b'c'];
+    assert_eq!(answer(&port, ca, &old), [0x20, 2, 0, 1]);
+    let endless = answer(&port, ca, &[0x30, 0x80, 0x84, 0xaf, 0x5f]);
+    assert_eq!((endless[0], endless[3]), (0x20, 0x95), "{endless:?}");
+    let zero = [0x10, 17, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 3, 0x21, 0, 0, 0, 1, b'c'];
+    let refused = answer(&port, ca, &zero);
+    assert_eq!((refused[0], refused[3]), (0x20, 0x82), "{refused:?}");
+    assert_eq!(answer(&port, ca, &[0xc0, 0]), [0_u8; 0], "a ping before CONNECT");
+    let web = answer(&port, ca, b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+    assert!(String::from_utf8_lossy(&web).starts_with("HTTP/1.1 404"), "{}", String::from_utf8_lossy(&web));
+    let rest = Rest::new(&gateway.reach, ca);
+    let metrics = rest.text("/metrics");
+    for why in ["MQTT before version 5", "a packet that is too large", "a receive maximum of 0"] {
+        assert!(metrics.contains(why), "{why} is not counted: {metrics}");
     }
-    assert!(rows >= 40, "the table has {rows} rows");
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_device_comes_in_through_a_websocket_of_the_same_port() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let home = dir.path().join("a");
+    let url = format!("wss://localhost:{}/mqtt", gateway.port());
+    Agent::configure(&home, &url, Path::new(gateway.ca()), "");
+    let mut agent = Agent::start(&home);
+    agent.login("ann", &gateway.user("ann"));
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": "through the web"}});
+    let id = rest.ok("POST", "messages/users", Some(&body))["data"]["ann"].as_str().expect("an id").to_owned();
+    rest.traced(&id, &["acked"]);
+}
+
+fn subscriber(gateway: &Gateway, token: &str) -> Process {
+    let plain = gateway.mosquitto("mosquitto_sub", "ann:phone@org%23app", "org%23app/ann", token);
+    // Into a pipe it would say everything at its end.
+    let mut command = Command::new("stdbuf");
+    command.args(["-oL", "mosquitto_sub"]).args(plain.get_args());
+    Process::start(command.args(["-d", "-t", "im/v1/org%23app/ann/phone/down"]), false)
+}
+
+#[test]
+fn a_later_connection_takes_a_devices_place_and_the_gateways_end_is_said() {
+    if !has("mosquitto_sub") {
+        let test = "a_later_connection_takes_a_devices_place_and_the_gateways_end_is_said";
+        return skipped(test, "mosquitto's clients are not installed");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut gateway = Gateway::start(&dir.path().join("g"), "");
+    let token = gateway.user("ann");
+    let mut first = subscriber(&gateway, &token);
+    first.wait_for("SUBACK", |line| line.contains("received SUBACK").then_some(()));
+    let mut second = subscriber(&gateway, &token);
+    second.wait_for("SUBACK", |line| line.contains("received SUBACK").then_some(()));
+    // mosquitto's client numbers the reason: 142 is 0x8E, session taken over; 139 is 0x8B, server shutting down.
+    first.wait_for("the takeover", |line| line.contains("received DISCONNECT (142)").then_some(()));
+    gateway.process.terminate();
+    second.wait_for("the goodbye", |line| line.contains("received DISCONNECT (139)").then_some(()));
+}
+
+#[test]
+fn a_replaced_certificate_is_served_after_a_hangup_and_a_broken_one_is_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(&path).expect("made");
+        path
+    };
+    let files = certificates(&place("one"), Flaw::None);
+    let home = dir.path().join("g");
+    std::fs::create_dir_all(&home).expect("made");
+    let config = home.join("gateway.toml");
+    let port = support::free_port().to_string();
+    let text = format!(
+        "[api]\nlisten = '127.0.0.1:0'\n[broker]\nlisten = '127.0.0.1:{port}'\ncertificate = '{}'\nkey = '{}'\n\
+         [paths]\nstate = '{}'\n[log]\nformat = 'json'\n",
+        files.chain.display(),
+        files.key.display(),
+        home.join("state").display()
+    );
+    std::fs::write(&config, text).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    let mut gateway = Process::start(command.arg("--config").arg(&config).arg("serve"), true);
+    gateway.event("gateway.started");
+    let answers = |ca: &Path| !answer(&port, ca, &[0x30, 0x80, 0x84, 0xaf, 0x5f]).is_empty();
+    assert!(answers(&files.ca));
+    let other = certificates(&place("two"), Flaw::None);
+    std::fs::copy(&other.chain, &files.chain).expect("copied");
+    std::fs::copy(&other.key, &files.key).expect("copied");
+    gateway.signal(rustix::process::Signal::HUP);
+    gateway.event("certificate.reloaded");
+    assert!(answers(&other.ca));
+    std::fs::write(&files.chain, "nothing").expect("written");
+    gateway.signal(rustix::process::Signal::HUP);
+    gateway.event("certificate.refused");
+    assert!(answers(&other.ca), "the one before stays");
 }

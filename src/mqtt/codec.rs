@@ -65,6 +65,11 @@ pub(super) fn unpublishable(ack: &PubAck) -> Option<MqttError> {
 
 /// Appends `packet` to `buffer`.
 pub(super) fn encode(packet: &Packet, buffer: &mut BytesMut, max_size: Option<u32>) -> Result<(), MqttError> {
+    if let Packet::Disconnect(Disconnect { reason_code, properties: None }) = packet {
+        // Its own form of this is a byte longer than it says.
+        buffer.extend_from_slice(&[0xe0, 1, *reason_code as u8]);
+        return Ok(());
+    }
     packet.write(buffer, max_size).map(drop).map_err(|e| broken(e.to_string()))
 }
 

@@ -487,3 +487,6 @@ pub fn write_packet(packet: &Packet, bytes: &mut BytesMut) -> Result<(), super::
 fn connack(code: ConnectReturnCode, properties: ConnAckProperties) -> Action {
     Action::Write(Packet::ConnAck(ConnAck { session_present: false, code, properties: Some(properties) }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,9 +136,9 @@ fn a_later_connection_takes_a_devices_place_and_the_gateways_end_is_said() {
     let mut second = subscriber(&gateway, &token);
     second.wait_for("SUBACK", |line| line.contains("received SUBACK").then_some(()));
     // mosquitto's client numbers the reason: 142 is 0x8E, session taken over; 139 is 0x8B, server shutting down.
-    first.wait_for("the takeover", |line| line.contains("received DISCONNECT (142)").then_some(()));
+    first.wait_for("the takeover", |line| line.contains("Received DISCONNECT (142)").then_some(()));
     gateway.process.terminate();
-    second.wait_for("the goodbye", |line| line.contains("received DISCONNECT (139)").then_some(()));
+    second.wait_for("the goodbye", |line| line.contains("Received DISCONNECT (139)").then_some(()));
 }
 
 #[test]
@@ -171,10 +171,10 @@ fn a_replaced_certificate_is_served_after_a_hangup_and_a_broken_one_is_not() {
     std::fs::copy(&other.chain, &files.chain).expect("copied");
     std::fs::copy(&other.key, &files.key).expect("copied");
     gateway.signal(rustix::process::Signal::HUP);
-    gateway.event("certificate.reloaded");
+    gateway.event("endpoint.certificate_reloaded");
     assert!(answers(&other.ca));
     std::fs::write(&files.chain, "nothing").expect("written");
     gateway.signal(rustix::process::Signal::HUP);
-    gateway.event("certificate.refused");
+    gateway.event("endpoint.certificate_refused");
     assert!(answers(&other.ca), "the one before stays");
 }

@@ -1,4 +1,4 @@
-//! The gateway as a process with its embedded broker, its REST API and the emulated clouds; other
+//! The gateway as a process with its own endpoint, its REST API and the emulated clouds; other
 //! people's MQTT clients against it.
 
 mod support;

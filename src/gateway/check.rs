@@ -73,9 +73,9 @@ fn secrets_key((path, may_make): &(std::path::PathBuf, bool)) -> Option<String> 
 /// Only an address that this machine does not have is certain: a running gateway holds its ports, and a unit may give
 /// the right to low ones.
 fn addresses(config: &Config) -> Vec<String> {
-    let embedded = config.broker.url.is_none().then_some(("broker.listen", config.broker.listen));
+    let endpoint = config.broker.url.is_none().then_some(("broker.listen", config.broker.listen));
     std::iter::once(("api.listen", config.api.listen))
-        .chain(embedded)
+        .chain(endpoint)
         .filter(|(_, address)| {
             TcpListener::bind((address.ip(), 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
         })

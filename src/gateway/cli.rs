@@ -36,7 +36,7 @@ pub struct Cli {
 enum Command {
     /// Serve devices and the REST API until stopped
     Serve {
-        /// Use this MQTT 5 broker instead of the embedded one
+        /// Use this MQTT 5 broker instead of the gateway's own endpoint
         #[arg(long, value_name = "URL")]
         broker: Option<String>,
         /// Print one JSON line with the addresses once everything is up
@@ -233,7 +233,7 @@ pub fn main() -> ExitCode {
 fn execute(cli: Cli) -> Result<(), CommandError> {
     let file = cli.config.clone();
     let mut config = load(file.as_deref())?;
-    // Every TLS user in this process, the embedded broker included, uses the same cryptography.
+    // Every TLS user in this process, the endpoint for devices included, uses the same cryptography.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {

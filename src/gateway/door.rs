@@ -1,4 +1,4 @@
-//! Who gets into the broker, and to which topics: the same rule for the embedded broker and for one that
+//! Who gets in, and to which topics: the same rule for the gateway's own endpoint and for a broker that
 //! asks over HTTP.
 
 use super::clock::now_ms;

@@ -72,7 +72,7 @@ impl Wire {
                         Err(NotHanded::TooLarge(format!("the device takes at most {most} bytes")))
                     }
                     given => {
-                        tracing::trace!(event = "device.given", device = %address, ?given, "a message for a connection");
+                        tracing::trace!(event = "endpoint.given", device = %address, ?given, "a message for a connection");
                         Ok(())
                     }
                 };

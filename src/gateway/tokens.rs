@@ -1,7 +1,7 @@
 //! The tokens the gateway issues: JWTs (RFC 7519) signed with HS256, for users and for app servers.
 //!
 //! A user token is also the device's MQTT password. Its `acl` claim is what EMQX reads, so that an
-//! external broker can enforce the same topics the embedded one does.
+//! external broker can enforce the same topics the gateway's own endpoint does.
 
 use crate::protocol::{Address, Leg, Topics};
 use crate::secret::Secret;

@@ -378,7 +378,7 @@ pub fn impush(home: &Path) -> Command {
 
 const PASSWORD: &str = "a password";
 
-/// A gateway with its embedded broker.
+/// A gateway with its own endpoint.
 pub struct Gateway {
     pub process: Process,
     pub home: PathBuf,

@@ -333,7 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let Some(entered) = self.entered.take() else { return };
         self.shared.table.leave(&entered.client_id, &entered.place);
         let Some(address) = entered.address else { return };
-        tracing::debug!(event = "link.down", device = %address, why = self.over, "a device's connection is over");
+        tracing::debug!(event = "endpoint.link_over", device = %address, why = self.over, "a device's connection is over");
         if let Some((work, _)) = self.work.take() {
             work.await;
         }

@@ -146,7 +146,7 @@ impl Identity {
         let text = serde_json::to_vec(&made).map_err(|e| failed(&e))?;
         write_atomically(&made_file, &text).map_err(|e| failed(&e))?;
         info!(
-            event = "certificate.made",
+            event = "endpoint.certificate_made",
             names = names.join(" "),
             days = LIFE_DAYS,
             "the gateway's authority made a certificate for its endpoint"

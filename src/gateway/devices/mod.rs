@@ -136,10 +136,10 @@ impl Devices {
         match self.identity.identity.tls() {
             Ok(new) => {
                 *self.identity.tls.write().unwrap_or_else(PoisonError::into_inner) = new;
-                info!(event = "certificate.reloaded", "the endpoint's certificate and key were read again");
+                info!(event = "endpoint.certificate_reloaded", "the endpoint's certificate and key were read again");
             }
             Err(error) => {
-                tracing::error!(event = "certificate.refused", %error, "the endpoint's certificate cannot be used; the one before stays in force");
+                tracing::error!(event = "endpoint.certificate_refused", %error, "the endpoint's certificate cannot be used; the one before stays in force");
             }
         }
     }
@@ -177,7 +177,7 @@ async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, m
                 // Of one connection that went away meanwhile there is nothing to say.
                 if is_of_this_process(&error) {
                     if !std::mem::replace(&mut crowded, true) {
-                        warn!(event = "devices.crowded", %error, "no more connections can be accepted; look at the limit of open files (LimitNOFILE)");
+                        warn!(event = "endpoint.crowded", %error, "no more connections can be accepted; look at the limit of open files (LimitNOFILE)");
                     }
                     tokio::time::sleep(NO_FILES).await;
                 }
@@ -231,7 +231,7 @@ async fn come_in(
         Ok(Ok(secured)) => secured,
         // A load balancer's check, or the agent's doctor, and nothing to speak of; what else it was is counted.
         Ok(Err(why)) => {
-            tracing::debug!(event = "devices.handshake", from = %from, why, "a TLS handshake did not come about");
+            tracing::debug!(event = "endpoint.handshake", from = %from, why, "a TLS handshake did not come about");
             return shared.dispatch.on_refused("connection", "no TLS handshake", None, &from);
         }
         Err(_) => return shared.dispatch.on_refused("connection", "a handshake that took too long", None, &from),

@@ -303,7 +303,7 @@ impl Store {
         .await
     }
 
-    /// No device is connected: the embedded broker has just started. Those that were may be back in a moment.
+    /// No device is connected: the gateway's own endpoint has just started. Those that were may be back in a moment.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -115,7 +115,11 @@ fn the_first_packet_is_connect_and_there_is_no_second_one() {
     let actions = server.on_event(at(0), Event::Packet(Packet::PingReq(PingReq)));
     assert_eq!(closes(&actions), Some(false), "[MQTT-3.1.0-1]");
     let actions = entered().on_event(at(1), Event::Packet(connect(60, None)));
-    assert_eq!((parting(&actions), closes(&actions)), (Some(DisconnectReasonCode::ProtocolError), Some(true)), "[MQTT-3.1.0-2]");
+    assert_eq!(
+        (parting(&actions), closes(&actions)),
+        (Some(DisconnectReasonCode::ProtocolError), Some(true)),
+        "[MQTT-3.1.0-2]"
+    );
 }
 
 #[test]
@@ -128,13 +132,20 @@ fn a_client_owes_its_connect_and_then_a_packet_within_one_and_a_half_keep_alives
     server.on_event(at(80), Event::Packet(Packet::PingReq(PingReq)));
     assert!(server.on_event(at(169), Event::Tick).is_empty());
     let actions = server.on_event(at(170), Event::Tick);
-    assert_eq!((parting(&actions), closes(&actions)), (Some(DisconnectReasonCode::KeepAliveTimeout), Some(true)), "[MQTT-3.1.2-22]");
+    assert_eq!(
+        (parting(&actions), closes(&actions)),
+        (Some(DisconnectReasonCode::KeepAliveTimeout), Some(true)),
+        "[MQTT-3.1.2-22]"
+    );
 }
 
 #[test]
 fn a_ping_is_answered_and_a_word_when_it_is_stored() {
     let mut server = entered();
-    assert_eq!(server.on_event(at(1), Event::Packet(Packet::PingReq(PingReq))), [Action::Write(Packet::PingResp(PingResp))]);
+    assert_eq!(
+        server.on_event(at(1), Event::Packet(Packet::PingReq(PingReq))),
+        [Action::Write(Packet::PingResp(PingResp))]
+    );
     let heard = server.on_event(at(1), Event::Packet(publish(UP, QoS::AtLeastOnce, 9)));
     assert!(matches!(heard.as_slice(), [Action::Heard { topic: Topic::Up, packet_id: Some(9), .. }]), "{heard:?}");
     let stored = server.on_event(at(2), Event::Stored(Some(9)));
@@ -162,7 +173,9 @@ fn a_client_reaches_its_own_three_topics_and_no_other() {
     let mut server = entered();
     for topic in ["im/v1/a/other/d/up", DOWN, "$SYS/x", "im/v1/a/u/d/upp", "up"] {
         let actions = server.on_event(at(1), Event::Packet(publish(topic, QoS::AtLeastOnce, 3)));
-        let [Action::Refused(_), Action::Write(Packet::PubAck(ack))] = actions.as_slice() else { panic!("{actions:?}") };
+        let [Action::Refused(_), Action::Write(Packet::PubAck(ack))] = actions.as_slice() else {
+            panic!("{actions:?}")
+        };
         assert_eq!(ack.reason, PubAckReason::NotAuthorized, "{topic}");
     }
     for (filter, code) in [
@@ -197,7 +210,10 @@ fn messages_wait_for_the_subscription_and_for_the_clients_window() {
         actions.iter().filter_map(publish).collect()
     };
     let actions = subscribe(&mut server, DOWN, QoS::ExactlyOnce);
-    assert!(matches!(&actions[0], Action::Write(Packet::SubAck(ack)) if ack.return_codes == [SubscribeReasonCode::Success(QoS::AtLeastOnce)]), "[MQTT-3.8.4-1]");
+    assert!(
+        matches!(&actions[0], Action::Write(Packet::SubAck(ack)) if ack.return_codes == [SubscribeReasonCode::Success(QoS::AtLeastOnce)]),
+        "[MQTT-3.8.4-1]"
+    );
     assert_eq!(sent(&actions), [(1, "0".into()), (2, "1".into())]);
     let actions = server.on_event(at(2), Event::Packet(Packet::PubAck(PubAck::new(1, None))));
     assert_eq!(sent(&actions), [(3, "2".into())], "[MQTT-4.9.0-1]");

@@ -65,7 +65,7 @@ fn silent_connections_stop_no_login_and_a_look_at_the_port_is_no_error() {
     drop(tcp(&port));
     let home = dir.path().join("a");
     Agent::configure(&home, &format!("mqtts://localhost:{port}"), Path::new(gateway.ca()), "");
-    let mut agent = Agent::start(&home);
+    let agent = Agent::start(&home);
     agent.login("ann", &gateway.user("ann"));
     let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
     let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": "beside the silent"}});
@@ -106,7 +106,7 @@ fn a_device_comes_in_through_a_websocket_of_the_same_port() {
     let home = dir.path().join("a");
     let url = format!("wss://localhost:{}/mqtt", gateway.port());
     Agent::configure(&home, &url, Path::new(gateway.ca()), "");
-    let mut agent = Agent::start(&home);
+    let agent = Agent::start(&home);
     agent.login("ann", &gateway.user("ann"));
     let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
     let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": "through the web"}});

@@ -66,6 +66,7 @@ pub struct Refusal {
 
 /// What happens to a connection.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one stands for a call, and most are packets")]
 pub enum Event {
     Packet(Packet),
     /// What came is no packet of a client.
@@ -88,6 +89,7 @@ pub enum Event {
 
 /// What is to be done, in this order.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one stands for a call, and most are packets")]
 pub enum Action {
     Write(Packet),
     /// Bytes of another version of MQTT.

@@ -1,10 +1,13 @@
 //! What differs between the vendors, as plain values: how a credential is had, what is asked, what an answer means.
 
 use super::certificate::Certificate;
+use super::lenient;
 use super::notification::{Accepted, Notification};
 use crate::http::Repeat;
-use crate::secret::Secret;
+use crate::secret::{Secret, fingerprint};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
 
 /// The most bytes of a vendor's message id. Theirs have up to a hundred.
 const LONGEST_ID: usize = 512;
@@ -131,8 +134,11 @@ pub struct Answer<'a> {
 impl Answer<'_> {
     /// # Errors
     /// A reading by the status alone, when the body is not this vendor's JSON.
-    pub fn json<'b, T: Deserialize<'b>>(&'b self) -> Result<T, Reading> {
-        serde_json::from_slice(self.body).map_err(|_| self.by_status())
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Reading> {
+        // A list would be taken for an object's values in their order.
+        let json: Json = serde_json::from_slice(self.body).map_err(|_| self.by_status())?;
+        let object = Some(json).filter(Json::is_object).ok_or_else(|| self.by_status())?;
+        serde_json::from_value(object).map_err(|_| self.by_status())
     }
 
     /// What an answer without the vendor's JSON means: a proxy's page, a broken server.
@@ -143,8 +149,10 @@ impl Answer<'_> {
             429 | 503 => Meaning::LimitedShort,
             _ => Meaning::Retry,
         };
-        let start = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]).into_owned();
-        Reading::all(meaning, self.status.to_string(), format!("not the vendor's JSON: {start}"))
+        // None of the body: it may hold an access token, or what was sent.
+        let form = if self.body.trim_ascii_start().starts_with(b"<") { "a page" } else { "text" };
+        let reason = format!("not the vendor's JSON: {} bytes of {form}", self.body.len());
+        Reading::all(meaning, self.status.to_string(), reason)
     }
 }
 
@@ -188,9 +196,35 @@ impl Reading {
         self
     }
 
+    /// No credential and no token stands in a reason, and none is long: vendors repeat what they were sent.
+    pub fn without(mut self, credential: &str, tokens: &[&str]) -> Self {
+        let reason = std::mem::take(&mut self.rest.reason);
+        self.rest.reason = tokens.iter().fold(hidden(reason, credential), |reason, token| hidden(reason, token));
+        self.rest.reason = bounded(std::mem::take(&mut self.rest.reason));
+        for (token, verdict) in &mut self.except {
+            let reason = hidden(std::mem::take(&mut verdict.reason), credential);
+            verdict.reason = bounded(hidden(reason, token));
+        }
+        self
+    }
+
     pub fn of(&self, token: &str) -> &Verdict {
         self.except.iter().find(|(t, _)| t == token).map_or(&self.rest, |(_, verdict)| verdict)
     }
+}
+
+/// The most characters of a vendor's words.
+const LONGEST_REASON: usize = 300;
+
+fn bounded(reason: String) -> String {
+    match reason.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason,
+    }
+}
+
+fn hidden(reason: String, secret: &str) -> String {
+    if secret.is_empty() || !reason.contains(secret) { reason } else { reason.replace(secret, &fingerprint(secret)) }
 }
 
 /// One vendor's protocol.
@@ -244,17 +278,22 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     fn read(&self, answer: &Answer<'_>) -> Reading;
 }
 
-/// An OAuth 2 answer (RFC 6749, section 5.1).
-#[derive(Deserialize)]
+/// An OAuth 2 answer (RFC 6749, sections 5.1 and 5.2).
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Granted {
+    #[serde(deserialize_with = "lenient::or_default")]
     access_token: Secret,
-    #[serde(default = "an_hour")]
-    expires_in: u64,
+    #[serde(deserialize_with = "lenient::some_number")]
+    expires_in: Option<i64>,
+    #[serde(deserialize_with = "lenient::text")]
+    error: String,
+    #[serde(deserialize_with = "lenient::text")]
+    error_description: String,
 }
 
-fn an_hour() -> u64 {
-    3600
-}
+/// Life of an access token that does not say it, in seconds.
+const AN_HOUR: u64 = 3600;
 
 /// An access token is replaced this long before its end.
 const RENEW_EARLY_MS: u64 = 300_000;
@@ -269,16 +308,26 @@ pub fn meaning_of<C: PartialEq>(codes: &[(C, Meaning)], code: &C) -> Meaning {
 /// # Errors
 /// [`NoCredential::Refused`] for a client error: the id or secret is wrong.
 pub fn oauth_granted(answer: &Answer<'_>, now_ms: u64) -> Result<Credential, NoCredential> {
-    let words =
-        || format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]));
+    let (granted, form) = match answer.json::<Granted>() {
+        Ok(granted) => (granted, String::new()),
+        Err(reading) => (Granted::default(), reading.rest.reason),
+    };
+    // The words that are meant for it, and never the body: it may hold the token.
+    let words = [granted.error, granted.error_description, form].join(" ");
+    let reason = bounded(format!("{}: {}", answer.status, words.trim()));
     if matches!(answer.status, 400 | 401 | 403) {
-        return Err(NoCredential::Refused { code: "oauth".into(), reason: words() });
+        return Err(NoCredential::Refused { code: "oauth".into(), reason });
     }
-    let granted: Granted = serde_json::from_slice(answer.body)
-        .map_err(|_| NoCredential::Later { code: "oauth".into(), reason: words() })?;
-    let life_ms = granted.expires_in.saturating_mul(1000);
+    if !(200..300).contains(&answer.status) || granted.access_token.is_empty() {
+        return Err(NoCredential::Later { code: "oauth".into(), reason });
+    }
+    let life_s = granted.expires_in.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).unwrap_or(AN_HOUR);
+    let life_ms = life_s.saturating_mul(1000);
     // A token of a few minutes must not be fetched for every send.
-    Ok(Credential { value: granted.access_token, renew_at_ms: now_ms + life_ms - RENEW_EARLY_MS.min(life_ms / 2) })
+    Ok(Credential {
+        value: granted.access_token,
+        renew_at_ms: now_ms.saturating_add(life_ms - RENEW_EARLY_MS.min(life_ms / 2)),
+    })
 }
 
 #[cfg(test)]
@@ -286,7 +335,7 @@ pub(crate) mod tests {
     use super::super::notification::Content;
     use super::*;
     use crate::vendors::Vendor;
-    use serde_json::{Value as Json, json};
+    use serde_json::json;
     use std::time::Duration;
 
     /// What a vendor's answer means.
@@ -309,6 +358,55 @@ pub(crate) mod tests {
             sound: None,
         };
         look(&Push { certificate: &certificate, access: "", tokens, notification: &notification, now_ms: 0 });
+    }
+
+    fn granted(status: u16, body: &str) -> Result<Credential, NoCredential> {
+        oauth_granted(&Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None }, 1000)
+    }
+
+    #[test]
+    fn an_access_token_is_had_however_its_life_is_written() {
+        for (life, renew_at_ms) in
+            [("3600", 3_301_000), ("\"3600\"", 3_301_000), ("null", 3_301_000), ("[]", 3_301_000)]
+        {
+            let body = format!(r#"{{"access_token":"SECRET","expires_in":{life}}}"#);
+            let credential = granted(200, &body).expect("a credential");
+            assert_eq!((credential.value.expose(), credential.renew_at_ms), ("SECRET", renew_at_ms), "{life}");
+        }
+    }
+
+    #[test]
+    fn no_answer_about_a_credential_is_repeated_but_its_words() {
+        for status in [200, 302, 400, 401, 403, 500, 503] {
+            for body in [
+                r#"{"token":"SECRET"}"#,
+                r#"{"access_token":{"value":"SECRET"}}"#,
+                r#"["SECRET"]"#,
+                "SECRET",
+                "<html>SECRET",
+                r#"{"access_token":"SECRET","#,
+            ] {
+                let why = format!("{:?}", granted(status, body).expect_err("none"));
+                assert!(!why.contains("SECRET"), "{status} {body}: {why}");
+                let answer = Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None };
+                assert!(!answer.by_status().rest.reason.contains("SECRET"));
+            }
+        }
+        let refused = granted(401, r#"{"error":"invalid_client","error_description":"no such app"}"#);
+        let reason = "401: invalid_client no such app".to_owned();
+        assert_eq!(refused.expect_err("none"), NoCredential::Refused { code: "oauth".into(), reason });
+    }
+
+    #[test]
+    fn a_vendors_words_never_hold_a_token_and_are_not_long() {
+        let long = format!("TOKEN-A is bad, so is TOKEN-B under BEARER {}", "x".repeat(1000));
+        let reading = Reading::all(Meaning::Request, "c", long)
+            .but(["TOKEN-C".to_owned()], Meaning::TokenDead, "c", "TOKEN-C is no id")
+            .without("BEARER", &["TOKEN-A", "TOKEN-B", "TOKEN-C"]);
+        for reason in [&reading.rest.reason, &reading.except[0].1.reason] {
+            assert!(!reason.contains("TOKEN-") && !reason.contains("BEARER"), "{reason}");
+            assert!(reason.contains("is ") && reason.chars().count() <= LONGEST_REASON + 1, "{reason}");
+        }
     }
 
     #[test]

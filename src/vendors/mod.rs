@@ -20,6 +20,8 @@ pub mod certificate;
 #[cfg(feature = "gateway")]
 mod jwt;
 #[cfg(feature = "gateway")]
+mod lenient;
+#[cfg(feature = "gateway")]
 pub mod notification;
 #[cfg(feature = "gateway")]
 pub mod receipt;

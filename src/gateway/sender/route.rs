@@ -124,7 +124,7 @@ impl Route {
         let handle = match self.protocol.before(push) {
             Some(call) => match self.call(&call, |answer| self.protocol.handle(answer)).await? {
                 Ok(handle) => Some(handle),
-                Err(reading) => return Ok(reading),
+                Err(reading) => return Ok(reading.without(push.access, push.tokens)),
             },
             None => None,
         };
@@ -134,7 +134,7 @@ impl Route {
             reading.after_ms = answer.retry_after_s.map(|seconds| seconds.saturating_mul(1000)).or(reading.after_ms);
             reading
         };
-        self.call(&call, read).await
+        Ok(self.call(&call, read).await?.without(push.access, push.tokens))
     }
 
     async fn call<T>(&self, call: &Call, read: impl FnOnce(&Answer<'_>) -> T) -> Result<T, Failed> {

@@ -5,6 +5,7 @@
 use super::super::call::{Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of};
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::jwt::{Algorithm, sign};
 use super::super::text::shrink;
 use crate::http::Repeat;
@@ -35,6 +36,9 @@ const REASONS: &[(&str, Meaning)] = &[
     ("BadPriority", Meaning::Request),
     ("BadTopic", Meaning::Certificate),
     ("BadPath", Meaning::Request),
+    ("BadEnvironmentKeyInToken", Meaning::Certificate),
+    ("BadEnvironmentKeyIdInToken", Meaning::Certificate),
+    ("UnrelatedKeyIdInToken", Meaning::Certificate),
     ("BadCertificate", Meaning::Certificate),
     ("BadCertificateEnvironment", Meaning::Certificate),
     ("DuplicateHeaders", Meaning::Request),
@@ -52,12 +56,16 @@ const REASONS: &[(&str, Meaning)] = &[
     ("TopicDisallowed", Meaning::Certificate),
 ];
 
+/// A key of Apple's newer kind is for one environment alone. Both spellings are seen.
+const OTHER_ENVIRONMENT: &[&str] = &["BadEnvironmentKeyInToken", "BadEnvironmentKeyIdInToken"];
+
 #[derive(Debug, Deserialize)]
 struct Said {
+    #[serde(deserialize_with = "lenient::code")]
     reason: String,
     /// When the token stopped being valid, in milliseconds.
-    #[serde(default)]
-    timestamp: Option<u64>,
+    #[serde(default, deserialize_with = "lenient::some_number")]
+    timestamp: Option<i64>,
 }
 
 const APNS: Host = Host { key: "apns_url", url: "https://api.push.apple.com" };
@@ -126,9 +134,18 @@ impl Protocol for Apns {
             Ok(said) => said,
             Err(reading) => return reading,
         };
-        let mut reading =
-            Reading::all(meaning_of(REASONS, &said.reason.as_str()), said.reason, answer.status.to_string());
-        reading.dead_since_ms = said.timestamp;
+        let meaning = match meaning_of(REASONS, &said.reason.as_str()) {
+            // Whatever it is called, what is forbidden is the certificate's.
+            Meaning::Unknown if answer.status == 403 => Meaning::Certificate,
+            meaning => meaning,
+        };
+        let words = if OTHER_ENVIRONMENT.contains(&said.reason.as_str()) {
+            "403, the key is for the other environment".to_owned()
+        } else {
+            answer.status.to_string()
+        };
+        let mut reading = Reading::all(meaning, said.reason, words);
+        reading.dead_since_ms = said.timestamp.and_then(|at| u64::try_from(at).ok());
         reading
     }
 }
@@ -175,6 +192,17 @@ mod tests {
         let gone = read(410, json!({"reason": "Unregistered", "timestamp": 7}));
         assert_eq!((gone.rest.meaning, gone.dead_since_ms), (Meaning::TokenDead, Some(7)));
         assert_eq!(read(403, json!({"reason": "ExpiredProviderToken"})).rest.meaning, Meaning::Auth);
+        for reason in ["BadEnvironmentKeyInToken", "BadEnvironmentKeyIdInToken"] {
+            let refused = read(403, json!({ "reason": reason })).rest;
+            assert_eq!(refused.meaning, Meaning::Certificate);
+            assert!(refused.reason.contains("the key is for the other environment"));
+        }
+        for reason in ["UnrelatedKeyIdInToken", "SomethingNew"] {
+            assert_eq!(read(403, json!({ "reason": reason })).rest.meaning, Meaning::Certificate);
+        }
+        let odd = read(410, json!({"reason": "Unregistered", "timestamp": null}));
+        assert_eq!((odd.rest.meaning, odd.dead_since_ms), (Meaning::TokenDead, None));
+        assert_eq!(read(410, json!({"reason": "Unregistered", "timestamp": "7"})).dead_since_ms, Some(7));
         assert_eq!(read(503, json!({"reason": "Shutdown"})).rest.meaning, Meaning::Retry);
         assert_eq!(read(400, json!({"reason": "Whatever"})).rest.meaning, Meaning::Unknown);
     }

@@ -6,6 +6,7 @@ use super::super::call::{
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::jwt::{Algorithm, sign};
 use super::super::text::shrink;
 use crate::http::Repeat;
@@ -44,7 +45,8 @@ const CODES: &[(&str, Meaning)] = &[
 
 #[derive(Debug, Deserialize)]
 struct Sent {
-    name: String,
+    #[serde(default, deserialize_with = "lenient::some_text")]
+    name: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,11 +56,11 @@ struct Failed {
 
 #[derive(Debug, Deserialize)]
 struct Fault {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     status: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     message: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     details: Vec<Json>,
 }
 
@@ -117,7 +119,7 @@ impl Protocol for Fcm {
     fn read(&self, answer: &Answer<'_>) -> Reading {
         if answer.status == 200 {
             return match answer.json::<Sent>() {
-                Ok(sent) => Reading::all(Meaning::Ok, "200", "").id(Some(sent.name)),
+                Ok(sent) => Reading::all(Meaning::Ok, "200", "").id(sent.name),
                 Err(reading) => reading,
             };
         }
@@ -202,6 +204,11 @@ mod tests {
         ] {
             assert_eq!(read(http, &failed(status, own, "")).rest.meaning, meaning, "{status} {own:?}");
         }
+        for odd in [json!({}), json!({"name": null}), json!({"name": 7, "more": []})] {
+            assert_eq!(read(200, &odd).rest.meaning, Meaning::Ok, "{odd}");
+        }
+        let odd = json!({"error": {"code": "503", "status": "UNAVAILABLE", "message": null, "details": null}});
+        assert_eq!(read(503, &odd).rest.meaning, Meaning::Retry);
         assert_eq!(read(429, &failed("RESOURCE_EXHAUSTED", None, "")).after_ms, Some(QUOTA_PAUSE_MS));
     }
 

@@ -7,6 +7,7 @@ use super::super::call::{
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use serde::Deserialize;
@@ -20,20 +21,25 @@ const MAX_BODY: usize = 500;
 
 #[derive(Debug, Deserialize)]
 struct Said {
+    #[serde(deserialize_with = "lenient::number")]
     code: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     message: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     data: Data,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Data {
+    #[serde(deserialize_with = "lenient::or_default")]
     send_result: Option<bool>,
+    #[serde(deserialize_with = "lenient::some_text")]
     request_id: Option<String>,
-    fail_tokens: Option<Vec<String>>,
-    expire_tokens: Option<Vec<String>>,
+    #[serde(deserialize_with = "lenient::texts")]
+    fail_tokens: Vec<String>,
+    #[serde(deserialize_with = "lenient::texts")]
+    expire_tokens: Vec<String>,
 }
 
 const HONOR_OAUTH: Host = Host { key: "honor_oauth_url", url: "https://iam.developer.honor.com" };
@@ -124,15 +130,15 @@ impl Protocol for Honor {
             _ if sent => Meaning::Ok,
             401 | 403 | 80_200_000..=80_299_999 => Meaning::Auth,
             80_300_007 => Meaning::TokenDead,
-            80_300_000..=80_399_999 | 400 | 404 => Meaning::Request,
+            80_100_001..=80_199_999 | 80_300_000..=80_399_999 | 400 | 404 => Meaning::Request,
             429 | 503 => Meaning::LimitedShort,
             500 | 502 | 81_000_000..=81_099_999 => Meaning::Retry,
             _ => Meaning::Unknown,
         };
         Reading::all(meaning, code.as_str(), said.message)
             .id(said.data.request_id)
-            .but(said.data.expire_tokens.unwrap_or_default(), Meaning::TokenDead, &code, "listed among expireTokens")
-            .but(said.data.fail_tokens.unwrap_or_default(), Meaning::Retry, &code, "listed among failTokens")
+            .but(said.data.expire_tokens, Meaning::TokenDead, &code, "listed among expireTokens")
+            .but(said.data.fail_tokens, Meaning::Retry, &code, "listed among failTokens")
     }
 }
 
@@ -155,6 +161,11 @@ mod tests {
     fn every_word_for_success_is_taken_and_an_unknown_code_is_unknown() {
         let read = |body| answered(&Honor::new("https://o", "https://p"), 200, &body).rest.meaning;
         assert_eq!(read(json!({"code": 80_000_000, "message": "Success"})), Meaning::Ok);
+        let odd = json!({"sendResult": 1, "failTokens": null, "expireTokens": {}, "requestId": 5});
+        for data in [json!(null), json!("x"), odd] {
+            assert_eq!(read(json!({"code": "200", "message": null, "data": data})), Meaning::Ok);
+        }
+        assert_eq!(read(json!({"code": 80_100_003})), Meaning::Request);
         assert_eq!(read(json!({"code": 80_200_003})), Meaning::Auth);
         assert_eq!(read(json!({"code": 7})), Meaning::Unknown);
     }

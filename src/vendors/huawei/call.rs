@@ -10,6 +10,7 @@ use super::super::call::{
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::jwt::{Algorithm, sign};
 use super::super::notification::Accepted;
 use super::super::text::shrink;
@@ -17,6 +18,7 @@ use crate::http::Repeat;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
 
 /// Fifteen days, in seconds.
 const MAX_LIFE_S: u64 = 1_296_000;
@@ -43,33 +45,52 @@ const CODES: &[(&str, Meaning)] = &[
     ("80200003", Meaning::Auth),
     ("80200005", Meaning::Auth),
     ("80300002", Meaning::Certificate),
-    ("80300007", Meaning::TokenDead),
+    // All tokens are invalid, or the certificate is another project's.
+    ("80300007", Meaning::TokenDeadOrEnvironment),
     ("80300008", Meaning::Request),
     ("80300010", Meaning::Request),
     ("80300011", Meaning::Certificate),
+    // The receipt's address.
+    ("80300013", Meaning::Request),
     ("80600003", Meaning::Retry),
     ("81000001", Meaning::Retry),
 ];
 
-/// Why v3 would not take a token, where that is the token's own fault (`illegalTokens` of a partial answer).
-const DEAD_REASONS: &[&str] = &["tokenFormatError", "noRight"];
+/// What v3's reasons for not taking a token say (`illegalTokens` of its message); one that is not here is the
+/// token's and of now. `noRight` is also what a certificate with another project's id hears for each token.
+const REASONS: &[(&str, Meaning)] = &[
+    ("tokenFormatError", Meaning::TokenDead),
+    ("noRight", Meaning::TokenDeadOrEnvironment),
+    ("noPushTypeRight", Meaning::Certificate),
+    ("disableSendHuaweiMsgBecauseOfPenalty", Meaning::Certificate),
+    ("appinfoError", Meaning::Certificate),
+];
+
+fn reason_means(reason: &str) -> Meaning {
+    match meaning_of(REASONS, &reason) {
+        Meaning::Unknown => Meaning::Request,
+        known => known,
+    }
+}
 
 #[derive(Debug, Deserialize)]
 struct Said {
+    #[serde(deserialize_with = "lenient::code")]
     code: String,
-    #[serde(default)]
-    msg: String,
-    #[serde(default, rename = "requestId")]
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    msg: Json,
+    #[serde(default, rename = "requestId", deserialize_with = "lenient::some_text")]
     request_id: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Partial {
+    #[serde(deserialize_with = "lenient::texts")]
     illegal_tokens: Vec<String>,
     /// v3: by reason.
-    #[serde(rename = "illegalTokens")]
-    by_reason: std::collections::BTreeMap<String, Vec<String>>,
+    #[serde(rename = "illegalTokens", deserialize_with = "lenient::or_default")]
+    by_reason: BTreeMap<String, Json>,
 }
 
 const HUAWEI_OAUTH: Host = Host { key: "huawei_oauth_url", url: "https://oauth-login.cloud.huawei.com" };
@@ -168,7 +189,12 @@ impl Protocol for Huawei {
             Err(reading) => return reading,
         };
         // The message is itself JSON and lists the tokens that failed.
-        let partial: Option<Partial> = serde_json::from_str(&said.msg).ok();
+        let partial: Option<Partial> = match &said.msg {
+            Json::String(text) => serde_json::from_str(text).ok(),
+            other => serde_json::from_value(other.clone()).ok(),
+        };
+        // A list of tokens is no words.
+        let words = said.msg.as_str().filter(|_| partial.is_none()).unwrap_or_default();
         let code = said.code.as_str();
         let mut meaning = meaning_of(CODES, &code);
         // Group and topic management; HTTP's word for flow control wins over an unknown code.
@@ -179,21 +205,23 @@ impl Protocol for Huawei {
                 _ => Meaning::Unknown,
             };
         }
+        let partial = partial.unwrap_or_default();
+        let reasons = &partial.by_reason;
+        let mut words = words.to_owned();
         // In v3 "all tokens invalid" may mean that the project lacks a right: only its reasons tell.
-        let reasons = partial.as_ref().map(|p| &p.by_reason).filter(|r| !r.is_empty());
-        if code == "80300007"
-            && let Some(reasons) = reasons
-            && !reasons.keys().any(|r| DEAD_REASONS.contains(&r.as_str()))
-        {
-            meaning = Meaning::Certificate;
+        if code == "80300007" && !reasons.is_empty() {
+            let projects = reasons.keys().all(|reason| reason_means(reason) == Meaning::Certificate);
+            meaning = if projects { Meaning::Certificate } else { Meaning::Request };
+            words = reasons.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         }
-        let mut reading = Reading::all(meaning, code, said.msg.clone()).id(said.request_id);
-        if let Some(partial) = partial.filter(|_| code == "80100000") {
+        let mut reading = Reading::all(meaning, code, words).id(said.request_id);
+        if code == "80100000" {
             reading = reading.but(partial.illegal_tokens, Meaning::TokenDead, code, "listed among the illegal tokens");
+        }
+        if matches!(code, "80100000" | "80300007") && meaning != Meaning::Certificate {
             for (reason, tokens) in partial.by_reason {
-                let dead = DEAD_REASONS.contains(&reason.as_str());
-                let meaning = if dead { Meaning::TokenDead } else { Meaning::Request };
-                reading = reading.but(tokens, meaning, code, &reason);
+                let tokens = lenient::texts(tokens).unwrap_or_default();
+                reading = reading.but(tokens, reason_means(&reason), code, &reason);
             }
         }
         reading
@@ -279,13 +307,41 @@ mod tests {
     fn answers_are_read_by_the_vendors_codes() {
         for (status, code, meaning) in [
             (200, "80000000", Meaning::Ok),
-            (200, "80300007", Meaning::TokenDead),
+            (200, "80300007", Meaning::TokenDeadOrEnvironment),
+            (400, "80300013", Meaning::Request),
             (200, "80200003", Meaning::Auth),
             (200, "82000003", Meaning::Request),
             (503, "99", Meaning::LimitedShort),
             (200, "12345678", Meaning::Unknown),
         ] {
             assert_eq!(read(status, json!({"code": code, "msg": ""})).rest.meaning, meaning, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_accepted_push_is_accepted_whatever_else_the_answer_holds() {
+        for body in [
+            json!({"code": 80_000_000, "msg": null, "requestId": 5}),
+            json!({"code": "80000000", "msg": {"a": 1}, "requestId": null}),
+            json!({"code": "80100000", "msg": {"illegal_tokens": null, "illegalTokens": []}}),
+        ] {
+            assert_eq!(read(200, body.clone()).of("tok").meaning, Meaning::Ok, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_reason_of_v3_that_is_the_tokens_stops_nobody_else() {
+        for (reason, all, token) in [
+            ("tokenPlatformNotSupport", Meaning::Request, Meaning::Request),
+            ("countryNotSupport", Meaning::Request, Meaning::Request),
+            ("noRight", Meaning::Request, Meaning::TokenDeadOrEnvironment),
+            ("tokenFormatError", Meaning::Request, Meaning::TokenDead),
+            ("appinfoError", Meaning::Certificate, Meaning::Certificate),
+        ] {
+            let msg = json!({"illegalTokens": {reason: ["tok"]}}).to_string();
+            let reading = read(200, json!({"code": "80300007", "msg": msg}));
+            assert_eq!((reading.rest.meaning, reading.of("tok").meaning), (all, token), "{reason}");
+            assert!(!reading.rest.reason.contains("tok\""), "{}", reading.rest.reason);
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::super::call::{Answer, Call, Meaning, Protocol, Push, Reading, meaning_of};
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use crate::secret::hex;
@@ -53,13 +54,14 @@ const ID_CODES: &[(&str, Meaning)] = &[
 
 #[derive(Debug, Deserialize)]
 struct Said {
+    #[serde(deserialize_with = "lenient::code")]
     code: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     message: String,
     /// An object: code to list of push ids. Other shapes (empty text, null) name none.
     #[serde(default)]
     value: Json,
-    #[serde(default, rename = "msgId")]
+    #[serde(default, rename = "msgId", deserialize_with = "lenient::some_text")]
     id: Option<String>,
 }
 
@@ -172,6 +174,12 @@ mod tests {
         let partly = read(json!({"code": "200", "value": {"110010": ["off"], "110002": ["gone"]}, "msgId": "m1"}));
         let of = |token: &str| partly.of(token).meaning;
         assert_eq!((of("off"), of("gone"), of("fine")), (Meaning::TokenSoftDead, Meaning::TokenDead, Meaning::Ok));
-        assert_eq!(read(json!({"code": "200", "value": ""})).of("x").meaning, Meaning::Ok);
+        for odd in [
+            json!({"code": "200", "value": ""}),
+            json!({"code": 200, "message": null, "value": null, "msgId": 5}),
+            json!({"code": "200", "message": 7, "value": {"110002": null}, "msgId": null, "redirect": {}}),
+        ] {
+            assert_eq!(read(odd).of("x").meaning, Meaning::Ok);
+        }
     }
 }

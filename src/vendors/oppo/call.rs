@@ -6,6 +6,7 @@ use super::super::call::{
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use crate::secret::{Secret, hex};
@@ -49,7 +50,8 @@ const CODES: &[(i64, Meaning)] = &[
     (51, Meaning::Request),
     (55, Meaning::LimitedShort),
     (59, Meaning::Request),
-    (67, Meaning::Certificate),
+    // Category and level, which one message may bring.
+    (67, Meaning::Request),
     (10000, Meaning::TokenDead),
     (10001, Meaning::TokenSoftDead),
     (10004, Meaning::Request),
@@ -58,8 +60,9 @@ const CODES: &[(i64, Meaning)] = &[
 
 #[derive(Debug, Deserialize)]
 struct Said {
+    #[serde(deserialize_with = "lenient::number")]
     code: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     message: String,
     #[serde(default)]
     data: Json,
@@ -68,12 +71,12 @@ struct Said {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Item {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     registration_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::some_number")]
     error_code: Option<i64>,
-    #[serde(default)]
-    error_message: Option<String>,
+    #[serde(default, deserialize_with = "lenient::text")]
+    error_message: String,
 }
 
 const HOST: Host = Host { key: "oppo_url", url: "https://api.push.oppomobile.com" };
@@ -153,11 +156,11 @@ impl Protocol for Oppo {
         };
         let id = said.data["messageId"].as_str().map(str::to_owned);
         let mut reading = Reading::all(meaning_of(CODES, &said.code), said.code.to_string(), said.message).id(id);
-        let items: Vec<Item> = serde_json::from_value(said.data).unwrap_or_default();
+        let items: Vec<Item> = lenient::items(said.data).unwrap_or_default();
         for item in items {
             if let Some(code) = item.error_code.filter(|code| *code != 0) {
-                let reason = item.error_message.unwrap_or_default();
-                reading = reading.but([item.registration_id], meaning_of(CODES, &code), &code.to_string(), &reason);
+                let (tokens, code_) = ([item.registration_id], code.to_string());
+                reading = reading.but(tokens, meaning_of(CODES, &code), &code_, &item.error_message);
             }
         }
         reading
@@ -215,6 +218,12 @@ mod tests {
         let reading = read(json!({"code": 0, "message": "Success", "data": data}));
         let meanings: Vec<_> = ["a", "b", "c"].into_iter().map(|token| reading.of(token).meaning).collect();
         assert_eq!(meanings, [Meaning::Ok, Meaning::TokenDead, Meaning::TokenSoftDead]);
+        for odd in [json!({"code": "0", "message": null, "data": null}), json!({"code": 0, "message": 1, "data": "x"})] {
+            assert_eq!(read(odd).of("a").meaning, Meaning::Ok);
+        }
+        let odd = json!([{"registrationId": "b", "errorCode": "10000", "errorMessage": null}, null, 7]);
+        assert_eq!(read(json!({"code": 0, "data": odd})).of("b").meaning, Meaning::TokenDead);
+        assert_eq!(read(json!({"code": 67})).rest.meaning, Meaning::Request);
         assert_eq!(read(json!({"code": 33, "message": "", "data": {}})).rest.meaning, Meaning::LimitedToday);
         assert_eq!(read(json!({"code": 32, "message": "duplicate"})).rest.meaning, Meaning::Ok);
     }

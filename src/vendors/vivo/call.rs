@@ -6,6 +6,7 @@ use super::super::call::{
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::text::{Count, cut};
 use crate::http::Repeat;
 use crate::secret::{Secret, hex};
@@ -32,8 +33,13 @@ const CODES: &[(i64, Meaning)] = &[
     (10073, Meaning::LimitedToday),
     (10085, Meaning::Request),
     (10094, Meaning::Request),
+    (10096, Meaning::Request),
     (10097, Meaning::Request),
+    (10101, Meaning::Request),
     (10104, Meaning::Request),
+    (10105, Meaning::Request),
+    (10106, Meaning::Request),
+    (10110, Meaning::Request),
     (10200, Meaning::Certificate),
     (10206, Meaning::Auth),
     (10207, Meaning::Auth),
@@ -41,27 +47,31 @@ const CODES: &[(i64, Meaning)] = &[
     (10252, Meaning::LimitedShort),
     (10254, Meaning::LimitedShort),
     (10302, Meaning::TokenDead),
+    (10303, Meaning::Request),
 ];
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Said {
+    #[serde(deserialize_with = "lenient::number")]
     result: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     desc: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::some_text")]
     task_id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     auth_token: Option<Secret>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     invalid_user: Option<Invalid>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::items")]
     invalid_users: Vec<Invalid>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Invalid {
+    #[serde(deserialize_with = "lenient::code")]
     userid: String,
+    #[serde(deserialize_with = "lenient::number")]
     status: i64,
 }
 
@@ -213,6 +223,19 @@ fn read(said: Said) -> Reading {
 mod tests {
     use super::*;
     use crate::vendors::call::tests::answered;
+
+    #[test]
+    fn an_accepted_push_is_accepted_whatever_else_the_answer_holds() {
+        for body in [
+            json!({"result": 0, "desc": null, "taskId": 7, "invalidUsers": null, "invalidUser": ""}),
+            json!({"result": "0", "desc": {}, "taskId": "7", "invalidUsers": {}, "authToken": 3}),
+            json!({"result": 0, "taskId": 7, "invalidUsers": [null, {"userid": 5}], "invalidUser": []}),
+        ] {
+            let reading = answered(&Vivo::new("https://v"), 200, &body);
+            assert_eq!((reading.rest.meaning, reading.vendor_id.as_deref()), (Meaning::Ok, Some("7")), "{body}");
+            assert_eq!(reading.of("t").meaning, Meaning::Ok);
+        }
+    }
 
     #[test]
     fn a_list_is_split_by_its_invalid_users() {

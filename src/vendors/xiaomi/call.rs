@@ -4,6 +4,7 @@
 use super::super::call::{Answer, Call, Meaning, Protocol, Push, Reading, meaning_of};
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
+use super::super::lenient;
 use super::super::notification::Accepted;
 use super::super::text::{Count, cut};
 use crate::http::Repeat;
@@ -37,7 +38,8 @@ const CODES: &[(i64, Meaning)] = &[
     (10034, Meaning::LimitedToday),
     (10036, Meaning::Certificate),
     (10037, Meaning::Retry),
-    (20301, Meaning::Retry),
+    // No valid target: of these tokens none lives, and the certificate is not at fault.
+    (20301, Meaning::TokenSoftDead),
     (20607, Meaning::Retry),
     // The secret is static: there is nothing to refresh, so wrong is wrong.
     (21301, Meaning::Certificate),
@@ -49,7 +51,7 @@ const CODES: &[(i64, Meaning)] = &[
     (22007, Meaning::Certificate),
     (22022, Meaning::Certificate),
     (22102, Meaning::Retry),
-    (26003, Meaning::Request),
+    (26003, Meaning::Retry),
     (26004, Meaning::LimitedShort),
     (26006, Meaning::Request),
     (27001, Meaning::Request),
@@ -67,21 +69,24 @@ const CODES: &[(i64, Meaning)] = &[
 
 #[derive(Debug, Deserialize)]
 struct Said {
+    #[serde(deserialize_with = "lenient::number")]
     code: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::some_text")]
     reason: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::some_text")]
     description: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     data: Data,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Data {
+    #[serde(deserialize_with = "lenient::some_text")]
     id: Option<String>,
     /// Ids the vendor would not take, joined by commas.
-    bad_regids: Option<String>,
+    #[serde(deserialize_with = "lenient::text")]
+    bad_regids: String,
 }
 
 const HOST: Host = Host { key: "xiaomi_url", url: "https://api.xmpush.xiaomi.com" };
@@ -162,8 +167,7 @@ impl Protocol for Xiaomi {
             Err(reading) => return reading,
         };
         let reason = said.reason.or(said.description).unwrap_or_default();
-        let bad = said.data.bad_regids.unwrap_or_default();
-        let bad = bad.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let bad = said.data.bad_regids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let code = said.code.to_string();
         Reading::all(meaning_of(CODES, &said.code), code.as_str(), reason).id(said.data.id).but(
             bad,
@@ -192,9 +196,18 @@ mod tests {
             (21301, Meaning::Certificate),
             (200_001, Meaning::LimitedToday),
             (65003, Meaning::TokenSoftDead),
+            (20301, Meaning::TokenSoftDead),
+            (26003, Meaning::Retry),
             (424_242, Meaning::Unknown),
         ] {
             assert_eq!(read(json!({ "code": code })).rest.meaning, meaning, "{code}");
+        }
+        for odd in [
+            json!({"code": "0", "reason": null, "description": 5, "data": null}),
+            json!({"code": 0, "data": {"id": 7, "bad_regids": null}}),
+            json!({"code": 0, "data": "x1"}),
+        ] {
+            assert_eq!(read(odd).of("tok").meaning, Meaning::Ok);
         }
         let partly = read(json!({"code": 0, "data": {"bad_regids": "a,tok"}}));
         assert_eq!((partly.of("tok").meaning, partly.of("b").meaning), (Meaning::TokenDead, Meaning::Ok));

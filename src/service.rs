@@ -42,6 +42,12 @@ impl Service {
         }
     }
 
+    /// The start waits for something else, which this line names, and is not to be given up within `more`.
+    pub fn waiting(&mut self, text: String, more: Duration) {
+        self.status(text);
+        self.tell(&format!("EXTEND_TIMEOUT_USEC={}\n", more.as_micros()));
+    }
+
     /// To be called by the loop that does the work, as often as it turns; a sign of life goes out when a
     /// quarter of the manager's patience is over.
     pub fn alive(&mut self, now: Duration) {

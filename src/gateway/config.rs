@@ -11,9 +11,13 @@ use crate::vendors::Hosts;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `IMPUSH_GATEWAY_API_LISTEN` sets `api.listen`.
 pub const VARIABLES: Variables = Variables { prefix: "IMPUSH_GATEWAY", not: &[] };
+/// How PostgreSQL is reached where its URL does not say: for a connection, and for an answer of its kernel.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the packages put the configuration.
 pub const SYSTEM_FILE: &str = "/etc/impush/gateway.toml";
 
@@ -266,7 +270,17 @@ impl Config {
     /// # Errors
     /// [`SettingsError::BadValue`] when `store.url` cannot be read.
     pub fn postgres(&self) -> Result<Option<postgres::Config>, SettingsError> {
-        let read = |url: &Secret| url.expose().parse();
+        let read = |url: &Secret| {
+            let mut config: postgres::Config = url.expose().parse()?;
+            // A server that is gone without a word must not hold a thread for the minutes the kernel would.
+            if config.get_connect_timeout().is_none() {
+                config.connect_timeout(CONNECT_TIMEOUT);
+            }
+            if config.get_tcp_user_timeout().is_none() {
+                config.tcp_user_timeout(TCP_USER_TIMEOUT);
+            }
+            Ok(config)
+        };
         let bad = |e: postgres::Error| SettingsError::BadValue { message: format!("store.url: {e}") };
         self.store.url.as_ref().map(read).transpose().map_err(bad)
     }

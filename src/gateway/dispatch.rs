@@ -1,10 +1,12 @@
 //! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
 
+mod telling;
+
 use super::alarm::Alarm;
 use super::clock::now_ms;
 use super::events::CLOCKS_MS;
 use super::mending::Mending;
-use super::outgoing::{NotHanded, Wire};
+use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{
@@ -17,13 +19,12 @@ use crate::ids::{DeviceId, MessageId, Nonce};
 use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, KickCode, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -140,34 +141,9 @@ impl Dispatch {
         self.tell(address, Down::Message(message)).await;
     }
 
-    /// Tells a device something, and notes of a message why it could not be told.
-    pub async fn tell(&self, address: Address, down: Down) {
-        let id = if let Down::Message(message) = &down { Some(message.id.clone()) } else { None };
-        match (self.wire.publish(address.clone(), down).await, id) {
-            (Ok(()), _) => {}
-            (Err(NotHanded::Away), Some(id)) => {
-                let _ = report(self.store.not_published(id, address, self.rules(), now_ms()).await);
-                self.alarm.ring(now_ms());
-            }
-            (Err(NotHanded::TooLarge(why)), Some(id)) => self.on_too_large(address, id, why).await,
-            // It asks again when it is there.
-            (Err(NotHanded::Away), None) => {}
-            (Err(NotHanded::TooLarge(why)), None) => {
-                warn!(event = "broker.too_small", device = %address, why, "the broker takes no packet as large as a word to a device; raise its maximum packet size");
-            }
-        }
-    }
-
-    /// The same, of a message that the broker was handed.
-    pub fn refused_as_too_large(&self, address: Address, id: MessageId, why: String) {
-        let this = self.clone();
-        self.tasks.spawn(async move { this.on_too_large(address, id, why).await });
-    }
-
-    /// The broker takes nothing as large as a message.
-    async fn on_too_large(&self, address: Address, id: MessageId, why: String) {
-        let _ = report(self.store.too_large(id, address, why, (self.rules(), now_ms())).await);
-        self.alarm.ring(now_ms());
+    /// Whether there is a connection to the broker.
+    pub fn has_broker(&self) -> bool {
+        self.wire.is_up()
     }
 
     /// There is a connection to the broker again.
@@ -260,16 +236,6 @@ impl Dispatch {
 
     pub fn on_online(&self, address: Address, nonce: Nonce) {
         self.mending.appeared(self.store.clone(), self.wire.clone(), address, nonce);
-    }
-
-    /// Something that came in was not taken: counted, and said the first time.
-    pub fn on_refused(&self, from: &'static str, kind: &'static str, who: Option<&Address>, why: &dyn Display) {
-        let who = who.map(ToString::to_string);
-        if self.push.metrics.refused(from, kind) {
-            warn!(event = "input.refused", from, kind, who, %why, "something that came in was refused; more of its kind are only counted");
-        } else {
-            debug!(event = "input.refused", from, kind, who, %why, "something that came in was refused");
-        }
     }
 
     /// The broker says that some connection of the device was over at this moment, by its clock.

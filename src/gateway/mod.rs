@@ -35,6 +35,7 @@ mod serve;
 mod store;
 mod timekeeping;
 mod tokens;
+mod waiting;
 mod webhook;
 mod wire;
 mod workers;

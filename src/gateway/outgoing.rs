@@ -3,9 +3,7 @@
 
 use super::devices::{Given, Table};
 use crate::protocol::{Address, Down};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Publishes that wait for the connection; a caller beyond that waits itself.
 const QUEUE: usize = 1024;
@@ -38,24 +36,30 @@ enum Way {
 #[derive(Clone)]
 pub struct Wire {
     way: Way,
-    /// The last word on the connection; at the start the first one is on its way.
-    down: Option<Arc<AtomicBool>>,
+    /// Whether there is a connection; `None` at the start, when the first one is on its way.
+    state: watch::Sender<Option<bool>>,
 }
 
 impl Wire {
     /// Whether there is a connection to the broker, as far as is known.
     pub fn is_up(&self) -> bool {
-        self.down.as_ref().is_none_or(|down| !down.load(Ordering::Relaxed))
+        self.state.borrow().unwrap_or(true)
+    }
+
+    /// Done when there is a connection to the broker.
+    pub async fn connected(&self) {
+        // It ends only with its sender, which is here.
+        drop(self.state.subscribe().wait_for(|state| *state == Some(true)).await);
     }
 
     /// Notes whether there is one. Returns whether that is new.
     pub(super) fn set_up(&self, up: bool) -> bool {
-        self.down.as_ref().is_some_and(|down| down.swap(!up, Ordering::Relaxed) == up)
+        self.state.send_replace(Some(up)).unwrap_or(true) != up
     }
 
     /// To the connections of this process.
-    pub const fn own(table: Table) -> Self {
-        Self { way: Way::Own(table), down: None }
+    pub fn own(table: Table) -> Self {
+        Self { way: Way::Own(table), state: watch::Sender::new(Some(true)) }
     }
 
     /// Hands a message to the device, or to the broker. A device that is not connected here, or takes nothing, is found
@@ -89,5 +93,5 @@ impl Wire {
 /// A handle and the queue it feeds.
 pub(super) fn outgoing() -> (Wire, mpsc::Receiver<Outgoing>) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    (Wire { way: Way::Broker(sender), down: Some(Arc::default()) }, queue)
+    (Wire { way: Way::Broker(sender), state: watch::Sender::new(None) }, queue)
 }

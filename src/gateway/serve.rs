@@ -17,9 +17,10 @@ use super::push::Push;
 use super::reload::{Reload, Source};
 use super::renewal::Renewal;
 use super::sender::Senders;
-use super::store::{Store, Unreadable, Vault};
+use super::store::{Store, StoreError, Unreadable, Vault};
 use super::timekeeping::Timekeeping;
 use super::tokens::Tokens;
+use super::waiting::{self, Waiting};
 use super::webhook::Reports;
 use super::wire::Driver;
 use crate::http::Http;
@@ -56,6 +57,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let Start { announce, source, levels } = start;
+    tokio::pin!(shutdown);
+    let (mut service, mut waiting) = (Service::from_environment(), Waiting::default());
     let (topics, url) = config.check()?;
     let directory = StateDirectory::open(&config.state_directory())?;
     let state = directory.path().to_owned();
@@ -64,7 +67,12 @@ pub async fn serve(
     let store = match config.postgres()? {
         Some(settings) => {
             let tls = client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone();
-            Store::connect(settings, tls, config.store.connections, vault).await?
+            let lasts = |error: &StoreError| waiting.lasts(&mut service, "PostgreSQL", error);
+            let connected = Store::connect(settings, tls, config.store.connections, vault, lasts);
+            tokio::select! {
+                store = connected => store?,
+                () = &mut shutdown => return Ok(()),
+            }
         }
         None => Store::open(&state.join("gateway.sqlite"), vault)?,
     };
@@ -93,6 +101,7 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let api_address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
 
+    let broker = url.as_ref().map(ToString::to_string).unwrap_or_default();
     let table = Table::default();
     let (wire, driver) = match url {
         Some(endpoint) => {
@@ -174,10 +183,7 @@ pub async fn serve(
         // Nobody may be listening any more; the log says it too.
         drop(crate::terminal::print(&line.to_string()));
     }
-    let mut service = Service::from_environment();
-    service.status(format!("serving the REST API at {api_address}"));
-    service.ready();
-    tokio::pin!(shutdown);
+    let mut ready = false;
     loop {
         tokio::select! {
             () = &mut shutdown => break,
@@ -186,6 +192,14 @@ pub async fn serve(
                 if let Some(devices) = &devices {
                     devices.reload();
                 }
+            }
+            () = wire.connected(), if !ready => {
+                service.status(format!("serving the REST API at {api_address}"));
+                service.ready();
+                ready = true;
+            }
+            () = tokio::time::sleep(waiting::EVERY), if !ready => {
+                waiting.lasts(&mut service, "the broker", &broker);
             }
         }
     }

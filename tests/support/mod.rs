@@ -189,6 +189,16 @@ impl Mosquitto {
         Self::start_with(dir, certificates, "")
     }
 
+    /// With one listener without TLS, at this port.
+    pub fn start_plain(dir: &Path, plain: u16) -> Self {
+        let path = dir.join("plain.conf");
+        std::fs::write(&path, format!("listener {plain} 127.0.0.1\nallow_anonymous true\n")).expect("written");
+        let mut process =
+            Process::start(Command::new("mosquitto").arg("-v").arg("-c").arg(&path).env("PATH", all_paths()), true);
+        process.wait_for("running", |line| line.contains("running").then_some(()));
+        Self { process, tls: plain, plain, websocket: plain }
+    }
+
     /// With more lines in the configuration of its TLS listener.
     pub fn start_with(dir: &Path, certificates: &Certificates, extra: &str) -> Self {
         let (tls, plain, websocket) = (free_port(), free_port(), free_port());
@@ -247,13 +257,23 @@ impl Mosquitto {
 
 /// A real PostgreSQL on a port of its own, with an empty database.
 pub struct Postgres {
-    _process: Process,
+    process: Option<Process>,
+    server: Command,
+    data: PathBuf,
+    pub port: u16,
     pub url: String,
 }
 
 impl Postgres {
     /// `None` where it is not installed.
     pub fn start(dir: &Path) -> Option<Self> {
+        let mut made = Self::made(dir)?;
+        made.run();
+        Some(made)
+    }
+
+    /// Its data, and nobody who serves them yet.
+    pub fn made(dir: &Path) -> Option<Self> {
         let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
         let bin = versions.map(|v| v.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max()?;
         let data = dir.join("postgres");
@@ -279,9 +299,25 @@ impl Postgres {
         assert!(made.status.success(), "{made:?}");
         let mut server = run("postgres");
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
-        let mut process = Process::start(&mut server, true);
+        let url = format!("postgres://impush@127.0.0.1:{port}/postgres?sslmode=disable");
+        Some(Self { process: None, server, data, port, url })
+    }
+
+    /// Starts it, or starts it again.
+    pub fn run(&mut self) {
+        let mut process = Process::start(&mut self.server, true);
         process.wait_for("ready", |line| line.contains("ready to accept connections").then_some(()));
-        Some(Self { _process: process, url: format!("postgres://impush@127.0.0.1:{port}/postgres?sslmode=disable") })
+        self.process = Some(process);
+    }
+
+    /// Ends it at once, with all its connections.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        // The child may be what changed the user.
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid")).expect("read");
+        let id = file.lines().next().and_then(|id| id.parse().ok()).and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.expect("an id"), rustix::process::Signal::INT).expect("signalled");
+        process.child.wait().expect("ended");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Users, their tokens, devices and bindings.
 
 use super::super::clock::now_ms;
-use super::super::store::{Bind, BindReply};
+use super::super::store::{Bind, BindReply, StoreError};
 use super::{ApiError, AppRequest, Body, State, app_of};
 use crate::input;
 use crate::protocol::{Address, KickCode};
@@ -12,11 +12,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Users made by one call, as in the original system.
 const MAX_USERS: usize = 60;
 /// Seconds an app token lives.
 const APP_TOKEN_S: u64 = 86_400;
+
+/// How long the database may take to answer whether it can be written to.
+const WRITABLE_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(tag = "grant_type", rename_all = "snake_case")]
@@ -144,12 +148,17 @@ pub(super) async fn bind(
 }
 
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<String, ApiError> {
-    state.store.writable().await?;
+    match tokio::time::timeout(WRITABLE_WITHIN, state.store.writable()).await {
+        Ok(writable) => writable?,
+        Err(_) => return Err(ApiError::from(StoreError::Closed)),
+    }
     let clock = state.time.far().map(|far| {
         let (by_s, way) = (far.ahead_ms.unsigned_abs() / 1000, if far.ahead_ms > 0 { "ahead of" } else { "behind" });
         format!("this machine's clock is {by_s} s {way} the database's, which is used\n")
     });
-    Ok(format!("ready\n{}", clock.unwrap_or_default()))
+    let broker = "no connection to the broker: devices with a vendor's binding are pushed to, others wait\n";
+    let broker = if state.dispatch.has_broker() { "" } else { broker };
+    Ok(format!("ready\n{broker}{}", clock.unwrap_or_default()))
 }
 
 /// Ends a user's logins on all devices.

@@ -60,14 +60,17 @@ impl StoreError {
         }
     }
 
-    /// The database is away; whoever keeps it has said so.
+    /// The database is away, or does not let anybody in now; whoever keeps it has said so. SQLSTATE classes 08
+    /// (connection exception), 53 (insufficient resources, as too many connections) and 57 (the operator ends it, or it
+    /// starts).
     pub fn is_away(&self) -> bool {
         match self {
             Self::Closed | Self::NotCommitted(_) => true,
-            // Class 57: the operator ends it, or it starts.
-            Self::Postgres(error) => {
-                error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
-            }
+            Self::Postgres(error) => match error.code() {
+                Some(code) => ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class)),
+                // Nothing was answered, or the connection ended.
+                None => error.is_closed() || is_network(error),
+            },
             _ => false,
         }
     }
@@ -80,6 +83,18 @@ impl StoreError {
             error!(event = "store.failed", error = %self, "{what}");
         }
     }
+}
+
+/// Whether the network is at fault, and not what was said over it, as a certificate that is not believed.
+fn is_network(error: &postgres::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return io.kind() != std::io::ErrorKind::InvalidData;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 #[cfg(test)]

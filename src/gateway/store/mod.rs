@@ -54,10 +54,13 @@ use room::Room;
 use sql::Transaction;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that wait for the thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
+/// Pause between attempts to reach PostgreSQL at the start.
+const START_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the store failed: {0}")]
@@ -114,19 +117,27 @@ impl Store {
         Ok(Self::over(jobs, vault, path.parent()))
     }
 
-    /// Connects to a PostgreSQL that other gateways may use too.
+    /// Connects to a PostgreSQL that other gateways may use too, once it is there; `waiting` hears each time that it is
+    /// not.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]: it is there, and cannot be used.
     pub async fn connect(
         config: postgres::Config,
         tls: rustls::ClientConfig,
         connections: usize,
         vault: Vault,
+        mut waiting: impl FnMut(&StoreError),
     ) -> Result<Self, StoreError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        thread::postgres(config, tls, connections, Health::default(), queue).await?;
-        Ok(Self::over(jobs, vault, None))
+        loop {
+            let (jobs, queue) = mpsc::channel(QUEUE);
+            match thread::postgres(config.clone(), tls.clone(), connections, Health::default(), queue).await {
+                Ok(()) => return Ok(Self::over(jobs, vault, None)),
+                Err(error) if error.is_away() => waiting(&error),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(START_PAUSE).await;
+        }
     }
 
     /// `directory` is where the file is, if it is one.

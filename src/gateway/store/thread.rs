@@ -26,6 +26,10 @@ const LONGEST: Duration = Duration::from_millis(25);
 const SHARE: usize = 16;
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
+/// A connection that was not used for so long is asked whether it stands before it is given work.
+const IDLE: Duration = Duration::from_millis(500);
+/// How long it may take to answer.
+const VALID: Duration = Duration::from_secs(5);
 /// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// A database's version as this gateway writes it, and what makes a new one.
@@ -162,8 +166,13 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
     let mut statements = Statements::new();
+    let mut used = Instant::now();
     while share(queue, &mut jobs) {
-        if client.as_ref().is_none_or(Client::is_closed) {
+        // The database may have gone and come back meanwhile, which only a question tells.
+        let idled = used.elapsed() > IDLE;
+        used = Instant::now();
+        let ended = |client: &mut Client| client.is_closed() || (idled && client.is_valid(VALID).is_err());
+        if client.as_mut().is_none_or(ended) {
             statements.clear();
             client = server.connect().inspect_err(|error| health.failed(error)).ok();
         }

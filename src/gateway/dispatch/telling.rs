@@ -1,0 +1,51 @@
+//! What devices are told, and what of theirs is refused.
+
+use super::{Dispatch, report};
+use crate::gateway::clock::now_ms;
+use crate::gateway::outgoing::NotHanded;
+use crate::ids::MessageId;
+use crate::protocol::{Address, Down};
+use std::fmt::Display;
+use tracing::{debug, warn};
+
+impl Dispatch {
+    /// Tells a device something, and notes of a message why it could not be told.
+    pub async fn tell(&self, address: Address, down: Down) {
+        let id = if let Down::Message(message) = &down { Some(message.id.clone()) } else { None };
+        match (self.wire.publish(address.clone(), down).await, id) {
+            (Ok(()), _) => {}
+            (Err(NotHanded::Away), Some(id)) => {
+                let _ = report(self.store.not_published(id, address, self.rules(), now_ms()).await);
+                self.alarm.ring(now_ms());
+            }
+            (Err(NotHanded::TooLarge(why)), Some(id)) => self.on_too_large(address, id, why).await,
+            // It asks again when it is there.
+            (Err(NotHanded::Away), None) => {}
+            (Err(NotHanded::TooLarge(why)), None) => {
+                warn!(event = "broker.too_small", device = %address, why, "the broker takes no packet as large as a word to a device; raise its maximum packet size");
+            }
+        }
+    }
+
+    /// The same, of a message that the broker was handed.
+    pub fn refused_as_too_large(&self, address: Address, id: MessageId, why: String) {
+        let this = self.clone();
+        self.tasks.spawn(async move { this.on_too_large(address, id, why).await });
+    }
+
+    /// The broker takes nothing as large as a message.
+    async fn on_too_large(&self, address: Address, id: MessageId, why: String) {
+        let _ = report(self.store.too_large(id, address, why, (self.rules(), now_ms())).await);
+        self.alarm.ring(now_ms());
+    }
+
+    /// Something that came in was not taken: counted, and said the first time.
+    pub fn on_refused(&self, from: &'static str, kind: &'static str, who: Option<&Address>, why: &dyn Display) {
+        let who = who.map(ToString::to_string);
+        if self.push.metrics.refused(from, kind) {
+            warn!(event = "input.refused", from, kind, who, %why, "something that came in was refused; more of its kind are only counted");
+        } else {
+            debug!(event = "input.refused", from, kind, who, %why, "something that came in was refused");
+        }
+    }
+}

@@ -178,3 +178,34 @@ fn a_replaced_certificate_is_served_after_a_hangup_and_a_broken_one_is_not() {
     gateway.event("endpoint.certificate_refused");
     assert!(answers(&other.ca), "the one before stays");
 }
+
+#[test]
+fn a_device_that_says_too_much_is_read_more_slowly_and_nobody_else_notices() {
+    if !has("mosquitto_pub") {
+        let test = "a_device_that_says_too_much_is_read_more_slowly_and_nobody_else_notices";
+        return skipped(test, "mosquitto's clients are not installed");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let home = dir.path().join("a");
+    Agent::configure(&home, &format!("mqtts://localhost:{}", gateway.port()), Path::new(gateway.ca()), "");
+    let agent = Agent::start(&home);
+    agent.login("ann", &gateway.user("ann"));
+    let mut flood = gateway.mosquitto("mosquitto_pub", "eve:phone@org%23app", "org%23app/eve", &gateway.user("eve"));
+    flood.args(["-q", "0", "-t", "im/v1/org%23app/eve/phone/up", "-l"]).stdin(std::process::Stdio::piped());
+    let mut flood = flood.spawn().expect("started");
+    let mut words = flood.stdin.take().expect("piped");
+    let feeder = std::thread::spawn(move || {
+        let word = json!({"v": 1, "type": "presence", "presence": "attached"}).to_string();
+        // Until it takes no more, or is ended.
+        while writeln!(words, "{word}").is_ok() {}
+    });
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    support::eventually("the flood is read more slowly", || rest.text("/metrics").contains("read more slowly"));
+    let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": "beside the flood"}});
+    let id = rest.ok("POST", "messages/users", Some(&body))["data"]["ann"].as_str().expect("an id").to_owned();
+    rest.traced(&id, &["acked"]);
+    drop(flood.kill());
+    drop(flood.wait());
+    drop(feeder.join());
+}

@@ -128,7 +128,10 @@ pub async fn serve(
     tokio::spawn(time.clone().run(stop.child_token()));
     let wire_stop = CancellationToken::new();
     let devices = match driver {
-        None => Some(Devices::start(&config.broker, &state, table, door.clone(), dispatch.clone()).await?),
+        None => {
+            let secret = store.own_secret("ticket_key").await?;
+            Some(Devices::start(&config.broker, (&state, secret), table, door.clone(), dispatch.clone()).await?)
+        }
         Some(_) => None,
     };
     let has_broker = driver.is_some();

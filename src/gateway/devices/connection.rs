@@ -1,6 +1,7 @@
 //! One device's connection: its socket, its place in the table, and its words on their way to the store.
 
-use super::table::{Order, Place, Table};
+use super::rate::Rate;
+use super::table::{Full, Order, Place, Table};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::{Door, Refused};
 use crate::gateway::workers::{Heard, Said, answered};
@@ -56,6 +57,9 @@ struct Connection<S> {
     goodbye: bool,
     words: VecDeque<(Said, Option<u16>)>,
     work: Option<(Work, Option<u16>)>,
+    rate: Rate,
+    /// Nothing more of it is read until then.
+    paused_until: Option<Duration>,
     /// Why it is over.
     over: Option<&'static str>,
     will: Option<Bytes>,
@@ -76,6 +80,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, f
         goodbye: false,
         words: VecDeque::new(),
         work: None,
+        rate: Rate::new(Duration::ZERO),
+        paused_until: None,
         over: None,
         will: None,
     };
@@ -88,6 +94,7 @@ enum Woken {
     Read(std::io::Result<usize>),
     Order(Option<Order>),
     Answered(Vec<Down>),
+    Rested,
     Late,
 }
 
@@ -118,6 +125,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                         self.happens(Event::Stored(packet_id));
                     }
                 }
+                Woken::Rested => {
+                    self.paused_until = None;
+                    self.happens(Event::Paused(false));
+                }
                 Woken::Late => self.happens(Event::Tick),
             }
         }
@@ -125,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn woken(&mut self) -> Woken {
         let deadline = self.server.deadline().map(|at| tokio::time::Instant::from_std(self.started + at));
-        let reads = self.server.reads();
+        let (reads, paused_until) = (self.server.reads(), self.paused_until);
         let Self { stream, incoming, entered, work, .. } = self;
         let order = async {
             match entered {
@@ -139,6 +150,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 None => std::future::pending().await,
             }
         };
+        let rested = paused_until.map(|at| tokio::time::Instant::from_std(self.started + at));
+        let rested = async {
+            match rested {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let late = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -149,6 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             replies = answer => Woken::Answered(replies),
             read = stream.read_buf(incoming), if reads => Woken::Read(read),
             order = order => Woken::Order(order),
+            () = rested => Woken::Rested,
             () = late => Woken::Late,
         }
     }
@@ -205,6 +224,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Action::Heard { topic, payload, packet_id } => {
                 self.note(topic, &payload);
+                let now = self.now();
+                if let Some(pause) = self.rate.take(payload.len(), now) {
+                    if self.paused_until.is_none() {
+                        let who = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
+                        let why = "more words or bytes a second than a device may say";
+                        self.shared.dispatch.on_refused("connection", "read more slowly", who, &why);
+                    }
+                    self.paused_until = Some(now + pause);
+                    self.happens(Event::Paused(true));
+                }
                 let said = match topic {
                     Topic::Up => Said::Up(payload),
                     Topic::State => Said::State(payload),
@@ -280,9 +309,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if ask.will_topic.is_some_and(|topic| topic != own.state && topic != own.up) {
             return refuse(ConnectReturnCode::NotAuthorized, "the will is not on an own topic".to_owned());
         }
-        let Some(place) = table.enter(&ask.client_id, ask.max_packet, Instant::now()) else {
-            let why = "two machines take each other's place under this client id".to_owned();
-            return refuse(ConnectReturnCode::ConnectionRateExceeded, why);
+        let place = match table.enter(&ask.client_id, ask.max_packet, Instant::now()) {
+            Ok(place) => place,
+            Err(full @ Full::Contended) => return refuse(ConnectReturnCode::ConnectionRateExceeded, full.to_string()),
+            Err(full @ Full::User) => return refuse(ConnectReturnCode::QuotaExceeded, full.to_string()),
         };
         self.entered = Some(Entered { client_id: ask.client_id, address, place });
         Ok(own)

@@ -10,6 +10,7 @@ use crate::store::write_atomically;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -22,9 +23,15 @@ const LIFE_DAYS: i64 = 397;
 const RENEW_DAYS: i64 = 132;
 
 /// Where the certificate and its key stand.
-pub(super) enum Identity {
-    Operators { chain: PathBuf, key: PathBuf, min: MinimumTls },
-    Own { directory: PathBuf, names: Vec<String>, min: MinimumTls },
+pub(super) struct Identity {
+    files: Files,
+    min: MinimumTls,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+enum Files {
+    Operators { chain: PathBuf, key: PathBuf },
+    Own { directory: PathBuf, names: Vec<String> },
 }
 
 /// The oldest version of TLS that devices may speak.
@@ -48,21 +55,21 @@ struct Made {
 impl Identity {
     /// # Errors
     /// [`ServeError`]: there is none, and none can be made.
-    pub fn of(settings: &Settings, state: &Path) -> Result<Self, ServeError> {
-        let min = settings.tls_min;
-        let own = match settings.certificate.clone().zip(settings.key.clone()) {
-            Some((chain, key)) => return Ok(Self::Operators { chain, key, min }),
-            None => Self::Own { directory: state.join("tls"), names: settings.names.clone(), min },
+    pub fn of(settings: &Settings, state: &Path, tickets: Arc<dyn ProducesTickets>) -> Result<Self, ServeError> {
+        let files = match settings.certificate.clone().zip(settings.key.clone()) {
+            Some((chain, key)) => Files::Operators { chain, key },
+            None => Files::Own { directory: state.join("tls"), names: settings.names.clone() },
         };
-        own.renew()?;
-        Ok(own)
+        let identity = Self { files, min: settings.tls_min, tickets };
+        identity.renew()?;
+        Ok(identity)
     }
 
     /// The authority devices must trust, where the gateway made it.
     pub fn ca(&self) -> Option<PathBuf> {
-        match self {
-            Self::Operators { .. } => None,
-            Self::Own { directory, .. } => Some(directory.join("ca.pem")),
+        match &self.files {
+            Files::Operators { .. } => None,
+            Files::Own { directory, .. } => Some(directory.join("ca.pem")),
         }
     }
 
@@ -72,9 +79,9 @@ impl Identity {
     /// [`ServeError`]: they cannot be used.
     pub fn tls(&self) -> Result<Arc<rustls::ServerConfig>, ServeError> {
         self.renew()?;
-        let (chain, key, min) = match self {
-            Self::Operators { chain, key, min } => (chain.clone(), key.clone(), *min),
-            Self::Own { directory, min, .. } => (directory.join("server.pem"), directory.join("server.key"), *min),
+        let (chain, key) = match &self.files {
+            Files::Operators { chain, key } => (chain.clone(), key.clone()),
+            Files::Own { directory, .. } => (directory.join("server.pem"), directory.join("server.key")),
         };
         let bad = |path: &Path, why: &dyn Display| ServeError::Broker(format!("{}: {why}", path.display()));
         let certificates = CertificateDer::pem_file_iter(&chain)
@@ -84,7 +91,7 @@ impl Identity {
             return Err(bad(&chain, &"there is no certificate in it"));
         }
         let key_der = PrivateKeyDer::from_pem_file(&key).map_err(|error| bad(&key, &error))?;
-        let versions: &[_] = match min {
+        let versions: &[_] = match self.min {
             MinimumTls::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinimumTls::Tls13 => &[&rustls::version::TLS13],
         };
@@ -92,14 +99,14 @@ impl Identity {
             .with_no_client_auth()
             .with_single_cert(certificates, key_der)
             .map_err(|error| bad(&chain, &error))?;
-        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| bad(&chain, &error))?;
+        config.ticketer = self.tickets.clone();
         config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
     }
 
     /// Makes the authority and the certificate where they are missing, for other names, or near their end.
     fn renew(&self) -> Result<(), ServeError> {
-        let Self::Own { directory, names, .. } = self else { return Ok(()) };
+        let Files::Own { directory, names } = &self.files else { return Ok(()) };
         let failed = |error: &dyn Display| {
             ServeError::Broker(format!("cannot make a certificate in {}: {error}", directory.display()))
         };
@@ -161,7 +168,8 @@ mod tests {
 
     fn own(state: &Path, names: &[&str]) -> Identity {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Identity::Own { directory: state.join("tls"), names, min: MinimumTls::Tls13 }
+        let tickets = Arc::new(super::super::tickets::Tickets::new(crate::secret::Secret::new("s")));
+        Identity { files: Files::Own { directory: state.join("tls"), names }, min: MinimumTls::Tls13, tickets }
     }
 
     fn read(state: &Path, name: &str) -> String {

@@ -12,7 +12,9 @@
 mod connection;
 mod identity;
 mod prefixed;
+mod rate;
 mod table;
+mod tickets;
 
 pub use identity::MinimumTls;
 pub use table::{Given, Table};
@@ -23,6 +25,7 @@ use super::dispatch::Dispatch;
 use super::door::Door;
 use super::error::ServeError;
 use crate::mqtt::accept_websocket;
+use crate::secret::Secret;
 use connection::{Shared, serve};
 use identity::Identity;
 use prefixed::Prefixed;
@@ -33,6 +36,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use table::Order;
+use tickets::Tickets;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -107,12 +111,12 @@ impl Devices {
     /// [`ServeError`]: the address is taken, or there is no certificate that can be used.
     pub async fn start(
         settings: &Settings,
-        state: &Path,
+        (state, ticket_secret): (&Path, Secret),
         table: Table,
         door: Door,
         dispatch: Dispatch,
     ) -> Result<Self, ServeError> {
-        let identity = Identity::of(settings, state)?;
+        let identity = Identity::of(settings, state, Arc::new(Tickets::new(ticket_secret)))?;
         let tls = RwLock::new(identity.tls()?);
         let address = settings.listen;
         let failed = |source: std::io::Error| {

@@ -1,6 +1,6 @@
 //! Who is connected here: a device's connection by its client id.
 
-use crate::protocol::Address;
+use crate::protocol::{Address, PROBE_SUFFIX};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
 use std::collections::HashMap;
@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 const ORDERS: usize = 32;
 /// Bytes of a publish beside its body: the header, a topic of three ids, the packet id.
 const OVERHEAD: usize = 256;
+/// A user's connections, probes of the network counted: a token that is bound to no device could open any number.
+const MOST_OF_A_USER: usize = 200;
 /// A client id that is taken over so often within [`CONTENDED`] is two machines' ...
 const TAKEOVERS: usize = 3;
 const CONTENDED: Duration = Duration::from_secs(30);
@@ -39,6 +41,15 @@ pub enum Given {
     },
 }
 
+/// Why a connection has no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    #[error("two machines take each other's place under this client id")]
+    Contended,
+    #[error("this user has {MOST_OF_A_USER} connections already")]
+    User,
+}
+
 /// One connection in the table.
 #[derive(Debug)]
 struct Entry {
@@ -55,6 +66,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Connected {
     by_client: HashMap<String, Entry>,
+    /// How many each user has.
+    by_user: HashMap<String, usize>,
     last: u64,
 }
 
@@ -99,9 +112,11 @@ impl Table {
         }
     }
 
-    /// Gives a connection its client id's place and ends the one that had it. `None`: two machines take each other's
-    /// place, and the other one was just heard.
-    pub(super) fn enter(&self, client_id: &str, max_packet: u32, now: Instant) -> Option<Place> {
+    /// Gives a connection its client id's place and ends the one that had it.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(super) fn enter(&self, client_id: &str, max_packet: u32, now: Instant) -> Result<Place, Full> {
         let (sender, orders) = mpsc::channel(ORDERS);
         let mut all = self.all();
         let mut takeovers = Vec::new();
@@ -112,17 +127,24 @@ impl Table {
             takeovers.retain(|at| now.duration_since(*at) < CONTENDED);
             if takeovers.len() >= TAKEOVERS && now.duration_since(old.heard) < HEARD {
                 old.takeovers = takeovers;
-                return None;
+                return Err(Full::Contended);
             }
             takeovers.push(now);
             let code = DisconnectReasonCode::SessionTakenOver;
             // One whose queue is full ends when its place is gone.
             let _ = old.orders.try_send(Order::End { code, end: None });
         }
+        if !all.by_client.contains_key(client_id) {
+            let of_user = all.by_user.entry(user_of(client_id)).or_default();
+            if *of_user >= MOST_OF_A_USER {
+                return Err(Full::User);
+            }
+            *of_user += 1;
+        }
         all.last += 1;
         let number = all.last;
         all.by_client.insert(client_id.to_owned(), Entry { orders: sender, max_packet, number, heard: now, takeovers });
-        Some(Place { orders, number })
+        Ok(Place { orders, number })
     }
 
     /// The client said something.
@@ -138,6 +160,13 @@ impl Table {
         let own = all.by_client.get(client_id).is_some_and(|entry| entry.number == place.number);
         if own {
             all.by_client.remove(client_id);
+            let user = user_of(client_id);
+            if let Some(of_user) = all.by_user.get_mut(&user) {
+                *of_user -= 1;
+                if *of_user == 0 {
+                    all.by_user.remove(&user);
+                }
+            }
         }
         own
     }
@@ -150,6 +179,14 @@ impl Table {
     pub(super) fn clients(&self) -> Vec<String> {
         self.all().by_client.keys().cloned().collect()
     }
+}
+
+/// The user and the app that stand in a client id, without the device.
+fn user_of(client_id: &str) -> String {
+    let (user, rest) = client_id.split_once(':').unwrap_or((client_id, ""));
+    let (_, app) = rest.split_once('@').unwrap_or_default();
+    let app = app.strip_suffix(PROBE_SUFFIX).unwrap_or(app);
+    format!("{user}@{app}")
 }
 
 #[cfg(test)]
@@ -177,11 +214,11 @@ mod tests {
         for n in 0..4 {
             places.push(table.enter("a:b@c", u32::MAX, at(n)).expect("a place"));
         }
-        assert!(table.enter("a:b@c", u32::MAX, at(5)).is_none(), "the fourth takeover, and the other one was heard");
-        assert!(table.enter("a:b@c", u32::MAX, at(9)).is_some(), "it was silent for long enough");
+        assert!(table.enter("a:b@c", u32::MAX, at(5)).is_err(), "the fourth takeover, and the other one was heard");
+        assert!(table.enter("a:b@c", u32::MAX, at(9)).is_ok(), "it was silent for long enough");
         let place = places.pop().expect("a place");
         table.heard("a:b@c", &place, at(10));
-        assert!(table.enter("a:b@c", u32::MAX, at(50)).is_some(), "it is long ago");
+        assert!(table.enter("a:b@c", u32::MAX, at(50)).is_ok(), "it is long ago");
     }
 
     #[test]
@@ -192,5 +229,18 @@ mod tests {
         let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, Bytes::new())).collect();
         assert_eq!((given[ORDERS - 1], given[ORDERS]), (Given::Written, Given::Full));
         assert_eq!(table.deliver(&address, vec![b'x'; 500].into()), Given::TooLarge { most: 500 });
+    }
+
+    #[test]
+    fn a_user_has_so_many_connections_and_no_more_whatever_its_devices_are_called() {
+        let (table, now) = (Table::default(), Instant::now());
+        let enter = |n: usize| table.enter(&format!("ann:d{n}@app"), u32::MAX, now);
+        let places: Vec<_> = (0..MOST_OF_A_USER).map(|n| enter(n).expect("a place")).collect();
+        assert_eq!(enter(MOST_OF_A_USER).err(), Some(Full::User));
+        assert_eq!(table.enter("ann:d0@app~probe", u32::MAX, now).err(), Some(Full::User));
+        assert!(table.enter("bob:d0@app", u32::MAX, now).is_ok(), "another user's are another's");
+        assert!(enter(0).is_ok(), "one that takes its own place");
+        assert!(table.leave("ann:d1@app", &places[1]));
+        assert!(enter(MOST_OF_A_USER).is_ok());
     }
 }

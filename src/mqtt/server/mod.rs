@@ -34,6 +34,8 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 pub const RECEIVE_MAXIMUM: u16 = 16;
 /// Publishes that wait for a client's window; what comes beyond them is not sent.
 const WAITING: usize = 1024;
+/// Longest `state` in bytes, and longest will.
+const LONGEST_STATE: usize = 1024;
 /// The keep alive of a client that names none, in seconds: a connection that died is found at some time.
 const KEEP_ALIVE_S: u16 = 3600;
 
@@ -77,6 +79,8 @@ pub enum Event {
     Deliver(Bytes),
     /// What was heard under this id is stored.
     Stored(Option<u16>),
+    /// It said too much, or that is over.
+    Paused(bool),
     /// The gateway ends it. `end`: of the device's login, with its code.
     End {
         code: DisconnectReasonCode,
@@ -144,6 +148,8 @@ pub struct Server {
     waiting: VecDeque<Bytes>,
     /// Words that were heard and are not stored.
     owed: usize,
+    /// It said more than it may; nothing more of it is read for a while.
+    paused: bool,
 }
 
 impl Server {
@@ -163,6 +169,7 @@ impl Server {
             in_flight: BTreeSet::new(),
             waiting: VecDeque::new(),
             owed: 0,
+            paused: false,
         }
     }
 
@@ -175,7 +182,7 @@ impl Server {
     pub fn reads(&self) -> bool {
         match self.phase {
             Phase::Fresh(_) => true,
-            Phase::Up => self.owed < usize::from(RECEIVE_MAXIMUM),
+            Phase::Up => !self.paused && self.owed < usize::from(RECEIVE_MAXIMUM),
             Phase::Asked | Phase::Closed => false,
         }
     }
@@ -226,6 +233,10 @@ impl Server {
                 self.heard_at = now.max(self.heard_at);
                 out.extend(packet_id.map(|id| Action::Write(Packet::PubAck(PubAck::new(id, None)))));
             }
+            Event::Paused(paused) => {
+                self.paused = paused;
+                self.heard_at = now.max(self.heard_at);
+            }
             Event::End { code, end } => {
                 self.part(code, end, out);
                 self.close("ended by the gateway", true, out);
@@ -258,6 +269,10 @@ impl Server {
         if will.as_ref().is_some_and(|will| will.qos == QoS::ExactlyOnce) {
             let why = "a will of QoS 2, which is not offered".to_owned();
             return self.refuse(Refusal { code: ConnectReturnCode::QoSNotSupported, why }, out);
+        }
+        if will.as_ref().is_some_and(|will| will.message.len() > LONGEST_STATE) {
+            let why = format!("a will of more than {LONGEST_STATE} bytes");
+            return self.refuse(Refusal { code: ConnectReturnCode::QuotaExceeded, why }, out);
         }
         self.will = will.map(|will| will.message);
         let (user, password) = login.map_or((None, String::new()), |login| (Some(login.username), login.password));
@@ -354,6 +369,13 @@ impl Server {
             out.extend(packet_id.map(|id| Action::Write(Packet::PubAck(refused(id)))));
             return;
         };
+        // It is a presence and nothing else.
+        if topic == Topic::State && publish.payload.len() > LONGEST_STATE {
+            out.push(Action::Refused("a state that is too large"));
+            let refused = |pkid| PubAck { pkid, reason: PubAckReason::PayloadFormatInvalid, properties: None };
+            out.extend(packet_id.map(|id| Action::Write(Packet::PubAck(refused(id)))));
+            return;
+        }
         self.owed += 1;
         // Reading stops at that; who sends more in one piece has not kept to CONNACK.
         if self.owed > 2 * usize::from(RECEIVE_MAXIMUM) {

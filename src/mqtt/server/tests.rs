@@ -169,6 +169,18 @@ fn with_sixteen_words_that_are_not_stored_nothing_more_is_read_and_no_silence_co
 }
 
 #[test]
+fn who_said_too_much_is_not_read_for_a_while_and_a_state_is_a_presence_and_nothing_else() {
+    let mut server = entered();
+    assert!(server.on_event(at(1), Event::Paused(true)).is_empty() && !server.reads());
+    assert!(server.on_event(at(500), Event::Tick).is_empty());
+    server.on_event(at(500), Event::Paused(false));
+    assert!(server.reads() && server.deadline() == Some(at(590)));
+    let large = Publish { pkid: 3, ..Publish::new(STATE, QoS::AtLeastOnce, vec![b'x'; LONGEST_STATE + 1], None) };
+    let actions = server.on_event(at(501), Event::Packet(Packet::Publish(large)));
+    assert!(matches!(actions.as_slice(), [Action::Refused(_), Action::Write(Packet::PubAck(_))]), "{actions:?}");
+}
+
+#[test]
 fn a_client_reaches_its_own_three_topics_and_no_other() {
     let mut server = entered();
     for topic in ["im/v1/a/other/d/up", DOWN, "$SYS/x", "im/v1/a/u/d/upp", "up"] {

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 /// Longest word in bytes: a name, an id, a description.
 pub const LONGEST_WORD: usize = 256;
-/// Longest push token in bytes. The longest that a vendor documents is FCM's and its kin, well below 1,024.
+/// Longest push token in bytes. The longest that a vendor documents is well below 1,024.
 pub const LONGEST_TOKEN: usize = 2048;
 /// Most objects and lists within one another.
 pub const DEEPEST: usize = 32;

@@ -10,15 +10,16 @@
 //! There are no sessions, no retained messages, no QoS 2, no wildcards and no shared subscriptions: a device has three
 //! topics, and its only partner is the gateway. What CONNACK says is so.
 
+mod frames;
 mod strict;
 
+pub use frames::{next_packet, write_packet};
 pub use strict::Fault;
 
-use super::codec;
 use super::connection::no_properties;
 use crate::protocol::MAX_PACKET;
 use crate::secret::Secret;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter,
@@ -485,27 +486,6 @@ impl Server {
         self.phase = Phase::Closed;
         out.push(Action::Close { why, will });
     }
-}
-
-/// Takes the next packet off the bytes a client sent; `None` when more are needed.
-///
-/// # Errors
-/// [`Fault`]: the connection ends.
-pub fn next_packet(bytes: &mut BytesMut, longest: u32) -> Result<Option<Packet>, Fault> {
-    let Some(length) = strict::length(bytes, longest)? else { return Ok(None) };
-    if bytes.len() < length {
-        return Ok(None);
-    }
-    strict::check(&bytes[..length])?;
-    codec::decode(bytes, MAX_PACKET).map_err(|_| Fault::malformed("a packet that cannot be read"))
-}
-
-/// Appends a packet to bytes that are to be written.
-///
-/// # Errors
-/// The codec's sentence.
-pub fn write_packet(packet: &Packet, bytes: &mut BytesMut) -> Result<(), super::MqttError> {
-    codec::encode(packet, bytes, None)
 }
 
 fn connack(code: ConnectReturnCode, properties: ConnAckProperties) -> Action {

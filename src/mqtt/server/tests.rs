@@ -1,6 +1,8 @@
 //! The statements of MQTT 5 that concern such a server, by their numbers, and streams that no client sends.
 
 use super::*;
+use crate::mqtt::codec;
+use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{Connect, ConnectProperties, LastWill, Login, PingReq, PubAck, RetainForwardRule};
 
 const DOWN: &str = "im/v1/a/u/d/down";

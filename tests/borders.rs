@@ -4,6 +4,10 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use support::stage::{Stage, send};
 use support::{Gateway, Process, Rest};
@@ -172,4 +176,61 @@ fn a_message_larger_than_the_brokers_packets_goes_to_its_vendor_or_waits_and_the
 fn a_message_that_the_broker_refuses_for_its_size_goes_to_its_vendor_or_waits_and_the_link_stays() {
     let test = "a_message_that_the_broker_refuses_for_its_size_goes_to_its_vendor_or_waits_and_the_link_stays";
     what_is_too_large_goes_its_other_way(test, "message_size_limit 20000");
+}
+
+/// Stands before PostgreSQL. When it is armed, it hands the next COMMIT on and cuts that connection.
+fn cutter(server: u16) -> (u16, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let armed = Arc::new(AtomicU32::new(0));
+    let cuts = armed.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+            let (mut answers, mut back) = (server.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
+            std::thread::spawn(move || drop(std::io::copy(&mut answers, &mut back)));
+            let (cuts, mut client, mut server) = (cuts.clone(), client, server);
+            std::thread::spawn(move || {
+                let mut bytes = [0; 65536];
+                while let Ok(count @ 1..) = client.read(&mut bytes) {
+                    let commit = bytes[..count].windows(6).any(|word| word == b"COMMIT");
+                    let one_less = |n: u32| n.checked_sub(1);
+                    if commit && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+                        // Nothing that is answered from here on arrives.
+                        drop(client.shutdown(Shutdown::Both));
+                        drop(server.write_all(&bytes[..count]));
+                        return;
+                    }
+                    if server.write_all(&bytes[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, armed)
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_asked_for_and_shown_once() {
+    let test = "a_commit_whose_answer_is_lost_is_asked_for_and_shown_once";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let (port, armed) = cutter(stage.postgres.port);
+    stage.common = stage.common.replace(&format!(":{}/", stage.postgres.port), &format!(":{port}/"));
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    let token = stage.phone(&rest);
+    let url = format!("{}/messages/users", rest.base);
+    for n in 0..6 {
+        armed.store(1, Ordering::SeqCst);
+        let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": format!("{n}")}});
+        // Who obeys sends again what was not accepted.
+        support::eventually("it is accepted", || rest.ask("POST", &url, Some(&body)).0 == 200);
+    }
+    armed.store(0, Ordering::SeqCst);
+    support::eventually("all are shown", || stage.shown(&rest, &token).len() >= 6);
+    let last = send(&rest, "ann", 9);
+    rest.traced(&last, &["vendor_sent"]);
+    let shown = stage.shown(&rest, &token);
+    assert!(shown.len() == 7 && shown.values().all(|times| *times == 1), "{shown:?}");
 }

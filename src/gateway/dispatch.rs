@@ -10,8 +10,8 @@ use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{
-    Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, VendorJob,
-    Welcome,
+    Accepted, Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Reach, Recall, Store, StoreError, Swept,
+    VendorJob, Welcome,
 };
 use super::timekeeping::Timekeeping;
 use crate::delivery::{AfterVendor, Rules};
@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+/// How long it is asked whether a commit took place whose answer was lost, and the pause in between.
+const UNSURE: Duration = Duration::from_secs(10);
+const UNSURE_PAUSE: Duration = Duration::from_millis(200);
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
 /// The longest sleep while every vendor call is in use, in milliseconds.
@@ -106,7 +109,7 @@ impl Dispatch {
         // A lease runs from the claim, so a claim has its call first.
         let mut calls = self.calls_for(new.len());
         let reach = self.reach(calls.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        let all = self.store.accept(new, rules, reach, now).await?;
+        let all = self.accept_surely(new, rules, reach, now).await?;
         let mut ids = Vec::new();
         for (accepted, message) in all.into_iter().zip(messages) {
             self.push.metrics.accepted();
@@ -123,6 +126,33 @@ impl Dispatch {
             ids.push(accepted.id);
         }
         Ok(ids)
+    }
+
+    /// A commit whose answer was lost is asked for again, over another connection: the messages have their ids, so that
+    /// they are accepted now if they were not, and are found if they were.
+    async fn accept_surely(
+        &self,
+        new: Vec<NewMessage>,
+        rules: Rules,
+        reach: Reach,
+        now_ms: u64,
+    ) -> Result<Vec<Accepted>, StoreError> {
+        let first = self.store.accept(new.clone(), rules, reach, now_ms).await;
+        let Err(unsure) = first else { return first };
+        if !unsure.is_unsure() {
+            return Err(unsure);
+        }
+        let end = tokio::time::Instant::now() + UNSURE;
+        loop {
+            match self.store.accept(new.clone(), rules, reach, now_ms).await {
+                Err(error) if error.is_away() && tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(UNSURE_PAUSE).await;
+                }
+                // It could not be asked.
+                Err(error) if error.is_away() => return Err(unsure),
+                known => return known,
+            }
+        }
     }
 
     /// As many vendor calls as there are messages, if that leaves enough for what is due already.

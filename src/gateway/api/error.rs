@@ -73,10 +73,15 @@ impl From<StoreError> for ApiError {
             return Self { refused: Some("store"), ..Self::illegal(error.to_string()) };
         }
         error.tell("a request could not be stored");
+        let description = if error.is_unsure() {
+            "the store failed, and did not say whether it took the request; a repeat with the same Idempotency-Key is safe"
+        } else {
+            "the store failed; nothing was accepted, try again"
+        };
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             error: "service_unavailable",
-            description: "the store failed; nothing was accepted, try again".to_owned(),
+            description: description.to_owned(),
             retry_after_s: Some(1),
             refused: None,
         }

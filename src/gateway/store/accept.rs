@@ -98,8 +98,11 @@ impl Accepting<'_, '_> {
             .execute(params![id, app, user, body, as_i64(now_ms), as_i64(*expires_ms), idempotency])?;
         if new_here == 0 {
             let known = t
-                .prepare_cached("SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND idempotency = ?3")?
-                .query_row(params![app, user, idempotency], |r| r.get(0))
+                // Its own id: it was accepted before, and the answer was lost.
+                .prepare_cached(
+                    "SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND (id = ?3 OR idempotency = ?4)",
+                )?
+                .query_row(params![app, user, id, idempotency], |r| r.get(0))
                 .optional()?;
             let id = known.ok_or_else(|| StoreError::Corrupt(format!("the message id {id} is taken")))?;
             return Ok(Accepted::new(id));

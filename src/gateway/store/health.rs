@@ -75,6 +75,11 @@ impl StoreError {
         }
     }
 
+    /// A commit was asked for, and its answer was lost: it may have taken place.
+    pub fn is_unsure(&self) -> bool {
+        matches!(self, Self::NotCommitted(_))
+    }
+
     /// Says what came of it, unless it is only that the database is away.
     pub fn tell(&self, what: &'static str) {
         if self.is_away() {

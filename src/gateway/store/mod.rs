@@ -34,7 +34,7 @@ mod users;
 mod value;
 mod vault;
 
-pub use accept::{NewMessage, Reach};
+pub use accept::{Accepted, NewMessage, Reach};
 pub use certificates::Unreadable;
 pub use claims::{Claimed, VendorResult};
 pub use deliveries::Acked;

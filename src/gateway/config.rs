@@ -72,6 +72,9 @@ pub struct Broker {
     /// The broker publishes its clients' ends under `$SYS/brokers`, as EMQX and RMQTT do, and lets the
     /// gateway's account hear of them.
     pub client_events: bool,
+    /// With it a broker may ask from another machine who may enter, as `Authorization: Bearer <it>` or as the query
+    /// `?secret=<it>`; without it only one on this machine is answered. At least 16 characters.
+    pub ask_secret: Option<Secret>,
     /// Address of the gateway's own MQTT endpoint, TLS; WebSockets are at `/mqtt` of the same.
     pub listen: SocketAddr,
     /// PEM files of that endpoint's certificate chain and key. Without them the gateway makes
@@ -97,6 +100,7 @@ impl Default for Broker {
             ca_file: None,
             shared_subscriptions: true,
             client_events: false,
+            ask_secret: None,
             listen: SocketAddr::from(([0, 0, 0, 0], 8883)),
             certificate: None,
             key: None,
@@ -225,6 +229,9 @@ impl Config {
         }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {
             return Err(bad("broker.certificate and broker.key go together".into()));
+        }
+        if self.broker.ask_secret.as_ref().is_some_and(|secret| secret.expose().len() < 16) {
+            return Err(bad("broker.ask_secret has fewer than 16 characters".into()));
         }
         let ranges = [
             ("api.user_token_s", self.api.user_token_s, 60, 31_536_000),

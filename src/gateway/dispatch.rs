@@ -4,19 +4,20 @@ mod telling;
 
 use super::alarm::Alarm;
 use super::clock::now_ms;
+use super::endings::refused;
 use super::events::CLOCKS_MS;
 use super::mending::Mending;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{
-    Accepted, Acked, Bind, BindReply, Claimed, Kick, Look, NewMessage, Reach, Recall, Store, StoreError, Swept,
-    VendorJob, Welcome,
+    Accepted, Acked, Bind, BindReply, Claimed, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, VendorJob,
+    Welcome,
 };
 use super::timekeeping::Timekeeping;
 use crate::delivery::{AfterVendor, Rules};
-use crate::ids::{DeviceId, MessageId, Nonce};
-use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, KickCode, Message, Presence};
+use crate::ids::{MessageId, Nonce};
+use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::sync::Arc;
@@ -41,8 +42,8 @@ const SHARED_SLEEP_MS: u64 = 1_000;
 /// Shared by the API, the wire and the timer.
 #[derive(Clone)]
 pub struct Dispatch {
-    store: Store,
-    wire: Wire,
+    pub(super) store: Store,
+    pub(super) wire: Wire,
     push: Push,
     renewal: Renewal,
     mending: Mending,
@@ -55,7 +56,7 @@ pub struct Dispatch {
     spared: usize,
     /// Recalls under way: they neither wait for sends nor hold them up.
     recalls: Arc<Semaphore>,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
 }
 
 impl Dispatch {
@@ -82,7 +83,7 @@ impl Dispatch {
         }
     }
 
-    fn rules(&self) -> Rules {
+    pub(super) fn rules(&self) -> Rules {
         *self.rules.borrow()
     }
 
@@ -231,16 +232,6 @@ impl Dispatch {
         Ok(bindings)
     }
 
-    /// Tells devices that their login has ended. One that is not connected is told when it comes back.
-    fn tell_kicked(&self, kicked: Vec<Kick>) {
-        for Kick { address, code, by, recalls } in kicked {
-            self.take_back(recalls);
-            info!(event = "device.kicked", device = %address, code = u16::from(code), by, "a login was ended");
-            let this = self.clone();
-            self.tasks.spawn(async move { this.wire.publish(address, Down::Kick { code, replaced_by: by }).await });
-        }
-    }
-
     pub async fn on_offline(&self, address: Address, nonce: Nonce) -> Result<(), StoreError> {
         if self.store.went_offline(address.clone(), nonce, self.rules(), now_ms()).await? {
             info!(event = "device.offline", device = %address, "device disconnected");
@@ -302,23 +293,6 @@ impl Dispatch {
         Ok(reply)
     }
 
-    /// Ends the logins of one device of a user, or of all, and tells them. Returns which.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn kick(
-        &self,
-        app: String,
-        user: String,
-        device: Option<String>,
-        code: KickCode,
-    ) -> Result<Vec<DeviceId>, StoreError> {
-        let kicked = self.store.kick(app, user, device, code, self.rules(), now_ms()).await?;
-        let devices = kicked.iter().map(|kick| kick.address.device.clone()).collect();
-        self.tell_kicked(kicked);
-        Ok(devices)
-    }
-
     /// Returns what the device is sent next: it is told of what it missed in batches.
     pub async fn on_ack(
         &self,
@@ -363,7 +337,7 @@ impl Dispatch {
     }
 
     /// The messages are with an app: their notifications go, where the vendor can take them back.
-    fn take_back(&self, recalls: Vec<Recall>) {
+    pub(super) fn take_back(&self, recalls: Vec<Recall>) {
         for recall in recalls {
             let this = self.clone();
             self.tasks.spawn(async move {
@@ -479,11 +453,6 @@ impl Dispatch {
 
 fn welcome(nonce: Option<Nonce>, bindings: Vec<BindingReport>) -> Down {
     Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: Some(bindings), token: None }
-}
-
-fn refused(address: &Address, Kick { code, by, .. }: Kick) -> Down {
-    info!(event = "device.refused", device = %address, code = u16::from(code), "a login that has ended came back");
-    Down::Kick { code, replaced_by: by }
 }
 
 /// What went well; what did not is said, and will be done again.

@@ -12,6 +12,7 @@
 
 mod alarm;
 mod api;
+mod attempts;
 mod broker;
 mod check;
 pub mod cli;
@@ -20,12 +21,14 @@ mod config;
 mod devices;
 mod dispatch;
 mod door;
+mod endings;
 mod error;
 mod events;
 mod mending;
 mod metrics;
 mod outgoing;
 mod overdue;
+mod password;
 mod proof;
 mod push;
 mod reload;

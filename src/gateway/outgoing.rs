@@ -2,7 +2,7 @@
 //! decide and the connection to a broker.
 
 use super::devices::{Given, Table};
-use crate::protocol::{Address, Down};
+use crate::protocol::{Address, Down, KickCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Publishes that wait for the connection; a caller beyond that waits itself.
@@ -55,6 +55,14 @@ impl Wire {
     /// Notes whether there is one. Returns whether that is new.
     pub(super) fn set_up(&self, up: bool) -> bool {
         self.state.send_replace(Some(up)).unwrap_or(true) != up
+    }
+
+    /// Cuts a device off whose login has ended, after what it was told before. A broker that others run lets nobody but
+    /// its operator do that.
+    pub fn end(&self, address: &Address, code: KickCode) {
+        if let Way::Own(table) = &self.way {
+            table.end_login(&address.client_id(), code);
+        }
     }
 
     /// To the connections of this process.

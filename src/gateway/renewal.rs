@@ -47,12 +47,13 @@ impl Renewal {
         if self.limit.check_key(address).is_err() {
             return Ok(None);
         }
-        if !store.user_exists(address.app.to_string(), address.user.to_string()).await? {
-            warn!(event = "login.not_renewed", device = %address, "a device of a user nobody knows asks for a new token");
+        let (app, user, device) = (address.app.to_string(), address.user.to_string(), address.device.to_string());
+        let Some(issue) = store.issue(app, user, Some(device), true).await? else {
+            warn!(event = "login.not_renewed", device = %address, "a device whose login has ended asks for a new token");
             return Ok(None);
-        }
+        };
         let now_s = now_ms() / 1000;
-        match self.tokens.issue_user(&address.app, &address.user, Some(&address.device), now_s, self.life_s) {
+        match self.tokens.issue_user(&address.app, &address.user, Some(&address.device), issue, (now_s, self.life_s)) {
             Ok(token) => {
                 self.overdue.clear(&address.client_id());
                 info!(event = "login.renewed", device = %address, token = token.fingerprint(), "a login's token was renewed");

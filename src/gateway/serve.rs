@@ -1,6 +1,7 @@
 //! The gateway process: opens everything, serves, and closes in the other order.
 
 use super::api;
+use super::attempts::Attempts;
 use super::broker::External;
 use super::clock::now_ms;
 use super::config::Config;
@@ -12,6 +13,7 @@ use super::mending;
 use super::metrics::Metrics;
 use super::outgoing::{Wire, outgoing};
 use super::overdue::Overdue;
+use super::password::Passwords;
 use super::proof::Proof;
 use super::push::Push;
 use super::reload::{Reload, Source};
@@ -30,6 +32,7 @@ use crate::service::Service;
 use crate::store::StateDirectory;
 use serde_json::json;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -92,7 +95,7 @@ pub async fn serve(
         .map_err(ServeError::Vendors)?
         .with_connections(usize::try_from(config.vendors.connections).unwrap_or(usize::MAX));
     let overdue = Overdue::default();
-    let door = Door { tokens: tokens.clone(), topics: topics.clone(), overdue: overdue.clone() };
+    let door = Door { tokens: tokens.clone(), topics: topics.clone(), store: store.clone(), overdue: overdue.clone() };
     if url.is_none() {
         // Whoever was connected to this process is not any more.
         store.all_offline(now_ms()).await?;
@@ -159,13 +162,17 @@ pub async fn serve(
         time,
         limits: limits.clone(),
         admin,
+        passwords: Passwords::new(),
+        attempts: Attempts::default(),
+        broker_secret: config.broker.ask_secret.clone(),
         user_token_s: config.api.user_token_s,
     };
     let mut reload = Reload { source, levels, rules: changeable, limits, config };
     let api_stop = stop.clone();
     let api_task = tokio::spawn(async move {
-        let served = axum::serve(listener, api::router(state_of_api))
-            .with_graceful_shutdown(async move { api_stop.cancelled().await });
+        let served =
+            axum::serve(listener, api::router(state_of_api).into_make_service_with_connect_info::<SocketAddr>())
+                .with_graceful_shutdown(async move { api_stop.cancelled().await });
         if let Err(error) = served.await {
             tracing::error!(event = "api.failed", %error, "the REST API ended");
         }

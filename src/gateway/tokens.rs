@@ -3,8 +3,9 @@
 //! A user token is also the device's MQTT password. Its `acl` claim is what EMQX reads, so that an
 //! external broker can enforce the same topics the gateway's own endpoint does.
 
+use super::store::{Issue, LoginClaim};
 use crate::protocol::{Address, Leg, Topics};
-use crate::secret::Secret;
+use crate::secret::{Secret, random_hex};
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -33,6 +34,9 @@ pub struct Claims {
     /// The only device this token serves, where it is bound to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The login it was issued for; empty where none was named.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub login: String,
     /// Seconds since the Unix epoch, as the ones below. Nobody takes the token after it.
     pub exp: u64,
     /// When it was issued.
@@ -53,6 +57,18 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// What the store is asked about; `None` for an app's.
+    pub fn login(&self) -> Option<LoginClaim> {
+        (self.scope == Scope::User).then(|| LoginClaim {
+            app: self.app.clone(),
+            user: self.sub.clone(),
+            device: self.device.clone(),
+            login: self.login.clone(),
+            generation: self.generation,
+            issued_s: self.iat.unwrap_or(0),
+        })
+    }
+
     /// It can only be renewed.
     pub fn life_is_over(&self, now_s: u64) -> bool {
         self.life.is_some_and(|life| life <= now_s)
@@ -104,6 +120,7 @@ impl Tokens {
             app: app.to_owned(),
             sub: String::new(),
             device: None,
+            login: String::new(),
             exp: now_s + life_s,
             iat: Some(now_s),
             renew_after: None,
@@ -113,6 +130,8 @@ impl Tokens {
         })
     }
 
+    /// A new login's.
+    ///
     /// # Errors
     /// As [`Self::issue_app`].
     pub fn issue_user(
@@ -120,19 +139,21 @@ impl Tokens {
         app: &str,
         user: &str,
         device: Option<&str>,
-        now_s: u64,
-        life_s: u64,
+        issue: Issue,
+        (now_s, life_s): (u64, u64),
     ) -> Result<Secret, TokenError> {
         self.sign(&Claims {
             scope: Scope::User,
             app: app.to_owned(),
             sub: user.to_owned(),
             device: device.map(str::to_owned),
+            login: random_hex::<8>(),
             exp: now_s + life_s + GRACE_S,
-            iat: Some(now_s),
+            // What was ended in this second was issued before.
+            iat: Some(now_s.max(issue.after_s + 1)),
             renew_after: Some(now_s + life_s / 3 * 2),
             life: Some(now_s + life_s),
-            generation: 0,
+            generation: issue.generation,
             acl: Some(self.acl(app, user, device)?),
         })
     }
@@ -224,6 +245,8 @@ impl JwtVerifier for Hs256 {
 mod tests {
     use super::*;
 
+    const ISSUE: Issue = Issue { generation: 3, after_s: 0 };
+
     fn tokens(key: &str) -> Tokens {
         Tokens::new(&Secret::new(key), Topics::new("im/v1").expect("a prefix"))
     }
@@ -234,17 +257,26 @@ mod tests {
 
     #[test]
     fn a_user_token_says_who_and_which_topics() {
-        let token = tokens("k").issue_user("o#a", "ann", Some("d"), now(), 60).expect("issued");
+        let token = tokens("k").issue_user("o#a", "ann", Some("d"), ISSUE, (now(), 60)).expect("issued");
         let claims = tokens("k").check(token.expose(), now()).expect("valid");
         assert_eq!((claims.sub.as_str(), claims.app.as_str(), claims.device.as_deref()), ("ann", "o#a", Some("d")));
+        assert_eq!((claims.generation, claims.login.len()), (3, 16));
         assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/ann/d/down");
-        let any = tokens("k").issue_user("o#a", "ann", None, now(), 60).expect("issued");
+        let any = tokens("k").issue_user("o#a", "ann", None, ISSUE, (now(), 60)).expect("issued");
         let claims = tokens("k").check(any.expose(), now()).expect("valid");
         assert_eq!(claims.acl.expect("an acl")["pub"][0], "im/v1/o%23a/ann/+/up");
-        let named = tokens("k").issue_user("o#a", "device", None, now(), 60).expect("issued");
+        let named = tokens("k").issue_user("o#a", "device", None, ISSUE, (now(), 60)).expect("issued");
         let claims = tokens("k").check(named.expose(), now()).expect("valid");
         assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/device/+/down");
-        assert!(tokens("k").issue_user("o#a", "ann", Some(""), now(), 60).is_err());
+        assert!(tokens("k").issue_user("o#a", "ann", Some(""), ISSUE, (now(), 60)).is_err());
+    }
+
+    #[test]
+    fn a_token_of_the_second_in_which_others_were_ended_is_issued_after_them() {
+        let ended = Issue { generation: 0, after_s: now() + 1 };
+        let token = tokens("k").issue_user("o#a", "ann", None, ended, (now(), 60)).expect("issued");
+        let claims = tokens("k").check(token.expose(), now()).expect("valid");
+        assert_eq!(claims.iat, Some(ended.after_s + 1));
     }
 
     #[test]
@@ -253,10 +285,10 @@ mod tests {
         assert!(matches!(tokens("k").check(foreign.expose(), now()), Err(TokenError::Invalid(_))));
         let old = tokens("k").issue_app("a", now() - 100, 60).expect("issued");
         assert_eq!(tokens("k").check(old.expose(), now()), Err(TokenError::Expired));
-        let lying = tokens("k").issue_user("o#a", "ann", Some("d"), now() - 100, 60).expect("issued");
+        let lying = tokens("k").issue_user("o#a", "ann", Some("d"), ISSUE, (now() - 100, 60)).expect("issued");
         assert_eq!(tokens("k").check(lying.expose(), now()), Err(TokenError::Expired), "its life is over");
         assert!(tokens("k").check_entry(lying.expose(), now()).is_ok(), "it can still renew itself");
-        let gone = tokens("k").issue_user("o#a", "ann", Some("d"), now() - GRACE_S - 100, 60).expect("issued");
+        let gone = tokens("k").issue_user("o#a", "ann", Some("d"), ISSUE, (now() - GRACE_S - 100, 60)).expect("issued");
         assert_eq!(tokens("k").check_entry(gone.expose(), now()), Err(TokenError::Expired));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImFwcCIsImFwcCI6ImEiLCJleHAiOjk5OTk5OTk5OTl9.";
         assert!(tokens("k").check(unsigned, now()).is_err());

@@ -1,5 +1,6 @@
 //! The one shape of every error answer, in the original system's words.
 
+use super::super::password::PasswordError;
 use super::super::store::StoreError;
 use crate::input;
 use axum::Json;
@@ -46,6 +47,12 @@ impl ApiError {
         Self { retry_after_s: Some(wait_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "reach_limit", description) }
     }
 
+    /// Passwords were guessed, or too many are being checked at once.
+    pub fn held_back(wait_ms: u64, why: impl Into<String>) -> Self {
+        let new = Self::new(StatusCode::TOO_MANY_REQUESTS, "reach_limit", why);
+        Self { retry_after_s: Some(wait_ms.div_ceil(1000)), ..new }
+    }
+
     pub fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -84,6 +91,20 @@ impl From<StoreError> for ApiError {
             description: description.to_owned(),
             retry_after_s: Some(1),
             refused: None,
+        }
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Length => Self::illegal(error.to_string()),
+            PasswordError::Busy => Self::held_back(1000, error.to_string()),
+            PasswordError::Failed(why) => {
+                tracing::error!(event = "password.failed", why, "a password could not be hashed");
+                let new = Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "try again");
+                Self { retry_after_s: Some(1), ..new }
+            }
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! `openapi.json` describes every path; it is served at `/openapi.json`, and a test holds the server to it.
 
+mod asked;
 mod certificates;
 mod error;
 mod limits;
+mod logins;
 mod messages;
 mod rabbitmq;
 mod receipts;
@@ -12,11 +14,13 @@ mod rmqtt;
 mod settings;
 mod users;
 
+use super::attempts::Attempts;
 use super::clock::now_ms;
 use super::dispatch::Dispatch;
 use super::door::Door;
 use super::mending::Asking;
 use super::metrics::Metrics;
+use super::password::Passwords;
 use super::push::Push;
 use super::store::Store;
 use super::timekeeping::Timekeeping;
@@ -54,6 +58,10 @@ pub struct State {
     pub limits: Limits,
     /// The operator's secret, for app tokens.
     pub admin: Secret,
+    pub passwords: Passwords,
+    pub attempts: Attempts,
+    /// What a broker on another machine shows.
+    pub broker_secret: Option<Secret>,
     pub user_token_s: u64,
 }
 
@@ -71,12 +79,18 @@ fn openapi() -> String {
 
 pub fn router(state: State) -> Router {
     Router::new()
-        .route("/{org}/{app}/token", post(users::token))
-        .route("/{org}/{app}/users", post(users::create))
-        .route("/{org}/{app}/users/{user}", put(settings::set_profile))
+        .route("/{org}/{app}/token", post(logins::token))
+        .route("/{org}/{app}/users", get(users::list).post(users::create))
+        .route("/{org}/{app}/users/{user}", put(settings::set_profile).delete(users::remove))
+        .route("/{org}/{app}/users/{user}/password", put(users::set_password))
+        .route("/{org}/{app}/users/{user}/activate", post(users::activate))
+        .route("/{org}/{app}/users/{user}/deactivate", post(users::deactivate))
+        .route("/{org}/{app}/users/{user}/logins", get(logins::list))
+        .route("/{org}/{app}/users/{user}/logins/{login}", delete(logins::end))
+        .route("/{org}/{app}/users/{user}/devices/{device}", delete(users::remove_device))
         .route("/{org}/{app}/users/{user}/devices", get(users::devices))
-        .route("/{org}/{app}/users/{user}/disconnect", delete(users::kick_all))
-        .route("/{org}/{app}/users/{user}/disconnect/{device}", delete(users::kick_one))
+        .route("/{org}/{app}/users/{user}/disconnect", delete(logins::kick_all))
+        .route("/{org}/{app}/users/{user}/disconnect/{device}", delete(logins::kick_one))
         .route("/{org}/{app}/users/{user}/notification/language", get(settings::language).put(settings::set_language))
         .route("/{org}/{app}/users/{user}/notification/template", get(settings::choice).put(settings::set_choice))
         .route("/{org}/{app}/users/{user}/notification/{kind}/{key}", get(settings::silence).put(settings::set_silence))
@@ -117,6 +131,8 @@ pub(super) struct AppRequest {
     /// The path's other variables.
     path: HashMap<String, String>,
     started_ms: u64,
+    /// With an app token, and not with a user's own.
+    pub by_app: bool,
 }
 
 impl AppRequest {
@@ -175,10 +191,15 @@ async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, 
     if claims.app != app {
         return Err(ApiError::forbidden("this token is of another app"));
     }
+    if let Some(login) = claims.login()
+        && let Some(code) = state.store.login_ended(login, None, started_ms).await?
+    {
+        return Err(ApiError::unauthorized(format!("this login was ended ({}); log in again", code.as_str())));
+    }
     if let Err(wait_s) = state.limits.admit(&app, parts.uri.path()) {
         return Err(ApiError::too_many(wait_s));
     }
-    Ok((AppRequest { app, path, started_ms }, claims))
+    Ok((AppRequest { app, path, started_ms, by_app: claims.scope == Scope::App }, claims))
 }
 
 /// A JSON object, or a list of them: serde alone would take a list for any object.

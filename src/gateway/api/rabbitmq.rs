@@ -4,6 +4,7 @@
 //! Source: the plugin's README, "What must my web server do?". RabbitMQ writes an MQTT topic with `.` for
 //! `/`; our ids never hold a dot, since the topic's alphabet has none.
 
+use super::asked::ByBroker;
 use super::{ApiError, State};
 use axum::Form;
 use axum::extract::rejection::FormRejection;
@@ -39,6 +40,7 @@ const EXCHANGE: &str = "amq.topic";
 const QUEUE: &str = "mqtt-";
 
 pub(super) async fn ask(
+    _: ByBroker,
     Shared(state): Shared<Arc<State>>,
     Path(about): Path<String>,
     form: Result<Form<Question>, FormRejection>,
@@ -46,7 +48,7 @@ pub(super) async fn ask(
     let Form(question) = form.map_err(|e| ApiError::illegal(e.body_text()))?;
     let Question { username, password, client_id, resource, name, permission, routing_key, connected_as } = question;
     let allowed = match about.as_str() {
-        "user" => match state.door.enter(&client_id, Some(&username), &password) {
+        "user" => match state.door.enter(&client_id, Some(&username), &password).await {
             Ok(()) => true,
             Err(reason) => {
                 info!(event = "broker.refused", client = client_id, %reason, "a connection was refused");

@@ -4,6 +4,7 @@
 //!
 //! Source: the plugin's README, "Variable Placeholders" and "Authentication Flow".
 
+use super::asked::ByBroker;
 use super::{ApiError, State};
 use crate::protocol::GATEWAY_CLIENT_PREFIX;
 use axum::Form;
@@ -30,6 +31,7 @@ pub(super) struct Question {
 }
 
 pub(super) async fn ask(
+    _: ByBroker,
     Shared(state): Shared<Arc<State>>,
     Path(about): Path<String>,
     form: Result<Form<Question>, FormRejection>,
@@ -40,7 +42,7 @@ pub(super) async fn ask(
         return Ok("ignore");
     }
     let allowed = match (about.as_str(), access.as_str()) {
-        ("auth", _) => match state.door.enter(&clientid, Some(&username), &password) {
+        ("auth", _) => match state.door.enter(&clientid, Some(&username), &password).await {
             Ok(()) => true,
             Err(reason) => {
                 info!(event = "broker.refused", client = clientid, %reason, "a connection was refused");

@@ -2,7 +2,7 @@
 
 use super::super::clock::now_ms;
 use super::super::store::Key;
-use super::users::known_user;
+use super::users::{change_password, known_user};
 use super::{ApiError, AppRequest, Body, State, UserRequest};
 use crate::delivery::content::{Profile, Template};
 use crate::delivery::policy::AppRules;
@@ -202,6 +202,8 @@ pub(super) struct NewProfile {
     nickname: Option<String>,
     /// 0: a fixed banner; 1: who wrote what.
     notification_display_style: Option<u8>,
+    #[serde(default)]
+    password: Option<Secret>,
 }
 
 async fn profile(request: &AppRequest, state: &State) -> Result<(String, Profile), ApiError> {
@@ -261,13 +263,13 @@ pub(super) async fn set_choice(
     Ok(request.envelope("put", "data", json!({ "templateName": template_name })))
 }
 
-/// The user's push nickname and display style.
+/// The user's push nickname, display style and, for an app, password.
 pub(super) async fn set_profile(
     UserRequest(request): UserRequest,
     Shared(state): Shared<Arc<State>>,
     Body(new): Body<NewProfile>,
 ) -> Result<Json<Value>, ApiError> {
-    let NewProfile { nickname, notification_display_style } = new;
+    let NewProfile { nickname, notification_display_style, password } = new;
     if nickname.as_ref().is_some_and(|nickname| nickname.chars().count() > MAX_NICKNAME) {
         return Err(ApiError::illegal(format!("a nickname has at most {MAX_NICKNAME} characters")));
     }
@@ -275,6 +277,12 @@ pub(super) async fn set_profile(
         return Err(ApiError::illegal("notification_display_style is 0 or 1"));
     }
     let (user, mut profile) = profile(&request, &state).await?;
+    if let Some(password) = password {
+        if !request.by_app {
+            return Err(ApiError::forbidden("a password is changed with an app token"));
+        }
+        change_password(&request, &state, user.clone(), password).await?;
+    }
     if let Some(nickname) = nickname {
         profile.nickname = Some(nickname).filter(|nickname| !nickname.is_empty());
     }

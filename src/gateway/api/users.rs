@@ -1,42 +1,26 @@
 //! Users, their tokens, devices and bindings.
 
 use super::super::clock::now_ms;
-use super::super::store::{Bind, BindReply, StoreError};
-use super::{ApiError, AppRequest, Body, State, app_of};
+use super::super::store::{Bind, BindReply, StoreError, UserChange};
+use super::{ApiError, AppRequest, Body, State};
 use crate::input;
 use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;
 use axum::Json;
-use axum::extract::{Path, State as Shared};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State as Shared};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Users made by one call, as in the original system.
 const MAX_USERS: usize = 60;
-/// Seconds an app token lives.
-const APP_TOKEN_S: u64 = 86_400;
-
+/// Users listed by one call unless it says otherwise, and at most: as in the original system.
+const LISTED: u32 = 10;
+const MOST_LISTED: u32 = 100;
 /// How long the database may take to answer whether it can be written to.
 const WRITABLE_WITHIN: Duration = Duration::from_secs(5);
-
-#[derive(Deserialize)]
-#[serde(tag = "grant_type", rename_all = "snake_case")]
-pub(super) enum Grant {
-    Password {
-        username: String,
-        password: Secret,
-        /// Binds the token to one device.
-        #[serde(default)]
-        device_id: Option<String>,
-    },
-    ClientCredentials {
-        client_id: String,
-        client_secret: Secret,
-    },
-}
 
 #[derive(Deserialize)]
 pub(super) struct NewUser {
@@ -58,36 +42,6 @@ pub(super) struct BindingBody {
     device_token: String,
 }
 
-pub(super) async fn token(
-    Shared(state): Shared<Arc<State>>,
-    Path(path): Path<HashMap<String, String>>,
-    Body(grant): Body<Grant>,
-) -> Result<Json<Value>, ApiError> {
-    let app = app_of(&path)?;
-    let now_s = now_ms() / 1000;
-    let (token, life, user) = match grant {
-        Grant::Password { username, password, device_id } => {
-            Address::new(&app, &username, device_id.as_deref().unwrap_or("device"))
-                .map_err(|e| ApiError::illegal(e.to_string()))?;
-            if !state.store.check_password(app.clone(), username.clone(), password).await? {
-                return Err(ApiError::unauthorized("the user name or password is wrong"));
-            }
-            let token = state.tokens.issue_user(&app, &username, device_id.as_deref(), now_s, state.user_token_s);
-            (token, state.user_token_s, Some(username))
-        }
-        Grant::ClientCredentials { client_id, client_secret } => {
-            if client_id != "admin" || client_secret != state.admin {
-                return Err(ApiError::unauthorized("the client id or secret is wrong"));
-            }
-            (state.tokens.issue_app(&app, now_s, APP_TOKEN_S), APP_TOKEN_S, None)
-        }
-    };
-    let token = token.map_err(|e| ApiError::illegal(e.to_string()))?;
-    Ok(Json(
-        json!({ "access_token": token.expose(), "expires_in": life, "user": user.map(|u| json!({ "username": u })) }),
-    ))
-}
-
 pub(super) async fn create(
     request: AppRequest,
     Shared(state): Shared<Arc<State>>,
@@ -102,14 +56,115 @@ pub(super) async fn create(
     }
     for user in &users {
         Address::new(&request.app, &user.username, "device").map_err(|e| ApiError::illegal(e.to_string()))?;
-        if user.password.is_empty() {
-            return Err(ApiError::illegal("a password is empty"));
-        }
     }
-    let pairs = users.into_iter().map(|user| (user.username, user.password)).collect();
+    let (names, passwords): (Vec<_>, Vec<_>) = users.into_iter().map(|user| (user.username, user.password)).unzip();
+    let pairs = names.into_iter().zip(state.passwords.hash(passwords).await?).collect();
     let added = state.store.add_users(request.app.clone(), pairs, now_ms()).await?;
     let entities = added.into_iter().map(|user| json!({ "username": user, "activated": true })).collect();
     Ok(request.envelope("post", "entities", Value::Array(entities)))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Page {
+    #[serde(default)]
+    limit: Option<u32>,
+    /// The last user of the page before.
+    #[serde(default)]
+    cursor: String,
+}
+
+pub(super) async fn list(
+    request: AppRequest,
+    Shared(state): Shared<Arc<State>>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Query(Page { limit, cursor }) = page.map_err(|e| ApiError::illegal(e.body_text()))?;
+    input::word(&cursor, "`cursor`")?;
+    let limit = limit.unwrap_or(LISTED);
+    if !(1..=MOST_LISTED).contains(&limit) {
+        return Err(ApiError::illegal(format!("limit is {limit}; 1 to {MOST_LISTED}")));
+    }
+    let users = state.store.users(request.app.clone(), cursor, limit).await?;
+    let full = users.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = users.last().filter(|_| full).map(|(user, ..)| user.clone());
+    let shown = |(user, active, created_ms): &(String, bool, i64)| json!({ "username": user, "activated": active, "created": created_ms });
+    let Json(mut answer) = request.envelope("get", "entities", users.iter().map(shown).collect());
+    if let Some(next) = next {
+        answer["cursor"] = json!(next);
+    }
+    Ok(Json(answer))
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewPassword {
+    newpassword: Secret,
+}
+
+/// Another password ends every login of the user.
+pub(super) async fn set_password(
+    request: AppRequest,
+    Shared(state): Shared<Arc<State>>,
+    Body(new): Body<NewPassword>,
+) -> Result<Json<Value>, ApiError> {
+    let user = known_user(&request, &state).await?;
+    change_password(&request, &state, user, new.newpassword).await?;
+    Ok(request.envelope("put", "data", json!({ "result": true })))
+}
+
+pub(super) async fn change_password(
+    request: &AppRequest,
+    state: &State,
+    user: String,
+    password: Secret,
+) -> Result<(), ApiError> {
+    let hash = state.passwords.hash(vec![password]).await?.remove(0);
+    change(request, state, user, UserChange::Password(hash)).await
+}
+
+async fn change(request: &AppRequest, state: &State, user: String, change: UserChange) -> Result<(), ApiError> {
+    match state.dispatch.change_user(request.app.clone(), user.clone(), change).await? {
+        true => Ok(()),
+        false => Err(no_user(&user)),
+    }
+}
+
+/// The user and all that is the user's goes.
+pub(super) async fn remove(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
+    let user = request.variable("user");
+    change(&request, &state, user.clone(), UserChange::Deleted).await?;
+    Ok(request.envelope("delete", "entities", json!([{ "username": user }])))
+}
+
+pub(super) async fn deactivate(
+    request: AppRequest,
+    Shared(state): Shared<Arc<State>>,
+) -> Result<Json<Value>, ApiError> {
+    let user = request.variable("user");
+    change(&request, &state, user.clone(), UserChange::Deactivated).await?;
+    Ok(request.envelope("post", "entities", json!([{ "username": user, "activated": false }])))
+}
+
+pub(super) async fn activate(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
+    let user = request.variable("user");
+    if !state.store.activate(request.app.clone(), user.clone()).await? {
+        return Err(no_user(&user));
+    }
+    Ok(request.envelope("post", "entities", json!([{ "username": user, "activated": true }])))
+}
+
+/// A device that is gone for good: its logins end, and it counts no more.
+pub(super) async fn remove_device(
+    request: AppRequest,
+    Shared(state): Shared<Arc<State>>,
+) -> Result<Json<Value>, ApiError> {
+    let (user, device) = (known_user(&request, &state).await?, request.variable("device"));
+    let known = state.store.devices(request.app.clone(), user.clone()).await?;
+    if !known.iter().any(|row| row.device_id == device) {
+        return Err(ApiError::not_found(format!("user `{user}` has no device `{device}`")));
+    }
+    state.dispatch.kick(request.app.clone(), user.clone(), Some(device.clone()), KickCode::Kicked).await?;
+    state.store.forget_device(request.app.clone(), user, device.clone()).await?;
+    Ok(request.envelope("delete", "entities", json!([{ "device_id": device }])))
 }
 
 pub(super) async fn devices(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
@@ -161,29 +216,11 @@ pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<String, A
     Ok(format!("ready\n{broker}{}", clock.unwrap_or_default()))
 }
 
-/// Ends a user's logins on all devices.
-pub(super) async fn kick_all(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
-    kick(request, &state, None).await
-}
-
-/// Ends a user's login on one device.
-pub(super) async fn kick_one(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
-    let device = request.variable("device");
-    kick(request, &state, Some(device)).await
-}
-
-async fn kick(request: AppRequest, state: &State, device: Option<String>) -> Result<Json<Value>, ApiError> {
-    let user = known_user(&request, state).await?;
-    let devices = state.dispatch.kick(request.app.clone(), user, device, KickCode::Kicked).await?;
-    let data = json!({ "result": !devices.is_empty(), "devices": devices });
-    Ok(request.envelope("delete", "data", data))
-}
-
 pub(super) async fn known_user(request: &AppRequest, state: &State) -> Result<String, ApiError> {
     let user = request.variable("user");
-    if state.store.user_exists(request.app.clone(), user.clone()).await? {
-        Ok(user)
-    } else {
-        Err(ApiError::bad("RequiredPropertyNotFoundException", format!("no user `{user}` in this app")))
-    }
+    if state.store.user_exists(request.app.clone(), user.clone()).await? { Ok(user) } else { Err(no_user(&user)) }
+}
+
+fn no_user(user: &str) -> ApiError {
+    ApiError::bad("RequiredPropertyNotFoundException", format!("no user `{user}` in this app"))
 }

@@ -7,8 +7,8 @@ use crate::gateway::door::{Door, Refused};
 use crate::gateway::workers::{Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
-use crate::mqtt::server::{Action, Event, Fault, Own, Refusal, Server, Topic, next_packet, write_packet};
-use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
+use crate::mqtt::server::{Action, Ask, Event, Fault, Own, Refusal, Server, Topic, next_packet, write_packet};
+use crate::protocol::{Address, Down, END_PROPERTY, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
 use std::collections::VecDeque;
@@ -22,6 +22,9 @@ const KEEP_BUFFER: usize = 4096;
 /// How long the client may take to close its side after it was parted from.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// How long the store may take to say whether a login stands; then the device is asked to come later.
+const ADMIT_WITHIN: Duration = Duration::from_secs(10);
+
 /// What every connection works with; clones share it.
 #[derive(Clone)]
 pub(super) struct Shared {
@@ -34,6 +37,9 @@ pub(super) struct Shared {
 
 /// A word that is being carried out, and what the device is answered.
 type Work = Pin<Box<dyn Future<Output = Vec<Down>> + Send>>;
+
+/// Whether a client may enter, and as whom; as of so many logins that had ended.
+type Asking = Pin<Box<dyn Future<Output = (Ask, Result<Option<Address>, Refused>, u64)> + Send>>;
 
 /// Who a connection is of, once it has entered.
 struct Entered {
@@ -50,6 +56,7 @@ struct Connection<S> {
     server: Server,
     incoming: BytesMut,
     outgoing: BytesMut,
+    asking: Option<Asking>,
     entered: Option<Entered>,
     /// The connection's own name, by the device's word.
     nonce: Option<Nonce>,
@@ -75,6 +82,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, f
         server: Server::new(Duration::ZERO),
         incoming: BytesMut::from(first),
         outgoing: BytesMut::new(),
+        asking: None,
         entered: None,
         nonce: None,
         goodbye: false,
@@ -95,6 +103,7 @@ enum Woken {
     Order(Option<Order>),
     Answered(Vec<Down>),
     Rested,
+    Admitted(Ask, Result<Option<Address>, Refused>, u64),
     Late,
 }
 
@@ -129,6 +138,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.paused_until = None;
                     self.happens(Event::Paused(false));
                 }
+                Woken::Admitted(ask, answer, ended) => {
+                    self.asking = None;
+                    if let Some(answer) = self.enter(ask, answer, ended) {
+                        self.happens(Event::Entered(answer));
+                    }
+                }
                 Woken::Late => self.happens(Event::Tick),
             }
         }
@@ -137,7 +152,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     async fn woken(&mut self) -> Woken {
         let deadline = self.server.deadline().map(|at| tokio::time::Instant::from_std(self.started + at));
         let (reads, paused_until) = (self.server.reads(), self.paused_until);
-        let Self { stream, incoming, entered, work, .. } = self;
+        let Self { stream, incoming, asking, entered, work, .. } = self;
+        let admitted = async {
+            match asking {
+                Some(asking) => asking.await,
+                None => std::future::pending().await,
+            }
+        };
         let order = async {
             match entered {
                 Some(entered) => entered.place.orders.recv().await,
@@ -165,6 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         };
         tokio::select! {
             replies = answer => Woken::Answered(replies),
+            (ask, answer, ended) = admitted => Woken::Admitted(ask, answer, ended),
             read = stream.read_buf(incoming), if reads => Woken::Read(read),
             order = order => Woken::Order(order),
             () = rested => Woken::Rested,
@@ -218,10 +240,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
             }
             Action::WriteBytes(bytes) => self.outgoing.extend_from_slice(bytes),
-            Action::Ask => {
-                let answer = self.enter();
-                self.happens(Event::Entered(answer));
-            }
+            Action::Ask => match self.server.ask() {
+                Some(ask) => self.ask(ask),
+                None => self.over = Some("nothing was shown"),
+            },
             Action::Heard { topic, payload, packet_id } => {
                 self.note(topic, &payload);
                 let now = self.now();
@@ -272,26 +294,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    fn enter(&mut self) -> Result<Own, Refusal> {
-        let refuse = |code, why: String| Err(Refusal { code, why });
-        let Some(ask) = self.server.ask() else {
-            return refuse(ConnectReturnCode::UnspecifiedError, "nothing was shown".to_owned());
-        };
+    /// The store knows which logins have ended.
+    fn ask(&mut self, ask: Ask) {
+        let Shared { door, table, .. } = self.shared.clone();
+        self.asking = Some(Box::pin(async move {
+            let ended = table.ended();
+            let answer = door.admit(&ask.client_id, ask.user.as_deref(), ask.password.expose());
+            let late = |_| Err(Refused::Unknown("it does not answer in time".to_owned()));
+            let answer = tokio::time::timeout(ADMIT_WITHIN, answer).await.unwrap_or_else(late);
+            (ask, answer, ended)
+        }));
+    }
+
+    /// `None`: a login has ended meanwhile, and whether it was this one is asked again.
+    fn enter(
+        &mut self,
+        ask: Ask,
+        answer: Result<Option<Address>, Refused>,
+        ended: u64,
+    ) -> Option<Result<Own, Refusal>> {
+        let refuse = |code, why: String| Some(Err(Refusal { code, why, end: None }));
         let Shared { door, table, stop, .. } = &self.shared;
         if stop.is_cancelled() {
             return refuse(ConnectReturnCode::ServerUnavailable, "the gateway ends".to_owned());
         }
-        let user = match door.admit(&ask.client_id, ask.user.as_deref(), ask.password.expose()) {
+        let user = match answer {
             Ok(user) => user,
             Err(refused) => {
                 let code = match refused {
                     Refused::ClientId(_) => ConnectReturnCode::ClientIdentifierNotValid,
                     Refused::Token(_) => ConnectReturnCode::BadUserNamePassword,
-                    Refused::NotItsOwn => ConnectReturnCode::NotAuthorized,
+                    Refused::NotItsOwn | Refused::Ended(_) => ConnectReturnCode::NotAuthorized,
                     Refused::Crowded => ConnectReturnCode::ServerBusy,
+                    Refused::Unknown(_) => ConnectReturnCode::ServerUnavailable,
+                };
+                let end = match refused {
+                    Refused::Ended(code) => Some((END_PROPERTY, u16::from(code))),
+                    _ => None,
                 };
                 tracing::info!(event = "broker.refused", client = %ask.client_id, reason = %refused, "a connection was refused");
-                return refuse(code, refused.to_string());
+                return Some(Err(Refusal { code, why: refused.to_string(), end }));
             }
         };
         let by_will = || ask.will_topic.as_deref().and_then(|topic| door.owner(&ask.client_id, topic));
@@ -306,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             up: door.topics.topic(address, Leg::Up),
             state: door.topics.topic(address, Leg::State),
         });
-        if ask.will_topic.is_some_and(|topic| topic != own.state && topic != own.up) {
+        if ask.will_topic.as_ref().is_some_and(|topic| *topic != own.state && *topic != own.up) {
             return refuse(ConnectReturnCode::NotAuthorized, "the will is not on an own topic".to_owned());
         }
         let place = match table.enter(&ask.client_id, ask.max_packet, Instant::now()) {
@@ -314,8 +356,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Err(full @ Full::Contended) => return refuse(ConnectReturnCode::ConnectionRateExceeded, full.to_string()),
             Err(full @ Full::User) => return refuse(ConnectReturnCode::QuotaExceeded, full.to_string()),
         };
+        if table.ended() != ended {
+            // From now on it is found in the table by whoever ends it.
+            table.leave(&ask.client_id, &place);
+            self.ask(ask);
+            return None;
+        }
         self.entered = Some(Entered { client_id: ask.client_id, address, place });
-        Ok(own)
+        Some(Ok(own))
     }
 
     fn start_work(&mut self) {

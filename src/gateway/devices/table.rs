@@ -1,6 +1,6 @@
 //! Who is connected here: a device's connection by its client id.
 
-use crate::protocol::{Address, PROBE_SUFFIX};
+use crate::protocol::{Address, END_PROPERTY, KickCode, PROBE_SUFFIX};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
 use std::collections::HashMap;
@@ -69,6 +69,8 @@ struct Connected {
     /// How many each user has.
     by_user: HashMap<String, usize>,
     last: u64,
+    /// Logins that have ended since the start.
+    ended: u64,
 }
 
 /// Clones share it.
@@ -95,6 +97,24 @@ impl Table {
     /// Ends the device's connection. `false`: it has none here.
     pub(super) fn end(&self, client_id: &str, order: Order) -> bool {
         self.order(client_id, order) == Given::Written
+    }
+
+    /// The client's login has ended: it is told, and so is its probe. One that takes nothing loses its place, which ends
+    /// it too.
+    pub fn end_login(&self, client_id: &str, code: KickCode) {
+        self.all().ended += 1;
+        for id in [client_id, &format!("{client_id}{PROBE_SUFFIX}")] {
+            let end = Some((END_PROPERTY, u16::from(code)));
+            let order = Order::End { code: DisconnectReasonCode::NotAuthorized, end };
+            if self.order(id, order) == Given::Full {
+                self.all().by_client.remove(id);
+            }
+        }
+    }
+
+    /// How many logins have ended: if more have once a client has its place, its own may be among them.
+    pub(super) fn ended(&self) -> u64 {
+        self.all().ended
     }
 
     fn order(&self, client_id: &str, order: Order) -> Given {
@@ -229,6 +249,8 @@ mod tests {
         let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, Bytes::new())).collect();
         assert_eq!((given[ORDERS - 1], given[ORDERS]), (Given::Written, Given::Full));
         assert_eq!(table.deliver(&address, vec![b'x'; 500].into()), Given::TooLarge { most: 500 });
+        table.end_login(&address.client_id(), KickCode::Kicked);
+        assert_eq!(table.deliver(&address, Bytes::new()), Given::NotHere, "whose login has ended is not waited for");
     }
 
     #[test]

@@ -228,6 +228,21 @@ impl Store {
         .await
     }
 
+    /// Forgets a device of a user, whose logins were ended before, and its bindings.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_device(&self, app: String, user: String, device: String) -> Result<(), StoreError> {
+        self.run(move |t| {
+            for table in ["bindings", "devices"] {
+                let sql = format!("DELETE FROM {table} WHERE app = ?1 AND user = ?2 AND device = ?3");
+                t.execute(&sql, params![app, user, device])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Whether the store holds the device as connected; with a nonce, over that connection.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use super::deliveries::Of;
 use super::pairs::Recall;
 use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, presence};
+use super::{Store, StoreError, address, as_i64, logins, presence};
 use crate::delivery::policy::{AppRules, Login};
 use crate::delivery::presence::Event as Presence;
 use crate::delivery::{Event, Rules};
@@ -20,12 +20,14 @@ pub struct Kick {
     pub by: Option<String>,
     /// What its notifications showed is not for who uses it next.
     pub recalls: Vec<Recall>,
+    /// It was logged in.
+    pub known: bool,
 }
 
 impl Kick {
     /// Of a login that has ended before.
-    pub(super) const fn new(address: Address, code: KickCode, by: Option<String>) -> Self {
-        Self { address, code, by, recalls: Vec::new() }
+    pub const fn new(address: Address, code: KickCode, by: Option<String>) -> Self {
+        Self { address, code, by, recalls: Vec::new(), known: false }
     }
 }
 
@@ -130,7 +132,7 @@ pub(super) fn admit(
 }
 
 /// Ends a login: the device, what was on its way to it, and its bindings, together.
-fn end(
+pub(super) fn end(
     t: &Transaction<'_>,
     address: &Address,
     (code, by): (KickCode, Option<String>),
@@ -144,7 +146,7 @@ fn end(
         params![app, user, device, u16::from(code), by],
     )?;
     t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, device])?;
-    Ok(Kick { address: address.clone(), code, by, recalls })
+    Ok(Kick { address: address.clone(), code, by, recalls, known: true })
 }
 
 /// The device is logged out, and what lies on it or is shown there is not for its user any more.
@@ -169,7 +171,7 @@ pub(super) fn is_kicked(t: &Transaction<'_>, address: &Address) -> Result<bool, 
 }
 
 impl Store {
-    /// Ends the logins of one device of a user, or of all. Returns them.
+    /// Ends the logins of one device of a user, or of all, with every token they came with. Returns them.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -183,14 +185,29 @@ impl Store {
         now_ms: u64,
     ) -> Result<Vec<Kick>, StoreError> {
         self.run(move |t| {
-            let devices: Vec<String> = t
+            super::users::hold(t, &app, &user, true)?;
+            match &device {
+                // A token for it may be out before it was heard of.
+                Some(device) => drop(super::devices::ensure(t, &address(&app, &user, device)?)?),
+                None => logins::end_all(t, &app, &user, code)?,
+            }
+            let devices: Vec<(String, bool)> = t
                 .prepare_cached(
-                    "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) AND logged_in = 1",
+                    "SELECT device, logged_in FROM devices WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3)",
                 )?
-                .query_map(params![app, user, device], |r| r.get(0))?
+                .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
-            let end = |device: String| end(t, &address(&app, &user, &device)?, (code, None), rules, now_ms);
-            devices.into_iter().map(end).collect()
+            let mut kicked = Vec::new();
+            for (device, logged_in) in devices {
+                let address = address(&app, &user, &device)?;
+                logins::end_of(t, &address, code, now_ms)?;
+                kicked.push(match logged_in {
+                    true => end(t, &address, (code, None), rules, now_ms)?,
+                    // It may be connected all the same, with a token that has ended now.
+                    false => Kick::new(address, code, None),
+                });
+            }
+            Ok(kicked)
         })
         .await
     }

@@ -12,3 +12,11 @@ ALTER TABLE deliveries ADD COLUMN acked_ms INTEGER;
 ALTER TABLE deliveries ADD COLUMN taken_ms INTEGER;
 -- When it was is not known; that it was is.
 UPDATE deliveries SET acked_ms = (SELECT accepted_ms FROM messages WHERE id = message) WHERE acked_by IS NOT NULL;
+ALTER TABLE users ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE users ADD COLUMN ended_code INTEGER;
+ALTER TABLE users ADD COLUMN active INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE logins (
+    app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, login TEXT NOT NULL,
+    entered_ms INTEGER NOT NULL, ended_ms INTEGER, code INTEGER,
+    PRIMARY KEY (app, user, device, login)
+) WITHOUT ROWID;

@@ -7,8 +7,11 @@ CREATE TABLE settings (
     PRIMARY KEY (app, user, key)
 ) WITHOUT ROWID;
 
+-- `generation`: what ends all of a user's logins raises it, and a token of another one is not taken; `ended_code`: why
+-- that was. `active`: may log in.
 CREATE TABLE users (
     app TEXT NOT NULL, user TEXT NOT NULL, password TEXT NOT NULL, created_ms INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0, ended_code INTEGER, active INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (app, user)
 ) WITHOUT ROWID;
 
@@ -28,6 +31,14 @@ CREATE TABLE devices (
     attached INTEGER NOT NULL DEFAULT 1, silent INTEGER NOT NULL DEFAULT 0,
     instance TEXT NOT NULL DEFAULT '', turns INTEGER NOT NULL DEFAULT 0, turned_ms INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (app, user, device)
+) WITHOUT ROWID;
+
+-- The logins that devices have entered with, by the id their tokens bear. Login '': every token for this device that
+-- was issued until then has ended.
+CREATE TABLE logins (
+    app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, login TEXT NOT NULL,
+    entered_ms INTEGER NOT NULL, ended_ms INTEGER, code INTEGER,
+    PRIMARY KEY (app, user, device, login)
 ) WITHOUT ROWID;
 
 -- `off_until_ms`: until when the device's user has switched notifications off, by its vendor's word. A token its

@@ -65,6 +65,8 @@ pub struct Ask {
 pub struct Refusal {
     pub code: ConnectReturnCode,
     pub why: String,
+    /// The device's login has ended: a user property's name, and the code.
+    pub end: Option<(&'static str, u16)>,
 }
 
 /// What happens to a connection.
@@ -269,11 +271,11 @@ impl Server {
         let will_topic = will.as_ref().map(|will| String::from_utf8_lossy(&will.topic).into_owned());
         if will.as_ref().is_some_and(|will| will.qos == QoS::ExactlyOnce) {
             let why = "a will of QoS 2, which is not offered".to_owned();
-            return self.refuse(Refusal { code: ConnectReturnCode::QoSNotSupported, why }, out);
+            return self.refuse(Refusal { code: ConnectReturnCode::QoSNotSupported, why, end: None }, out);
         }
         if will.as_ref().is_some_and(|will| will.message.len() > LONGEST_STATE) {
             let why = format!("a will of more than {LONGEST_STATE} bytes");
-            return self.refuse(Refusal { code: ConnectReturnCode::QuotaExceeded, why }, out);
+            return self.refuse(Refusal { code: ConnectReturnCode::QuotaExceeded, why, end: None }, out);
         }
         self.will = will.map(|will| will.message);
         let (user, password) = login.map_or((None, String::new()), |login| (Some(login.username), login.password));
@@ -283,7 +285,7 @@ impl Server {
         self.ask = Some(Ask { client_id: connect.client_id, user, password, will_topic, max_packet });
         if no_id {
             let why = "a client id is needed: {user}:{device}@{app}".to_owned();
-            return self.refuse(Refusal { code: ConnectReturnCode::ClientIdentifierNotValid, why }, out);
+            return self.refuse(Refusal { code: ConnectReturnCode::ClientIdentifierNotValid, why, end: None }, out);
         }
         self.phase = Phase::Asked;
         out.push(Action::Ask);
@@ -320,7 +322,8 @@ impl Server {
     }
 
     fn refuse(&mut self, refusal: Refusal, out: &mut Vec<Action>) {
-        let properties = ConnAckProperties { reason_string: Some(refusal.why), ..no_properties() };
+        let user_properties = refusal.end.map(|(name, code)| (name.to_owned(), code.to_string())).into_iter().collect();
+        let properties = ConnAckProperties { reason_string: Some(refusal.why), user_properties, ..no_properties() };
         out.push(connack(refusal.code, properties));
         self.close("refused", false, out);
     }

@@ -92,7 +92,7 @@ fn connack_says_what_there_is_and_what_there_is_not() {
 fn whoever_is_refused_hears_why_and_the_socket_closes_without_a_will() {
     let mut server = Server::new(Duration::ZERO);
     server.on_event(at(0), Event::Packet(connect(60, None)));
-    let refusal = Refusal { code: ConnectReturnCode::NotAuthorized, why: "another's token".into() };
+    let refusal = Refusal { code: ConnectReturnCode::NotAuthorized, why: "another's token".into(), end: None };
     let actions = server.on_event(at(0), Event::Entered(Err(refusal)));
     let [Action::Write(Packet::ConnAck(ack)), Action::Close { will: None, .. }] = actions.as_slice() else {
         panic!("{actions:?}")

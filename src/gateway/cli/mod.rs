@@ -1,5 +1,7 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
+mod users;
+
 use super::check;
 use super::config::{Config, SYSTEM_FILE, VARIABLES};
 use super::error::ServeError;
@@ -43,15 +45,8 @@ enum Command {
         #[arg(long)]
         announce: bool,
     },
-    /// Create a user
-    User {
-        #[command(flatten)]
-        to: Target,
-        user: String,
-        /// File with the password; `-` is standard input
-        #[arg(long, value_name = "FILE")]
-        password_file: PathBuf,
-    },
+    #[command(flatten)]
+    Users(users::UsersCommand),
     /// Print a token with which a device logs in
     Token {
         #[command(flatten)]
@@ -291,17 +286,7 @@ fn good(config: Config) -> Result<Config, SettingsError> {
 
 async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
     match command {
-        Command::User { to, user, password_file } => {
-            let operator = Operator::new(config, &to).await?;
-            let body = json!({ "username": user, "password": read(&password_file)? });
-            let answer = operator.call("POST", "users", Some(body)).await?;
-            let new = answer["entities"].as_array().is_some_and(|e| !e.is_empty());
-            print(&if new {
-                format!("{user} created")
-            } else {
-                format!("{user} exists already; the password is unchanged")
-            })
-        }
+        Command::Users(command) => users::execute(config, command).await,
         Command::Token { to, user, password_file, device } => {
             let operator = Operator::new(config, &to).await?;
             let body = json!({ "grant_type": "password", "username": user, "password": read(&password_file)?, "device_id": device });

@@ -1,0 +1,63 @@
+//! Logins that end while devices are connected: who is told, and whose connection is cut.
+
+use super::clock::now_ms;
+use super::dispatch::Dispatch;
+use super::store::{Kick, StoreError, UserChange};
+use crate::ids::DeviceId;
+use crate::protocol::{Address, Down, KickCode};
+use tracing::info;
+
+impl Dispatch {
+    /// Ends the logins of one device of a user, or of all, tells the devices and cuts them off. Returns those that
+    /// were logged in.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn kick(
+        &self,
+        app: String,
+        user: String,
+        device: Option<String>,
+        code: KickCode,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let kicked = self.store.kick(app, user, device, code, self.rules(), now_ms()).await?;
+        let devices = kicked.iter().filter(|kick| kick.known).map(|kick| kick.address.device.clone()).collect();
+        self.tell_kicked(kicked);
+        Ok(devices)
+    }
+
+    /// Changes what a user logs in with, and ends every login. `false`: there is no such user.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn change_user(&self, app: String, user: String, change: UserChange) -> Result<bool, StoreError> {
+        let Some(kicked) = self.store.change_user(app, user, change, self.rules(), now_ms()).await? else {
+            return Ok(false);
+        };
+        self.tell_kicked(kicked);
+        Ok(true)
+    }
+
+    /// Tells devices that their login has ended, and cuts them off. One that is not connected is told when it comes
+    /// back.
+    pub(super) fn tell_kicked(&self, kicked: Vec<Kick>) {
+        for Kick { address, code, by, recalls, known } in kicked {
+            self.take_back(recalls);
+            if known {
+                info!(event = "device.kicked", device = %address, code = u16::from(code), by, "a login was ended");
+            }
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                if known {
+                    this.tell(address.clone(), Down::Kick { code, replaced_by: by }).await;
+                }
+                this.wire.end(&address, code);
+            });
+        }
+    }
+}
+
+pub(super) fn refused(address: &Address, Kick { code, by, .. }: Kick) -> Down {
+    info!(event = "device.refused", device = %address, code = u16::from(code), "a login that has ended came back");
+    Down::Kick { code, replaced_by: by }
+}

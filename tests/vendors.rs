@@ -477,6 +477,21 @@ fn a_receipt_nobody_could_have_sent_is_refused() {
 }
 
 #[test]
+fn a_thousand_statuses_come_in_one_callback() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let case = Case::new("honor", &At::new(&gateway, &clouds));
+    let listed = case.rest.ok("GET", "certificates", None);
+    let url = listed["entities"][0]["receipts_url"].as_str().expect("a URL").to_owned();
+    let said = |number: u32| json!({"token": format!("{number:0130}"), "status": 40_000_001, "biTag": "x".repeat(120)});
+    let statuses = json!({"statuses": (0..1000).map(said).collect::<Vec<_>>()});
+    assert!(statuses.to_string().len() > 290_000);
+    let (status, answer) = case.rest.ask("POST", &url, Some(&statuses));
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[test]
 fn harmony_os_next_is_reached_with_a_service_account_and_its_notifications_taken_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let made =

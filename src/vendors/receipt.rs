@@ -49,6 +49,7 @@ pub struct Incoming<'a> {
     pub proof: Option<&'a str>,
     pub form: HashMap<String, String>,
     pub body: Json,
+    pub now_ms: u64,
 }
 
 /// Why a receipt is not believed.
@@ -56,6 +57,8 @@ pub struct Incoming<'a> {
 pub enum Refused {
     #[error("the receipt is not signed as this certificate's callback_user and callback_secret ask")]
     Signature,
+    #[error("the receipt was signed more than five minutes ago, or our clock is wrong")]
+    Time,
     #[error("the receipt's access_token is not this certificate's callback_token")]
     AccessToken,
     #[error("the receipt is not in {0}'s form")]
@@ -126,7 +129,7 @@ mod tests {
 
     fn of(vendor: Vendor, form: &[(&str, Json)], body: Json) -> Result<Vec<(String, Event, String)>, Refused> {
         let form = form.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
-        let incoming = Incoming { proof: None, form, body };
+        let incoming = Incoming { proof: None, form, body, now_ms: 0 };
         let receipts = read(&certificate(vendor, json!({})), &incoming)?;
         Ok(receipts.into_iter().map(|r| (r.token, r.event, r.param)).collect())
     }
@@ -161,16 +164,23 @@ mod tests {
     #[test]
     fn a_receipt_of_huaweis_must_be_signed_where_a_secret_is_agreed() {
         let certificate = certificate(Vendor::Huawei, json!({"callback_user": "u", "callback_secret": "s"}));
-        let signed = |secret: &str| {
+        const NOW_MS: u64 = 1_795_363_199_000;
+        let signed = |secret: &str, at: &str| {
             let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-            let value = STANDARD.encode(hmac::sign(&key, b"17nu"));
-            format!("timestamp=17; nonce=n; value={value}")
+            let value = STANDARD.encode(hmac::sign(&key, format!("{at}nu").as_bytes()));
+            format!("timestamp={at}; nonce=n; value={value}")
         };
         let read_with = |header: Option<&str>| {
-            read(&certificate, &Incoming { proof: header, form: HashMap::new(), body: json!({"statuses": []}) })
+            let (form, body) = (HashMap::new(), json!({"statuses": []}));
+            read(&certificate, &Incoming { proof: header, form, body, now_ms: NOW_MS })
         };
-        assert_eq!(read_with(Some(&signed("s"))), Ok(Vec::new()));
-        assert_eq!(read_with(Some(&signed("x"))), Err(Refused::Signature));
+        for at in ["1795363199000", "1795363199", "1795362900000", "1795363498"] {
+            assert_eq!(read_with(Some(&signed("s", at))), Ok(Vec::new()), "{at}");
+        }
+        for at in ["1795362898000", "1795362898", "1795363500000", "17", "soon"] {
+            assert_eq!(read_with(Some(&signed("s", at))), Err(Refused::Time), "{at}");
+        }
+        assert_eq!(read_with(Some(&signed("x", "1795363199000"))), Err(Refused::Signature));
         assert_eq!(read_with(None), Err(Refused::Signature));
     }
 }

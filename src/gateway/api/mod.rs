@@ -101,7 +101,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/certificates", get(certificates::list).post(certificates::add))
         .route("/{org}/{app}/certificates/{name}", delete(certificates::remove).patch(certificates::change))
         .route("/{org}/{app}/certificates/{name}/test", post(certificates::test))
-        .route("/receipts/{vendor}/{path}", post(receipts::receive))
+        .route("/receipts/{vendor}/{path}", post(receipts::receive).layer(DefaultBodyLimit::max(receipts::MAX_BODY)))
         .route("/broker/rabbitmq/{about}", post(rabbitmq::ask))
         .route("/broker/rmqtt/{about}", post(rmqtt::ask))
         .route("/metrics", get(receipts::metrics))

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tracing::{debug, warn};
 
+/// Largest callback, in bytes: a thousand statuses with room.
+pub(super) const MAX_BODY: usize = 1024 * 1024;
+
 /// Takes one vendor's report. The answer is what the vendors' own examples give.
 pub(super) async fn receive(
     Shared(state): Shared<Arc<State>>,
@@ -32,6 +35,7 @@ pub(super) async fn receive(
         proof: vendor.cloud().receipts.as_ref().and_then(|receipts| receipts.proof_header).and_then(header),
         form,
         body: serde_json::from_slice(&body).unwrap_or_default(),
+        now_ms: now_ms(),
     };
     let receipts = read(&certificate, &incoming).map_err(|error| {
         state.push.metrics.received(vendor.as_str(), "refused");

@@ -8,13 +8,16 @@ use ring::hmac;
 use std::collections::HashMap;
 
 pub(super) fn read(certificate: &Certificate, incoming: &Incoming<'_>) -> Read {
-    prove(certificate, incoming.proof)?;
+    prove(certificate, incoming.proof, incoming.now_ms)?;
     Ok(statuses(&incoming.body, event))
 }
 
+/// How far a signed time may be from our clock, in milliseconds.
+const SKEW_MS: u64 = 300_000;
+
 /// Header `timestamp=..; nonce=..; value=..`, value = Base64(HMAC-SHA256(secret, timestamp + nonce +
 /// user)) (Huawei, https-send-receipt-api). Asked for where the certificate has a secret for it.
-fn prove(certificate: &Certificate, header: Option<&str>) -> Result<(), Refused> {
+fn prove(certificate: &Certificate, header: Option<&str>, now_ms: u64) -> Result<(), Refused> {
     let Some(secret) = certificate.field("callback_secret") else { return Ok(()) };
     let parts: HashMap<&str, &str> =
         header.unwrap_or_default().split(';').filter_map(|part| part.trim().split_once('=')).collect();
@@ -23,7 +26,11 @@ fn prove(certificate: &Certificate, header: Option<&str>) -> Result<(), Refused>
     let signed = format!("{}{}{user}", part("timestamp"), part("nonce"));
     let value = STANDARD.decode(part("value")).map_err(|_| Refused::Signature)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    hmac::verify(&key, signed.as_bytes(), &value).map_err(|_| Refused::Signature)
+    hmac::verify(&key, signed.as_bytes(), &value).map_err(|_| Refused::Signature)?;
+    // The page does not name the unit: no time of today in seconds is one in milliseconds.
+    let at: u64 = part("timestamp").parse().map_err(|_| Refused::Time)?;
+    let at_ms = if at < 100_000_000_000 { at * 1000 } else { at };
+    if at_ms.abs_diff(now_ms) > SKEW_MS { Err(Refused::Time) } else { Ok(()) }
 }
 
 /// msg-receipt-guide-0000001050040176.

@@ -5,8 +5,8 @@
 use super::super::call::{Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of};
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
-use super::super::lenient;
 use super::super::jwt::{Algorithm, sign};
+use super::super::lenient;
 use super::super::text::shrink;
 use crate::http::Repeat;
 use crate::secret::Secret;

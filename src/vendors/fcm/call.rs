@@ -6,8 +6,8 @@ use super::super::call::{
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
-use super::super::lenient;
 use super::super::jwt::{Algorithm, sign};
+use super::super::lenient;
 use super::super::text::shrink;
 use crate::http::Repeat;
 use serde::Deserialize;

@@ -218,7 +218,8 @@ mod tests {
         let reading = read(json!({"code": 0, "message": "Success", "data": data}));
         let meanings: Vec<_> = ["a", "b", "c"].into_iter().map(|token| reading.of(token).meaning).collect();
         assert_eq!(meanings, [Meaning::Ok, Meaning::TokenDead, Meaning::TokenSoftDead]);
-        for odd in [json!({"code": "0", "message": null, "data": null}), json!({"code": 0, "message": 1, "data": "x"})] {
+        for odd in [json!({"code": "0", "message": null, "data": null}), json!({"code": 0, "message": 1, "data": "x"})]
+        {
             assert_eq!(read(odd).of("a").meaning, Meaning::Ok);
         }
         let odd = json!([{"registrationId": "b", "errorCode": "10000", "errorMessage": null}, null, 7]);

@@ -123,7 +123,8 @@ fn a_reader_that_comes_back_is_told_how_many_lines_it_missed() {
         }
     };
     let count = dropped["count"].as_u64().expect("a count");
-    assert!(failed >= 800 && count >= 200 && failed + count >= sent as u64, "{failed} came, {dropped}");
+    // A line is written after its peer was told, so the last few may come behind the count.
+    assert!(failed >= 800 && count >= 200 && failed + count + 16 >= sent as u64, "{failed} came, {dropped}");
     assert!(dropped["message"].as_str().is_some_and(|text| text.starts_with(&format!("{count} lines were dropped"))));
     // All is well again.
     broken_requests(home.path(), 1);

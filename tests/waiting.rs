@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use support::stage::{Stage, send};
 use support::{Flaw, LIMIT, Mosquitto, Postgres, Process, Rest, certificates, free_port, has, skipped};
 
 /// What a gateway says to its service manager.
@@ -125,4 +126,75 @@ fn a_gateway_that_waits_for_its_database_ends_when_asked() {
     let mut gateway = gateway(home, &certificates.ca, free_port(), &nobody);
     gateway.event("gateway.waiting");
     assert!(gateway.terminate().success());
+}
+
+/// Long with `IMPUSH_BROKER_AWAY_S=60`.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "nothing tells what does not happen")]
+fn messages_that_wait_for_the_broker_are_told_of_twice_and_who_has_a_vendor_is_pushed_to_at_once() {
+    let test = "messages_that_wait_for_the_broker_are_told_of_twice_and_who_has_a_vendor_is_pushed_to_at_once";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let away = std::env::var("IMPUSH_BROKER_AWAY_S").map_or(4, |s| s.parse().expect("seconds"));
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    let token = stage.phone(&rest);
+    rest.ok("POST", "users", Some(&json!({"username": "bob", "password": "a password"})));
+    let hello = |nonce: &str| {
+        json!({"v": 1, "type": "hello", "nonce": nonce, "agent": "test", "channel": "none", "platform": "linux"})
+            .to_string()
+    };
+    let online = |stage: &mut Stage, user: &str, device: &str, nonce: &str| {
+        let mut down = stage.broker.subscribe(&format!("im/v1/org%23app/{user}/{device}/down"));
+        stage.broker.publish(&format!("im/v1/org%23app/{user}/{device}/up"), hello(nonce).as_bytes());
+        down.wait_for("a welcome", |line| line.contains(nonce).then_some(()));
+        down
+    };
+    let desk = online(&mut stage, "bob", "desk", "before-desk");
+    let phone = online(&mut stage, "ann", "phone", "before-phone");
+    drop((desk, phone));
+
+    stage.broker.stop();
+    support::eventually("/readyz knows", || rest.text("/readyz").contains("no connection to the broker"));
+    let waiting: Vec<String> = (0..300).map(|n| send(&rest, "bob", n)).collect();
+    let sent = std::time::Instant::now();
+    let pushed: Vec<String> = (0..20).map(|n| send(&rest, "ann", n)).collect();
+    support::eventually("all are pushed", || {
+        let shown = stage.shown(&rest, &token);
+        pushed.iter().all(|id| shown.contains_key(id))
+    });
+    println!("20 messages with a vendor were sent and shown in {:?}", sent.elapsed());
+    std::thread::sleep(std::time::Duration::from_secs(away));
+    let hops = |stage: &Stage, ids: &[String]| {
+        let ids = ids.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
+        stage.postgres.ask(&format!("SELECT hop, count(*) FROM events WHERE message IN ({ids}) GROUP BY 1 ORDER BY 1"))
+    };
+    println!(
+        "after {away} s: {:?} of 300 that wait, {:?} of 20 with a vendor",
+        hops(&stage, &waiting),
+        hops(&stage, &pushed)
+    );
+    assert_eq!(hops(&stage, &waiting), "waiting|300");
+    assert_eq!(hops(&stage, &pushed), "vendor_sent|20");
+
+    stage.broker.start_again();
+    support::eventually("/readyz knows", || rest.text("/readyz") == "ready\n");
+    let mut desk = online(&mut stage, "bob", "desk", "after-desk");
+    // It acknowledges what it has, as a device does, and is told the rest.
+    let mut order = Vec::new();
+    while order.len() < waiting.len() {
+        let id = desk.wait_for("what waited", |line| {
+            let message: Value = serde_json::from_str(line.split_once(' ')?.1).ok()?;
+            (message["type"] == "message").then(|| message["id"].as_str().expect("an id").to_owned())
+        });
+        if !order.contains(&id) {
+            order.push(id);
+            if order.len() % 50 == 0 {
+                let ack = json!({"v": 1, "type": "ack", "ids": order[order.len() - 50..]});
+                stage.broker.publish("im/v1/org%23app/bob/desk/up", ack.to_string().as_bytes());
+            }
+        }
+    }
+    assert_eq!(order, waiting, "in their order");
+    support::eventually("all are acknowledged", || hops(&stage, &waiting).contains("acked|300"));
+    println!("in the end: {:?}", hops(&stage, &waiting));
 }

@@ -116,9 +116,7 @@ impl Dispatch {
             self.push.metrics.accepted();
             accepted.due_ms.into_iter().for_each(|due_ms| self.alarm.ring(due_ms));
             self.take_back(accepted.recalls);
-            for address in accepted.live {
-                self.tasks.spawn(self.clone().publish(address, Message::clone(&message)));
-            }
+            self.send(accepted.live, &message);
             for group in together(accepted.jobs) {
                 if let Some(permit) = calls.as_mut().and_then(|calls| calls.split(1)) {
                     self.carry(group, permit);
@@ -166,10 +164,6 @@ impl Dispatch {
     /// What can be done at once.
     fn reach(&self, calls: usize) -> Reach {
         Reach { broker: self.wire.is_up(), calls }
-    }
-
-    async fn publish(self, address: Address, message: Message) {
-        self.tell(address, Down::Message(message)).await;
     }
 
     /// Whether there is a connection to the broker.
@@ -419,7 +413,7 @@ impl Dispatch {
             self.store.silent(silent, now_ms()).await?;
         }
         for (address, message) in again {
-            self.tasks.spawn(self.clone().publish(address, Message::clone(&message)));
+            self.send([address], &message);
         }
         for group in together(jobs) {
             let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };

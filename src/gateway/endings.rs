@@ -49,7 +49,7 @@ impl Dispatch {
             let this = self.clone();
             self.tasks.spawn(async move {
                 if known {
-                    this.tell(address.clone(), Down::Kick { code, replaced_by: by }).await;
+                    this.tell(address.clone(), &Down::Kick { code, replaced_by: by }).await;
                 }
                 this.wire.end(&address, code);
             });

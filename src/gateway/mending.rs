@@ -75,7 +75,7 @@ impl Mending {
             tokio::time::sleep(GRACE).await;
             match store.is_connected(address.clone(), Some(nonce)).await {
                 Ok(false) if this.first_look(&address, Instant::now()) => {
-                    let _ = wire.publish(address, question()).await;
+                    let _ = wire.publish(address, &question()).await;
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -105,7 +105,7 @@ pub(super) async fn ask_all(store: &Store, wire: &Wire) -> Result<(), StoreError
         let Some(last) = page.last().cloned() else { break };
         after = Some(last);
         for address in page {
-            while wire.publish(address.clone(), question()).await == Err(NotHanded::Away) {
+            while wire.publish(address.clone(), &question()).await == Err(NotHanded::Away) {
                 ticks.tick().await;
             }
             asked += 1;
@@ -159,7 +159,7 @@ async fn ask_app(store: &Store, wire: &Wire, app: &str) -> Result<(), StoreError
             return Ok(());
         }
         for address in page {
-            let _ = wire.publish(address, question()).await;
+            let _ = wire.publish(address, &question()).await;
         }
     }
 }

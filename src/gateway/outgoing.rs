@@ -2,16 +2,67 @@
 //! decide and the connection to a broker.
 
 use super::devices::{Given, Table};
+use crate::ids::MessageId;
 use crate::protocol::{Address, Down, KickCode};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Publishes that wait for the connection; a caller beyond that waits itself.
 const QUEUE: usize = 1024;
-/// A message for a device, and the way back: whether it was handed to the broker.
+
+/// What a device is told, encoded once for all who are told the same.
+#[derive(Debug, Clone)]
+pub struct Word {
+    pub payload: Bytes,
+    /// The message that it is, if it is one.
+    pub message: Option<MessageId>,
+}
+
+impl From<&Down> for Word {
+    fn from(down: &Down) -> Self {
+        let message = if let Down::Message(message) = down { Some(message.id.clone()) } else { None };
+        Self { payload: down.encode().into(), message }
+    }
+}
+
+/// A word for a device, and the way back: whether it was handed to the broker.
+#[derive(Debug)]
 pub(super) struct Outgoing {
     pub address: Address,
-    pub down: Down,
+    pub word: Word,
     pub done: oneshot::Sender<Result<(), NotHanded>>,
+}
+
+/// A word that has its place behind those that were handed over before it.
+#[derive(Debug)]
+#[must_use = "whether it was handed over is known once this is done"]
+pub enum Handing {
+    Done(Result<(), NotHanded>),
+    Queued(Queued),
+}
+
+/// In the queue to the broker, or before it while it is full.
+#[derive(Debug)]
+pub struct Queued {
+    full: Option<(mpsc::Sender<Outgoing>, Outgoing)>,
+    handed: oneshot::Receiver<Result<(), NotHanded>>,
+}
+
+impl Handing {
+    /// # Errors
+    /// [`NotHanded`].
+    pub async fn done(self) -> Result<(), NotHanded> {
+        let Queued { full, handed } = match self {
+            Self::Done(done) => return done,
+            Self::Queued(queued) => queued,
+        };
+        if let Some((queue, outgoing)) = full
+            && queue.send(outgoing).await.is_err()
+        {
+            return Err(NotHanded::Away);
+        }
+        handed.await.unwrap_or(Err(NotHanded::Away))
+    }
 }
 
 /// Why the broker was not given something.
@@ -70,31 +121,35 @@ impl Wire {
         Self { way: Way::Own(table), state: watch::Sender::new(Some(true)) }
     }
 
-    /// Hands a message to the device, or to the broker. A device that is not connected here, or takes nothing, is found
-    /// out by the ack deadline and by its connection's end.
+    /// Hands a word to the device's connection, or to the broker, in the order of the calls. A device that is not connected
+    /// here, or takes nothing, is found out by the ack deadline and by its connection's end.
+    pub fn hand(&self, address: Address, word: Word) -> Handing {
+        match &self.way {
+            Way::Own(table) => Handing::Done(match table.deliver(&address, word.payload) {
+                Given::TooLarge { most } => Err(NotHanded::TooLarge(format!("the device takes at most {most} bytes"))),
+                given => {
+                    tracing::trace!(event = "endpoint.given", device = %address, ?given, "a message for a connection");
+                    Ok(())
+                }
+            }),
+            Way::Broker(queue) => {
+                let (done, handed) = oneshot::channel();
+                let full = match queue.try_send(Outgoing { address, word, done }) {
+                    Ok(()) => None,
+                    Err(mpsc::error::TrySendError::Full(outgoing)) => Some((queue.clone(), outgoing)),
+                    Err(mpsc::error::TrySendError::Closed(_)) => return Handing::Done(Err(NotHanded::Away)),
+                };
+                Handing::Queued(Queued { full, handed })
+            }
+        }
+    }
+
+    /// The same, to its end.
     ///
     /// # Errors
     /// [`NotHanded`].
-    pub async fn publish(&self, address: Address, down: Down) -> Result<(), NotHanded> {
-        let queue = match &self.way {
-            Way::Broker(queue) => queue,
-            Way::Own(table) => {
-                return match table.deliver(&address, down.encode().into()) {
-                    Given::TooLarge { most } => {
-                        Err(NotHanded::TooLarge(format!("the device takes at most {most} bytes")))
-                    }
-                    given => {
-                        tracing::trace!(event = "endpoint.given", device = %address, ?given, "a message for a connection");
-                        Ok(())
-                    }
-                };
-            }
-        };
-        let (done, handed) = oneshot::channel();
-        if queue.send(Outgoing { address, down, done }).await.is_err() {
-            return Err(NotHanded::Away);
-        }
-        handed.await.unwrap_or(Err(NotHanded::Away))
+    pub async fn publish(&self, address: Address, down: &Down) -> Result<(), NotHanded> {
+        self.hand(address, down.into()).done().await
     }
 }
 

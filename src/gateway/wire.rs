@@ -9,7 +9,7 @@ use crate::keepalive::constants::CONNECT_TIMEOUT;
 use crate::keepalive::{Cause, Link, LinkAction, Reconnect, Verdict};
 use crate::mqtt::{ConnectOptions, Connection, Incoming, MqttError, Stream, dial, handshake};
 use crate::names::Names;
-use crate::protocol::{Address, Down, Leg, Topics};
+use crate::protocol::{Address, Leg, Topics};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -120,10 +120,10 @@ impl Driver {
                 Some(packet_id) = finished.recv() => acknowledge(&mut connection, packet_id).await,
                 Some(outgoing) = self.queue.recv() => {
                     let topic = self.topics.topic(&outgoing.address, Leg::Down);
-                    let written = connection.publish(&topic, outgoing.down.encode(), false).await;
+                    let written = connection.publish(&topic, outgoing.word.payload, false).await;
                     link.on_written(self.started.elapsed());
-                    if let (Ok(ordinal), Down::Message(message)) = (&written, outgoing.down) {
-                        under_way.insert(*ordinal, (outgoing.address, message.id));
+                    if let (Ok(ordinal), Some(id)) = (&written, outgoing.word.message) {
+                        under_way.insert(*ordinal, (outgoing.address, id));
                     }
                     let (done, result) = match written {
                         Ok(_) => (Ok(()), Ok(())),

@@ -82,7 +82,7 @@ impl Workers {
 
 async fn carry_out(heard: Heard, dispatch: &Dispatch) {
     for down in answered(&heard, dispatch).await {
-        dispatch.tell(heard.address.clone(), down).await;
+        dispatch.tell(heard.address.clone(), &down).await;
     }
 }
 

@@ -219,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// [`MqttError`]; the connection lives on with `packet_too_large`, when the server takes no packet of this size, and
     /// with `quota_exceeded`, when the queue is full. Anything else ends it.
-    pub async fn publish(&mut self, topic: &str, payload: Vec<u8>, retain: bool) -> Result<u64, MqttError> {
+    pub async fn publish(&mut self, topic: &str, payload: impl Into<Bytes>, retain: bool) -> Result<u64, MqttError> {
         let qos = if self.at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
         let mut publish = Publish::new(topic, qos, payload, None);
         publish.retain = retain && self.retain;

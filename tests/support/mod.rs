@@ -182,6 +182,7 @@ pub struct Mosquitto {
     pub tls: u16,
     pub plain: u16,
     pub websocket: u16,
+    config: PathBuf,
 }
 
 impl Mosquitto {
@@ -193,10 +194,25 @@ impl Mosquitto {
     pub fn start_plain(dir: &Path, plain: u16) -> Self {
         let path = dir.join("plain.conf");
         std::fs::write(&path, format!("listener {plain} 127.0.0.1\nallow_anonymous true\n")).expect("written");
-        let mut process =
-            Process::start(Command::new("mosquitto").arg("-v").arg("-c").arg(&path).env("PATH", all_paths()), true);
+        Self { process: Self::run(&path), tls: plain, plain, websocket: plain, config: path }
+    }
+
+    fn run(config: &Path) -> Process {
+        let mut command = Command::new("mosquitto");
+        let mut process = Process::start(command.arg("-v").arg("-c").arg(config).env("PATH", all_paths()), true);
         process.wait_for("running", |line| line.contains("running").then_some(()));
-        Self { process, tls: plain, plain, websocket: plain }
+        process
+    }
+
+    /// Ends it at once, with all its connections.
+    pub fn stop(&mut self) {
+        self.process.child.kill().expect("killed");
+        self.process.child.wait().expect("ended");
+    }
+
+    /// At the same ports.
+    pub fn start_again(&mut self) {
+        self.process = Self::run(&self.config);
     }
 
     /// With more lines in the configuration of its TLS listener.
@@ -216,10 +232,7 @@ impl Mosquitto {
         );
         let path = dir.join("mosquitto.conf");
         std::fs::write(&path, config).expect("written");
-        let mut process =
-            Process::start(Command::new("mosquitto").arg("-v").arg("-c").arg(&path).env("PATH", all_paths()), true);
-        process.wait_for("running", |line| line.contains("running").then_some(()));
-        Self { process, tls, plain, websocket }
+        Self { process: Self::run(&path), tls, plain, websocket, config: path }
     }
 
     pub fn publish(&self, topic: &str, payload: &[u8]) {
@@ -259,6 +272,7 @@ impl Mosquitto {
 pub struct Postgres {
     process: Option<Process>,
     server: Command,
+    bin: PathBuf,
     data: PathBuf,
     pub port: u16,
     pub url: String,
@@ -300,7 +314,7 @@ impl Postgres {
         let mut server = run("postgres");
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
         let url = format!("postgres://impush@127.0.0.1:{port}/postgres?sslmode=disable");
-        Some(Self { process: None, server, data, port, url })
+        Some(Self { process: None, server, bin, data, port, url })
     }
 
     /// Starts it, or starts it again.
@@ -308,6 +322,14 @@ impl Postgres {
         let mut process = Process::start(&mut self.server, true);
         process.wait_for("ready", |line| line.contains("ready to accept connections").then_some(()));
         self.process = Some(process);
+    }
+
+    /// What one statement answers: a line a row, `|` between the columns.
+    pub fn ask(&self, statement: &str) -> String {
+        let said =
+            Command::new(self.bin.join("psql")).args(["-AtX", "-c", statement, &self.url]).output().expect("ran");
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8(said.stdout).expect("text").trim_end().to_owned()
     }
 
     /// Ends it at once, with all its connections.

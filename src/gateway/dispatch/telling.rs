@@ -2,17 +2,36 @@
 
 use super::{Dispatch, report};
 use crate::gateway::clock::now_ms;
-use crate::gateway::outgoing::NotHanded;
+use crate::gateway::outgoing::{Handing, NotHanded, Word};
 use crate::ids::MessageId;
-use crate::protocol::{Address, Down};
+use crate::protocol::{Address, Down, Message};
 use std::fmt::Display;
 use tracing::{debug, warn};
 
 impl Dispatch {
     /// Tells a device something, and notes of a message why it could not be told.
-    pub async fn tell(&self, address: Address, down: Down) {
-        let id = if let Down::Message(message) = &down { Some(message.id.clone()) } else { None };
-        match (self.wire.publish(address.clone(), down).await, id) {
+    pub async fn tell(&self, address: Address, down: &Down) {
+        let word = Word::from(down);
+        let done = self.wire.hand(address.clone(), word.clone()).done().await;
+        self.handed(address, word.message, done).await;
+    }
+
+    /// Tells devices of a message. Calls for one device come to it in their order; nobody waits for it.
+    pub(super) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: &Message) {
+        let mut word = None;
+        for address in addresses {
+            let word = word.get_or_insert_with(|| Word::from(&Down::Message(message.clone()))).clone();
+            let id = word.message.clone();
+            let handing = self.wire.hand(address.clone(), word);
+            if !matches!(handing, Handing::Done(Ok(()))) {
+                let this = self.clone();
+                self.tasks.spawn(async move { this.handed(address, id, handing.done().await).await });
+            }
+        }
+    }
+
+    async fn handed(&self, address: Address, id: Option<MessageId>, done: Result<(), NotHanded>) {
+        match (done, id) {
             (Ok(()), _) => {}
             (Err(NotHanded::Away), Some(id)) => {
                 let _ = report(self.store.not_published(id, address, self.rules(), now_ms()).await);

@@ -107,14 +107,10 @@ impl Stage {
         self.rest.ok("PUT", &format!("users/{user}/push/binding"), Some(&binding));
         let home = agent.home.clone();
         agent.process.terminate();
-        let deadline = std::time::Instant::now() + support::LIMIT;
-        let offline = || {
+        support::eventually("the device is offline", || {
             let devices = self.rest.ok("GET", &format!("users/{user}/devices"), None);
             devices["entities"].as_array().expect("a list").iter().all(|d| d["online"] == false)
-        };
-        while !offline() {
-            assert!(std::time::Instant::now() < deadline, "the device never went offline");
-        }
+        });
         home
     }
 }
@@ -482,11 +478,9 @@ fn a_phone_without_an_app_is_pushed_at_once_and_its_notification_stays_until_an_
     };
     hello("n1");
     // Until it is known to be connected, a message for it goes another way.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    let online = || stage.rest.ok("GET", "users/ann/devices", None)["entities"][0]["online"] == true;
-    while !online() {
-        assert!(std::time::Instant::now() < deadline, "the device never came online");
-    }
+    support::eventually("the device is online", || {
+        stage.rest.ok("GET", "users/ann/devices", None)["entities"][0]["online"] == true
+    });
     let first = stage.send("bob", "ann", text("app killed"), json!({}));
     let began = std::time::Instant::now();
     say(&json!({"v": 1, "type": "ack", "ids": [first], "attached": false}));

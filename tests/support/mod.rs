@@ -350,12 +350,18 @@ pub fn faketime() -> Option<String> {
     Some(found.to_str()?.to_owned())
 }
 
+/// Between two questions where nothing tells when the answer changes: an app may ask a hundred times a second.
+#[allow(clippy::disallowed_methods, reason = "between two questions")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(15));
+}
+
 /// Waits until it is so.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + LIMIT;
     while !is_so() {
         assert!(std::time::Instant::now() < deadline, "not so in time: {what}");
-        std::thread::yield_now();
+        pause();
     }
 }
 
@@ -585,7 +591,7 @@ impl Rest {
                 return lines;
             }
             assert!(std::time::Instant::now() < deadline, "no {wanted:?} in {lines:#?}");
-            std::thread::yield_now();
+            pause();
         }
     }
 }

@@ -3,9 +3,12 @@
 
 mod support;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 use support::{Gateway, Process, Rest, free_port};
 
 const VENDORS: [&str; 8] = ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns", "fcm"];
@@ -471,6 +474,91 @@ fn a_receipt_nobody_could_have_sent_is_refused() {
     let (status, answer) = case.rest.ask("POST", &url, Some(&forged));
     assert_eq!(status, 400, "{answer}");
     assert!(answer["error_description"].as_str().expect("a reason").contains("not signed"), "{answer}");
+}
+
+/// Huawei's header for a callback, with the key and user of [`Case::new`].
+fn huawei_proof(at_ms: u128, nonce: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"cs");
+    let value = STANDARD.encode(ring::hmac::sign(&key, format!("{at_ms}{nonce}u").as_bytes()));
+    format!("timestamp={at_ms}; nonce={nonce}; value={value}")
+}
+
+#[test]
+fn a_receipts_signature_serves_no_other_body() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let mut case = Case::new("huawei", &At::new(&gateway, &clouds));
+    let token = case.device();
+    let listed = case.rest.ok("GET", "certificates", None);
+    let url = listed["entities"][0]["receipts_url"].as_str().expect("a URL").to_owned();
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    let told = |proof: &str, status: u32| {
+        let said = json!({"statuses": [{"token": token, "status": status, "biTag": "x"}]});
+        case.rest.ask_with("POST", &url, &[("x-huawei-callback-id", proof)], Some(&said)).0
+    };
+    let proof = huawei_proof(now_ms(), "1");
+    assert_eq!((told(&proof, 0), told(&proof, 0)), (200, 200), "a repeat is answered like the first");
+    assert_eq!(told(&proof, 2), 400);
+    let (at, rest) = proof.split_once(';').expect("parts");
+    assert_eq!(told(&format!("{rest} ;{at}"), 2), 400, "however the header is written");
+    assert!(case.is_bound(&token), "no death was believed");
+    assert_eq!(told(&huawei_proof(now_ms(), "2"), 2), 200);
+    assert!(!case.is_bound(&token));
+    let metrics = case.rest.text("/metrics");
+    assert_eq!(received(&metrics, "huawei", "arrived"), 1, "{metrics}");
+}
+
+/// How often a receipt was counted.
+fn received(metrics: &str, vendor: &str, event: &str) -> u32 {
+    let named = |line: &&str| {
+        line.contains("receipts_total")
+            && line.contains(&format!("\"{vendor}\""))
+            && line.contains(&format!("\"{event}\""))
+    };
+    metrics.lines().find(named).and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn a_receipt_that_comes_twice_counts_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let mut case = Case::new("honor", &At::new(&gateway, &clouds));
+    let token = case.device();
+    let click = |number| case.lab("clicks", &json!({"vendor": "honor", "token": token, "number": number}));
+    let first = case.send(TITLE, TEXT);
+    case.rest.traced(&first, &["receipt: arrived"]);
+    (0..3).for_each(|_| drop(click(1)));
+    // They come in their order.
+    let second = case.send(TITLE, TEXT);
+    case.rest.traced(&second, &["receipt: arrived"]);
+    click(2);
+    case.rest.traced(&second, &["receipt: clicked"]);
+    let trace = case.rest.traced(&first, &[]);
+    assert_eq!(trace.iter().filter(|line| line.starts_with("receipt: clicked")).count(), 1, "{trace:#?}");
+    let metrics = case.rest.text("/metrics");
+    assert_eq!((received(&metrics, "honor", "clicked"), received(&metrics, "honor", "arrived")), (2, 2), "{metrics}");
+}
+
+#[test]
+fn whoever_guesses_paths_of_receipts_is_told_to_wait_and_costs_nobody_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let case = Case::new("honor", &At::new(&gateway, &clouds));
+    let listed = case.rest.ok("GET", "certificates", None);
+    let url = listed["entities"][0]["receipts_url"].as_str().expect("a URL").to_owned();
+    let other = url.replace("/honor/", "/huawei/");
+    let said = json!({"statuses": []});
+    assert_eq!(case.rest.ask("POST", &other, Some(&said)).0, 404, "another vendor's");
+    let answers = std::thread::scope(|scope| {
+        let guess = || (0..200).map(|_| case.rest.ask("POST", &other, Some(&said)).0).collect::<Vec<_>>();
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(guess)).collect();
+        all.into_iter().flat_map(|guesses| guesses.join().expect("asked")).collect::<Vec<_>>()
+    });
+    assert!(answers.iter().all(|status| [404, 429].contains(status)));
+    case.rest.ok("GET", "certificates", None);
 }
 
 #[test]

@@ -161,6 +161,7 @@ pub async fn serve(
         push,
         time,
         limits: limits.clone(),
+        replays: api::Replays::default(),
         admin,
         passwords: Passwords::new(),
         attempts: Attempts::default(),

@@ -6,7 +6,7 @@ use super::call::Protocol;
 #[cfg(feature = "gateway")]
 use super::certificate::{Certificate, Field};
 #[cfg(feature = "gateway")]
-use super::receipt::{Incoming, Read};
+use super::receipt::{Incoming, Receipt, Refused};
 use super::rom::Rom;
 #[cfg(feature = "gateway")]
 use serde::{Deserialize, Serialize};
@@ -66,7 +66,10 @@ pub struct Cloud {
 pub struct Receipts {
     /// The header with its proof.
     pub proof_header: Option<&'static str>,
-    pub read: fn(&Certificate, &Incoming<'_>) -> Read,
+    /// Whether the vendor sent it. What is given is the proof itself, where no two callbacks have the same.
+    pub prove: fn(&Certificate, &Incoming<'_>) -> Result<Option<String>, Refused>,
+    /// `None`: not in this vendor's form.
+    pub read: fn(&Incoming<'_>) -> Option<Vec<Receipt>>,
 }
 
 /// One server of a vendor: the setting's key below `vendors`, and its production address in mainland China.

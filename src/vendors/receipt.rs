@@ -41,6 +41,8 @@ pub struct Receipt {
     pub code: String,
     /// Our own text, as it was sent.
     pub param: String,
+    /// When it happened, in milliseconds since the Unix epoch, where the vendor says it.
+    pub at_ms: Option<u64>,
 }
 
 /// What came in: the header with the proof, and the body as form or JSON.
@@ -59,22 +61,41 @@ pub enum Refused {
     Signature,
     #[error("the receipt was signed more than five minutes ago, or our clock is wrong")]
     Time,
+    #[error("the receipt's signature was used before, for another body")]
+    Replayed,
     #[error("the receipt's access_token is not this certificate's callback_token")]
     AccessToken,
     #[error("the receipt is not in {0}'s form")]
     Form(Vendor),
 }
 
-/// What a vendor's reading gives. `Ok(None)`: not in this vendor's form.
-pub type Read = Result<Option<Vec<Receipt>>, Refused>;
+/// Receipts that are their vendor's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Believed {
+    pub receipts: Vec<Receipt>,
+    /// What proved it, where no two callbacks have the same.
+    pub proof: Option<String>,
+}
 
 /// Reads a vendor's receipts.
 ///
 /// # Errors
 /// [`Refused`].
-pub fn read(certificate: &Certificate, incoming: &Incoming<'_>) -> Result<Vec<Receipt>, Refused> {
-    let receipts = certificate.vendor.cloud().receipts.as_ref().map(|receipts| (receipts.read)(certificate, incoming));
-    receipts.transpose()?.flatten().ok_or(Refused::Form(certificate.vendor))
+pub fn read(certificate: &Certificate, incoming: &Incoming<'_>) -> Result<Believed, Refused> {
+    let form = Refused::Form(certificate.vendor);
+    let Some(vendor) = certificate.vendor.cloud().receipts.as_ref() else { return Err(form) };
+    let proof = (vendor.prove)(certificate, incoming)?;
+    Ok(Believed { receipts: (vendor.read)(incoming).ok_or(form)?, proof })
+}
+
+/// For a vendor that proves nothing: the path alone does.
+pub(super) fn unproven(_: &Certificate, _: &Incoming<'_>) -> Result<Option<String>, Refused> {
+    Ok(None)
+}
+
+/// A time in milliseconds since the Unix epoch.
+pub(super) fn time(json: &Json) -> Option<u64> {
+    number(json).and_then(|at| u64::try_from(at).ok()).filter(|at| *at > 0)
 }
 
 pub(super) fn text<'a>(json: &'a Json, key: &str) -> &'a str {
@@ -94,7 +115,8 @@ pub(super) fn each<'a>(
     said: &Json,
 ) -> impl Iterator<Item = Receipt> {
     let (code, param) = (code.to_owned(), text(said, "param").to_owned());
-    tokens.map(move |token| Receipt { token: token.to_owned(), event, code: code.clone(), param: param.clone() })
+    let at_ms = ["timestamp", "eventTime", "ackTime"].iter().find_map(|key| time(&said[key]));
+    tokens.map(move |token| Receipt { token: token.to_owned(), event, code: code.clone(), param: param.clone(), at_ms })
 }
 
 pub(super) fn listed(tokens: &str) -> impl Iterator<Item = &str> {
@@ -110,6 +132,7 @@ pub(super) fn statuses(body: &Json, event: fn(i64) -> Event) -> Option<Vec<Recei
             event: event(status),
             code: status.to_string(),
             param: text(said, "biTag").to_owned(),
+            at_ms: time(&said["timestamp"]).or_else(|| time(&said["deliveryStatus"]["timestamp"])),
         })
     };
     body["statuses"].as_array()?.iter().map(each).collect()
@@ -130,8 +153,8 @@ mod tests {
     fn of(vendor: Vendor, form: &[(&str, Json)], body: Json) -> Result<Vec<(String, Event, String)>, Refused> {
         let form = form.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
         let incoming = Incoming { proof: None, form, body, now_ms: 0 };
-        let receipts = read(&certificate(vendor, json!({})), &incoming)?;
-        Ok(receipts.into_iter().map(|r| (r.token, r.event, r.param)).collect())
+        let believed = read(&certificate(vendor, json!({})), &incoming)?;
+        Ok(believed.receipts.into_iter().map(|r| (r.token, r.event, r.param)).collect())
     }
 
     #[test]
@@ -151,6 +174,28 @@ mod tests {
         assert_eq!(of(Vendor::Vivo, &[], vivo), Ok(expected(Event::Dead)));
         let meizu = json!({"m-1": {"param": "p", "type": 1, "targets": ["t1"]}});
         assert_eq!(of(Vendor::Meizu, &[("cb", meizu)], Json::Null), Ok(expected(Event::Arrived)));
+    }
+
+    #[test]
+    fn the_vendors_own_time_is_read_where_it_says_one() {
+        let at = |vendor, form: &[(&str, Json)], body| {
+            let form = form.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
+            let incoming = Incoming { proof: None, form, body, now_ms: 0 };
+            read(&certificate(vendor, json!({})), &incoming).expect("read").receipts[0].at_ms
+        };
+        let xiaomi = json!({"m": {"type": 16, "targets": "t", "timestamp": 17}});
+        assert_eq!(at(Vendor::Xiaomi, &[("data", xiaomi)], Json::Null), Some(17));
+        let v2 = json!({"statuses": [{"token": "t", "deliveryStatus": {"result": 2, "timestamp": "17"}}]});
+        assert_eq!(at(Vendor::Huawei, &[], v2), Some(17));
+        let honor = |time: Json| json!({"statuses": [{"token": "t", "status": 1, "timestamp": time}]});
+        assert_eq!(at(Vendor::Honor, &[], honor(json!(17))), Some(17));
+        for odd in [json!("soon"), json!(null), json!(-5), json!([])] {
+            assert_eq!(at(Vendor::Honor, &[], honor(odd)), None);
+        }
+        let oppo = json!([{"registrationIds": "t", "eventType": "regid_invalid", "eventTime": "17"}]);
+        assert_eq!(at(Vendor::Oppo, &[], oppo), Some(17));
+        let vivo = json!({"task": {"targets": "t", "ackType": 0, "ackTime": 17}});
+        assert_eq!(at(Vendor::Vivo, &[], vivo), Some(17));
     }
 
     #[test]
@@ -175,7 +220,8 @@ mod tests {
             read(&certificate, &Incoming { proof: header, form, body, now_ms: NOW_MS })
         };
         for at in ["1795363199000", "1795363199", "1795362900000", "1795363498"] {
-            assert_eq!(read_with(Some(&signed("s", at))), Ok(Vec::new()), "{at}");
+            let believed = read_with(Some(&signed("s", at))).expect(at);
+            assert!(believed.proof.is_some_and(|proof| signed("s", at).ends_with(&proof)), "{at}");
         }
         for at in ["1795362898000", "1795362898", "1795363500000", "17", "soon"] {
             assert_eq!(read_with(Some(&signed("s", at))), Err(Refused::Time), "{at}");

@@ -553,8 +553,13 @@ impl Rest {
 
     /// Any URL; the body of the answer is null where it is no JSON.
     pub fn ask(&self, method: &str, url: &str, body: Option<&Value>) -> (u16, Value) {
+        self.ask_with(method, url, &[], body)
+    }
+
+    /// ... with more headers.
+    pub fn ask_with(&self, method: &str, url: &str, more: &[(&str, &str)], body: Option<&Value>) -> (u16, Value) {
         let bearer = format!("Bearer {}", self.token);
-        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        let headers = [&[("content-type", "application/json"), ("authorization", bearer.as_str())], more].concat();
         let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
         let call = self.http.call(method, url, &headers, body);
         let (status, answer) = self.runtime.block_on(call).unwrap_or_else(|e| panic!("{method} {url}: {e}"));

@@ -10,6 +10,7 @@ mod logins;
 mod messages;
 mod rabbitmq;
 mod receipts;
+mod replays;
 mod rmqtt;
 mod settings;
 mod users;
@@ -40,6 +41,7 @@ use axum::routing::{delete, get, post, put};
 pub(super) use error::ApiError;
 use error::Refused;
 pub use limits::Limits;
+pub use replays::Replays;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
@@ -56,6 +58,7 @@ pub struct State {
     pub push: Push,
     pub time: Timekeeping,
     pub limits: Limits,
+    pub replays: Replays,
     /// The operator's secret, for app tokens.
     pub admin: Secret,
     pub passwords: Passwords,

@@ -8,7 +8,9 @@ use super::{Store, StoreError, Vault, as_i64};
 use crate::vendors::Vendor;
 use crate::vendors::certificate::Certificate;
 use std::io::ErrorKind;
+use std::sync::Arc;
 
+const UNREADABLE: &str = "the certificate cannot be read; see the log";
 const COLUMNS: &str = "app, name, vendor, fields, enabled";
 
 /// In the order of [`COLUMNS`].
@@ -76,6 +78,15 @@ pub(super) fn find(
     row.map(|row| built(vault, row)).transpose().map_err(|unreadable| StoreError::Sealed(unreadable.why))
 }
 
+/// App and name of every certificate.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn names(t: &Transaction<'_>) -> Result<Vec<(String, String)>, StoreError> {
+    let sql = "SELECT app, name FROM certificates";
+    t.prepare_cached(sql)?.query_map([] as [&str; 0], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+}
+
 impl Store {
     /// Adds a certificate, or replaces the one of that name without a gap. The first makes the key.
     ///
@@ -135,16 +146,20 @@ impl Store {
         self.run(move |t| find(t, &vault, &app, &name)).await
     }
 
-    /// The certificates of a vendor, of all apps; those that cannot be read are left out.
+    /// The certificate whose receipts are sent to `path`, by the rule that makes such paths of app and name. Where no
+    /// certificate's are, none is opened.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn certificates_of(&self, vendor: Vendor) -> Result<Vec<Certificate>, StoreError> {
-        let vault = self.vault.clone();
+    /// [`StoreError`]; [`StoreError::Sealed`] when nothing opens it.
+    pub async fn certificate_by_path(
+        &self,
+        path: String,
+        path_of: impl Fn(&str, &str) -> String + Send + 'static,
+    ) -> Result<Option<Arc<Certificate>>, StoreError> {
+        let known = self.known.clone();
         self.run(move |t| {
-            let sql = format!("SELECT {COLUMNS} FROM certificates WHERE vendor = ?1");
-            let rows = t.prepare_cached(&sql)?.query_map([vendor.as_str()], read)?.collect::<Result<Vec<_>, _>>()?;
-            Ok(rows.into_iter().filter_map(|row| built(&vault, row).ok()).collect())
+            let Some((app, name)) = known.by_path(t, &path, path_of)? else { return Ok(None) };
+            known.certificate(t, &app, &name)?.map_err(|_| StoreError::Sealed(UNREADABLE.to_owned()))
         })
         .await
     }

@@ -40,6 +40,8 @@ struct App {
 struct Remembered {
     edition: String,
     apps: HashMap<String, App>,
+    /// App and name of every certificate, by the path to which its receipts are sent.
+    by_path: Option<HashMap<String, (String, String)>>,
 }
 
 /// Clones share it.
@@ -102,11 +104,29 @@ impl Known {
         Ok(found)
     }
 
+    /// App and name of the certificate to whose path `path` leads. No certificate is opened for it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn by_path(
+        &self,
+        t: &Transaction<'_>,
+        path: &str,
+        path_of: impl Fn(&str, &str) -> String,
+    ) -> Result<Option<(String, String)>, StoreError> {
+        let mut remembered = self.remembered(t)?;
+        if remembered.by_path.is_none() {
+            let all = certificates::names(t)?.into_iter();
+            remembered.by_path = Some(all.map(|(app, name)| (path_of(&app, &name), (app, name))).collect());
+        }
+        Ok(remembered.by_path.as_ref().and_then(|all| all.get(path)).cloned())
+    }
+
     fn remembered(&self, t: &Transaction<'_>) -> Result<MutexGuard<'_, Remembered>, StoreError> {
         let edition = edition::of(t)?;
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.edition != *edition {
-            *remembered = Remembered { edition: edition.to_string(), apps: HashMap::new() };
+            *remembered = Remembered { edition: edition.to_string(), ..Remembered::default() };
         }
         Ok(remembered)
     }

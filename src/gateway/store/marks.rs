@@ -131,11 +131,11 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let store = store(home.path()).await;
         bind(&store, "n1", OLD, 100).await;
-        for (now_ms, expected) in [(99, None), (200, Some(200))] {
-            let receipt =
-                Receipt { token: OLD.into(), event: Event::Dead, code: "40000003".into(), param: String::new() };
+        for (now_ms, at_ms, expected) in [(99, None, None), (200, Some(99), None), (200, Some(150), Some(150))] {
+            let (token, code, param) = (OLD.into(), "40000003".into(), String::new());
+            let receipt = Receipt { token, event: Event::Dead, code, param, at_ms };
             let bound = store.receipts(APP.into(), "n1".into(), vec![(receipt, None)], now_ms).await;
-            assert_eq!(bound.expect("noted"), 1);
+            assert_eq!(bound.expect("noted"), (1, vec![true]));
             assert_eq!(deaths(&store).await, [expected]);
         }
     }

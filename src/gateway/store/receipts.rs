@@ -2,7 +2,7 @@
 
 use super::marks::{Death, mark_dead};
 use super::sql::{OptionalExtension as _, params};
-use super::traces::note;
+use super::traces::{has, note};
 use super::{Store, StoreError, as_i64};
 use crate::delivery::Hop;
 use crate::vendors::receipt::{Event, Receipt};
@@ -12,7 +12,8 @@ const OFF_MS: u64 = 86_400_000;
 
 impl Store {
     /// Notes receipts of one certificate, each with the message it names, if it names one of ours.
-    /// Returns how many were for a token that is bound.
+    /// Returns how many were for a token that is bound, and which of them say something that their messages'
+    /// traces did not say before.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -22,23 +23,31 @@ impl Store {
         notifier: String,
         receipts: Vec<(Receipt, Option<String>)>,
         now_ms: u64,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<(usize, Vec<bool>), StoreError> {
         self.run(move |t| {
-            let mut bound = 0;
-            for (Receipt { token, event, code, .. }, message) in &receipts {
+            let (mut bound, mut new) = (0, Vec::new());
+            for (Receipt { token, event, code, at_ms, .. }, message) in &receipts {
+                // A vendor's clock may be ahead of ours.
+                let at_ms = at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms));
                 let device: Option<String> = t
                     .prepare_cached("SELECT device FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3")?
                     .query_row(params![&app, &notifier, token], |r| r.get(0))
                     .optional()?;
                 bound += usize::from(device.is_some());
+                let mut is_new = true;
                 if let Some(message) = message {
                     let detail = format!("{} ({code}) by {notifier}", event.as_str());
-                    note(t, message, device.as_deref().unwrap_or_default(), now_ms, Hop::Receipt, &detail)?;
+                    let device = device.as_deref().unwrap_or_default();
+                    is_new = !has(t, message, device, Hop::Receipt, &detail)?;
+                    if is_new {
+                        note(t, message, device, now_ms, Hop::Receipt, &detail)?;
+                    }
                 }
+                new.push(is_new);
                 match event {
                     Event::Dead => {
                         let (app, notifier) = (&app, &notifier);
-                        mark_dead(t, &Death { app, notifier, token, since_ms: now_ms, code })?;
+                        mark_dead(t, &Death { app, notifier, token, since_ms: at_ms, code })?;
                     }
                     Event::Off => {
                         t.execute(
@@ -56,7 +65,7 @@ impl Store {
                     Event::Limited | Event::Dropped => {}
                 }
             }
-            Ok(bound)
+            Ok((bound, new))
         })
         .await
     }

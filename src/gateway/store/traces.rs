@@ -32,6 +32,22 @@ pub(super) fn note(
     Ok(())
 }
 
+/// Whether a message's trace says just that of this device.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn has(
+    t: &Transaction<'_>,
+    message: &str,
+    device: &str,
+    hop: Hop,
+    detail: &str,
+) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM events WHERE message = ?1 AND device = ?2 AND hop = ?3 AND detail = ?4 LIMIT 1";
+    let found = t.prepare_cached(sql)?.query_row(params![message, device, hop.as_str(), detail], |r| r.get::<i64>(0));
+    Ok(found.optional()?.is_some())
+}
+
 impl Store {
     /// # Errors
     /// [`StoreError`].

@@ -1,10 +1,9 @@
 //! Honor's receipts: a shape it shares, with codes of its own.
 
-use super::super::certificate::Certificate;
-use super::super::receipt::{Event, Incoming, Read, statuses};
+use super::super::receipt::{Event, Incoming, Receipt, statuses};
 
-pub(super) fn read(_: &Certificate, incoming: &Incoming<'_>) -> Read {
-    Ok(statuses(&incoming.body, event))
+pub(super) fn read(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
+    statuses(&incoming.body, event)
 }
 
 /// The codes a public client of 2026 lists.

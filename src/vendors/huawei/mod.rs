@@ -29,7 +29,11 @@ pub(super) static FACTS: Facts = Facts {
         fields: certificate::FIELDS,
         ext: call::ext,
         protocol: call::protocol,
-        receipts: Some(Receipts { proof_header: Some("x-huawei-callback-id"), read: receipt::read }),
+        receipts: Some(Receipts {
+            proof_header: Some("x-huawei-callback-id"),
+            prove: receipt::prove,
+            read: receipt::read,
+        }),
     },
 };
 

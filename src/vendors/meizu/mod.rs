@@ -29,7 +29,7 @@ pub(super) static FACTS: Facts = Facts {
         fields: certificate::FIELDS,
         ext: android,
         protocol: call::protocol,
-        receipts: Some(Receipts { proof_header: None, read: receipt::read }),
+        receipts: Some(Receipts { proof_header: None, prove: receipt::prove, read: receipt::read }),
     },
 };
 

@@ -1,17 +1,11 @@
 //! OPPO's receipts: an array of events.
 
-use super::super::certificate::Certificate;
-use super::super::receipt::{Event, Incoming, Read, Receipt, each, listed, text};
-use serde_json::Value as Json;
-
-pub(super) fn read(_: &Certificate, incoming: &Incoming<'_>) -> Read {
-    Ok(receipts(&incoming.body))
-}
+use super::super::receipt::{Event, Incoming, Receipt, each, listed, text};
 
 /// An array of {registrationIds, eventType, param}.
-fn receipts(body: &Json) -> Option<Vec<Receipt>> {
+pub(super) fn read(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
     let mut receipts = Vec::new();
-    for said in body.as_array()? {
+    for said in incoming.body.as_array()? {
         let kind = text(said, "eventType");
         let event = match kind {
             "push_arrive" => Event::Arrived,

@@ -1,17 +1,11 @@
 //! vivo's receipts: acknowledgements by task.
 
-use super::super::certificate::Certificate;
-use super::super::receipt::{Event, Incoming, Read, Receipt, each, listed, number, text};
-use serde_json::Value as Json;
-
-pub(super) fn read(_: &Certificate, incoming: &Incoming<'_>) -> Read {
-    Ok(receipts(&incoming.body))
-}
+use super::super::receipt::{Event, Incoming, Receipt, each, listed, number, text};
 
 /// Task id to {targets, param, ackType, subAckType}.
-fn receipts(body: &Json) -> Option<Vec<Receipt>> {
+pub(super) fn read(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
     let mut receipts = Vec::new();
-    for said in body.as_object()?.values() {
+    for said in incoming.body.as_object()?.values() {
         let (kind, sub) = (number(&said["ackType"]).unwrap_or(0), number(&said["subAckType"]).unwrap_or(0));
         let event = match (kind, sub) {
             (0, _) => Event::Arrived,

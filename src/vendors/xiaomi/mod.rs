@@ -13,6 +13,8 @@ use super::facts::Facts;
 use super::facts::any_name;
 #[cfg(feature = "gateway")]
 use super::facts::{Cloud, Receipts, android};
+#[cfg(feature = "gateway")]
+use super::receipt::unproven;
 use super::token::{TokenShapeError, within};
 
 pub(super) static FACTS: Facts = Facts {
@@ -29,7 +31,7 @@ pub(super) static FACTS: Facts = Facts {
         fields: certificate::FIELDS,
         ext: android,
         protocol: call::protocol,
-        receipts: Some(Receipts { proof_header: None, read: receipt::read }),
+        receipts: Some(Receipts { proof_header: None, prove: unproven, read: receipt::read }),
     },
 };
 

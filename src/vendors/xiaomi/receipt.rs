@@ -1,15 +1,10 @@
 //! Xiaomi's receipts (dev.mi.com/xiaomihyperos/documentation, page 1558).
 
-use super::super::certificate::Certificate;
-use super::super::receipt::{Event, Incoming, Read, Receipt, each, listed, number, text};
+use super::super::receipt::{Event, Incoming, Receipt, each, listed, number, text};
 use serde_json::{Map, Value as Json};
 
-pub(super) fn read(_: &Certificate, incoming: &Incoming<'_>) -> Read {
-    Ok(receipts(incoming))
-}
-
 /// Form field `data`: message id to {param, type, targets, barStatus, ...} (page 1558).
-fn receipts(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
+pub(super) fn read(incoming: &Incoming<'_>) -> Option<Vec<Receipt>> {
     let data: Map<String, Json> = serde_json::from_str(incoming.form.get("data")?).ok()?;
     let mut receipts = Vec::new();
     for said in data.values() {

@@ -60,7 +60,7 @@ fn due(t: &Transaction<'_>, state: State, broker: bool, most: u32, now_ms: u64) 
         device_columns!(),
         " FROM deliveries d JOIN messages m ON m.id = d.message
          LEFT JOIN devices v ON v.app = d.app AND v.user = d.user AND v.device = d.device
-         WHERE d.state = ?1 AND d.due_ms <= ?2 ORDER BY d.due_ms, m.accepted_ms LIMIT (?3 + 0) /* claim */"
+         WHERE d.state = ?1 AND d.due_ms <= ?2 ORDER BY d.due_ms, m.accepted_ms LIMIT ?3 /* claim */"
     ))?
     .query_map(params![state.as_str(), as_i64(now_ms), most], |r| {
         let standing = Standing {

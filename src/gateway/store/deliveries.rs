@@ -68,7 +68,7 @@ impl Of<'_, '_> {
                 " FROM deliveries d JOIN messages m ON m.id = d.message
                  WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1 AND m.expires_ms > ?4
                  AND (d.nonce <> ?6 OR ?6 = '') AND (d.acked_by IS NULL OR d.acked_by <> ?7)
-                 ORDER BY m.accepted_ms, m.id LIMIT (?5 + 0)"
+                 ORDER BY m.accepted_ms, m.id LIMIT ?5"
             ))?
             .query_map(params![app, user, device, as_i64(self.now_ms), most, but, self.device.login], |r| {
                 Ok((r.get(0)?, r.get(1)?, pairs::read(r, 2)?))
@@ -95,7 +95,7 @@ impl Of<'_, '_> {
             .t
             .prepare_cached(
                 "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> ''
-                 LIMIT (?5 + 0)) AS u",
+                 LIMIT ?5) AS u",
             )?
             .query_row(params![app, user, device, nonce, WINDOW], |r| r.get(0))?;
         match WINDOW - under_way {
@@ -157,7 +157,7 @@ impl Of<'_, '_> {
                     "SELECT DISTINCT d.message FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device <> ?3 AND d.device <> '' AND d.open = 1
                      AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.message = d.message
                                      AND (o.acked_ms IS NOT NULL OR o.taken_ms IS NOT NULL OR o.nonce <> ''))
-                     ORDER BY d.message DESC LIMIT (?4 + 0)",
+                     ORDER BY d.message DESC LIMIT ?4",
                 )?
                 .query_map(params![app, user, device, self.rules.keep_most], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;

@@ -279,7 +279,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT app, user, device FROM devices
                      WHERE (app, user, device) > (?1, ?2, ?3) AND logged_in = 1 AND (online = 0 OR seen_ms < ?4)
-                     ORDER BY app, user, device LIMIT (?5 + 0)",
+                     ORDER BY app, user, device LIMIT ?5",
                 )?
                 .query_map(params![app, user, device, as_i64(since_ms), most], |r| {
                     Ok(Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? })
@@ -307,7 +307,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT app, user, device FROM devices
                      WHERE app = ?1 AND (user, device) > (?2, ?3) AND logged_in = 1 AND online = 1
-                     ORDER BY user, device LIMIT (?4 + 0)",
+                     ORDER BY user, device LIMIT ?4",
                 )?
                 .query_map(params![app, user, device, most], |r| {
                     Ok(Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? })

@@ -37,7 +37,7 @@ pub(super) fn evict(
     let waiting: u32 = t
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
-             LIMIT (?4 + 0)) AS w",
+             LIMIT ?4) AS w",
         )?
         .query_row(params![app, user, id, keep_most.saturating_add(1)], |r| r.get(0))?;
     if waiting <= keep_most {
@@ -76,7 +76,7 @@ impl Store {
             let before = MessageId::from_ms(now_ms.saturating_sub(kept_ms));
             let gone: Vec<String> = t
                 .prepare_cached(
-                    "SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT (?3 + 0)",
+                    "SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT ?3",
                 )?
                 .query_map(params![before, as_i64(now_ms.saturating_sub(rules.trace_s * 1000)), BATCH], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
@@ -107,7 +107,7 @@ fn expire(t: &Transaction<'_>, rules: Rules, now_ms: u64) -> Result<Swept, Store
         t.prepare_cached("SELECT value FROM meta WHERE key = ?1 /* lock */")?.query_row([SWEPT], |r| r.get(0))?;
     let before = MessageId::from_ms(now_ms.saturating_sub(rules.keep_s * 1000));
     let next: Vec<(MessageId, i64)> = t
-        .prepare_cached("SELECT id, expires_ms FROM messages WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT (?3 + 0)")?
+        .prepare_cached("SELECT id, expires_ms FROM messages WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3")?
         .query_map(params![from, before, BATCH], |r| Ok((r.get(0)?, r.get(1)?)))?
         .collect::<Result<_, _>>()?;
     let mut swept = Swept { more: next.len() == BATCH as usize, ..Swept::default() };

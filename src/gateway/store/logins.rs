@@ -146,7 +146,7 @@ fn note(t: &Transaction<'_>, claim: &LoginClaim, device: &str, now_ms: u64) -> R
     )?;
     t.execute(
         "DELETE FROM logins WHERE app = ?1 AND user = ?2 AND login <> '' AND entered_ms < (SELECT min(entered_ms) FROM
-         (SELECT entered_ms FROM logins WHERE app = ?1 AND user = ?2 ORDER BY entered_ms DESC LIMIT (?3 + 0)) AS newest)",
+         (SELECT entered_ms FROM logins WHERE app = ?1 AND user = ?2 ORDER BY entered_ms DESC LIMIT ?3) AS newest)",
         params![app, user, MOST],
     )?;
     Ok(())

@@ -6,7 +6,6 @@
 //! | `?1` | `$1` |
 //! | `user` | `"user"`, which is a word of its own there |
 //! | `INSERT OR IGNORE INTO t ...` | `INSERT INTO t ... ON CONFLICT DO NOTHING` |
-//! | `LIMIT (?2 + 0)` | the same: SQLite prepares a statement with a bare `LIMIT ?2` anew for each run |
 //! | `/* lock */`, `/* lock d */`, `/* share */`, `/* claim */` | `FOR UPDATE`, `FOR UPDATE OF d`, `FOR SHARE`, `FOR UPDATE OF d SKIP LOCKED`: SQLite has one writer |
 
 use super::StoreError;
@@ -86,7 +85,12 @@ impl<'t> Transaction<'t> {
     pub fn execute<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<usize, StoreError> {
         let values = params.bound();
         match &self.backend {
-            Backend::Sqlite(t) => Ok(t.prepare_cached(sql)?.execute(rusqlite::params_from_iter(values))?),
+            Backend::Sqlite(t) => {
+                let mut statement = t.prepare_cached(sql)?;
+                let changed = statement.execute(rusqlite::params_from_iter(values))?;
+                debug_assert!(!prepared_anew(&statement), "{sql}");
+                Ok(changed)
+            }
             Backend::Postgres(held) => {
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
@@ -125,7 +129,9 @@ impl<'t> Transaction<'t> {
                 let rows = statement.query_map(rusqlite::params_from_iter(values), |row| {
                     (0..columns).map(|at| row.get::<_, Value>(at)).collect::<Result<Vec<_>, _>>().map(Row)
                 })?;
-                Ok(rows.collect::<Result<_, _>>()?)
+                let rows = rows.collect::<Result<_, _>>()?;
+                debug_assert!(!prepared_anew(&statement), "{sql}");
+                Ok(rows)
             }
             Backend::Postgres(held) => {
                 let (t, statements) = &mut *held.borrow_mut();
@@ -135,6 +141,11 @@ impl<'t> Transaction<'t> {
             }
         }
     }
+}
+
+/// That costs more than most statements do.
+fn prepared_anew(statement: &rusqlite::Statement<'_>) -> bool {
+    statement.reset_status(rusqlite::StatementStatus::RePrepare) > 0
 }
 
 impl Statement<'_, '_> {

@@ -47,6 +47,8 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: mpsc::Receiver<Job>) ->
     connection.execute_batch(
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA cache_size=-8192;",
     )?;
+    // Else SQLite looks at values to choose a plan, and prepares a statement anew for each run with others.
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // Every statement of the store; the library's own 16 would be prepared anew for each message.
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let known: u32 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;

@@ -155,7 +155,7 @@ impl Store {
     pub async fn users(&self, app: String, after: String, most: u32) -> Result<Vec<(String, bool, i64)>, StoreError> {
         self.run(move |t| {
             t.prepare_cached(
-                "SELECT user, active, created_ms FROM users WHERE app = ?1 AND user > ?2 ORDER BY user LIMIT (?3 + 0)",
+                "SELECT user, active, created_ms FROM users WHERE app = ?1 AND user > ?2 ORDER BY user LIMIT ?3",
             )?
             .query_map(params![app, after, most], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
             .collect()

@@ -171,7 +171,10 @@ impl Accepting<'_, '_> {
     ) -> Result<(), StoreError> {
         let (t, now_ms) = (self.t, self.now_ms);
         // It is looked up only where it decides.
-        let decides = if device.online { !device.attached || !self.reach.broker } else { true };
+        let decides = match device.online {
+            true => !device.attached || !self.reach.broker,
+            false => device.may_be_back(self.rules.reconnect_grace_ms, now_ms),
+        };
         let bound = decides && usable(t, self.known, address)?;
         let mut standing = self.standing(new, device, bound);
         let first = step(&standing, Event::Accepted, &self.rules, now_ms);

@@ -7,10 +7,10 @@ use super::marks::{Death, mark_dead};
 use super::pairs::{self, Recall, WIDTH, columns};
 use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob, usable};
-use super::sql::{OptionalExtension as _, Transaction, params};
+use super::sql::{Transaction, params};
 use super::standing::note_accepted;
 use super::{Store, StoreError, as_i64, as_u64};
-use crate::delivery::{Act, AfterVendor, Event, Hop, Line, Pair, Rules, Standing, State, Step, step};
+use crate::delivery::{Act, AfterVendor, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Message};
 use std::collections::HashSet;
@@ -227,18 +227,7 @@ fn settle(
     now_ms: u64,
 ) -> Result<Option<Recall>, StoreError> {
     let VendorJob { address, message, certificate, token, .. } = job;
-    let Address { app, user, device } = address;
-    let found = t
-        .prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            ", ",
-            device_columns!(),
-            " FROM deliveries d LEFT JOIN devices v ON v.app = d.app AND v.user = d.user AND v.device = d.device
-             WHERE d.message = ?1 AND d.device = ?2 AND d.app = ?3 AND d.user = ?4 /* lock d */"
-        ))?
-        .query_row(params![message.id, device, app, user], |r| Ok((pairs::read(r, 0)?, presence::read(r, WIDTH)?)))
-        .optional()?;
+    let pair = pairs::load(t, address.into(), &message.id)?;
     if result.after == AfterVendor::Pushed {
         note_accepted(t, address, &certificate.name, token, now_ms)?;
     }
@@ -250,7 +239,13 @@ fn settle(
         mark_dead(t, &Death { app, notifier, token, since_ms, code: &result.code })?;
     }
     // It was removed with all that was known of it.
-    let Some((pair, device)) = found else { return Ok(None) };
+    let Some(pair) = pair else { return Ok(None) };
+    // It decides only of what was moved on meanwhile.
+    let device = match pair.state {
+        State::Vendor => Device::default(),
+        // Read without a lock: rows of devices are taken before those of deliveries.
+        _ => presence::look(t, address)?,
+    };
     let (accepted_ms, expires_ms) = (0, job.expires_ms);
     let standing = Standing { pair, device, bound: true, broker: true, accepted_ms, expires_ms, online_only: false };
     let event = Event::Answered {

@@ -50,7 +50,7 @@ pub(super) fn evict(
             columns!(),
             // An id begins with its moment.
             " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1
-             ORDER BY d.message DESC LIMIT 1000 OFFSET (?4 + 0)"
+             ORDER BY d.message DESC LIMIT 1000 OFFSET ?4"
         ))?
         .query_map(params![app, user, id, keep_most - keep_most / 10], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
         .collect::<Result<_, _>>()?;

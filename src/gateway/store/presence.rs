@@ -29,19 +29,34 @@ pub(super) fn read(r: &mut Row, from: usize) -> Result<Device, StoreError> {
     })
 }
 
+const SELECT: &str =
+    concat!("SELECT ", device_columns!(), " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3");
+const LOCK: &str = concat!(
+    "SELECT ",
+    device_columns!(),
+    " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3 /* lock */"
+);
+
+fn find(t: &Transaction<'_>, address: &Address, how: &str) -> Result<Device, StoreError> {
+    let Address { app, user, device } = address;
+    let found = t.prepare_cached(how)?.query_row(params![app, user, device], |r| read(r, 0)).optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+/// A device as it is now.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn look(t: &Transaction<'_>, address: &Address) -> Result<Device, StoreError> {
+    find(t, address, SELECT)
+}
+
+/// The same, held against others until the transaction ends.
+///
 /// # Errors
 /// [`StoreError`].
 pub(super) fn load(t: &Transaction<'_>, address: &Address) -> Result<Device, StoreError> {
-    let Address { app, user, device } = address;
-    let found = t
-        .prepare_cached(concat!(
-            "SELECT ",
-            device_columns!(),
-            " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3 /* lock */"
-        ))?
-        .query_row(params![app, user, device], |r| read(r, 0))
-        .optional()?;
-    Ok(found.unwrap_or_default())
+    find(t, address, LOCK)
 }
 
 /// Carries an event out on a device's row. Rows of devices are always taken before those of deliveries.

@@ -75,9 +75,7 @@ impl Store {
             let kept_ms = (rules.keep_s + rules.trace_s) * 1000;
             let before = MessageId::from_ms(now_ms.saturating_sub(kept_ms));
             let gone: Vec<String> = t
-                .prepare_cached(
-                    "SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT ?3",
-                )?
+                .prepare_cached("SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT ?3")?
                 .query_map(params![before, as_i64(now_ms.saturating_sub(rules.trace_s * 1000)), BATCH], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
             swept.more |= gone.len() == BATCH as usize;

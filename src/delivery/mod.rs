@@ -43,7 +43,7 @@ pub use hop::{Hop, Line};
 pub use pair::{Pair, Shown, Standing, State};
 pub use presence::Device;
 pub use step::{Act, Step, kept_until, step};
-pub use vendor::{AfterVendor, after_vendor};
+pub use vendor::{AfterVendor, Luck, after_vendor};
 
 /// Settings the decisions need.
 #[derive(Debug, Clone, Copy)]

@@ -29,6 +29,11 @@ pub enum Outcome {
         code: String,
         reason: String,
     },
+    /// Too many in a short time, and the vendor names no end.
+    TooFast {
+        code: String,
+        reason: String,
+    },
     /// Transient; the vendor may have named a pause.
     RetryAfter {
         after_ms: Option<u64>,
@@ -66,7 +71,7 @@ impl Outcome {
             Self::Delivered { .. } => "delivered",
             Self::TokenDead { .. } => "token_dead",
             Self::TokenSoftDead { .. } => "token_soft_dead",
-            Self::LimitedUntil { .. } => "limited",
+            Self::LimitedUntil { .. } | Self::TooFast { .. } => "limited",
             Self::RetryAfter { .. } => "retry",
             Self::Unknown { .. } => "unknown",
             Self::Refused { .. } => "refused",
@@ -80,6 +85,7 @@ impl Outcome {
             Self::TokenDead { code, .. }
             | Self::TokenSoftDead { code, .. }
             | Self::LimitedUntil { code, .. }
+            | Self::TooFast { code, .. }
             | Self::RetryAfter { code, .. }
             | Self::Unknown { code, .. }
             | Self::Refused { code, .. } => code,
@@ -94,6 +100,7 @@ impl Outcome {
             Self::TokenDead { code, reason, .. }
             | Self::TokenSoftDead { code, reason }
             | Self::LimitedUntil { code, reason, .. }
+            | Self::TooFast { code, reason }
             | Self::RetryAfter { code, reason, .. }
             | Self::Unknown { code, reason }
             | Self::Refused { code, reason, .. } => bounded(&format_args!("{code} {reason}"), LONGEST),

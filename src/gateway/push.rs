@@ -8,7 +8,7 @@ use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::delivery::content::{Setting, badge, compose, sound};
 use crate::delivery::outcome::Outcome;
-use crate::delivery::{AfterVendor, Hop, Rules, after_vendor};
+use crate::delivery::{AfterVendor, Hop, Luck, Rules, after_vendor};
 use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::fingerprint;
@@ -149,7 +149,8 @@ impl Push {
 }
 
 fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
-    let after = after_vendor(outcome, job.attempts, now_ms());
+    // Devices of one message stay together: one call may carry them.
+    let after = after_vendor(outcome, job.attempts, now_ms(), Luck::of(&job.message.id, job.attempts));
     let (vendor, detail) = (job.certificate.vendor.as_str(), outcome.detail());
     let hop = match (outcome, &after) {
         (Outcome::Delivered { .. }, _) => Hop::VendorSent,
@@ -179,7 +180,9 @@ fn report(job: &VendorJob, outcome: &Outcome) -> Json {
     let (status, detail) = match outcome {
         Outcome::Delivered { .. } => ("success", String::new()),
         Outcome::Refused { certificate: true, .. } => ("fail", "get push token fail".to_owned()),
-        Outcome::RetryAfter { .. } | Outcome::LimitedUntil { .. } => ("error", outcome.detail()),
+        Outcome::RetryAfter { .. } | Outcome::LimitedUntil { .. } | Outcome::TooFast { .. } => {
+            ("error", outcome.detail())
+        }
         _ => ("fail", "push yet but fail".to_owned()),
     };
     let message = &job.message;

@@ -126,9 +126,8 @@ pub fn notify_id(collapse_id: u32) -> u32 {
 pub struct Answer<'a> {
     pub status: u16,
     pub body: &'a [u8],
-    /// Headers the vendors answer in: the message's id, and how long to wait.
+    /// The header in which some answer with the message's id.
     pub id_header: Option<&'a str>,
-    pub retry_after_s: Option<u64>,
 }
 
 impl Answer<'_> {
@@ -341,7 +340,7 @@ pub(crate) mod tests {
     /// What a vendor's answer means.
     pub fn answered(protocol: &dyn Protocol, status: u16, body: &Json) -> Reading {
         let body = body.to_string();
-        protocol.read(&Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None })
+        protocol.read(&Answer { status, body: body.as_bytes(), id_header: None })
     }
 
     /// A push of this text to these tokens.
@@ -361,7 +360,7 @@ pub(crate) mod tests {
     }
 
     fn granted(status: u16, body: &str) -> Result<Credential, NoCredential> {
-        oauth_granted(&Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None }, 1000)
+        oauth_granted(&Answer { status, body: body.as_bytes(), id_header: None }, 1000)
     }
 
     #[test]
@@ -388,7 +387,7 @@ pub(crate) mod tests {
             ] {
                 let why = format!("{:?}", granted(status, body).expect_err("none"));
                 assert!(!why.contains("SECRET"), "{status} {body}: {why}");
-                let answer = Answer { status, body: body.as_bytes(), id_header: None, retry_after_s: None };
+                let answer = Answer { status, body: body.as_bytes(), id_header: None };
                 assert!(!answer.by_status().rest.reason.contains("SECRET"));
             }
         }
@@ -414,7 +413,7 @@ pub(crate) mod tests {
         for (status, meaning) in
             [(200, Meaning::Retry), (401, Meaning::Auth), (404, Meaning::Request), (429, Meaning::LimitedShort)]
         {
-            let answer = Answer { status, body: b"<html>", id_header: None, retry_after_s: None };
+            let answer = Answer { status, body: b"<html>", id_header: None };
             assert_eq!(answer.json::<Json>().expect_err("no JSON").rest.meaning, meaning);
         }
     }

@@ -12,6 +12,7 @@
 mod circuit;
 mod credential;
 mod failed;
+mod heard;
 mod route;
 
 pub use circuit::Open;
@@ -89,7 +90,10 @@ fn outcome(reading: &Reading, verdict: &Verdict, proven: bool, now_ms: u64) -> O
             Outcome::TokenDead { code, reason, since_ms: reading.dead_since_ms.unwrap_or(now_ms) }
         }
         Meaning::TokenSoftDead => Outcome::TokenSoftDead { code, reason },
-        Meaning::LimitedShort => limited(now_ms + reading.after_ms.unwrap_or(SHORT_LIMIT_MS), code, reason),
+        Meaning::LimitedShort => match reading.after_ms {
+            Some(after_ms) => limited(now_ms + after_ms, code, reason),
+            None => Outcome::TooFast { code, reason },
+        },
         Meaning::LimitedToday => limited(next_in_china(0, now_ms), code, reason),
         Meaning::LimitedMorning => limited(next_in_china(7, now_ms), code, reason),
         Meaning::Retry => Outcome::RetryAfter { after_ms: reading.after_ms, code, reason },
@@ -98,9 +102,6 @@ fn outcome(reading: &Reading, verdict: &Verdict, proven: bool, now_ms: u64) -> O
         Meaning::Auth | Meaning::Certificate => Outcome::Refused { code, reason, certificate: true },
     }
 }
-
-/// A rate limit per second or so: long enough to leave its window.
-const SHORT_LIMIT_MS: u64 = 5000;
 
 /// The next time it is this hour in China (UTC+8, no daylight saving), where the vendors' days begin
 /// and end.

@@ -3,8 +3,10 @@
 use super::circuit::{Change, Circuits, Open, Sign};
 use super::credential::Credentials;
 use super::failed::Failed;
+use super::heard::Heard;
 use super::outcome;
 use crate::delivery::outcome::{Limit, Outcome};
+use crate::gateway::clock;
 use crate::http::Http;
 use crate::secret::Secret;
 use crate::vendors::call::{Answer, Call, Grant, Meaning, NoCredential, Protocol, Push, Reading};
@@ -109,7 +111,7 @@ impl Route {
                 Errand::Recall(call) => {
                     let mut call = call.clone();
                     call.headers.extend(access.as_ref().map(|_| ("authorization", format!("Bearer {bearer}"))));
-                    self.call(&call, |answer| self.protocol.read(answer)).await?
+                    self.call(&call, |answer| self.protocol.read(answer)).await?.0
                 }
             };
             // Once with what is cached, once with a fresh one: after that the certificate is at fault.
@@ -123,21 +125,17 @@ impl Route {
     async fn exchange(&self, push: &Push<'_>) -> Result<Reading, Failed> {
         let handle = match self.protocol.before(push) {
             Some(call) => match self.call(&call, |answer| self.protocol.handle(answer)).await? {
-                Ok(handle) => Some(handle),
-                Err(reading) => return Ok(reading.without(push.access, push.tokens)),
+                (Ok(handle), _) => Some(handle),
+                (Err(reading), heard) => return Ok(understood(reading, heard, push)),
             },
             None => None,
         };
         let call = self.protocol.request(push, handle.as_deref());
-        let read = |answer: &Answer<'_>| {
-            let mut reading = self.protocol.read(answer);
-            reading.after_ms = answer.retry_after_s.map(|seconds| seconds.saturating_mul(1000)).or(reading.after_ms);
-            reading
-        };
-        Ok(self.call(&call, read).await?.without(push.access, push.tokens))
+        let (reading, heard) = self.call(&call, |answer| self.protocol.read(answer)).await?;
+        Ok(understood(reading, heard, push))
     }
 
-    async fn call<T>(&self, call: &Call, read: impl FnOnce(&Answer<'_>) -> T) -> Result<T, Failed> {
+    async fn call<T>(&self, call: &Call, read: impl FnOnce(&Answer<'_>) -> T) -> Result<(T, Heard), Failed> {
         let headers: Vec<(&str, &str)> = call.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = self
             .http
@@ -145,12 +143,12 @@ impl Route {
             .await
             .map_err(Failed::from)?;
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
-        Ok(read(&Answer {
+        let said = Answer {
             status: answer.status.as_u16(),
             body: &answer.body,
             id_header: self.protocol.id_header().and_then(header),
-            retry_after_s: header("retry-after").and_then(|seconds| seconds.parse().ok()),
-        }))
+        };
+        Ok((read(&said), Heard::of(&answer.headers, clock::now_ms())))
     }
 
     async fn access(
@@ -165,8 +163,13 @@ impl Route {
                 Grant::None => Ok(None),
                 Grant::Made(credential) => Ok(Some(credential)),
                 Grant::Ask(call) => {
-                    let granted = self.call(&call, |answer| self.protocol.granted(answer, now_ms)).await?;
-                    granted.map(Some).map_err(no_credential)
+                    let (granted, heard) = self.call(&call, |answer| self.protocol.granted(answer, now_ms)).await?;
+                    granted.map(Some).map_err(|mut why| {
+                        if let NoCredential::Refused { reason, .. } = &mut why {
+                            heard.explain(reason);
+                        }
+                        no_credential(why)
+                    })
                 }
             }
         };
@@ -203,6 +206,16 @@ impl Route {
             None => {}
         }
     }
+}
+
+/// An answer to a push, with what its headers say.
+fn understood(reading: Reading, heard: Heard, push: &Push<'_>) -> Reading {
+    let mut reading = reading.without(push.access, push.tokens);
+    reading.after_ms = heard.wait_ms.or(reading.after_ms);
+    if reading.rest.meaning == Meaning::Auth {
+        heard.explain(&mut reading.rest.reason);
+    }
+    reading
 }
 
 fn no_credential(why: NoCredential) -> Failed {

@@ -3,7 +3,7 @@
 use super::clock::now_ms;
 use super::metrics::Metrics;
 use super::proof::Proof;
-use super::sender::{Open, Senders};
+use super::sender::{Open, Rejections, Senders};
 use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::delivery::content::{Setting, badge, compose, sound};
@@ -98,6 +98,11 @@ impl Push {
     /// Why this certificate is not used now.
     pub fn open(&self, certificate: &Certificate) -> Option<Open> {
         self.senders.open(certificate)
+    }
+
+    /// What its vendor refuses for good, again and again.
+    pub fn rejecting(&self, certificate: &Certificate) -> Option<Rejections> {
+        self.senders.rejecting(certificate)
     }
 
     /// Why this certificate has not been usable for ten minutes or more.

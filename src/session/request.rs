@@ -224,6 +224,7 @@ impl Session {
             self.count_refused("bad_token", &error);
             return self.refuse(id, 422, "bad_token", error.to_string());
         }
+        let token = token.map(|token| Secret::new(vendor.one_form(token.expose())));
         if self.saved.tokens.get(&vendor) == token.as_ref() {
             let answer = self.token_answer(vendor);
             return self.answer(id, Ok(answer));

@@ -26,6 +26,8 @@ pub struct Facts {
     /// Whether the vendor's rule can produce the name.
     pub check_name: fn(&str) -> Result<(), &'static str>,
     pub check_token: fn(&str) -> Result<(), TokenShapeError>,
+    /// A token is the same in capital and in small letters.
+    pub any_case: bool,
     pub rom: Rom,
     #[cfg(feature = "gateway")]
     pub cloud: Cloud,

@@ -87,6 +87,11 @@ impl Vendor {
         (self.facts().check_token)(token)
     }
 
+    /// The one way in which a token is kept and compared, however an app writes it.
+    pub fn one_form(self, token: &str) -> String {
+        if self.facts().any_case { token.to_ascii_lowercase() } else { token.to_owned() }
+    }
+
     /// Refuses a certificate name that the vendor's rule cannot produce.
     ///
     /// # Errors

@@ -151,6 +151,9 @@ fn shown(state: &State, certificate: &Certificate) -> Value {
     if let Some(open) = state.push.open(certificate) {
         shown["out_of_use"] = json!({ "until_ms": open.until_ms, "reason": open.reason });
     }
+    if let Some(all) = state.push.rejecting(certificate) {
+        shown["rejecting"] = json!({ "count": all.count, "since_ms": all.since_ms, "reason": all.reason });
+    }
     shown
 }
 

@@ -29,11 +29,16 @@ const LOOK_AGAIN_MS: u64 = 1000;
 /// How long the one call that tries a half-open circuit may take.
 const TRIAL_MS: u64 = 30_000;
 
+/// So many notifications in a row that are refused for good, and none accepted, are not one app's slip.
+const REFUSALS_TO_TELL: u64 = 10;
+
 /// What a call said about the certificate and the way to its vendor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Sign {
     /// The vendor answered, and not about the certificate.
     Good { delivered: bool },
+    /// The vendor answered that this very notification is wrong for good.
+    Rejected(String),
     /// The vendor refuses the certificate.
     Refused(String),
     /// No usable answer. `lost` numbers the connection that was lost with it: all the calls it took with it
@@ -47,6 +52,7 @@ struct Circuit {
     /// Lost connections that were counted, newest last.
     counted: VecDeque<u64>,
     open: Option<Open>,
+    rejections: Option<Rejections>,
     /// It has carried a notification since this process started.
     proven: bool,
 }
@@ -63,6 +69,16 @@ impl Circuit {
         self.counted.push_back(number);
         false
     }
+}
+
+/// Notifications in a row that a certificate's vendor refused for good, and none that it accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejections {
+    pub count: u64,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// The vendor's words for the last one.
+    pub reason: String,
 }
 
 /// Why a circuit is open, and until when (milliseconds since the Unix epoch).
@@ -89,6 +105,8 @@ impl Open {
 pub(super) enum Change {
     Opened(Open),
     Closed,
+    /// It accepts nothing, though it refuses nobody's certificate.
+    Rejecting(Rejections),
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +151,12 @@ impl Circuits {
         self.all().get(key).and_then(|circuit| circuit.open.clone())
     }
 
+    /// What this certificate's vendor refuses for good, again and again.
+    pub fn rejecting(&self, key: &str) -> Option<Rejections> {
+        let all = self.all();
+        all.get(key)?.rejections.clone().filter(|rejections| rejections.count >= REFUSALS_TO_TELL)
+    }
+
     /// Why this certificate has not been usable for ten minutes or more.
     pub fn failing(&self, key: &str, now_ms: u64) -> Option<Open> {
         self.open(key).filter(|open| open.fails(now_ms))
@@ -150,8 +174,23 @@ impl Circuits {
         let (reason, pause_ms) = match sign {
             Sign::Good { delivered } => {
                 circuit.proven |= delivered;
+                if delivered {
+                    circuit.rejections = None;
+                }
                 circuit.failures = 0;
                 circuit.open = None;
+                return was_open.map(|_| Change::Closed);
+            }
+            Sign::Rejected(reason) => {
+                circuit.failures = 0;
+                circuit.open = None;
+                let new = Rejections { count: 0, since_ms: now_ms, reason: String::new() };
+                let rejections = circuit.rejections.get_or_insert(new);
+                rejections.count += 1;
+                rejections.reason = bounded(&reason, LONGEST);
+                if rejections.count == REFUSALS_TO_TELL {
+                    return Some(Change::Rejecting(rejections.clone()));
+                }
                 return was_open.map(|_| Change::Closed);
             }
             Sign::Refused(reason) => (reason, REFUSED_MS),
@@ -213,6 +252,24 @@ mod tests {
         assert_eq!(circuits.note("c", Sign::Good { delivered: true }, REFUSED_MS), Some(Change::Closed));
         assert!(circuits.admit("c", REFUSED_MS).is_ok() && circuits.proven("c"));
         assert!(circuits.admit("other", 0).is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_for_good_again_and_again_is_told_once_and_ends_with_a_success() {
+        let circuits = Circuits::default();
+        let rejected = || Sign::Rejected("DeviceTokenNotForTopic 400".into());
+        for at_ms in 1..REFUSALS_TO_TELL {
+            assert_eq!(circuits.note("c", rejected(), at_ms), None);
+        }
+        assert!(circuits.rejecting("c").is_none());
+        let told = circuits.note("c", rejected(), 50);
+        assert!(matches!(told, Some(Change::Rejecting(Rejections { count: REFUSALS_TO_TELL, since_ms: 1, .. }))));
+        assert_eq!(circuits.note("c", rejected(), 51), None, "once");
+        assert!(circuits.admit("c", 51).is_ok(), "and others are sent");
+        circuits.note("c", Sign::Good { delivered: false }, 52);
+        assert!(circuits.rejecting("c").is_some_and(|all| all.count == REFUSALS_TO_TELL + 1));
+        circuits.note("c", Sign::Good { delivered: true }, 53);
+        assert!(circuits.rejecting("c").is_none());
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod failed;
 mod heard;
 mod route;
 
-pub use circuit::Open;
+pub use circuit::{Open, Rejections};
 
 use crate::delivery::outcome::{Limit, Outcome};
 use crate::http::Http;
@@ -63,6 +63,11 @@ impl Senders {
     /// Why a certificate is not used now, and until when.
     pub fn open(&self, certificate: &Certificate) -> Option<Open> {
         self.of(certificate)?.open(certificate)
+    }
+
+    /// What a certificate's vendor refuses for good, again and again.
+    pub fn rejecting(&self, certificate: &Certificate) -> Option<Rejections> {
+        self.of(certificate)?.rejecting(certificate)
     }
 
     /// Why a certificate has not been usable for ten minutes or more.

@@ -1,6 +1,6 @@
 //! What all vendors' calls share: credential, circuit, batches, one refresh, and answers turned into outcomes.
 
-use super::circuit::{Change, Circuits, Open, Sign};
+use super::circuit::{Change, Circuits, Open, Rejections, Sign};
 use super::credential::Credentials;
 use super::failed::Failed;
 use super::heard::Heard;
@@ -64,6 +64,11 @@ impl Route {
     /// Why this certificate has not been usable for ten minutes or more.
     pub fn failing(&self, certificate: &Certificate, now_ms: u64) -> Option<Open> {
         self.circuits.failing(certificate.identity(), now_ms)
+    }
+
+    /// What its vendor refuses for good, again and again.
+    pub fn rejecting(&self, certificate: &Certificate) -> Option<Rejections> {
+        self.circuits.rejecting(certificate.identity())
     }
 
     pub fn any_failing(&self, now_ms: u64) -> bool {
@@ -186,6 +191,7 @@ impl Route {
                 Meaning::Retry => {
                     Sign::Unreachable { reason: format!("{} {}", reading.rest.code, reading.rest.reason), lost: None }
                 }
+                Meaning::Request => Sign::Rejected(format!("{} {}", reading.rest.code, reading.rest.reason)),
                 meaning => Sign::Good { delivered: meaning == Meaning::Ok },
             },
             Err(Failed { outcome: Outcome::Refused { code, reason, .. }, .. }) => {
@@ -203,6 +209,10 @@ impl Route {
             Some(Change::Closed) => {
                 info!(event = "certificate.circuit_closed", vendor, certificate = %name, "the certificate works again");
             }
+            Some(Change::Rejecting(Rejections { count, reason, .. })) => error!(
+                event = "certificate.rejecting", vendor, certificate = %name, count, reason,
+                "the vendor refuses each notification of this certificate for good, and accepts none"
+            ),
             None => {}
         }
     }

@@ -129,6 +129,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<(BindReply, Vec<Recall>), StoreError> {
         self.run(move |t| {
+            let bind = in_one_form(t, &address.app, &bind)?;
             if ensure(t, &address)?.is_none() {
                 return Ok((too_many_devices(), Vec::new()));
             }
@@ -166,6 +167,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<(BindReply, Vec<Recall>), StoreError> {
         self.run(move |t| {
+            let bind = in_one_form(t, &address.app, &bind)?;
             if ensure(t, &address)?.is_none() {
                 return Ok((too_many_devices(), Vec::new()));
             }
@@ -337,6 +339,25 @@ impl Store {
     }
 }
 
+fn vendor_of(t: &Transaction<'_>, app: &str, notifier: &str) -> Result<Option<Vendor>, StoreError> {
+    let known: Option<String> = t
+        .prepare_cached("SELECT vendor FROM certificates WHERE app = ?1 AND name = ?2")?
+        .query_row(params![app, notifier], |r| r.get(0))
+        .optional()?;
+    Ok(known.and_then(|vendor| vendor.parse().ok()))
+}
+
+/// A token is one token however it is written, so that it never serves two users.
+fn in_one_form(t: &Transaction<'_>, app: &str, bind: &Bind) -> Result<Bind, StoreError> {
+    let mut bind = bind.clone();
+    if let Bind::Set { notifier, token } = &mut bind
+        && let Some(vendor) = vendor_of(t, app, notifier)?
+    {
+        *token = vendor.one_form(token);
+    }
+    Ok(bind)
+}
+
 /// Whether what is asked is so already: the answer to the newest request was lost, and it is said again.
 fn holds(t: &Transaction<'_>, address: &Address, sequence: u64, bind: &Bind) -> Result<bool, StoreError> {
     let Address { app, user, device } = address;
@@ -373,11 +394,7 @@ fn set(
     let mut recalls = Vec::new();
     match bind {
         Bind::Set { notifier, token } => {
-            let known: Option<String> = t
-                .prepare_cached("SELECT vendor FROM certificates WHERE app = ?1 AND name = ?2")?
-                .query_row(params![app, notifier], |r| r.get(0))
-                .optional()?;
-            let Some(vendor) = known.and_then(|vendor| vendor.parse::<Vendor>().ok()) else {
+            let Some(vendor) = vendor_of(t, app, notifier)? else {
                 let why = format!("no certificate is named `{notifier}` at this gateway");
                 return Ok((BindReply::Refused(why), Vec::new()));
             };

@@ -92,6 +92,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_of_apples_is_one_token_however_it_is_written() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = store(home.path()).await;
+        let certificate = Certificate::new(APP.into(), "apple".into(), Vendor::Apns, serde_json::json!({}));
+        store.put_certificate(certificate, 1).await.expect("stored");
+        let (small, capital) = ("ab".repeat(32), "AB".repeat(32));
+        bind(&store, "apple", &capital, 100).await;
+        let ben = Address::new(APP, "ben", "phone").expect("an address");
+        let again = Bind::Set { notifier: "apple".into(), token: small.clone() };
+        store.bind_by_api(ben, again, Rules::FOR_TESTS, 200).await.expect("bound");
+        assert!(deaths(&store).await.is_empty(), "the newest login has it");
+        let of_ben = || async { store.bindings(APP.into(), "ben".into(), None).await.expect("listed") };
+        assert_eq!(of_ben().await[0].device_token, small);
+        // Honor's are not hexadecimal.
+        bind(&store, "n1", OLD, 100).await;
+        let listed = store.bindings(APP.into(), "ann".into(), None).await.expect("listed");
+        assert_eq!(listed[0].device_token, OLD);
+        let sequenced = |token: String| {
+            let bind = Bind::Set { notifier: "apple".into(), token };
+            store.bind(phone(), 7, bind, Rules::FOR_TESTS, 300)
+        };
+        assert_eq!(sequenced(capital.clone()).await.expect("bound").0, BindReply::Ok);
+        assert_eq!(sequenced(capital).await.expect("the same again").0, BindReply::Ok);
+        assert!(of_ben().await.is_empty());
+    }
+
+    #[tokio::test]
     async fn a_report_from_before_the_binding_or_of_another_token_marks_nothing() {
         let home = tempfile::tempdir().expect("a directory");
         let store = store(home.path()).await;

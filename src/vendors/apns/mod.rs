@@ -20,6 +20,7 @@ pub(super) static FACTS: Facts = Facts {
     certificate_name: "of your choice",
     check_name: any_name,
     check_token,
+    any_case: true,
     rom: rom::ROM,
     #[cfg(feature = "gateway")]
     cloud: Cloud {

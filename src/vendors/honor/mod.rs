@@ -24,6 +24,7 @@ pub(super) static FACTS: Facts = Facts {
     certificate_name: "App ID",
     check_name: in_a_path,
     check_token,
+    any_case: false,
     rom: rom::ROM,
     #[cfg(feature = "gateway")]
     cloud: Cloud {

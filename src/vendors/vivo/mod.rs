@@ -24,6 +24,7 @@ pub(super) static FACTS: Facts = Facts {
     certificate_name: "`appId#appKey`",
     check_name,
     check_token,
+    any_case: false,
     rom: rom::ROM,
     #[cfg(feature = "gateway")]
     cloud: Cloud {

@@ -476,6 +476,50 @@ fn a_receipt_nobody_could_have_sent_is_refused() {
     assert!(answer["error_description"].as_str().expect("a reason").contains("not signed"), "{answer}");
 }
 
+#[test]
+fn custom_data_too_large_for_a_vendor_is_refused_and_long_texts_are_cut() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    for vendor in ["apns", "huawei", "fcm"] {
+        let mut case = Case::new(vendor, &At::new(&gateway, &clouds));
+        let token = case.device();
+        let send = |ext: Value| {
+            let body = json!({"to": [case.user()], "body": {"msg": TEXT}, "ext": ext});
+            case.rest.ask("POST", &format!("{}/messages/users", case.rest.base), Some(&body))
+        };
+        let custom = |bytes: usize| json!({"em_push_ext": {"title": TITLE, "content": TEXT, "custom": {"k": "x".repeat(bytes)}}});
+        let (status, answer) = send(custom(5000));
+        let why = answer["error_description"].as_str().unwrap_or_default();
+        assert!(status == 400 && why.contains("bytes") && why.contains("at most 4096"), "{vendor}: {answer}");
+        let mut id = Value::Null;
+        for ext in [custom(2000), json!({"em_push_ext": {"title": "消".repeat(5000), "content": "息".repeat(5000)}})]
+        {
+            let (status, answer) = send(ext);
+            assert_eq!(status, 200, "{vendor}: {answer}");
+            id = answer["data"][case.user()].clone();
+            case.rest.traced(id.as_str().expect("an id"), &["vendor_sent"]);
+        }
+        let shown = case.tray(&token).last().expect("shown").clone();
+        assert!(shown["title"].as_str().is_some_and(|title| title.ends_with('…')), "{vendor} {id}: {shown}");
+        case.no_devices();
+        case.rest.ok("DELETE", &format!("certificates/{}", case.certificate), None);
+    }
+}
+
+#[test]
+fn a_field_for_notifications_of_a_wrong_type_is_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let gateway = gateway(dir.path(), &clouds);
+    let case = Case::new("apns", &At::new(&gateway, &clouds));
+    let ext = json!({"em_apns_ext": {"em_push_badge": "many"}});
+    let body = json!({"to": [case.user()], "body": {"msg": TEXT}, "ext": ext});
+    let (status, answer) = case.rest.ask("POST", &format!("{}/messages/users", case.rest.base), Some(&body));
+    assert_eq!(status, 400);
+    assert!(answer["error_description"].as_str().is_some_and(|why| why.contains("em_push_badge")), "{answer}");
+}
+
 /// Huawei's header for a callback, with the key and user of [`Case::new`].
 fn huawei_proof(at_ms: u128, nonce: &str) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"cs");

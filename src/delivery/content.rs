@@ -73,6 +73,10 @@ pub fn compose(message: &Message, setting: &Setting) -> Content {
             (title, body) = words.filled(template, choice);
         }
     }
+    // Most vendors refuse a notification without a text.
+    let (fixed_title, fixed_body) = words.banner();
+    let or = |text: String, fixed: String| if text.trim().is_empty() { fixed } else { text };
+    let (title, body) = (or(title, fixed_title), or(body, fixed_body));
     let mut payload = json!({ "t": message.to, "f": message.from, "m": message.id });
     if let Some(group) = &message.group {
         payload["g"] = json!(group);
@@ -110,16 +114,20 @@ impl Words {
         }
     }
 
-    /// The display style's own texts: a banner that says nothing of the message, or who wrote what.
-    fn plain(&self, setting: &Setting) -> (String, String) {
+    /// A banner that says nothing of the message but that the receiver is mentioned.
+    fn banner(&self) -> (String, String) {
         let say = |english: &str, chinese: &str| if self.chinese { chinese } else { english }.to_owned();
         let title = say("You have a new message", "您有一条新消息");
-        if self.mentioned {
-            return (title, say("Someone mentioned you", "有人@你"));
-        }
+        let mentioned = self.mentioned.then(|| say("Someone mentioned you", "有人@你"));
+        (title, mentioned.unwrap_or_else(|| say("Please check", "请点击查看")))
+    }
+
+    /// The display style's own texts: the banner, or who wrote what.
+    fn plain(&self, setting: &Setting) -> (String, String) {
+        let (title, banner) = self.banner();
         match setting.receiver.display_style {
-            1 if !self.message.is_empty() => (title, format!("{}: {}", self.from, self.message)),
-            _ => (title, say("Please check", "请点击查看")),
+            1 if !self.mentioned && !self.message.is_empty() => (title, format!("{}: {}", self.from, self.message)),
+            _ => (title, banner),
         }
     }
 
@@ -165,10 +173,49 @@ pub fn sound(message: &Message) -> Option<String> {
     message.ext["em_apns_ext"]["em_push_sound"].as_str().filter(|s| !s.is_empty()).map(str::to_owned)
 }
 
-/// The number at the app's icon: the sender's, or how many messages wait.
+/// The number at the app's icon: the sender's, 0 to take it away, or how many messages wait.
 pub fn badge(message: &Message, setting: &Setting) -> Option<u32> {
     let named = message.ext["em_apns_ext"]["em_push_badge"].as_u64().and_then(|badge| u32::try_from(badge).ok());
-    named.or(Some(setting.waiting)).filter(|badge| *badge > 0)
+    named.or(Some(setting.waiting).filter(|waiting| *waiting > 0))
+}
+
+/// Refuses an `ext` whose fields for notifications cannot be used as they stand.
+///
+/// # Errors
+/// A sentence that names the field and what it must be.
+pub fn check(ext: &Json) -> Result<(), String> {
+    let badge = &ext["em_apns_ext"]["em_push_badge"];
+    if !badge.is_null() && badge.as_u64().is_none_or(|badge| u32::try_from(badge).is_err()) {
+        return Err(format!("`em_apns_ext.em_push_badge` is a whole number from 0 to {}", u32::MAX));
+    }
+    let object = |name: &str| ext[name].is_null() || ext[name].is_object();
+    for name in ["em_push_ext", "em_push_template", "em_apns_ext", "em_android_push_ext", "em_harmony_push_ext"] {
+        if !object(name) {
+            return Err(format!("`{name}` is an object"));
+        }
+    }
+    let custom = &ext["em_push_ext"]["custom"];
+    if !custom.is_null() && !custom.is_object() {
+        return Err("`em_push_ext.custom` is an object".to_owned());
+    }
+    for (object, field) in [
+        ("em_push_ext", "title"),
+        ("em_push_ext", "content"),
+        ("em_push_ext", "group_user_nickname"),
+        ("em_apns_ext", "em_push_title"),
+        ("em_apns_ext", "em_push_content"),
+        ("em_apns_ext", "em_push_sound"),
+        ("em_apns_ext", "em_push_category"),
+        ("em_apns_ext", "em_alert_subTitle"),
+        ("em_apns_ext", "thread_id"),
+        ("em_push_template", "name"),
+    ] {
+        let value = &ext[object][field];
+        if !value.is_null() && !value.is_string() {
+            return Err(format!("`{object}.{field}` is a text"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -248,6 +295,52 @@ mod tests {
         message.body = json!({"msg": "good morning", "translations": {"zh-Hans": "早上好"}});
         let content = compose(&message, &setting);
         assert_eq!((content.title.as_str(), content.body.as_str()), ("您有一条新消息", "bob: 早上好"));
+    }
+
+    #[test]
+    fn a_text_that_comes_out_empty_is_the_fixed_banner() {
+        let mut setting = Setting::default();
+        setting.templates.insert("default".into(), template(" ", "{$msg}"));
+        let mut picture = message(json!({}));
+        picture.body = json!({"type": "img"});
+        let content = compose(&picture, &setting);
+        assert_eq!((content.title.as_str(), content.body.as_str()), ("You have a new message", "Please check"));
+        setting.receiver.language = Some("zh".into());
+        assert_eq!(compose(&picture, &setting).body, "请点击查看");
+        picture.ext = json!({"em_at_list": ["ann"]});
+        assert_eq!(compose(&picture, &setting).body, "有人@你");
+    }
+
+    #[test]
+    fn a_badge_of_zero_is_a_badge() {
+        let named = |badge: u32| message(json!({"em_apns_ext": {"em_push_badge": badge}}));
+        let waiting = |waiting: u32| Setting { waiting, ..Setting::default() };
+        assert_eq!(badge(&named(0), &waiting(3)), Some(0));
+        assert_eq!(badge(&named(7), &waiting(3)), Some(7));
+        assert_eq!(badge(&message(json!({})), &waiting(3)), Some(3));
+        assert_eq!(badge(&message(json!({})), &waiting(0)), None);
+    }
+
+    #[test]
+    fn what_no_vendor_could_use_is_refused_with_the_field() {
+        for good in [
+            json!(null),
+            json!({"em_apns_ext": {"em_push_badge": 0, "em_push_sound": "a.caf", "own": [1]}}),
+            json!({"em_push_ext": {"title": "t", "custom": {"k": 1}}, "em_android_push_ext": {}}),
+        ] {
+            assert_eq!(check(&good), Ok(()), "{good}");
+        }
+        for (bad, field) in [
+            (json!({"em_apns_ext": {"em_push_badge": "3"}}), "em_push_badge"),
+            (json!({"em_apns_ext": {"em_push_badge": -1}}), "em_push_badge"),
+            (json!({"em_apns_ext": {"em_push_badge": 1.5}}), "em_push_badge"),
+            (json!({"em_apns_ext": {"em_push_badge": 4_294_967_296_u64}}), "em_push_badge"),
+            (json!({"em_apns_ext": []}), "em_apns_ext"),
+            (json!({"em_push_ext": {"custom": "k"}}), "custom"),
+            (json!({"em_push_ext": {"title": 5}}), "em_push_ext.title"),
+        ] {
+            assert!(check(&bad).expect_err("refused").contains(field), "{bad}");
+        }
     }
 
     #[test]

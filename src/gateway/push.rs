@@ -12,6 +12,7 @@ use crate::delivery::{AfterVendor, Hop, Luck, Rules, after_vendor};
 use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::fingerprint;
+use crate::vendors::call::TooLarge;
 use crate::vendors::certificate::Certificate;
 use crate::vendors::notification::{Accepted, Notification};
 use serde_json::{Value as Json, json};
@@ -93,6 +94,12 @@ impl Push {
         let outcome = self.senders.recall(certificate, &accepted, now_ms()).await?;
         self.metrics.hop(Hop::Recalled.as_str());
         Some(format!("{}: {} {}", certificate.vendor, outcome.as_str(), outcome.detail()))
+    }
+
+    /// Whether the certificate's vendor would refuse this message for its size: what it carries beside its texts.
+    pub fn too_large(&self, certificate: &Certificate, message: &Message) -> Option<TooLarge> {
+        let notification = self.notification(certificate, message, &Setting::default(), Duration::ZERO);
+        self.senders.too_large(certificate, &notification)
     }
 
     /// Why this certificate is not used now.

@@ -226,6 +226,22 @@ fn hidden(reason: String, secret: &str) -> String {
     if secret.is_empty() || !reason.contains(secret) { reason } else { reason.replace(secret, &fingerprint(secret)) }
 }
 
+/// A push that the vendor would refuse for its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// In bytes, as the vendor counts.
+    pub size: usize,
+    pub most: usize,
+}
+
+impl TooLarge {
+    /// Of a document with at most `most` bytes.
+    pub fn of(document: &Json, most: usize) -> Option<Self> {
+        let size = document.to_string().len();
+        (size > most).then_some(Self { size, most })
+    }
+}
+
 /// One vendor's protocol.
 pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// Tokens one call takes at most.
@@ -268,6 +284,11 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     }
 
     fn request(&self, push: &Push<'_>, handle: Option<&str>) -> Call;
+
+    /// By how much a push is larger than the vendor takes, its texts shortened as far as they can be.
+    fn too_large(&self, _push: &Push<'_>) -> Option<TooLarge> {
+        None
+    }
 
     /// Takes an accepted push back, where the vendor says how. A credential goes with it as its bearer.
     fn recall(&self, _certificate: &Certificate, _accepted: &Accepted<'_>) -> Option<Call> {

@@ -41,9 +41,15 @@ pub(super) fn cut(text: &str, limit: usize, count: Count) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// Shortens the text at `pointer` until the whole document has at most `most` bytes, or nothing is left
-/// of the text.
-pub(super) fn shrink(document: &mut Json, pointer: &str, most: usize) {
+/// Shortens the texts at these places, one after the other, each down to one character before the next gives way,
+/// until the whole document has at most `most` bytes or nothing is left of them.
+pub(super) fn shrink(document: &mut Json, pointers: &[&str], most: usize) {
+    for pointer in pointers {
+        shrink_one(document, pointer, most);
+    }
+}
+
+fn shrink_one(document: &mut Json, pointer: &str, most: usize) {
     loop {
         let over = document.to_string().len().saturating_sub(most);
         let Some(text) = document.pointer_mut(pointer) else { return };
@@ -66,10 +72,23 @@ mod tests {
     fn a_document_too_long_for_the_vendor_loses_text_and_no_more_than_it_must() {
         for text in ["\"消\"", "a", "消", "\u{1}"] {
             let mut document = json!({"a": {"b": text.repeat(9000)}});
-            shrink(&mut document, "/a/b", 4096);
+            shrink(&mut document, &["/a/b"], 4096);
             let size = document.to_string().len();
             assert!((3000..=4096).contains(&size), "{text:?}: {size}");
         }
+    }
+
+    #[test]
+    fn the_first_text_gives_way_before_the_next_one() {
+        let texts = || json!({"body": "b".repeat(1000), "title": "t".repeat(1000)});
+        let mut document = texts();
+        shrink(&mut document, &["/body", "/missing", "/title"], 1500);
+        assert_eq!(document["title"], texts()["title"]);
+        shrink(&mut document, &["/body", "/title"], 500);
+        assert_eq!(document["body"], "…");
+        assert!((400..=500).contains(&document.to_string().len()));
+        shrink(&mut document, &["/body", "/title"], 5);
+        assert_eq!(document, json!({"body": "…", "title": "…"}), "no more can be done");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use super::super::clock::{message_id, now_ms};
 use super::{ApiError, AppRequest, Body, State};
+use crate::delivery::content;
 use crate::input::LONGEST_WORD;
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
+use crate::vendors::call::TooLarge;
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
@@ -14,6 +16,8 @@ use std::sync::Arc;
 
 /// Receivers of one call, as in the original system.
 const MAX_RECEIVERS: usize = 600;
+/// A message's `ext` of so many bytes leaves room in every vendor's 4,096 for what else is sent.
+const SURELY_FITS: usize = 1000;
 /// Longest idempotency key, in bytes.
 const MAX_KEY: usize = 128;
 
@@ -45,6 +49,7 @@ pub(super) async fn send(
     if !new.ext.is_null() && !new.ext.is_object() {
         return Err(ApiError::illegal("`ext` must be an object"));
     }
+    content::check(&new.ext).map_err(ApiError::illegal)?;
     let key = headers.get("idempotency-key").map(|v| v.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
         return Err(ApiError::illegal(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters")));
@@ -81,10 +86,31 @@ pub(super) async fn send(
         }
         messages.push(message);
     }
+    if let Some(first) = messages.first() {
+        fits(&state, &request.app, first).await?;
+    }
     let to: Vec<String> = messages.iter().map(|message| message.to.clone()).collect();
     let ids = state.dispatch.accept(&request.app, messages, key.as_deref()).await?;
     let data: Map<String, Value> = to.into_iter().zip(ids).map(|(to, id)| (to, json!(id))).collect();
     Ok(request.envelope("post", "data", Value::Object(data)))
+}
+
+/// Refuses what a vendor would refuse for good: custom data is never cut. All receivers' messages are alike in it.
+async fn fits(state: &State, app: &str, message: &Message) -> Result<(), ApiError> {
+    // Written as a text into JSON again it is at most twice as long.
+    if message.ext.to_string().len() <= SURELY_FITS {
+        return Ok(());
+    }
+    for certificate in state.store.certificates(app.to_owned()).await?.into_iter().flatten() {
+        if let Some(TooLarge { size, most }) = state.push.too_large(&certificate, message) {
+            let (vendor, name) = (certificate.vendor, &certificate.name);
+            return Err(ApiError::illegal(format!(
+                "the notification is {size} bytes for {vendor} (certificate `{name}`), with its texts cut to nothing; at most {most}: \
+                 `em_push_ext.custom` is never cut"
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn trace(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {

@@ -19,7 +19,7 @@ pub use circuit::{Open, Rejections};
 
 use crate::delivery::outcome::{Limit, Outcome};
 use crate::http::Http;
-use crate::vendors::call::{Meaning, Reading, Verdict};
+use crate::vendors::call::{Meaning, Reading, TooLarge, Verdict};
 use crate::vendors::certificate::Certificate;
 use crate::vendors::notification::{Accepted, Notification};
 use crate::vendors::{Hosts, Vendor};
@@ -53,6 +53,11 @@ impl Senders {
             Some(route) => route.send(certificate, tokens, notification, now_ms).await,
             None => Vec::new(),
         }
+    }
+
+    /// Whether the vendor would refuse a push for its size, its texts shortened as far as they can be.
+    pub fn too_large(&self, certificate: &Certificate, notification: &Notification) -> Option<TooLarge> {
+        self.of(certificate)?.too_large(certificate, notification)
     }
 
     /// Takes an accepted push back, where its vendor can and says how.

@@ -9,7 +9,7 @@ use crate::delivery::outcome::{Limit, Outcome};
 use crate::gateway::clock;
 use crate::http::Http;
 use crate::secret::Secret;
-use crate::vendors::call::{Answer, Call, Grant, Meaning, NoCredential, Protocol, Push, Reading};
+use crate::vendors::call::{Answer, Call, Grant, Meaning, NoCredential, Protocol, Push, Reading, TooLarge};
 use crate::vendors::certificate::Certificate;
 use crate::vendors::notification::{Accepted, Notification};
 use futures_util::future::join_all;
@@ -47,6 +47,11 @@ impl Route {
         let batches =
             tokens.chunks(self.protocol.batch()).map(|batch| self.batch(certificate, key, batch, notification, now_ms));
         join_all(batches).await.into_iter().flatten().collect()
+    }
+
+    /// Whether the vendor would refuse a push for its size.
+    pub fn too_large(&self, certificate: &Certificate, notification: &Notification) -> Option<TooLarge> {
+        self.protocol.too_large(&Push { certificate, access: "", tokens: &[], notification, now_ms: 0 })
     }
 
     /// Takes an accepted push back. `None`: this vendor cannot.

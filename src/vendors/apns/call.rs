@@ -2,7 +2,9 @@
 //! Sources: developer.apple.com, "Establishing a token-based connection to APNs" and "Handling
 //! notification responses from APNs".
 
-use super::super::call::{Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of};
+use super::super::call::{
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, TooLarge, meaning_of,
+};
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
 use super::super::jwt::{Algorithm, sign};
@@ -126,6 +128,10 @@ impl Protocol for Apns {
             .with("apns-collapse-id", format!("{:08x}", push.notification.collapse_id))
     }
 
+    fn too_large(&self, push: &Push<'_>) -> Option<TooLarge> {
+        TooLarge::of(&payload(push), MAX_PAYLOAD)
+    }
+
     fn read(&self, answer: &Answer<'_>) -> Reading {
         if answer.status == 200 {
             return Reading::all(Meaning::Ok, "200", "").id(answer.id_header.map(str::to_owned));
@@ -176,8 +182,8 @@ fn payload(push: &Push<'_>) -> Json {
     }
     let mut payload = notification.content.payload.clone();
     payload["aps"] = aps;
-    // Apple counts the bytes of all of it; the text gives way.
-    shrink(&mut payload, "/aps/alert/body", MAX_PAYLOAD);
+    // Apple counts the bytes of all of it; the texts give way.
+    shrink(&mut payload, &["/aps/alert/body", "/aps/alert/subtitle", "/aps/alert/title"], MAX_PAYLOAD);
     payload
 }
 

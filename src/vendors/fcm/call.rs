@@ -2,7 +2,8 @@
 //! Sources: firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and .../ErrorCode; RFC 7523.
 
 use super::super::call::{
-    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of, oauth_granted,
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, TooLarge, meaning_of,
+    oauth_granted,
 };
 use super::super::certificate::Certificate;
 use super::super::facts::{Host, Hosts};
@@ -116,6 +117,10 @@ impl Protocol for Fcm {
             .with("authorization", format!("Bearer {}", push.access))
     }
 
+    fn too_large(&self, push: &Push<'_>) -> Option<TooLarge> {
+        TooLarge::of(&message(push), MAX_MESSAGE)
+    }
+
     fn read(&self, answer: &Answer<'_>) -> Reading {
         if answer.status == 200 {
             return match answer.json::<Sent>() {
@@ -170,7 +175,7 @@ fn message(push: &Push<'_>) -> Json {
             "ttl": format!("{}s", push.life_s(0, MAX_LIFE_S)), "priority": priority, "collapse_key": place, "notification": shown,
         },
     } });
-    shrink(&mut body, "/message/notification/body", MAX_MESSAGE);
+    shrink(&mut body, &["/message/notification/body", "/message/notification/title"], MAX_MESSAGE);
     body
 }
 

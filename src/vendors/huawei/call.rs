@@ -5,7 +5,7 @@
 //! HMS-Core/hms-push-serverdemo-java.
 
 use super::super::call::{
-    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, meaning_of, notify_id,
+    Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, TooLarge, meaning_of, notify_id,
     oauth_granted,
 };
 use super::super::certificate::Certificate;
@@ -183,6 +183,11 @@ impl Protocol for Huawei {
         Some(Call::json(url, &body).with("push-type", "0".to_owned()))
     }
 
+    fn too_large(&self, push: &Push<'_>) -> Option<TooLarge> {
+        let body = if is_v3(push.certificate) { body_v3(push) } else { body_v1(push) };
+        TooLarge::of(&body, MAX_BODY)
+    }
+
     fn read(&self, answer: &Answer<'_>) -> Reading {
         let said: Said = match answer.json() {
             Ok(said) => said,
@@ -262,7 +267,7 @@ fn body_v1(push: &Push<'_>) -> Json {
     let mut body = json!({
         "validate_only": false, "message": { "data": notification.content.payload.to_string(), "android": android },
     });
-    shrink(&mut body, "/message/android/notification/body", MAX_BODY);
+    shrink(&mut body, &["/message/android/notification/body", "/message/android/notification/title"], MAX_BODY);
     body
 }
 
@@ -290,7 +295,7 @@ fn body_v3(push: &Push<'_>) -> Json {
         options["testMessage"] = json!(true);
     }
     let mut body = json!({ "payload": { "notification": shown }, "target": {}, "pushOptions": options });
-    shrink(&mut body, "/payload/notification/body", MAX_BODY);
+    shrink(&mut body, &["/payload/notification/body", "/payload/notification/title"], MAX_BODY);
     body
 }
 

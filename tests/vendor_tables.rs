@@ -2,6 +2,7 @@
 
 use impush::vendors::Vendor;
 use impush::vendors::certificate::{Field, Form, Need};
+use impush::vendors::ext::Object;
 use std::path::{Path, PathBuf};
 
 fn root() -> &'static Path {
@@ -59,6 +60,11 @@ fn all_fields() -> String {
             };
             let secret = if field.secret { ", secret" } else { "" };
             out += &format!("| `{}` | {need} | {holds}{secret} | {} |\n", field.name, field.place);
+        }
+        out += "\n";
+        for Object { name, fields } in facts.cloud.ext_objects {
+            let all = fields.iter().map(|field| format!("`{}` ({})", field.name, field.holds.says()));
+            out += &format!("In a message's `{name}`: {}.\n", all.collect::<Vec<_>>().join(", "));
         }
         let receipts = if facts.cloud.receipts.is_some() { "It sends receipts." } else { "It sends no receipts." };
         let hosts = facts.cloud.hosts.iter().map(|host| format!("`vendors.{}` ({})", host.key, host.url));

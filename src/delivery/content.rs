@@ -184,13 +184,9 @@ pub fn badge(message: &Message, setting: &Setting) -> Option<u32> {
 /// # Errors
 /// A sentence that names the field and what it must be.
 pub fn check(ext: &Json) -> Result<(), String> {
-    let badge = &ext["em_apns_ext"]["em_push_badge"];
-    if !badge.is_null() && badge.as_u64().is_none_or(|badge| u32::try_from(badge).is_err()) {
-        return Err(format!("`em_apns_ext.em_push_badge` is a whole number from 0 to {}", u32::MAX));
-    }
-    let object = |name: &str| ext[name].is_null() || ext[name].is_object();
-    for name in ["em_push_ext", "em_push_template", "em_apns_ext", "em_android_push_ext", "em_harmony_push_ext"] {
-        if !object(name) {
+    crate::vendors::ext::check(ext)?;
+    for name in ["em_push_ext", "em_push_template"] {
+        if !ext[name].is_null() && !ext[name].is_object() {
             return Err(format!("`{name}` is an object"));
         }
     }
@@ -202,12 +198,6 @@ pub fn check(ext: &Json) -> Result<(), String> {
         ("em_push_ext", "title"),
         ("em_push_ext", "content"),
         ("em_push_ext", "group_user_nickname"),
-        ("em_apns_ext", "em_push_title"),
-        ("em_apns_ext", "em_push_content"),
-        ("em_apns_ext", "em_push_sound"),
-        ("em_apns_ext", "em_push_category"),
-        ("em_apns_ext", "em_alert_subTitle"),
-        ("em_apns_ext", "thread_id"),
         ("em_push_template", "name"),
     ] {
         let value = &ext[object][field];
@@ -325,7 +315,7 @@ mod tests {
     fn what_no_vendor_could_use_is_refused_with_the_field() {
         for good in [
             json!(null),
-            json!({"em_apns_ext": {"em_push_badge": 0, "em_push_sound": "a.caf", "own": [1]}}),
+            json!({"em_apns_ext": {"em_push_badge": 0, "em_push_sound": "a.caf"}}),
             json!({"em_push_ext": {"title": "t", "custom": {"k": 1}}, "em_android_push_ext": {}}),
         ] {
             assert_eq!(check(&good), Ok(()), "{good}");

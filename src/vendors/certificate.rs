@@ -193,19 +193,23 @@ fn known(vendor: Vendor, name: &str) -> Result<Field, String> {
     if let Some(field) = fields().find(|field| field.name == name) {
         return Ok(*field);
     }
+    Err(nearest(&format!("a {vendor} certificate"), fields().map(|field| field.name), name))
+}
+
+/// That `of` has no such field, with the nearest one that it has.
+pub(super) fn nearest<'f>(of: &str, fields: impl Iterator<Item = &'f str>, name: &str) -> String {
     let bare = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
-    let nearest = fields()
-        .map(|field| (strsim::jaro_winkler(&bare(field.name), &bare(name)), field.name))
+    let fields: Vec<&str> = fields.collect();
+    let nearest = fields
+        .iter()
+        .map(|field| (strsim::jaro_winkler(&bare(field), &bare(name)), field))
         .filter(|(score, _)| *score > ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     let name = shortened(name);
-    Err(match nearest {
-        Some((_, nearest)) => format!("a {vendor} certificate has no field `{name}`; did you mean `{nearest}`?"),
-        None => {
-            let all: Vec<_> = fields().map(|field| field.name).collect();
-            format!("a {vendor} certificate has no field `{name}`; its fields are {}", all.join(", "))
-        }
-    })
+    match nearest {
+        Some((_, nearest)) => format!("{of} has no field `{name}`; did you mean `{nearest}`?"),
+        None => format!("{of} has no field `{name}`; its fields are {}", fields.join(", ")),
+    }
 }
 
 impl fmt::Debug for Certificate {

@@ -6,6 +6,8 @@ use super::call::Protocol;
 #[cfg(feature = "gateway")]
 use super::certificate::{Certificate, Field};
 #[cfg(feature = "gateway")]
+use super::ext::Object;
+#[cfg(feature = "gateway")]
 use super::receipt::{Incoming, Receipt, Refused};
 use super::rom::Rom;
 #[cfg(feature = "gateway")]
@@ -58,6 +60,8 @@ pub struct Cloud {
     pub fields: &'static [Field],
     /// The sender's object in a message's `ext` that is for what this certificate reaches.
     pub ext: fn(&Certificate) -> &'static str,
+    /// What a sender may say there.
+    pub ext_objects: &'static [Object],
     /// The calls, to these hosts.
     pub protocol: fn(&Hosts) -> Box<dyn Protocol>,
     pub receipts: Option<Receipts>,

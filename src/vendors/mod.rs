@@ -18,6 +18,8 @@ pub mod call;
 #[cfg(feature = "gateway")]
 pub mod certificate;
 #[cfg(feature = "gateway")]
+pub mod ext;
+#[cfg(feature = "gateway")]
 mod jwt;
 #[cfg(feature = "gateway")]
 mod lenient;

@@ -3,6 +3,7 @@
 use super::super::clock::{message_id, now_ms};
 use super::super::store::Unreadable;
 use super::{ApiError, AppRequest, Body, State};
+use crate::delivery::content;
 use crate::protocol::Message;
 use crate::vendors::Vendor;
 use crate::vendors::certificate::Certificate;
@@ -103,6 +104,7 @@ pub(super) async fn test(
     if !(1..=MAX_COUNT).contains(&test.count) || !(1..=MAX_CONCURRENCY).contains(&test.concurrency) {
         return Err(ApiError::illegal(format!("count is 1 to {MAX_COUNT}, concurrency 1 to {MAX_CONCURRENCY}")));
     }
+    content::check(&Value::Object(test.ext.clone())).map_err(ApiError::illegal)?;
     let name = request.variable("name");
     let found = state.store.certificate(request.app.clone(), name.clone()).await?;
     let certificate = found.ok_or_else(|| unknown(&name))?;

@@ -6,6 +6,7 @@ use super::super::call::{
     Answer, Call, Credential, Grant, Meaning, NoCredential, Protocol, Push, Reading, TooLarge, meaning_of,
 };
 use super::super::certificate::Certificate;
+use super::super::ext::is_set;
 use super::super::facts::{Host, Hosts};
 use super::super::jwt::{Algorithm, sign};
 use super::super::lenient;
@@ -176,7 +177,7 @@ fn payload(push: &Push<'_>) -> Json {
     for (from, to) in
         [("em_push_mutable_content", "mutable-content"), ("em_push_content_available", "content-available")]
     {
-        if ext[from] == true || ext[from] == 1 {
+        if is_set(&ext[from]) {
             aps[to] = json!(1);
         }
     }

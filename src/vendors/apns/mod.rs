@@ -4,6 +4,8 @@
 mod call;
 #[cfg(feature = "gateway")]
 mod certificate;
+#[cfg(feature = "gateway")]
+mod ext;
 mod rom;
 
 use super::Vendor;
@@ -27,6 +29,7 @@ pub(super) static FACTS: Facts = Facts {
         hosts: call::HOSTS,
         fields: certificate::FIELDS,
         ext: |_| "em_apns_ext",
+        ext_objects: ext::OBJECTS,
         protocol: call::protocol,
         receipts: None,
     },

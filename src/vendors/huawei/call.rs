@@ -9,6 +9,7 @@ use super::super::call::{
     oauth_granted,
 };
 use super::super::certificate::Certificate;
+use super::super::ext::is_set;
 use super::super::facts::{Host, Hosts};
 use super::super::jwt::{Algorithm, sign};
 use super::super::lenient;
@@ -291,7 +292,7 @@ fn body_v3(push: &Push<'_>) -> Json {
     if let Some(receipt) = push.setting("receipt_id", "receipt_id") {
         options["receiptId"] = json!(receipt);
     }
-    if notification.vendor_ext["is_test_message"] == true {
+    if is_set(&notification.vendor_ext["is_test_message"]) {
         options["testMessage"] = json!(true);
     }
     let mut body = json!({ "payload": { "notification": shown }, "target": {}, "pushOptions": options });

@@ -5,6 +5,8 @@ mod call;
 #[cfg(feature = "gateway")]
 mod certificate;
 #[cfg(feature = "gateway")]
+mod ext;
+#[cfg(feature = "gateway")]
 mod receipt;
 mod rom;
 
@@ -29,6 +31,7 @@ pub(super) static FACTS: Facts = Facts {
         hosts: call::HOSTS,
         fields: certificate::FIELDS,
         ext: android,
+        ext_objects: ext::OBJECTS,
         protocol: call::protocol,
         receipts: Some(Receipts { proof_header: None, prove: receipt::prove, read: receipt::read }),
     },

@@ -1,0 +1,8 @@
+//! What a message may say for this vendor alone: the original system's fields.
+
+use super::super::ext::{Field, Holds, Object};
+
+pub(super) const OBJECTS: &[Object] = &[Object {
+    name: "em_android_push_ext",
+    fields: &[Field::new("vivo_category", Holds::Text), Field::new("vivo_click_activity", Holds::Text)],
+}];

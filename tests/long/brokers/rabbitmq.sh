@@ -6,14 +6,15 @@ mirror=${MIRROR:-http://deb.debian.org/debian}
 options=(--unshared)
 port=18830
 
-if [ ! -x "$root/usr/sbin/rabbitmq-server" ]; then
-    debootstrap --variant=minbase trixie "$root" "$mirror"
+# Without any authority its HTTP client asks nothing, not even without TLS.
+if [ ! -x "$root/usr/sbin/rabbitmq-server" ] || [ ! -e "$root/etc/ssl/certs/ca-certificates.crt" ]; then
+    [ -x "$root/usr/bin/apt-get" ] || debootstrap --variant=minbase trixie "$root" "$mirror"
     # No service may start while packages are installed.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod +x "$root/usr/sbin/policy-rc.d"
     cp /etc/resolv.conf "$root/etc/"
     chroot "$root" apt-get update -qq
-    chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server
+    chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server ca-certificates
 fi
 for place in proc sys dev; do
     mountpoint -q "$root/$place" || { mount --rbind "/$place" "$root/$place"; mount --make-rslave "$root/$place"; }

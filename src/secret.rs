@@ -64,6 +64,11 @@ pub fn fingerprint(value: &str) -> String {
     hex(&digest::digest(&digest::SHA256, value.as_bytes()).as_ref()[..4])
 }
 
+/// SHA-256 in lower-case hexadecimal: what is stored of a secret that is random enough not to be guessed.
+pub fn digest_hex(value: &str) -> String {
+    hex(digest::digest(&digest::SHA256, value.as_bytes()).as_ref())
+}
+
 /// `N` random bytes.
 ///
 /// # Panics

@@ -282,3 +282,66 @@ fn a_broker_on_another_machine_shows_a_secret_when_it_asks() {
     assert_eq!(ask(&closed, &[], "?secret=0123456789abcdef"), "allow\n200");
     assert_eq!(ask(&closed, &["-H", "authorization: Bearer 0123456789abcdef"], ""), "allow\n200");
 }
+
+#[test]
+fn a_program_has_an_id_and_a_secret_of_its_own_and_may_what_it_was_made_for() {
+    let stage = Stage::new();
+    let create = |scope: &str| {
+        let said = stage.gateway.ok(&["app", "create", "--app", "org/app", "--scope", scope, "back office"]);
+        let of = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)).expect("printed").to_owned();
+        (of("client_id="), of("client_secret="))
+    };
+    let token = |(id, secret): &(String, String)| {
+        let grant = json!({"grant_type": "client_credentials", "client_id": id, "client_secret": secret});
+        let (status, answer) = stage.rest.ask("POST", &format!("{}/token", stage.rest.base), Some(&grant));
+        (status, answer["access_token"].as_str().unwrap_or_default().to_owned())
+    };
+    let ask = |token: &str, method: &str, path: &str, body: Option<&Value>| {
+        stage.rest.ask_as(token, method, &format!("{}/{path}", stage.rest.base), body).0
+    };
+    let (full, reader) = (create("app"), create("read"));
+    let (app, read) = (token(&full).1, token(&reader).1);
+    let user = json!({"username": "carl", "password": "a password"});
+    assert_eq!(ask(&read, "POST", "users", Some(&user)), 403);
+    assert_eq!(ask(&app, "POST", "users", Some(&user)), 200);
+    assert_eq!((ask(&read, "GET", "users", None), ask(&app, "GET", "users", None)), (200, 200));
+    for (token, path) in [(&app, "clients"), (&read, "clients"), (&app, "signing-keys"), (&read, "signing-keys")] {
+        assert_eq!(ask(token, "GET", path, None), 403, "{path}");
+    }
+    let listed = stage.gateway.ok(&["app", "list", "--app", "org/app"]);
+    assert!(listed.lines().count() == 2 && listed.contains("back office") && !listed.contains(&full.1), "{listed}");
+
+    // Another app's program is nobody here.
+    let elsewhere = stage.rest.base.replace("/app", "/other");
+    assert_eq!(stage.rest.ask_as(&app, "GET", &format!("{elsewhere}/users"), None).0, 403);
+
+    let renewed = stage.gateway.ok(&["app", "new-secret", "--app", "org/app", &full.0]);
+    let new = renewed.lines().find_map(|line| line.strip_prefix("client_secret=")).expect("printed").to_owned();
+    assert_eq!(token(&full).0, 401, "the old secret");
+    assert_eq!(token(&(full.0.clone(), new)).0, 200);
+    stage.gateway.ok(&["app", "remove", "--app", "org/app", &full.0]);
+    assert_eq!(ask(&app, "GET", "users", None), 401, "its tokens end with it");
+    assert_eq!(ask(&read, "GET", "users", None), 200);
+}
+
+#[test]
+fn a_signing_key_is_rotated_while_devices_stay_online_and_the_old_ones_end_can_be_read() {
+    let mut stage = Stage::new();
+    let token = stage.token("ann", "phone");
+    let mut online = stage.connect("ann", "phone", &token).expect("online");
+    let listed = |said: &str| said.lines().map(str::to_owned).collect::<Vec<_>>();
+    let before = listed(&stage.gateway.ok(&["signing-key", "list"]));
+    assert_eq!(before, ["first, signs now"]);
+    let after = listed(&stage.gateway.ok(&["signing-key", "rotate"]));
+    assert!(after.len() == 2 && after[0].starts_with("first, signs now, good until 20"), "{after:?}");
+    assert!(after[1].contains(", signs from 20") && !after[1].contains("signs now"), "{after:?}");
+    let twice = stage.gateway.run(&["signing-key", "rotate"]);
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("wait until it does"), "{twice:?}");
+    assert!(!stage.gateway.run(&["signing-key", "remove", "first"]).status.success(), "it signs still");
+    // Nobody notices: the connection stands, and the token is taken, also after a restart.
+    stage.runtime.block_on(online.ping()).expect("written");
+    while !matches!(stage.runtime.block_on(online.next()).expect("open"), Incoming::Pong) {}
+    stage.restart();
+    assert!(stage.connect("ann", "phone", &token).is_ok());
+    assert_eq!(listed(&stage.gateway.ok(&["signing-key", "list"])).len(), 2);
+}

@@ -35,7 +35,7 @@ fn a_gateway_whose_sealing_key_is_gone_serves_the_rest_and_makes_no_other_in_sil
     let port = free_port();
     let mut gateway = Gateway::start_at(dir.path(), port, "");
     let key = dir.path().join("state/secrets.key");
-    assert!(!key.exists(), "there is nothing to seal yet");
+    let token = gateway.user("bob");
     assert!(add(&gateway, "288").status.success() && add(&gateway, "289").status.success());
     let kept = std::fs::read(&key).expect("a key");
     gateway.process.kill();
@@ -53,14 +53,20 @@ fn a_gateway_whose_sealing_key_is_gone_serves_the_rest_and_makes_no_other_in_sil
         assert!(output.status.code() == Some(65) && said.contains("new-secrets-key"), "{said}");
         assert!(!said.contains("try again"), "{said}");
     }
-    gateway.user("ann");
-    gateway.ok(&[&["send"], &APP[..], &["ann", "served"]].concat());
+    gateway.ok(&[&["send"], &APP[..], &["bob", "served"]].concat());
     assert!(!key.exists(), "made in silence");
+    // Devices wait: nothing says that their logins are over.
+    let mut agent = agent(&dir.path().join("agent"), &gateway, &token);
+    assert_eq!(agent.process.event("link.down")["cause"], "server_unavailable");
     gateway.process.kill();
 
     // Put back, it is as before.
     std::fs::write(&key, &kept).expect("written");
     let mut gateway = Gateway::start_at(dir.path(), port, "");
+    agent.process.terminate();
+    configured(&agent.home, &gateway);
+    agent = Agent::start(&agent.home);
+    agent.process.event("link.up");
     assert!(listed(&gateway).iter().all(|(_, why)| why.is_none()));
     assert_eq!(gateway.run(&["new-secrets-key"]).status.code(), Some(66), "never over a key");
     assert_eq!(std::fs::read(&key).expect("a key"), kept);
@@ -68,11 +74,29 @@ fn a_gateway_whose_sealing_key_is_gone_serves_the_rest_and_makes_no_other_in_sil
 
     // Gone for good: by command only, and then one by one.
     std::fs::remove_file(&key).expect("removed");
-    let gateway = Gateway::start_at(dir.path(), port, "");
-    gateway.ok(&["new-secrets-key"]);
+    let mut gateway = Gateway::start_at(dir.path(), port, "");
+    let said = gateway.ok(&["new-secrets-key"]);
+    assert!(said.contains("every device and app logs in again"), "{said}");
     assert!(add(&gateway, "288").status.success(), "without a restart");
     let all = listed(&gateway);
     assert!(all[0].1.is_none() && all[1].1.as_ref().is_some_and(|why| why.contains("another key")), "{all:?}");
+    gateway.process.kill();
+    let gateway = Gateway::start_at(dir.path(), port, "");
+    assert!(!gateway.user("ann").is_empty(), "logins are made again");
+}
+
+/// The endpoint's port is another one after each start.
+fn configured(home: &Path, gateway: &Gateway) {
+    Agent::configure(home, &format!("mqtts://localhost:{}", gateway.port()), Path::new(gateway.ca()), "");
+}
+
+fn agent(home: &Path, gateway: &Gateway, token: &str) -> Agent {
+    configured(home, gateway);
+    let agent = Agent::start(home);
+    std::fs::write(home.join("password"), token).expect("written");
+    let file = home.join("password");
+    agent.ok(&["login", "bob", "--no-wait", "--password-file", file.to_str().expect("a path")]);
+    agent
 }
 
 #[test]

@@ -200,9 +200,9 @@ impl Default for Vendors {
 pub struct Paths {
     /// Default: `$STATE_DIRECTORY`, else what the platform gives.
     pub state: Option<PathBuf>,
-    /// The key under which certificates' secrets are stored: 64 hexadecimal digits. Default: the
-    /// service manager's credential `secrets.key`, else a file in the state directory, made with the
-    /// first certificate.
+    /// The key under which certificates' secrets and the gateway's own are stored: 64 hexadecimal digits. Default: the
+    /// service manager's credential `secrets.key`, else a file in the state directory, made at the
+    /// first start.
     pub secrets_key: Option<PathBuf>,
 }
 

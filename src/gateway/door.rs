@@ -4,7 +4,7 @@
 use super::clock::now_ms;
 use super::overdue::Overdue;
 use super::store::Store;
-use super::tokens::Tokens;
+use super::tokens::{TokenError, Tokens};
 use crate::protocol::{Address, ClientId, KickCode, Leg, PROBE_SUFFIX, Topics, client_part, user_name};
 
 /// Clones share the key.
@@ -30,7 +30,7 @@ pub enum Refused {
     #[error("this login was ended ({}); log in again", .0.as_str())]
     Ended(KickCode),
     /// Nothing is known against it; later there may be an answer.
-    #[error("the store cannot be asked about this login: {0}")]
+    #[error("nothing can be said of this login now: {0}")]
     Unknown(String),
 }
 
@@ -53,7 +53,10 @@ impl Door {
         let id = client_id.strip_suffix(PROBE_SUFFIX).unwrap_or(client_id);
         let client = ClientId::parse(id).map_err(|e| Refused::ClientId(e.to_string()))?;
         let now_ms = now_ms();
-        let claims = self.tokens.check_entry(password, now_ms / 1000).map_err(|e| Refused::Token(e.to_string()))?;
+        let claims = self.tokens.check_entry(password, now_ms / 1000).map_err(|error| match error {
+            TokenError::NoKey => Refused::Unknown(error.to_string()),
+            TokenError::Expired | TokenError::Invalid(_) => Refused::Token(error.to_string()),
+        })?;
         let Some(login) = claims.login() else { return Err(Refused::NotItsOwn) };
         let own = client.app == client_part(&claims.app)
             && client.user == client_part(&claims.sub)
@@ -101,6 +104,7 @@ impl Door {
 mod tests {
     use super::*;
     use crate::delivery::Rules;
+    use crate::gateway::keyring::Keyring;
     use crate::gateway::store::{Issue, UserChange, Vault};
     use crate::protocol::DEFAULT_PREFIX;
     use crate::secret::Secret;
@@ -119,7 +123,7 @@ mod tests {
             let home = tempfile::tempdir().expect("a directory");
             let vault = Vault::open(&home.path().join("key"), true).expect("a key");
             let store = Store::open(&home.path().join("db"), vault).expect("a store");
-            let tokens = Tokens::new(&Secret::new("k".repeat(32)), topics.clone());
+            let tokens = Tokens::new(Keyring::parse(&Secret::new("k".repeat(32))), topics.clone());
             let door = Door { tokens, topics, store, overdue: Overdue::default() };
             let mut stage = Self { door, generation: 0, _home: home };
             stage.add().await;

@@ -5,12 +5,13 @@ use super::attempts::Attempts;
 use super::broker::External;
 use super::clock::now_ms;
 use super::config::Config;
-use super::devices::{Devices, Table};
+use super::devices::{Authority, Devices, Identity, Table};
 use super::dispatch::Dispatch;
 use super::door::Door;
 use super::error::ServeError;
 use super::mending;
 use super::metrics::Metrics;
+use super::opening::open;
 use super::outgoing::{Wire, outgoing};
 use super::overdue::Overdue;
 use super::password::Passwords;
@@ -18,8 +19,9 @@ use super::proof::Proof;
 use super::push::Push;
 use super::reload::{Reload, Source};
 use super::renewal::Renewal;
+use super::secrets::{Secrets, follow_keys};
 use super::sender::Senders;
-use super::store::{Store, StoreError, Unreadable, Vault};
+use super::store::Unreadable;
 use super::timekeeping::Timekeeping;
 use super::tokens::Tokens;
 use super::waiting::{self, Waiting};
@@ -27,7 +29,6 @@ use super::webhook::Reports;
 use super::wire::Driver;
 use crate::http::Http;
 use crate::logs::Levels;
-use crate::mqtt::client_config;
 use crate::service::Service;
 use crate::store::StateDirectory;
 use serde_json::json;
@@ -65,19 +66,10 @@ pub async fn serve(
     let (topics, url) = config.check()?;
     let directory = StateDirectory::open(&config.state_directory())?;
     let state = directory.path().to_owned();
-    let (path, may_make) = config.secrets_key();
-    let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
-    let store = match config.postgres()? {
-        Some(settings) => {
-            let tls = client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone();
-            let lasts = |error: &StoreError| waiting.lasts(&mut service, "PostgreSQL", error);
-            let connected = Store::connect(settings, tls, config.store.connections, vault, lasts);
-            tokio::select! {
-                store = connected => store?,
-                () = &mut shutdown => return Ok(()),
-            }
-        }
-        None => Store::open(&state.join("gateway.sqlite"), vault)?,
+    let opened = open(&config, |error| waiting.lasts(&mut service, "PostgreSQL", error));
+    let store = tokio::select! {
+        store = opened => store?,
+        () = &mut shutdown => return Ok(()),
     };
     let metrics = Metrics::default();
     let time = Timekeeping::start(store.clone(), metrics.clone()).await?;
@@ -85,9 +77,9 @@ pub async fn serve(
         let Unreadable { app, name, why, .. } = unreadable;
         tracing::error!(event = "certificate.unreadable", app, certificate = name, why, "a certificate cannot be read");
     }
-    let tokens = Tokens::new(&store.own_secret("token_key").await?, topics.clone());
-    let admin = store.own_secret("admin_secret").await?;
     let admin_file = state.join("admin.secret");
+    let Secrets { keys, admin, receipts, tickets } = Secrets::read(&store, &admin_file).await?;
+    let tokens = Tokens::new(keys, topics.clone());
     // For the command line on this machine; the file's mode keeps others out.
     crate::store::write_atomically(&admin_file, admin.expose().as_bytes())
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
@@ -118,7 +110,7 @@ pub async fn serve(
     let push = Push {
         senders: Arc::new(Senders::new(&http, &config.vendors.hosts)),
         metrics,
-        proof: Proof::new(&store.own_secret("receipt_key").await?),
+        proof: Proof::new(&receipts),
         receipts_url: config.vendors.receipts_url.clone(),
         rules: rules.clone(),
         reports: Reports::start(http.clone()),
@@ -129,11 +121,18 @@ pub async fn serve(
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
     tokio::spawn(time.clone().run(stop.child_token()));
+    if store.is_shared() {
+        tokio::spawn(follow_keys(store.clone(), tokens.clone(), stop.child_token()));
+    }
     let wire_stop = CancellationToken::new();
     let devices = match driver {
         None => {
-            let secret = store.own_secret("ticket_key").await?;
-            Some(Devices::start(&config.broker, (&state, secret), table, door.clone(), dispatch.clone()).await?)
+            let authority = match config.broker.certificate {
+                Some(_) => None,
+                None => Authority::of(&store, &state.join("tls")).await?,
+            };
+            let identity = Identity::of(&config.broker, &state, tickets, authority)?;
+            Some(Devices::start(&config.broker, identity, table, door.clone(), dispatch.clone()).await?)
         }
         Some(_) => None,
     };
@@ -163,6 +162,7 @@ pub async fn serve(
         limits: limits.clone(),
         replays: api::Replays::default(),
         admin,
+        clients: api::Clients::default(),
         passwords: Passwords::new(),
         attempts: Attempts::default(),
         broker_secret: config.broker.ask_secret.clone(),

@@ -3,6 +3,7 @@
 //! A user token is also the device's MQTT password. Its `acl` claim is what EMQX reads, so that an
 //! external broker can enforce the same topics the gateway's own endpoint does.
 
+use super::keyring::{FIRST, Keyring};
 use super::store::{Issue, LoginClaim};
 use crate::protocol::{Address, Leg, Topics};
 use crate::secret::{Secret, random_hex};
@@ -13,13 +14,18 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use signature::{Error as SignatureError, Signer, Verifier};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What a token allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Everything in one app.
+    /// Everything in one app, its clients too, and the gateway's own keys: the operator's.
+    Admin,
+    /// Everything in one app but that.
     App,
+    /// To read what [`Self::App`] may.
+    Read,
     /// One user's own devices and settings.
     User,
 }
@@ -28,7 +34,7 @@ pub enum Scope {
 pub struct Claims {
     pub scope: Scope,
     pub app: String,
-    /// The user; empty in an app token.
+    /// The user; in a program's token its client id, and empty in an operator's.
     #[serde(default)]
     pub sub: String,
     /// The only device this token serves, where it is bound to one.
@@ -57,7 +63,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// What the store is asked about; `None` for an app's.
+    /// What the store is asked about; `None` for a program's.
     pub fn login(&self) -> Option<LoginClaim> {
         (self.scope == Scope::User).then(|| LoginClaim {
             app: self.app.clone(),
@@ -85,40 +91,60 @@ pub enum TokenError {
     Expired,
     #[error("the token was not issued by this gateway: {0}")]
     Invalid(String),
+    /// Nothing can be said of it, nor issued to a device, until the sealing key is back.
+    #[error("the key that signs tokens cannot be read: put `secrets.key` back and restart the gateway")]
+    NoKey,
 }
 
-/// Issues and checks tokens with one key.
+/// The `kid` of app tokens while the signing keys cannot be read: they are good for this run.
+const OF_THIS_RUN: &str = "this-run";
+
+/// What signs.
+enum Keys {
+    Ring(Keyring),
+    /// They cannot be read. Operators and app servers go on with a key of this run, so that they can mend it.
+    Unreadable(Secret),
+}
+
+/// Issues and checks tokens. Clones share the keys.
 #[derive(Clone)]
 pub struct Tokens {
-    encoding: EncodingKey,
-    decoding: DecodingKey,
+    keys: Arc<RwLock<Keys>>,
     validation: Validation,
     topics: Topics,
 }
 
 impl Tokens {
-    pub fn new(key: &Secret, topics: Topics) -> Self {
+    /// `None`: the keys cannot be read.
+    pub fn new(keys: Option<Keyring>, topics: Topics) -> Self {
         // A second call in one process finds the same provider in place.
         let _ = PROVIDER.install_default();
         let mut validation = Validation::new(Algorithm::HS256);
         // By the library's clock, which may not be the store's.
         validation.validate_exp = false;
         validation.required_spec_claims = ["exp".to_owned()].into();
-        Self {
-            encoding: EncodingKey::from_secret(key.expose().as_bytes()),
-            decoding: DecodingKey::from_secret(key.expose().as_bytes()),
-            validation,
-            topics,
-        }
+        let keys = keys.map_or_else(|| Keys::Unreadable(Secret::new(random_hex::<32>())), Keys::Ring);
+        Self { keys: Arc::new(RwLock::new(keys)), validation, topics }
+    }
+
+    /// Others than before; tokens of keys that are not among them are taken no more.
+    pub fn set_keys(&self, keys: Keyring) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::Ring(keys);
     }
 
     /// # Errors
     /// [`TokenError::Invalid`] when the claims cannot be written.
-    pub fn issue_app(&self, app: &str, now_s: u64, life_s: u64) -> Result<Secret, TokenError> {
+    pub fn issue_app(
+        &self,
+        app: &str,
+        (scope, client): (Scope, &str),
+        now_s: u64,
+        life_s: u64,
+    ) -> Result<Secret, TokenError> {
         self.sign(&Claims {
-            scope: Scope::App,
+            scope,
             app: app.to_owned(),
-            sub: String::new(),
+            sub: client.to_owned(),
             device: None,
             login: String::new(),
             exp: now_s + life_s,
@@ -172,15 +198,36 @@ impl Tokens {
     /// # Errors
     /// [`TokenError`].
     pub fn check_entry(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation);
-        let claims = decoded.map_err(|e| TokenError::Invalid(e.to_string()))?.claims;
+        let invalid = |error: JwtError| TokenError::Invalid(error.to_string());
+        let id = jsonwebtoken::decode_header(token).map_err(invalid)?.kid.unwrap_or_else(|| FIRST.to_owned());
+        let key = match &*self.keys.read().unwrap_or_else(PoisonError::into_inner) {
+            Keys::Ring(keys) => {
+                let key = keys.find(&id, now_s).map(|key| DecodingKey::from_secret(key.secret.expose().as_bytes()));
+                key.ok_or_else(|| TokenError::Invalid("it was signed with a key that is over".to_owned()))?
+            }
+            Keys::Unreadable(key) if id == OF_THIS_RUN => DecodingKey::from_secret(key.expose().as_bytes()),
+            Keys::Unreadable(_) => return Err(TokenError::NoKey),
+        };
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.validation).map_err(invalid)?.claims;
         if claims.exp <= now_s { Err(TokenError::Expired) } else { Ok(claims) }
     }
 
     fn sign(&self, claims: &Claims) -> Result<Secret, TokenError> {
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding)
-            .map(Secret::new)
-            .map_err(|e| TokenError::Invalid(e.to_string()))
+        let mut header = Header::new(Algorithm::HS256);
+        let key = match &*self.keys.read().unwrap_or_else(PoisonError::into_inner) {
+            Keys::Ring(keys) => {
+                let key = keys.signing(claims.iat.unwrap_or(0));
+                header.kid = (key.id != FIRST).then(|| key.id.clone());
+                EncodingKey::from_secret(key.secret.expose().as_bytes())
+            }
+            Keys::Unreadable(key) if claims.scope != Scope::User => {
+                header.kid = Some(OF_THIS_RUN.to_owned());
+                EncodingKey::from_secret(key.expose().as_bytes())
+            }
+            Keys::Unreadable(_) => return Err(TokenError::NoKey),
+        };
+        let token = jsonwebtoken::encode(&header, claims, &key);
+        token.map(Secret::new).map_err(|e| TokenError::Invalid(e.to_string()))
     }
 
     fn acl(&self, app: &str, user: &str, device: Option<&str>) -> Result<Json, TokenError> {
@@ -248,7 +295,7 @@ mod tests {
     const ISSUE: Issue = Issue { generation: 3, after_s: 0 };
 
     fn tokens(key: &str) -> Tokens {
-        Tokens::new(&Secret::new(key), Topics::new("im/v1").expect("a prefix"))
+        Tokens::new(Keyring::parse(&Secret::new(key)), Topics::new("im/v1").expect("a prefix"))
     }
 
     fn now() -> u64 {
@@ -281,9 +328,9 @@ mod tests {
 
     #[test]
     fn a_foreign_or_expired_or_unsigned_token_is_refused() {
-        let foreign = tokens("other").issue_app("a", now(), 60).expect("issued");
+        let foreign = tokens("other").issue_app("a", (Scope::App, "c"), now(), 60).expect("issued");
         assert!(matches!(tokens("k").check(foreign.expose(), now()), Err(TokenError::Invalid(_))));
-        let old = tokens("k").issue_app("a", now() - 100, 60).expect("issued");
+        let old = tokens("k").issue_app("a", (Scope::App, "c"), now() - 100, 60).expect("issued");
         assert_eq!(tokens("k").check(old.expose(), now()), Err(TokenError::Expired));
         let lying = tokens("k").issue_user("o#a", "ann", Some("d"), ISSUE, (now() - 100, 60)).expect("issued");
         assert_eq!(tokens("k").check(lying.expose(), now()), Err(TokenError::Expired), "its life is over");
@@ -292,5 +339,34 @@ mod tests {
         assert_eq!(tokens("k").check_entry(gone.expose(), now()), Err(TokenError::Expired));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImFwcCIsImFwcCI6ImEiLCJleHAiOjk5OTk5OTk5OTl9.";
         assert!(tokens("k").check(unsigned, now()).is_err());
+    }
+
+    #[test]
+    fn a_rotated_key_takes_over_and_what_the_old_one_signed_stays_good() {
+        let one = tokens("k");
+        let now = now();
+        let old = one.issue_user("o#a", "ann", Some("d"), ISSUE, (now, 60)).expect("issued");
+        let mut keys = Keyring::parse(&Secret::new("k")).expect("a key");
+        keys.rotate(now, 60 + GRACE_S).expect("made");
+        one.set_keys(keys.clone());
+        let later = now + crate::gateway::keyring::ANNOUNCED_S;
+        let new = one.issue_user("o#a", "ann", Some("d"), ISSUE, (later, 60)).expect("issued");
+        assert!(one.check_entry(old.expose(), later).is_ok() && one.check(new.expose(), later).is_ok());
+        assert!(tokens("k").check(new.expose(), later).is_err(), "another key signed it");
+        keys.remove(FIRST, later).expect("out");
+        one.set_keys(keys);
+        assert!(matches!(one.check_entry(old.expose(), later), Err(TokenError::Invalid(_))));
+        assert!(one.check(new.expose(), later).is_ok());
+    }
+
+    #[test]
+    fn while_the_keys_cannot_be_read_apps_are_served_and_devices_wait() {
+        let none = Tokens::new(None, Topics::new("im/v1").expect("a prefix"));
+        let device = tokens("k").issue_user("o#a", "ann", Some("d"), ISSUE, (now(), 60)).expect("issued");
+        assert_eq!(none.check_entry(device.expose(), now()), Err(TokenError::NoKey), "not refused for good");
+        assert_eq!(none.issue_user("o#a", "ann", None, ISSUE, (now(), 60)), Err(TokenError::NoKey));
+        let app = none.issue_app("a", (Scope::App, "c"), now(), 60).expect("issued");
+        assert!(none.check(app.expose(), now()).is_ok());
+        assert!(tokens("k").check(app.expose(), now()).is_err());
     }
 }

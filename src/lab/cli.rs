@@ -279,7 +279,7 @@ impl Simulation {
 fn show_cluster(outcome: &cluster::Outcome, json: bool) -> Result<bool, String> {
     let cluster::Outcome { offline, online, gateway_kills, node_kills, events_replayed } = outcome;
     if json {
-        let counted = |k: &Kills| json!({ "accepted": k.accepted, "lost": k.lost, "shown_twice": k.twice, "replaced": k.replaced });
+        let counted = |k: &Kills| json!({ "accepted": k.accepted, "lost": k.lost.len(), "shown_twice": k.twice, "replaced": k.replaced });
         let line = json!({
             "gateway_kills": gateway_kills, "node_kills": node_kills, "events_replayed": events_replayed,
             "offline": counted(offline), "online": counted(online),
@@ -292,11 +292,14 @@ fn show_cluster(outcome: &cluster::Outcome, json: bool) -> Result<bool, String> 
         for (name, k) in [("offline device", offline), ("connected devices", online)] {
             println!(
                 "{name:<18} {} accepted: {} lost, {} shown twice, {} repeats that replaced",
-                k.accepted, k.lost, k.twice, k.replaced
+                k.accepted,
+                k.lost.len(),
+                k.twice,
+                k.replaced
             );
         }
     }
-    Ok([offline, online].iter().all(|k| k.lost == 0 && k.twice == 0))
+    Ok([offline, online].iter().all(|k| k.lost.is_empty() && k.twice == 0))
 }
 
 fn execute(command: Command) -> Result<bool, String> {
@@ -347,6 +350,7 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, kills, .. } if what == "kills" => {
                 let Kills { accepted, lost, twice, replaced } = kills::measure(kills, 1).await?;
+                let lost = lost.len();
                 if json {
                     let line = serde_json::json!({ "kills": kills, "accepted": accepted, "lost": lost, "shown_twice": twice, "replaced": replaced });
                     super::show::line(&line).map_err(|e| e.to_string())?;

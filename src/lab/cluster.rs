@@ -125,8 +125,8 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     };
     let offline =
         kills::settled(&to_offline, SETTLE, async |after| call(&http, "GET", &tray(after), None).await).await?;
-    let (online, lost) = received(&to_online, &agents).await?;
-    for id in lost.iter().take(EXPLAINED) {
+    let online = received(&to_online, &agents).await?;
+    for id in offline.lost.iter().take(EXPLAINED).chain(online.lost.iter().take(EXPLAINED)) {
         let trace = call_as(&http, "GET", &format!("{base}/messages/{id}/trace"), Some(&token), None).await?;
         crate::terminal::note(&format!("lost: {id}: {}", trace["entities"]));
     }
@@ -311,8 +311,8 @@ async fn shell(command: &str, node: usize) -> Result<(), String> {
     }
 }
 
-/// What came of the messages, and the ids of those that did not come.
-async fn received(ids: &[String], agents: &[Device]) -> Result<(Kills, Vec<String>), String> {
+/// What came of the messages.
+async fn received(ids: &[String], agents: &[Device]) -> Result<Kills, String> {
     let deadline = Instant::now() + SETTLE;
     loop {
         let all: Vec<String> = agents
@@ -322,8 +322,8 @@ async fn received(ids: &[String], agents: &[Device]) -> Result<(Kills, Vec<Strin
         let distinct: HashSet<&String> = all.iter().collect();
         let missing: Vec<String> = ids.iter().filter(|id| !distinct.contains(id)).cloned().collect();
         if missing.is_empty() || Instant::now() > deadline {
-            let (lost, twice) = (missing.len() as u64, (all.len() - distinct.len()) as u64);
-            return Ok((Kills { accepted: ids.len() as u64, lost, twice, replaced: 0 }, missing));
+            let twice = (all.len() - distinct.len()) as u64;
+            return Ok(Kills { accepted: ids.len() as u64, lost: missing, twice, replaced: 0 });
         }
         sleep(Duration::from_millis(500)).await;
     }

@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_secs(120);
 pub(super) struct Kills {
     pub accepted: u64,
     /// Accepted and never shown.
-    pub lost: u64,
+    pub lost: Vec<String>,
     /// Shown a second time beside the first.
     pub twice: u64,
     /// Repeats that took the place of the first, which nobody sees.
@@ -115,7 +115,7 @@ pub(super) async fn settled(
             continue;
         }
         let counted = count(ids, &shown);
-        if counted.lost == 0 || Instant::now() > deadline {
+        if counted.lost.is_empty() || Instant::now() > deadline {
             return Ok(counted);
         }
         sleep(Duration::from_millis(200)).await;
@@ -134,7 +134,7 @@ fn count(ids: &[String], shown: &[Value]) -> Kills {
             *first.entry(id).or_default() += 1;
         }
     }
-    let lost = ids.iter().filter(|id| !first.contains_key(*id)).count() as u64;
+    let lost = ids.iter().filter(|id| !first.contains_key(*id)).cloned().collect();
     let twice = first.values().map(|times| times - 1).sum();
     Kills { accepted: ids.len() as u64, lost, twice, replaced: again }
 }

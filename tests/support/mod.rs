@@ -558,7 +558,16 @@ impl Rest {
 
     /// ... with more headers.
     pub fn ask_with(&self, method: &str, url: &str, more: &[(&str, &str)], body: Option<&Value>) -> (u16, Value) {
-        let bearer = format!("Bearer {}", self.token);
+        self.call(&self.token, method, url, more, body)
+    }
+
+    /// ... with another token.
+    pub fn ask_as(&self, token: &str, method: &str, url: &str, body: Option<&Value>) -> (u16, Value) {
+        self.call(token, method, url, &[], body)
+    }
+
+    fn call(&self, token: &str, method: &str, url: &str, more: &[(&str, &str)], body: Option<&Value>) -> (u16, Value) {
+        let bearer = format!("Bearer {token}");
         let headers = [&[("content-type", "application/json"), ("authorization", bearer.as_str())], more].concat();
         let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
         let call = self.http.call(method, url, &headers, body);

@@ -2,7 +2,8 @@
 
 use super::super::clock::{message_id, now_ms};
 use super::super::store::Unreadable;
-use super::{ApiError, AppRequest, Body, State};
+use super::who::AppRequest;
+use super::{ApiError, Body, State};
 use crate::delivery::content;
 use crate::protocol::Message;
 use crate::vendors::Vendor;

@@ -53,6 +53,11 @@ impl ApiError {
         Self { retry_after_s: Some(wait_ms.div_ceil(1000)), ..new }
     }
 
+    /// An operator has to mend something first.
+    pub fn unavailable(description: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", description)
+    }
+
     pub fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,

@@ -4,7 +4,9 @@ use super::super::clock::now_ms;
 use super::super::password::Compared;
 use super::asked::Origin;
 use super::users::known_user;
-use super::{ApiError, AppRequest, Body, State, app_of};
+use super::who::AppRequest;
+use super::{ApiError, Body, State, app_of, clients};
+use crate::gateway::tokens::Scope;
 use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;
 use axum::Json;
@@ -56,14 +58,16 @@ pub(super) async fn token(
         }
         Grant::ClientCredentials { client_id, client_secret } => {
             begin(&state, &app, NOBODY, &from)?;
-            if client_id != "admin" || client_secret != state.admin {
-                return Err(ApiError::unauthorized("the client id or secret is wrong"));
-            }
+            let (scope, client) = match client_id.as_str() {
+                "admin" => ((client_secret == state.admin).then_some(Scope::Admin), ""),
+                id => (clients::scope(&state, &app, id, &client_secret).await?, id),
+            };
+            let scope = scope.ok_or_else(|| ApiError::unauthorized("the client id or secret is wrong"))?;
             state.attempts.right(&app, NOBODY, from.0);
-            (state.tokens.issue_app(&app, now_ms() / 1000, APP_TOKEN_S), APP_TOKEN_S, None)
+            (state.tokens.issue_app(&app, (scope, client), now_ms() / 1000, APP_TOKEN_S), APP_TOKEN_S, None)
         }
     };
-    let token = token.map_err(|e| ApiError::illegal(e.to_string()))?;
+    let token = token?;
     Ok(Json(
         json!({ "access_token": token.expose(), "expires_in": life, "user": user.map(|u| json!({ "username": u })) }),
     ))

@@ -1,7 +1,8 @@
 //! Sending messages, and asking what became of one.
 
 use super::super::clock::{message_id, now_ms};
-use super::{ApiError, AppRequest, Body, State};
+use super::who::AppRequest;
+use super::{ApiError, Body, State};
 use crate::delivery::content;
 use crate::input::LONGEST_WORD;
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};

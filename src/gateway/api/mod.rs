@@ -4,7 +4,9 @@
 
 mod asked;
 mod certificates;
+mod clients;
 mod error;
+mod keys;
 mod limits;
 mod logins;
 mod messages;
@@ -14,9 +16,9 @@ mod replays;
 mod rmqtt;
 mod settings;
 mod users;
+mod who;
 
 use super::attempts::Attempts;
-use super::clock::now_ms;
 use super::dispatch::Dispatch;
 use super::door::Door;
 use super::mending::Asking;
@@ -25,25 +27,25 @@ use super::password::Passwords;
 use super::push::Push;
 use super::store::Store;
 use super::timekeeping::Timekeeping;
-use super::tokens::{Claims, Scope, Tokens};
+use super::tokens::Tokens;
 use crate::ids::AppId;
 use crate::input;
 use crate::secret::Secret;
 use crate::vendors::Vendor;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State as Shared};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State as Shared};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::request::Parts;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::map_response_with_state;
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
+pub use clients::Clients;
 pub(super) use error::ApiError;
 use error::Refused;
 pub use limits::Limits;
 pub use replays::Replays;
 use serde::de::DeserializeOwned;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -61,6 +63,7 @@ pub struct State {
     pub replays: Replays,
     /// The operator's secret, for app tokens.
     pub admin: Secret,
+    pub clients: Clients,
     pub passwords: Passwords,
     pub attempts: Attempts,
     /// What a broker on another machine shows.
@@ -83,6 +86,11 @@ fn openapi() -> String {
 pub fn router(state: State) -> Router {
     Router::new()
         .route("/{org}/{app}/token", post(logins::token))
+        .route("/{org}/{app}/clients", get(clients::list).post(clients::add))
+        .route("/{org}/{app}/clients/{client}", delete(clients::remove))
+        .route("/{org}/{app}/clients/{client}/secret", post(clients::renew))
+        .route("/{org}/{app}/signing-keys", get(keys::list).post(keys::rotate))
+        .route("/{org}/{app}/signing-keys/{key}", delete(keys::remove))
         .route("/{org}/{app}/users", get(users::list).post(users::create))
         .route("/{org}/{app}/users/{user}", put(settings::set_profile).delete(users::remove))
         .route("/{org}/{app}/users/{user}/password", put(users::set_password))
@@ -127,84 +135,6 @@ async fn count_refused(Shared(metrics): Shared<Metrics>, response: Response) -> 
     response
 }
 
-/// A request that bears an app token for the app in its path.
-pub(super) struct AppRequest {
-    /// `org#app`.
-    pub app: String,
-    /// The path's other variables.
-    path: HashMap<String, String>,
-    started_ms: u64,
-    /// With an app token, and not with a user's own.
-    pub by_app: bool,
-}
-
-impl AppRequest {
-    pub fn variable(&self, name: &str) -> String {
-        self.path.get(name).cloned().unwrap_or_default()
-    }
-
-    /// The original system's envelope around an answer.
-    pub fn envelope(&self, action: &str, key: &str, value: Json) -> axum::Json<Json> {
-        let now = now_ms();
-        axum::Json(
-            json!({ "action": action, key: value, "timestamp": now, "duration": now.saturating_sub(self.started_ms) }),
-        )
-    }
-}
-
-impl FromRequestParts<Arc<State>> for AppRequest {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, ApiError> {
-        let (request, claims) = authenticated(parts, state).await?;
-        if claims.scope != Scope::App {
-            return Err(ApiError::forbidden("this token is not an app token"));
-        }
-        Ok(request)
-    }
-}
-
-/// A request that bears an app token, or a user token of the very user in its path.
-pub(super) struct UserRequest(pub AppRequest);
-
-impl FromRequestParts<Arc<State>> for UserRequest {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, ApiError> {
-        let (request, claims) = authenticated(parts, state).await?;
-        let own = claims.scope == Scope::User && claims.sub == request.variable("user");
-        if claims.scope == Scope::App || own {
-            return Ok(Self(request));
-        }
-        Err(ApiError::forbidden("this token is neither this user's nor an app token"))
-    }
-}
-
-/// The request and what its token claims; the token is of the app in the path.
-async fn authenticated(parts: &mut Parts, state: &State) -> Result<(AppRequest, Claims), ApiError> {
-    let started_ms = now_ms();
-    let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
-        .await
-        .map_err(|e| ApiError::bad("IllegalArgumentException", e.to_string()))?;
-    for part in path.values() {
-        input::word(part, "a part of the path")?;
-    }
-    let app = app_of(&path)?;
-    let claims = bearer(parts, &state.tokens)?;
-    if claims.app != app {
-        return Err(ApiError::forbidden("this token is of another app"));
-    }
-    if let Some(login) = claims.login()
-        && let Some(code) = state.store.login_ended(login, None, started_ms).await?
-    {
-        return Err(ApiError::unauthorized(format!("this login was ended ({}); log in again", code.as_str())));
-    }
-    if let Err(wait_s) = state.limits.admit(&app, parts.uri.path()) {
-        return Err(ApiError::too_many(wait_s));
-    }
-    Ok((AppRequest { app, path, started_ms, by_app: claims.scope == Scope::App }, claims))
-}
-
 /// A JSON object, or a list of them: serde alone would take a list for any object.
 pub(super) struct Body<T>(pub T);
 
@@ -231,12 +161,4 @@ fn app_of(path: &HashMap<String, String>) -> Result<String, ApiError> {
     let part = |name| path.get(name).map_or("", String::as_str);
     let app = format!("{}#{}", part("org"), part("app"));
     AppId::try_from(app).map(String::from).map_err(|error| ApiError::illegal(error.to_string()))
-}
-
-fn bearer(parts: &Parts, tokens: &Tokens) -> Result<Claims, ApiError> {
-    let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let token = header
-        .strip_prefix("Bearer ")
-        .ok_or_else(|| ApiError::unauthorized("the header `Authorization: Bearer <token>` is missing"))?;
-    tokens.check(token.trim(), now_ms() / 1000).map_err(|e| ApiError::unauthorized(e.to_string()))
 }

@@ -3,7 +3,8 @@
 use super::super::clock::now_ms;
 use super::super::store::Key;
 use super::users::{change_password, known_user};
-use super::{ApiError, AppRequest, Body, State, UserRequest};
+use super::who::{AppRequest, UserRequest};
+use super::{ApiError, Body, State};
 use crate::delivery::content::{Profile, Template};
 use crate::delivery::policy::AppRules;
 use crate::delivery::silence::{LONGEST_DURATION_MS, Mode, Silence, interval, zone};

@@ -2,7 +2,8 @@
 
 use super::super::clock::now_ms;
 use super::super::store::{Bind, BindReply, StoreError, UserChange};
-use super::{ApiError, AppRequest, Body, State};
+use super::who::AppRequest;
+use super::{ApiError, Body, State};
 use crate::input;
 use crate::protocol::{Address, KickCode};
 use crate::secret::Secret;

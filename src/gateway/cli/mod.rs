@@ -1,10 +1,12 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
+mod programs;
 mod users;
 
 use super::check;
 use super::config::{Config, SYSTEM_FILE, VARIABLES};
 use super::error::ServeError;
+use super::opening::open;
 use super::serve::{Start, serve};
 use super::store::Vault;
 use crate::access::Account;
@@ -59,6 +61,16 @@ enum Command {
         #[arg(long)]
         device: Option<String>,
     },
+    /// Apps' programs: who may call the REST API
+    App {
+        #[command(subcommand)]
+        command: programs::AppCommand,
+    },
+    /// The keys that sign tokens
+    SigningKey {
+        #[command(subcommand)]
+        command: programs::KeyCommand,
+    },
     /// Push certificates: a vendor's credentials under the name devices bind to
     Certificate {
         #[command(subcommand)]
@@ -80,9 +92,9 @@ enum Command {
         to: Target,
         id: String,
     },
-    /// Make a new key for certificates' secrets, where the old one is gone for good
+    /// Make a new key for the secrets in the store, where the old one is gone for good
     #[command(
-        after_help = "What was sealed with the old key stays unreadable: put those certificates in again. Never overwrites a key."
+        after_help = "What was sealed with the old key stays unreadable: put those certificates in again. The gateway makes its own secrets anew at its next start, and every device and app logs in again. Never overwrites a key."
     )]
     NewSecretsKey,
     /// Exit 0 if the gateway could start with this configuration, 78 with the reasons if not
@@ -267,7 +279,12 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             let (path, _) = config.secrets_key();
             let failed = |source| CommandError::File { path: path.clone(), source };
             Vault::open(&path, true).and_then(|vault| vault.make()).map_err(failed)?;
-            print(&format!("{} made; put the certificates in again", path.display()))
+            print(&format!("{} made; put the certificates in again", path.display()))?;
+            let forgotten = runtime.block_on(forget_secrets(&config))?;
+            if !forgotten.is_empty() {
+                print(&format!("made anew with the gateway's next start: {}", forgotten.join("; ")))?;
+            }
+            Ok(())
         }
         command => runtime.block_on(ask(&config, command)),
     }
@@ -284,6 +301,14 @@ fn good(config: Config) -> Result<Config, SettingsError> {
     Ok(config)
 }
 
+/// Those that the new sealing key does not open: a command may do what no start does in silence.
+async fn forget_secrets(config: &Config) -> Result<Vec<&'static str>, CommandError> {
+    let mut away = String::new();
+    let opened = tokio::time::timeout(ANSWER, open(config, |error| away = error.to_string())).await;
+    let store = opened.map_err(|_| CommandError::Refused(away))??;
+    Ok(store.forget_unreadable().await.map_err(ServeError::from)?)
+}
+
 async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
     match command {
         Command::Users(command) => users::execute(config, command).await,
@@ -293,6 +318,8 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
             let answer = operator.call("POST", "token", Some(body)).await?;
             print(answer["access_token"].as_str().unwrap_or_default())
         }
+        Command::App { command } => programs::apps(config, command).await,
+        Command::SigningKey { command } => programs::keys(config, command).await,
         Command::Certificate { command } => certificate(config, command).await,
         Command::Send { to, user, text, title } => {
             let operator = Operator::new(config, &to).await?;

@@ -1,21 +1,23 @@
 //! The endpoint's certificate and key: the operator's, or one that the gateway's own authority makes and renews.
 //!
-//! The authority's key stays in the state directory (`tls/ca.key`), so that a certificate that ends, or one for other
-//! names, is made anew under the `ca.pem` that devices trust. An installation whose authority's key was thrown away,
-//! as earlier versions did, keeps the certificate it has.
+//! A certificate that ends, or one for other names, is made anew under the `ca.pem` that devices trust. An installation
+//! without its authority's key keeps the certificate it has.
 
+use super::authority::Authority;
+use super::tickets::Tickets;
 use crate::gateway::config::Broker as Settings;
 use crate::gateway::error::ServeError;
+use crate::secret::Secret;
 use crate::store::write_atomically;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tracing::info;
 
 /// How long a certificate of the gateway's own is good, in days, and before which rest of it another is made.
@@ -23,15 +25,20 @@ const LIFE_DAYS: i64 = 397;
 const RENEW_DAYS: i64 = 132;
 
 /// Where the certificate and its key stand.
-pub(super) struct Identity {
+pub(in crate::gateway) struct Identity {
+    /// The files as they were when they were read last.
+    read: Mutex<[Option<Stamp>; 2]>,
     files: Files,
     min: MinimumTls,
     tickets: Arc<dyn ProducesTickets>,
 }
 
+/// Inode, size, and when it was written.
+type Stamp = (u64, u64, i64, i64);
+
 enum Files {
     Operators { chain: PathBuf, key: PathBuf },
-    Own { directory: PathBuf, names: Vec<String> },
+    Own { directory: PathBuf, names: Vec<String>, authority: Option<Authority> },
 }
 
 /// The oldest version of TLS that devices may speak.
@@ -55,12 +62,18 @@ struct Made {
 impl Identity {
     /// # Errors
     /// [`ServeError`]: there is none, and none can be made.
-    pub fn of(settings: &Settings, state: &Path, tickets: Arc<dyn ProducesTickets>) -> Result<Self, ServeError> {
+    pub fn of(
+        settings: &Settings,
+        state: &Path,
+        ticket_secret: Secret,
+        authority: Option<Authority>,
+    ) -> Result<Self, ServeError> {
         let files = match settings.certificate.clone().zip(settings.key.clone()) {
             Some((chain, key)) => Files::Operators { chain, key },
-            None => Files::Own { directory: state.join("tls"), names: settings.names.clone() },
+            None => Files::Own { directory: state.join("tls"), names: settings.names.clone(), authority },
         };
-        let identity = Self { files, min: settings.tls_min, tickets };
+        let tickets = Arc::new(Tickets::new(ticket_secret));
+        let identity = Self { read: Mutex::default(), files, min: settings.tls_min, tickets };
         identity.renew()?;
         Ok(identity)
     }
@@ -79,10 +92,9 @@ impl Identity {
     /// [`ServeError`]: they cannot be used.
     pub fn tls(&self) -> Result<Arc<rustls::ServerConfig>, ServeError> {
         self.renew()?;
-        let (chain, key) = match &self.files {
-            Files::Operators { chain, key } => (chain.clone(), key.clone()),
-            Files::Own { directory, .. } => (directory.join("server.pem"), directory.join("server.key")),
-        };
+        // Before they are read: what changes meanwhile is found out.
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = self.stamp();
+        let [chain, key] = self.paths();
         let bad = |path: &Path, why: &dyn Display| ServeError::Broker(format!("{}: {why}", path.display()));
         let certificates = CertificateDer::pem_file_iter(&chain)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -104,37 +116,53 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// Makes the authority and the certificate where they are missing, for other names, or near their end.
+    /// Whether the files are others than those that were read last, or the gateway's own certificate is to be renewed.
+    pub fn has_changed(&self) -> bool {
+        self.stamp() != *self.read.lock().unwrap_or_else(PoisonError::into_inner) || self.is_due()
+    }
+
+    fn paths(&self) -> [PathBuf; 2] {
+        match &self.files {
+            Files::Operators { chain, key } => [chain.clone(), key.clone()],
+            Files::Own { directory, .. } => ["server.pem", "server.key"].map(|name| directory.join(name)),
+        }
+    }
+
+    /// What tells a file from the one that was there before.
+    fn stamp(&self) -> [Option<Stamp>; 2] {
+        self.paths().map(|path| {
+            let about = std::fs::metadata(path).ok()?;
+            Some((about.ino(), about.len(), about.mtime(), about.mtime_nsec()))
+        })
+    }
+
+    /// The gateway's own certificate is missing, of another authority or for other names, or nears its end; and it can be
+    /// made.
+    fn is_due(&self) -> bool {
+        let Files::Own { directory, names, authority } = &self.files else { return false };
+        let [chain, key] = self.paths();
+        let there = chain.exists() && key.exists();
+        let Some(authority) = authority else { return !there };
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+        let made = serde_json::from_str::<Made>(&read("server.json")).ok();
+        let until_s = jiff::Timestamp::now().as_second() + RENEW_DAYS * 86_400;
+        let good = made.is_some_and(|made| made.names == *names && made.good_until_s > until_s);
+        !there || !good || read("ca.pem") != authority.certificate
+    }
+
+    /// Makes the certificate where it is due.
     fn renew(&self) -> Result<(), ServeError> {
-        let Files::Own { directory, names } = &self.files else { return Ok(()) };
+        let Files::Own { directory, names, authority } = &self.files else { return Ok(()) };
+        if !self.is_due() {
+            return Ok(());
+        }
         let failed = |error: &dyn Display| {
             ServeError::Broker(format!("cannot make a certificate in {}: {error}", directory.display()))
         };
-        let file = |name: &str| directory.join(name);
-        let (authority_key, made_file) = (file("ca.key"), file("server.json"));
-        let made = std::fs::read(&made_file).ok().and_then(|text| serde_json::from_slice::<Made>(&text).ok());
-        let there = file("server.pem").exists() && file("server.key").exists();
-        let now_s = jiff::Timestamp::now().as_second();
-        let good = made.is_some_and(|made| made.names == *names && made.good_until_s > now_s + RENEW_DAYS * 86_400);
-        if there && (good || !authority_key.exists()) {
-            return Ok(());
-        }
+        let authority = authority.as_ref().ok_or_else(|| failed(&"the authority's key cannot be read"))?;
+        let issuer = authority.issuer().map_err(|e| failed(&e))?;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| failed(&e))?;
-        let mut ca = CertificateParams::new(Vec::<String>::new()).map_err(|e| failed(&e))?;
-        ca.distinguished_name.push(DnType::CommonName, "impush gateway authority");
-        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca_key = if authority_key.exists() {
-            let pem = std::fs::read_to_string(&authority_key).map_err(|e| failed(&e))?;
-            KeyPair::from_pem(&pem).map_err(|e| failed(&e))?
-        } else {
-            let key = KeyPair::generate().map_err(|e| failed(&e))?;
-            write_atomically(&authority_key, key.serialize_pem().as_bytes()).map_err(|e| failed(&e))?;
-            let certificate = ca.self_signed(&key).map_err(|e| failed(&e))?;
-            write_atomically(&file("ca.pem"), certificate.pem().as_bytes()).map_err(|e| failed(&e))?;
-            key
-        };
-        let issuer = Issuer::new(ca, ca_key);
+        let now_s = jiff::Timestamp::now().as_second();
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut server = CertificateParams::new(names.clone()).map_err(|e| failed(&e))?;
         server.distinguished_name.push(DnType::CommonName, "impush gateway");
@@ -147,11 +175,16 @@ impl Identity {
         server.not_before = day(now_s - 86_400);
         server.not_after = day(now_s + LIFE_DAYS * 86_400);
         let certificate = server.signed_by(&key, &issuer).map_err(|e| failed(&e))?;
-        write_atomically(&file("server.key"), key.serialize_pem().as_bytes()).map_err(|e| failed(&e))?;
-        write_atomically(&file("server.pem"), certificate.pem().as_bytes()).map_err(|e| failed(&e))?;
         let made = Made { names: names.clone(), good_until_s: now_s + (LIFE_DAYS - 1) * 86_400 };
-        let text = serde_json::to_vec(&made).map_err(|e| failed(&e))?;
-        write_atomically(&made_file, &text).map_err(|e| failed(&e))?;
+        let made = serde_json::to_string(&made).map_err(|e| failed(&e))?;
+        for (name, text) in [
+            ("ca.pem", &authority.certificate),
+            ("server.key", &key.serialize_pem()),
+            ("server.pem", &certificate.pem()),
+            ("server.json", &made),
+        ] {
+            write_atomically(&directory.join(name), text.as_bytes()).map_err(|e| failed(&e))?;
+        }
         info!(
             event = "endpoint.certificate_made",
             names = names.join(" "),
@@ -166,10 +199,11 @@ impl Identity {
 mod tests {
     use super::*;
 
-    fn own(state: &Path, names: &[&str]) -> Identity {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let tickets = Arc::new(super::super::tickets::Tickets::new(crate::secret::Secret::new("s")));
-        Identity { files: Files::Own { directory: state.join("tls"), names }, min: MinimumTls::Tls13, tickets }
+    fn own(state: &Path, names: &[&str], authority: Option<&Authority>) -> Identity {
+        let (directory, names) = (state.join("tls"), names.iter().map(|name| (*name).to_owned()).collect());
+        let files = Files::Own { directory, names, authority: authority.cloned() };
+        let tickets = Arc::new(Tickets::new(Secret::new("s")));
+        Identity { read: Mutex::default(), files, min: MinimumTls::Tls13, tickets }
     }
 
     fn read(state: &Path, name: &str) -> String {
@@ -180,11 +214,13 @@ mod tests {
     fn other_names_get_a_new_certificate_under_the_authority_that_devices_trust() {
         drop(rustls::crypto::ring::default_provider().install_default());
         let home = tempfile::tempdir().expect("a directory");
-        own(home.path(), &["localhost"]).tls().expect("made");
+        let authority = Authority::made().expect("an authority");
+        own(home.path(), &["localhost"], Some(&authority)).tls().expect("made");
         let (ca, first) = (read(home.path(), "ca.pem"), read(home.path(), "server.pem"));
-        own(home.path(), &["localhost"]).tls().expect("kept");
+        assert_eq!(ca, authority.certificate);
+        own(home.path(), &["localhost"], Some(&authority)).tls().expect("kept");
         assert_eq!(read(home.path(), "server.pem"), first);
-        own(home.path(), &["push.example"]).tls().expect("made anew");
+        own(home.path(), &["push.example"], Some(&authority)).tls().expect("made anew");
         assert_ne!(read(home.path(), "server.pem"), first);
         assert_eq!(read(home.path(), "ca.pem"), ca);
     }
@@ -193,8 +229,10 @@ mod tests {
     fn a_certificate_that_nears_its_end_is_renewed_and_one_without_its_authoritys_key_stays() {
         drop(rustls::crypto::ring::default_provider().install_default());
         let home = tempfile::tempdir().expect("a directory");
-        let identity = own(home.path(), &["localhost"]);
+        let authority = Authority::made().expect("an authority");
+        let identity = own(home.path(), &["localhost"], Some(&authority));
         identity.tls().expect("made");
+        assert!(!identity.has_changed());
         let first = read(home.path(), "server.pem");
         let soon = Made { names: vec!["localhost".into()], good_until_s: jiff::Timestamp::now().as_second() + 86_400 };
         let near_its_end = || {
@@ -202,12 +240,36 @@ mod tests {
             std::fs::write(home.path().join("tls/server.json"), text).expect("written");
         };
         near_its_end();
+        assert!(identity.has_changed());
         identity.tls().expect("renewed");
         let second = read(home.path(), "server.pem");
-        assert_ne!(second, first);
+        assert!(second != first && !identity.has_changed());
         near_its_end();
-        std::fs::remove_file(home.path().join("tls/ca.key")).expect("removed");
-        identity.tls().expect("kept");
-        assert_eq!(read(home.path(), "server.pem"), second);
+        let without = own(home.path(), &["localhost"], None);
+        without.tls().expect("kept");
+        assert!(read(home.path(), "server.pem") == second && !without.has_changed());
+    }
+
+    #[test]
+    fn files_that_an_operator_replaces_are_noticed() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let home = tempfile::tempdir().expect("a directory");
+        let write = || {
+            let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
+            std::fs::write(home.path().join("chain"), made.cert.pem()).expect("written");
+            std::fs::write(home.path().join("key"), made.signing_key.serialize_pem()).expect("written");
+        };
+        write();
+        let (chain, key) = (home.path().join("chain"), home.path().join("key"));
+        let tickets = Arc::new(Tickets::new(Secret::new("s")));
+        let files = Files::Operators { chain: chain.clone(), key };
+        let identity = Identity { read: Mutex::default(), files, min: MinimumTls::Tls13, tickets };
+        identity.tls().expect("good");
+        assert!(!identity.has_changed());
+        std::fs::write(&chain, "half of it").expect("written");
+        assert!(identity.has_changed() && identity.tls().is_err());
+        assert!(!identity.has_changed(), "it is said once");
+        write();
+        assert!(identity.has_changed() && identity.tls().is_ok() && !identity.has_changed());
     }
 }

@@ -9,6 +9,7 @@
 //! There is no broker: what a device says goes straight to the dispatch, what it is told comes from there, and the
 //! store is the only queue.
 
+mod authority;
 mod connection;
 mod identity;
 mod prefixed;
@@ -16,6 +17,8 @@ mod rate;
 mod table;
 mod tickets;
 
+pub(super) use authority::Authority;
+pub(super) use identity::Identity;
 pub use identity::MinimumTls;
 pub use table::{Given, Table};
 
@@ -25,18 +28,14 @@ use super::dispatch::Dispatch;
 use super::door::Door;
 use super::error::ServeError;
 use crate::mqtt::accept_websocket;
-use crate::secret::Secret;
 use connection::{Shared, serve};
-use identity::Identity;
 use prefixed::Prefixed;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use table::Order;
-use tickets::Tickets;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -51,6 +50,8 @@ const HANDSHAKES: usize = 8192;
 const HANDSHAKES_OF_ONE: usize = 2048;
 /// Pause after the system refused a socket: there are too many open files.
 const NO_FILES: Duration = Duration::from_millis(200);
+/// How often the certificate is looked at: two calls of the system, of which no device notices anything.
+const LOOK: Duration = Duration::from_secs(10);
 /// Where WebSockets speak MQTT.
 const PATH: &str = "/mqtt";
 /// How long the goodbyes take at the gateway's end, and how many go at once.
@@ -70,6 +71,34 @@ pub(super) struct Devices {
 struct Current {
     tls: RwLock<Arc<rustls::ServerConfig>>,
     identity: Identity,
+}
+
+impl Current {
+    fn reload(&self) {
+        match self.identity.tls() {
+            Ok(new) => {
+                *self.tls.write().unwrap_or_else(PoisonError::into_inner) = new;
+                info!(event = "endpoint.certificate_reloaded", "the endpoint's certificate and key were read again");
+            }
+            Err(error) => {
+                tracing::error!(event = "endpoint.certificate_refused", %error, "the endpoint's certificate cannot be used; the one before stays in force");
+            }
+        }
+    }
+}
+
+/// Takes a certificate over that was put in another's place, and renews one of the gateway's own in time.
+async fn watch(current: Arc<Current>, stop: CancellationToken) {
+    let mut turns = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = turns.tick() => {}
+        }
+        if current.identity.has_changed() {
+            current.reload();
+        }
+    }
 }
 
 /// Handshakes under way, by address.
@@ -111,12 +140,11 @@ impl Devices {
     /// [`ServeError`]: the address is taken, or there is no certificate that can be used.
     pub async fn start(
         settings: &Settings,
-        (state, ticket_secret): (&Path, Secret),
+        identity: Identity,
         table: Table,
         door: Door,
         dispatch: Dispatch,
     ) -> Result<Self, ServeError> {
-        let identity = Identity::of(settings, state, Arc::new(Tickets::new(ticket_secret)))?;
         let tls = RwLock::new(identity.tls()?);
         let address = settings.listen;
         let failed = |source: std::io::Error| {
@@ -127,6 +155,7 @@ impl Devices {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let identity = Arc::new(Current { tls, identity });
         let shared = Shared { table: table.clone(), door, dispatch, stop: stop.clone() };
+        tasks.spawn(watch(identity.clone(), stop.clone()));
         tasks.spawn(accept(listener, identity.clone(), shared, settings.max_devices, tasks.clone()));
         Ok(Self { reach, table, identity, stop, tasks })
     }
@@ -137,15 +166,7 @@ impl Devices {
 
     /// Reads the certificate and its key again: new connections have them. Ones that cannot be used change nothing.
     pub fn reload(&self) {
-        match self.identity.identity.tls() {
-            Ok(new) => {
-                *self.identity.tls.write().unwrap_or_else(PoisonError::into_inner) = new;
-                info!(event = "endpoint.certificate_reloaded", "the endpoint's certificate and key were read again");
-            }
-            Err(error) => {
-                tracing::error!(event = "endpoint.certificate_refused", %error, "the endpoint's certificate cannot be used; the one before stays in force");
-            }
-        }
+        self.identity.reload();
     }
 
     /// Says goodbye to every device, a part of them at a time, and waits until what they said is carried out.

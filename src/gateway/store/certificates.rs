@@ -2,12 +2,11 @@
 
 use super::edition;
 use super::limits;
+use super::own::with_key;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
-use super::vault::SEALED;
 use super::{Store, StoreError, Vault, as_i64};
 use crate::vendors::Vendor;
 use crate::vendors::certificate::Certificate;
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 const UNREADABLE: &str = "the certificate cannot be read; see the log";
@@ -47,23 +46,6 @@ fn built(vault: &Vault, (app, name, vendor, sealed, enabled): Stored) -> Result<
             Ok(certificate)
         }
         Err(why) => Err(Unreadable { app, name, vendor, enabled, why }),
-    }
-}
-
-/// A key may be made only where nothing was sealed with another.
-fn with_key(t: &Transaction<'_>, vault: &Vault) -> Result<(), StoreError> {
-    if vault.has_key() {
-        return Ok(());
-    }
-    let failed = |source| StoreError::Key { path: vault.path().to_owned(), source };
-    match vault.look_again() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        looked => return looked.map_err(failed),
-    }
-    let sql = "SELECT 1 FROM certificates WHERE fields LIKE ?1 LIMIT 1";
-    match t.query_row(sql, params![format!("{SEALED}%")], |_| Ok(())).optional()? {
-        Some(()) => Err(vault.lost()),
-        None => vault.make().map_err(failed),
     }
 }
 

@@ -20,3 +20,7 @@ CREATE TABLE logins (
     entered_ms INTEGER NOT NULL, ended_ms INTEGER, code INTEGER,
     PRIMARY KEY (app, user, device, login)
 ) WITHOUT ROWID;
+CREATE TABLE clients (
+    id TEXT PRIMARY KEY, app TEXT NOT NULL, name TEXT NOT NULL, secret TEXT NOT NULL, scope TEXT NOT NULL,
+    created_ms INTEGER NOT NULL
+) WITHOUT ROWID;

@@ -52,6 +52,12 @@ CREATE TABLE bindings (
 ) WITHOUT ROWID;
 CREATE INDEX bindings_by_token ON bindings (app, notifier, token);
 
+-- Programs that may call the REST API for an app. `secret`: SHA-256, in hexadecimal.
+CREATE TABLE clients (
+    id TEXT PRIMARY KEY, app TEXT NOT NULL, name TEXT NOT NULL, secret TEXT NOT NULL, scope TEXT NOT NULL,
+    created_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE certificates (
     app TEXT NOT NULL, name TEXT NOT NULL, vendor TEXT NOT NULL, fields TEXT NOT NULL,
     enabled INTEGER NOT NULL DEFAULT 1, created_ms INTEGER NOT NULL,

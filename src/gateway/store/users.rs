@@ -1,11 +1,10 @@
-//! Users, their passwords, and the gateway's own secrets.
+//! Users and their passwords.
 
 use super::kicks::{Kick, end};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, address, as_i64, logins};
 use crate::delivery::Rules;
 use crate::protocol::KickCode;
-use crate::secret::{Secret, random_hex};
 
 /// What changes about a user's right to log in. Each ends every login.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,18 +18,6 @@ pub enum UserChange {
 }
 
 impl Store {
-    /// A secret of the gateway itself, made on first use.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn own_secret(&self, name: &'static str) -> Result<Secret, StoreError> {
-        self.run(move |t| {
-            t.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?1, ?2)", params![name, random_hex::<32>()])?;
-            Ok(Secret::new(t.query_row("SELECT value FROM meta WHERE key = ?1", [name], |r| r.get::<String>(0))?))
-        })
-        .await
-    }
-
     /// Adds users with the hashes of their passwords; those that exist keep theirs. Returns the new ones.
     ///
     /// # Errors

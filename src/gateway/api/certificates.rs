@@ -64,8 +64,9 @@ pub(super) async fn add(
 ) -> Result<Json<Value>, ApiError> {
     let certificate = Certificate::entered(request.app.clone(), &body.name, body.vendor, &body.fields);
     let certificate = certificate.map_err(ApiError::illegal)?;
+    state.store.put_certificate(certificate.clone(), now_ms()).await?;
+    state.push.senders.anew(&certificate);
     let shown = shown(&state, &certificate);
-    state.store.put_certificate(certificate, now_ms()).await?;
     state.asking.changed(&request.app);
     Ok(request.envelope("post", "entities", json!([shown])))
 }
@@ -91,6 +92,10 @@ pub(super) async fn change(
     let name = request.variable("name");
     if !state.store.enable_certificate(request.app.clone(), name.clone(), enabled).await? {
         return Err(unknown(&name));
+    }
+    // One that nothing opens cannot be tried.
+    if enabled && let Ok(Some(certificate)) = state.store.certificate(request.app.clone(), name.clone()).await {
+        state.push.senders.anew(&certificate);
     }
     state.asking.changed(&request.app);
     Ok(request.envelope("patch", "entities", json!([{ "name": name, "enabled": enabled }])))

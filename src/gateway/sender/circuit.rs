@@ -142,6 +142,13 @@ impl Circuits {
         }
     }
 
+    /// A person put the certificate in anew or switched it on: what it was like before says nothing of now.
+    pub fn anew(&self, key: &str) {
+        if let Some(circuit) = self.all().get_mut(key) {
+            *circuit = Circuit { proven: circuit.proven, ..Circuit::default() };
+        }
+    }
+
     pub fn proven(&self, key: &str) -> bool {
         self.all().get(key).is_some_and(|circuit| circuit.proven)
     }
@@ -252,6 +259,20 @@ mod tests {
         assert_eq!(circuits.note("c", Sign::Good { delivered: true }, REFUSED_MS), Some(Change::Closed));
         assert!(circuits.admit("c", REFUSED_MS).is_ok() && circuits.proven("c"));
         assert!(circuits.admit("other", 0).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_that_was_put_in_anew_is_tried_at_once() {
+        let circuits = Circuits::default();
+        circuits.note("c", Sign::Good { delivered: true }, 0);
+        circuits.note("c", Sign::Refused("no".into()), 0);
+        circuits.note("d", Sign::Refused("no".into()), 0);
+        circuits.anew("c");
+        assert!(circuits.admit("c", 1).is_ok() && circuits.open("c").is_none() && circuits.proven("c"));
+        assert!(circuits.admit("d", 1).is_err(), "another is not");
+        for _ in 1..FAILURES_TO_OPEN {
+            assert_eq!(circuits.note("c", unreachable(), 1), None, "and its failures count anew");
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod credential;
 mod failed;
 mod heard;
 mod route;
+#[cfg(test)]
+mod tests;
 
 pub use circuit::{Open, Rejections};
 
@@ -70,6 +72,13 @@ impl Senders {
         self.of(certificate)?.open(certificate)
     }
 
+    /// A person put the certificate in anew or switched it on: it is tried at once.
+    pub fn anew(&self, certificate: &Certificate) {
+        if let Some(route) = self.of(certificate) {
+            route.anew(certificate);
+        }
+    }
+
     /// What a certificate's vendor refuses for good, again and again.
     pub fn rejecting(&self, certificate: &Certificate) -> Option<Rejections> {
         self.of(certificate)?.rejecting(certificate)
@@ -123,33 +132,4 @@ fn next_in_china(hour: u64, now_ms: u64) -> u64 {
     let midnight = now_ms - since_midnight;
     let today = midnight + hour * HOUR;
     if today > now_ms { today } else { today + DAY }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_day_ends_at_midnight_in_china_and_a_night_at_seven() {
-        // 2026-11-22 15:59:59 UTC is 23:59:59 in China.
-        assert_eq!(next_in_china(0, 1_795_363_199_000), 1_795_363_200_000);
-        assert_eq!(next_in_china(0, 1_795_363_200_000), 1_795_363_200_000 + 86_400_000);
-        assert_eq!(next_in_china(7, 1_795_363_200_000), 1_795_363_200_000 + 7 * 3_600_000);
-    }
-
-    #[test]
-    fn a_quota_is_the_certificates_where_the_whole_call_was_refused_and_else_the_tokens() {
-        let reading = Reading::all(Meaning::LimitedToday, "c", "").but(["t".into()], Meaning::LimitedToday, "d", "");
-        for (token, expected) in [("t", Limit::Device), ("u", Limit::Certificate)] {
-            let limited = outcome(&reading, reading.of(token), true, 1_795_363_199_000);
-            assert!(matches!(limited, Outcome::LimitedUntil { limit, .. } if limit == expected));
-        }
-    }
-
-    #[test]
-    fn a_bad_token_is_dead_only_under_a_certificate_that_has_worked() {
-        let reading = Reading::all(Meaning::TokenDeadOrEnvironment, "BadDeviceToken", "");
-        assert!(matches!(outcome(&reading, &reading.rest, false, 5), Outcome::TokenSoftDead { .. }));
-        assert!(matches!(outcome(&reading, &reading.rest, true, 5), Outcome::TokenDead { since_ms: 5, .. }));
-    }
 }

@@ -71,6 +71,10 @@ impl Route {
         self.circuits.failing(certificate.identity(), now_ms)
     }
 
+    pub fn anew(&self, certificate: &Certificate) {
+        self.circuits.anew(certificate.identity());
+    }
+
     /// What its vendor refuses for good, again and again.
     pub fn rejecting(&self, certificate: &Certificate) -> Option<Rejections> {
         self.circuits.rejecting(certificate.identity())

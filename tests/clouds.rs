@@ -148,3 +148,26 @@ async fn a_host_that_cannot_be_reached_fails_all_who_wait_as_one_event() {
         assert_eq!(failure.expect_err("nobody listens").lost(), first);
     }
 }
+
+#[test]
+fn a_clouds_fault_is_named_at_its_start_and_the_names_are_listed() {
+    let lab = || Command::new(env!("CARGO_BIN_EXE_impush-lab"));
+    let refused = lab().args(["clouds", "--ca-file", "/dev/null", "--fault", "no_such"]).output().expect("run");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("server_error") && said.contains("retry_date"), "{said}");
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = dir.path().join("clouds.pem");
+    let mut command = lab();
+    command.args(["clouds", "--listen", "127.0.0.1:0", "--fault", "retry_date", "--ca-file"]).arg(&ca);
+    let mut process = Process::start(&mut command, false);
+    let started: Value = process.wait_for("the address", |line| serde_json::from_str(line).ok());
+    let url = format!("{}/3/device/ab", started["clouds"].as_str().expect("an address"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let http = Http::new(Some(&ca), TIMEOUT).expect("a client");
+    for _ in 0..2 {
+        let asked = http.exchange("POST", &url, &[], Vec::new(), Repeat::Harmless);
+        let answer = runtime.block_on(asked).expect("answered");
+        assert_eq!(answer.status.as_u16(), 429);
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+}

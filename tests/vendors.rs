@@ -344,6 +344,39 @@ fn an_expired_credential_is_renewed_once_and_a_refused_one_touches_no_binding() 
 }
 
 #[test]
+fn an_answer_that_nobody_asked_to_be_coded_is_read_and_comes_once() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        case.fault("gzip", 20);
+        let id = case.send(TITLE, TEXT);
+        let trace = case.rest.traced(&id, &["vendor_sent"]);
+        assert!(!trace.iter().any(|line| line.starts_with("vendor_retry")), "{trace:?}");
+        assert_eq!(case.tray(&token).len(), 1);
+    });
+}
+
+#[test]
+fn a_pause_that_is_named_as_a_date_is_kept_and_a_clock_far_away_is_named() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["vendor_sent"]);
+        case.fault("retry_date", 1);
+        let id = case.send(TITLE, TEXT);
+        case.rest.traced(&id, &["vendor_retry", "vendor_sent"]);
+        assert!(case.is_bound(&token));
+        if ["xiaomi", "meizu"].contains(&case.vendor) {
+            return;
+        }
+        case.fault("auth_expired", 2);
+        case.fault("clock_ahead", 20);
+        let id = case.send(TITLE, TEXT);
+        let trace = case.rest.traced(&id, &["vendor_retry"]);
+        assert!(trace.iter().any(|line| line.contains("s ahead of this machine's")), "{trace:?}");
+    });
+}
+
+#[test]
 fn a_quota_and_a_rate_limit_wait_for_their_end() {
     for_each_vendor(|mut case| {
         let token = case.device();

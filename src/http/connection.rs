@@ -1,11 +1,12 @@
 //! One call over one connection, and what becomes of the connection then.
 
+use super::coding::{ACCEPTED, undone};
 use super::dial::Dialled;
 use super::{HttpError, Response, chain};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
-use hyper::header::HOST;
+use hyper::header::{ACCEPT_ENCODING, HOST, HeaderValue};
 use hyper::rt::{Read, Write};
 use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -162,9 +163,11 @@ impl Leased {
             None => return Err(Lost { unsent: true, error: HttpError::Request("no connection".to_owned()) }),
         };
         let (head, body) = response.map_err(|(unsent, error)| failed(unsent, error))?.into_parts();
-        let body =
-            whole(body).await.map_err(|why| Lost { unsent: false, error: HttpError::Body { why, connection } })?;
-        Ok(Response { status: head.status, headers: head.headers, body })
+        let broken = |why| Lost { unsent: false, error: HttpError::Body { why, connection } };
+        let body = whole(body).await.map_err(broken)?;
+        let mut headers = head.headers;
+        let body = undone(&mut headers, body, MAX_ANSWER).map_err(broken)?;
+        Ok(Response { status: head.status, headers, body })
     }
 }
 
@@ -188,6 +191,7 @@ fn copy(request: &Request<Bytes>, uri: Uri) -> Request<Full<Bytes>> {
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = uri;
     *copy.headers_mut() = request.headers().clone();
+    copy.headers_mut().entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(ACCEPTED));
     copy
 }
 

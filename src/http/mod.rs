@@ -9,6 +9,7 @@
 //! A call that found its connection lost goes again on another one, within its own time: always when the
 //! request never left, else only where the caller says that a second one does no harm.
 
+mod coding;
 mod connection;
 mod dial;
 mod host;

@@ -50,6 +50,9 @@ enum Command {
         /// Where to write the certificate to trust
         #[arg(long, value_name = "FILE")]
         ca_file: PathBuf,
+        /// Each call goes wrong in this way; may be given again
+        #[arg(long, value_name = "NAME")]
+        fault: Vec<cloud::Fault>,
     },
     /// Emulate a phone: a token from its cloud, handed to an agent, and a notification tray
     Device {
@@ -312,8 +315,8 @@ fn execute(command: Command) -> Result<bool, String> {
         match command {
             Command::Demo { json, all_vendors: true, .. } => demo::run(json, &Vendor::ORDER).await,
             Command::Demo { json, vendor, .. } => demo::run(json, &[vendor]).await,
-            Command::Clouds { listen, ca_file } => {
-                cloud::serve(listen, &ca_file, terminal::asked_to_stop().map_err(|e| e.to_string())?)
+            Command::Clouds { listen, ca_file, fault } => {
+                cloud::serve(listen, &ca_file, &fault, terminal::asked_to_stop().map_err(|e| e.to_string())?)
                     .await
                     .map_err(|e| format!("{listen}: {e}"))?;
                 Ok(true)

@@ -10,7 +10,7 @@
 //! | `GET /_lab/tray?vendor&token&after&wait_ms` | notifications shown on that device |
 //! | `POST /_lab/clicks` `{vendor, token, number}` | the user taps one |
 //! | `POST /_lab/tokens` `{vendor, token, state}` | `active`, `dead`, `off` |
-//! | `POST /_lab/faults` `{vendor, fault, times}` | the next calls go wrong: `server_error`, `rate_limit`, `quota`, `auth_expired`, `bad_json`, `hang`, `broken_answer`, `unknown` |
+//! | `POST /_lab/faults` `{vendor, fault, times}` | the next calls go wrong: `server_error`, `rate_limit`, `quota`, `auth_expired`, `bad_json`, `hang`, `broken_answer`, `unknown`; or the answer is `gzip`, `clock_ahead`, `retry_date` |
 //! | `POST /_lab/connections` `{blow, http1, streams}` | what befalls those that are open (`goaway`, `silence`, `reset`), and how later ones are served: HTTP/1.1 alone, so many calls at once on one |
 //! | `GET /_lab/counts?vendor` | calls of that vendor, and connections of all |
 
@@ -27,6 +27,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use catalogue::Cloud;
 pub(super) use catalogue::{Phone, WithoutAgent};
@@ -40,8 +41,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
-pub(super) use world::World;
-use world::{App, Fault, TokenState};
+use world::{App, TokenState};
+pub(super) use world::{Fault, World};
 
 macro_rules! clouds {
     ($($file:ident $name:ident)*) => {
@@ -151,7 +152,11 @@ fn router(world: World, connections: Arc<AtomicU64>) -> Router {
         .route("/_lab/connections", post(connections_now))
         .route("/_lab/counts", get(counts))
         .with_state(world.clone());
-    Vendor::ORDER.into_iter().fold(own, |all, vendor| all.merge((of(vendor).router)(world.clone())))
+    let cloud = |vendor: Vendor| {
+        let over = from_fn_with_state((world.clone(), vendor), trouble::over_answer);
+        (of(vendor).router)(world.clone()).layer(over)
+    };
+    Vendor::ORDER.into_iter().fold(own, |all, vendor| all.merge(cloud(vendor)))
 }
 
 async fn add_app(State(world): State<World>, Json(new): Json<NewApp>) -> StatusCode {
@@ -199,12 +204,18 @@ async fn set_fault(State(world): State<World>, Json(new): Json<NewFault>) -> Sta
 ///
 /// # Errors
 /// When the address or the file cannot be used.
-pub(super) async fn serve(listen: SocketAddr, ca_file: &Path, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub(super) async fn serve(
+    listen: SocketAddr,
+    ca_file: &Path,
+    faults: &[Fault],
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let tls = server::identity(ca_file)?;
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let http = Http::new(Some(ca_file), RECEIPT_TIMEOUT).map_err(io::Error::other)?;
     let world = World::new(receipt::Sender::start(http));
+    faults.iter().for_each(|fault| world.always(*fault));
     let (manner, connections) = (world.manner.subscribe(), Arc::new(AtomicU64::new(0)));
     let router = router(world, connections.clone());
     super::show::line(&json!({ "clouds": format!("https://localhost:{}", address.port()), "ca_file": ca_file }))?;

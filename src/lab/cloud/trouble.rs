@@ -3,11 +3,47 @@
 use super::World;
 use super::world::Fault;
 use crate::vendors::Vendor;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, DATE, HeaderValue, RETRY_AFTER};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::stream;
-use std::io;
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+/// The largest answer that is coded, in bytes.
+const MOST_CODED: usize = 1024 * 1024;
+
+/// A call's answer, with what befalls it on its way out.
+pub(super) async fn over_answer(
+    State((world, vendor)): State<(World, Vendor)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let answer = next.run(request).await;
+    let in_s = |seconds| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds));
+    match world.take_over_answer(vendor) {
+        Some(Fault::Gzip) => coded(answer).await,
+        Some(Fault::ClockAhead) => ([(DATE, in_s(3600))], answer).into_response(),
+        Some(Fault::RetryDate) => (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, in_s(2))], "{}").into_response(),
+        _ => answer,
+    }
+}
+
+async fn coded(answer: Response) -> Response {
+    let (mut head, body) = answer.into_parts();
+    let plain = to_bytes(body, MOST_CODED).await.unwrap_or_default();
+    let mut coder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing into memory does not fail.
+    let body = coder.write_all(&plain).and_then(|()| coder.finish()).unwrap_or_default();
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    Response::from_parts(head, body.into())
+}
 
 /// The answer of a call that goes wrong on purpose. `say` gives the vendor's own words for what has
 /// them: rate, quota, credential, unknown code.

@@ -42,19 +42,43 @@ pub enum TokenState {
 }
 
 /// What goes wrong with the next calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Fault {
+    /// 500 with a page
     ServerError,
+    /// The vendor's words for too many in a short time
     RateLimit,
+    /// The vendor's words for a used up quota
     Quota,
+    /// The access token is refused, and so are all that were given out
     AuthExpired,
+    /// A body that is cut in the middle
     BadJson,
+    /// No answer, and the connection stays
     Hang,
-    /// The connection ends in the middle of the answer.
+    /// The connection ends in the middle of the answer
     BrokenAnswer,
-    /// A code no table has.
+    /// A code no table has
     Unknown,
+    /// A good answer, coded with gzip though nobody asked for it
+    Gzip,
+    /// A good answer, by a clock that is an hour ahead
+    ClockAhead,
+    /// 429, and an HTTP date that is two seconds on
+    RetryDate,
+}
+
+fn first(waiting: &mut Vec<Fault>) -> Option<Fault> {
+    if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+}
+
+impl Fault {
+    /// Befalls an answer that was made already.
+    const fn is_over_answers(self) -> bool {
+        matches!(self, Self::Gzip | Self::ClockAhead | Self::RetryDate)
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -100,6 +124,9 @@ struct Inner {
     apps: HashMap<(Vendor, String), App>,
     installs: HashMap<(Vendor, String), Install>,
     faults: HashMap<Vendor, Vec<Fault>>,
+    over_answers: HashMap<Vendor, Vec<Fault>>,
+    /// Befall every call, where there is none of its own.
+    always: Vec<Fault>,
     /// Access tokens given out: whose, and until when (milliseconds since the Unix epoch).
     access: HashMap<String, (String, u64)>,
     /// Messages stored to be sent to a list later.
@@ -202,15 +229,32 @@ impl World {
     }
 
     pub fn set_fault(&self, vendor: Vendor, fault: Fault, times: u32) {
-        self.inner().faults.entry(vendor).or_default().extend((0..times).map(|_| fault));
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let of = if fault.is_over_answers() { &mut inner.over_answers } else { &mut inner.faults };
+        of.entry(vendor).or_default().extend((0..times).map(|_| fault));
+    }
+
+    /// Each call goes wrong in this way.
+    pub fn always(&self, fault: Fault) {
+        self.inner().always.push(fault);
+    }
+
+    /// What befalls the answer that is ready, used up by asking.
+    pub fn take_over_answer(&self, vendor: Vendor) -> Option<Fault> {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let always = inner.always.iter().find(|fault| fault.is_over_answers()).copied();
+        inner.over_answers.get_mut(&vendor).and_then(first).or(always)
     }
 
     /// The fault the next call must show, used up by asking. Counts the call.
     pub fn take_fault(&self, vendor: Vendor) -> Option<Fault> {
         let mut inner = self.inner();
         *inner.calls.entry(vendor).or_default() += 1;
-        let waiting = inner.faults.get_mut(&vendor)?;
-        if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+        let inner = &mut *inner;
+        let always = inner.always.iter().find(|fault| !fault.is_over_answers()).copied();
+        inner.faults.get_mut(&vendor).and_then(first).or(always)
     }
 
     pub fn calls(&self, vendor: Vendor) -> u64 {

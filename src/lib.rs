@@ -7,6 +7,7 @@ pub mod http;
 pub mod ids;
 pub mod input;
 pub mod logs;
+pub mod proxy;
 pub mod secret;
 pub mod service;
 pub mod settings;

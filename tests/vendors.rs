@@ -6,8 +6,12 @@ mod support;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::{Gateway, Process, Rest, free_port};
 
@@ -33,6 +37,11 @@ impl Clouds {
 
 /// A gateway whose vendors are all at the clouds.
 fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
+    gateway_with(dir, clouds, "")
+}
+
+/// ... with more settings of the vendors.
+fn gateway_with(dir: &Path, clouds: &Clouds, more: &str) -> Gateway {
     let hosts = [
         "xiaomi_url",
         "huawei_oauth_url",
@@ -50,7 +59,7 @@ fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
     let urls: String = hosts.iter().map(|key| format!("{key} = '{}'\n", clouds.url)).collect();
     let (port, ca) = (free_port(), clouds.ca.display());
     let extra = format!(
-        "[vendors]\n{urls}ca_file = '{ca}'\ntimeout_ms = 700\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
+        "[vendors]\n{more}\n{urls}ca_file = '{ca}'\ntimeout_ms = 700\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
     );
     Gateway::start_at(dir, port, &extra)
 }
@@ -341,6 +350,67 @@ fn an_expired_credential_is_renewed_once_and_a_refused_one_touches_no_binding() 
         let id = case.send(TITLE, TEXT);
         case.rest.traced(&id, &["vendor_sent"]);
     });
+}
+
+/// An HTTP proxy that opens ways for one user: its address, and how many it has opened.
+fn proxy() -> (u16, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (port, opened) = (listener.local_addr().expect("an address").port(), Arc::new(AtomicU32::new(0)));
+    let count = opened.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let count = count.clone();
+            std::thread::spawn(move || {
+                if let Some((client, server)) = open_way(client) {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let (mut from, mut to) = (client.try_clone().expect("a copy"), server.try_clone().expect("a copy"));
+                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                    drop(std::io::copy(&mut { server }, &mut { client }));
+                }
+            });
+        }
+    });
+    (port, opened)
+}
+
+fn open_way(mut client: TcpStream) -> Option<(TcpStream, TcpStream)> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).ok()?;
+        request.push(byte[0]);
+    }
+    let request = String::from_utf8(request).ok()?;
+    let target = request.strip_prefix("CONNECT ")?.split(' ').next()?.to_owned();
+    if !request.contains(&format!("Basic {}", STANDARD.encode("ann:pass"))) {
+        client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").ok()?;
+        return None;
+    }
+    let server = TcpStream::connect(target.replace("localhost", "127.0.0.1")).ok()?;
+    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
+    Some((client, server))
+}
+
+#[test]
+fn vendors_are_reached_through_a_proxy_and_named_hosts_straight() {
+    let (port, opened) = proxy();
+    let tried = |settings: &str, wanted: &str| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clouds = Clouds::start(dir.path());
+        let gateway = gateway_with(dir.path(), &clouds, settings);
+        let mut case = Case::new("honor", &At::new(&gateway, &clouds));
+        case.device();
+        let before = opened.load(Ordering::SeqCst);
+        let id = case.send(TITLE, TEXT);
+        let trace = case.rest.traced(&id, &[wanted]).join("\n");
+        assert!(!trace.contains("pass"), "{trace}");
+        opened.load(Ordering::SeqCst) - before
+    };
+    assert!(tried(&format!("proxy = 'http://ann:pass@127.0.0.1:{port}'"), "vendor_sent") > 0);
+    let straight = format!("proxy = 'http://ann:pass@127.0.0.1:{port}'\nno_proxy = ['localhost']");
+    assert_eq!(tried(&straight, "vendor_sent"), 0);
+    assert_eq!(tried(&format!("proxy = 'http://ann:wrong@127.0.0.1:{port}'"), "407"), 0);
+    assert_eq!(tried("proxy = 'direct'", "vendor_sent"), 0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::devices::MinimumTls;
 use crate::delivery::Rules;
 use crate::delivery::policy::MultiDevice;
+use crate::http::Ways;
 use crate::mqtt::Endpoint;
 use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
@@ -180,6 +181,11 @@ pub struct Vendors {
     /// Where vendors reach this gateway's REST API with their receipts: `https://push.example.com`.
     /// Without it none are asked for.
     pub receipts_url: Option<String>,
+    /// The proxy through which the vendors are reached: `http://[user:password@]host:port` or `socks5://...`; `direct` for
+    /// none. Without it what `HTTPS_PROXY` and `NO_PROXY` say.
+    pub proxy: Option<Secret>,
+    /// Hosts that are reached without it, each with all below it.
+    pub no_proxy: Vec<String>,
     /// PEM file of the authorities to trust for the vendors, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Milliseconds one vendor call may take. 100 to 60000.
@@ -191,7 +197,31 @@ pub struct Vendors {
 
 impl Default for Vendors {
     fn default() -> Self {
-        Self { hosts: Hosts::default(), receipts_url: None, ca_file: None, timeout_ms: 10_000, connections: 16 }
+        Self {
+            hosts: Hosts::default(),
+            receipts_url: None,
+            proxy: None,
+            no_proxy: Vec::new(),
+            ca_file: None,
+            timeout_ms: 10_000,
+            connections: 16,
+        }
+    }
+}
+
+impl Vendors {
+    /// How the vendors are reached.
+    ///
+    /// # Errors
+    /// A sentence that names the key or the variable.
+    pub fn ways(&self) -> Result<Ways, String> {
+        match &self.proxy {
+            Some(proxy) if proxy.expose() == "direct" => Ok(Ways::default()),
+            Some(proxy) => Ways::new(proxy.expose(), self.no_proxy.iter().map(String::as_str))
+                .map_err(|error| format!("vendors.proxy: {error}")),
+            None => Ways::of_environment(|name| std::env::var(name).ok())
+                .map_err(|error| format!("HTTPS_PROXY: {error} (or set vendors.proxy = \"direct\")")),
+        }
     }
 }
 
@@ -253,6 +283,7 @@ impl Config {
                 return Err(bad(format!("{key} is {value}; {low} to {high}")));
             }
         }
+        self.vendors.ways().map_err(bad)?;
         for (key, url) in self.vendors.hosts.iter() {
             if !url.starts_with("https://") {
                 return Err(bad(format!("vendors.{key} is `{url}`; every vendor speaks https only")));

@@ -108,7 +108,11 @@ pub async fn serve(
     };
     let (changeable, rules) = watch::channel(config.rules());
     let push = Push {
-        senders: Arc::new(Senders::new(&http, &config.vendors.hosts)),
+        // The apps' own servers are reached straight.
+        senders: Arc::new(Senders::new(
+            &http.clone().by(config.vendors.ways().map_err(ServeError::Vendors)?),
+            &config.vendors.hosts,
+        )),
         metrics,
         proof: Proof::new(&receipts),
         receipts_url: config.vendors.receipts_url.clone(),

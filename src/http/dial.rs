@@ -1,6 +1,6 @@
 //! How a connection to a host is made: name, TCP, TLS, and which HTTP it speaks (RFC 7301).
 
-use super::chain;
+use super::{Ways, chain};
 use hyper::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -60,6 +60,7 @@ pub(super) struct Dialer {
     tls: Arc<rustls::ClientConfig>,
     /// A call's time.
     pub patience: Duration,
+    ways: Ways,
     numbers: AtomicU64,
 }
 
@@ -96,7 +97,12 @@ impl Dialer {
         // A request whose last piece waits for an acknowledgement costs 40 ms.
         tcp.set_nodelay(true);
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        Ok(Self { tcp, tls: Arc::new(tls), patience, numbers: AtomicU64::new(1) })
+        Ok(Self { tcp, tls: Arc::new(tls), patience, ways: Ways::default(), numbers: AtomicU64::new(1) })
+    }
+
+    pub fn by(&self, ways: Ways) -> Self {
+        let (tcp, tls, patience) = (self.tcp.clone(), self.tls.clone(), self.patience);
+        Self { tcp, tls, patience, ways, numbers: AtomicU64::new(1) }
     }
 
     /// A number for a connection, or for a try to make one.
@@ -114,17 +120,23 @@ impl Dialer {
     }
 
     async fn steps(&self, origin: &Origin) -> Result<Dialled, String> {
-        let uri: Uri =
-            format!("http://{}:{}/", origin.host, origin.port).parse().map_err(|e| format!("{}: {e}", origin.host))?;
+        let proxy = self.ways.to(&origin.host);
+        let (host, port) = proxy.map_or((origin.host.as_str(), origin.port), |proxy| (&proxy.host, proxy.port));
+        let in_brackets =
+            if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+        let uri: Uri = format!("http://{in_brackets}:{port}/").parse().map_err(|e| format!("{host}: {e}"))?;
         let mut tcp = self.tcp.clone();
         std::future::poll_fn(|context| tcp.poll_ready(context)).await.map_err(|e| chain(&e))?;
         let stream: TokioIo<TcpStream> = tcp.call(uri).await.map_err(|e| chain(&e))?;
-        let stream = stream.into_inner();
+        let mut stream = stream.into_inner();
+        let name = origin.host.trim_start_matches('[').trim_end_matches(']');
+        if let Some(proxy) = proxy {
+            stream = proxy.open(stream, name, origin.port).await.map_err(|e| format!("the proxy: {e}"))?;
+        }
         if !origin.tls {
             return Ok(Dialled::Plain(stream));
         }
-        let name = origin.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(name).map_err(|e| format!("{}: {e}", origin.host))?;
+        let name = ServerName::try_from(name.to_owned()).map_err(|e| format!("{}: {e}", origin.host))?;
         let stream = TlsConnector::from(self.tls.clone())
             .connect(name, stream)
             .await

@@ -13,10 +13,13 @@ mod coding;
 mod connection;
 mod dial;
 mod host;
+mod ways;
 
 use connection::Lost;
 use dial::{Dialer, Origin};
 use host::Host;
+pub use ways::Ways;
+
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Request, StatusCode};
 use std::collections::HashMap;
@@ -99,6 +102,11 @@ impl Http {
     pub fn new(ca_file: Option<&Path>, timeout: Duration) -> Result<Self, String> {
         let dialer = Arc::new(Dialer::new(ca_file, timeout)?);
         Ok(Self { dialer, hosts: Arc::default(), timeout, connections: CONNECTIONS })
+    }
+
+    /// By these ways; connections are its own.
+    pub fn by(self, ways: Ways) -> Self {
+        Self { dialer: Arc::new(self.dialer.by(ways)), hosts: Arc::default(), ..self }
     }
 
     /// At most so many HTTP/1.1 connections to one host at once, at least one.

@@ -105,7 +105,10 @@ pub(super) async fn secure(
     config: &Arc<ClientConfig>,
 ) -> Result<Stream, MqttError> {
     let tcp = match proxy {
-        Some(proxy) => proxy.open(tcp, &endpoint.host, endpoint.port).await?,
+        Some(proxy) => proxy
+            .open(tcp, &endpoint.host, endpoint.port)
+            .await
+            .map_err(|e| MqttError::new(Cause::ProxyRefused, e.to_string()))?,
         None => tcp,
     };
     tcp.set_nodelay(true).map_err(|e| MqttError::new(Cause::Io, format!("{endpoint}: {e}")))?;

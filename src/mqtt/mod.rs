@@ -14,7 +14,6 @@ mod codec;
 mod connection;
 mod dial;
 mod endpoint;
-mod proxy;
 mod race;
 #[cfg(feature = "gateway")]
 pub mod server;
@@ -22,10 +21,10 @@ mod tls;
 mod websocket;
 
 pub use crate::keepalive::Failure as MqttError;
+pub use crate::proxy::{Proxy, ProxyError};
 pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, handshake};
 pub use dial::Stream;
 pub use endpoint::{Endpoint, EndpointError};
-pub use proxy::{Proxy, ProxyError};
 pub use race::{Asked, Dialled, Landed, Route, dial, establish};
 pub use tls::{Authorities, Credentials, TimeFloor, TlsSetupError, client_config, credentials, sources};
 #[cfg(feature = "gateway")]

@@ -1,7 +1,5 @@
 //! Ways through a proxy: HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS5 (RFC 1928, 1929).
 
-use super::MqttError;
-use crate::keepalive::Cause;
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -32,6 +30,11 @@ pub struct Proxy {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; write http://host:port or socks5://host:port, with user:password@ before the host where asked for")]
 pub struct ProxyError(&'static str);
+
+/// The proxy opened no way, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ProxyRefused(String);
 
 impl FromStr for Proxy {
     type Err = ProxyError;
@@ -68,7 +71,10 @@ impl fmt::Display for Proxy {
 
 impl Proxy {
     /// Has the proxy open a way to `host:port` on a connection to it. The name is resolved there.
-    pub(super) async fn open(&self, tcp: TcpStream, host: &str, port: u16) -> Result<TcpStream, MqttError> {
+    ///
+    /// # Errors
+    /// [`ProxyRefused`] with the proxy's words.
+    pub async fn open(&self, tcp: TcpStream, host: &str, port: u16) -> Result<TcpStream, ProxyRefused> {
         match self.kind {
             Kind::Http => self.connect(tcp, host, port).await,
             Kind::Socks5 => {
@@ -83,7 +89,7 @@ impl Proxy {
         }
     }
 
-    async fn connect(&self, mut tcp: TcpStream, host: &str, port: u16) -> Result<TcpStream, MqttError> {
+    async fn connect(&self, mut tcp: TcpStream, host: &str, port: u16) -> Result<TcpStream, ProxyRefused> {
         let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
         if let Some((user, password)) = &self.login {
@@ -106,8 +112,8 @@ impl Proxy {
         if accepted { Ok(tcp) } else { Err(self.refused(&status)) }
     }
 
-    fn refused(&self, why: &str) -> MqttError {
-        MqttError::new(Cause::ProxyRefused, format!("{self}: {why}"))
+    fn refused(&self, why: &str) -> ProxyRefused {
+        ProxyRefused(format!("{self}: {why}"))
     }
 }
 

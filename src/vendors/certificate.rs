@@ -8,6 +8,8 @@ use std::fmt;
 
 /// The most bytes of a field; a private key has about 1,700.
 const LONGEST: usize = 16_384;
+/// A shorter text stands in any sentence; vendors' secrets have 16 characters and more.
+const SHORTEST_SECRET: usize = 4;
 /// Names alike by this (Jaro-Winkler, 0 to 1) are offered to who misspelt one.
 const ALIKE: f64 = 0.7;
 
@@ -150,6 +152,13 @@ impl Certificate {
         self.fields.to_string()
     }
 
+    /// A vendor's words without this certificate's secrets: some repeat what they were sent.
+    pub fn without_secrets(&self, words: String) -> String {
+        let fields = self.vendor.cloud().fields.iter().filter(|field| field.secret);
+        let secrets = fields.map(|field| self.secret(field.name)).filter(|secret| secret.len() >= SHORTEST_SECRET);
+        secrets.fold(words, |words, secret| words.replace(secret, &fingerprint(secret)))
+    }
+
     /// What may be shown: every secret is left out, and what the vendor has no field for.
     pub fn shown(&self) -> Json {
         let mut fields = self.fields.clone();
@@ -255,6 +264,15 @@ mod tests {
             let said = refused(vendor, name, fields);
             assert!(said.contains(named), "{said}");
         }
+    }
+
+    #[test]
+    fn a_vendors_words_are_told_without_the_certificates_secrets() {
+        let fields = json!({"app_secret": "s3cr3t-of-the-app", "package": "com.example"});
+        let vendor = "xiaomi".parse().expect("a vendor");
+        let certificate = Certificate::entered("o#a".into(), "1", vendor, &fields).expect("taken");
+        let said = certificate.without_secrets("`s3cr3t-of-the-app` is wrong for com.example".to_owned());
+        assert!(!said.contains("s3cr3t") && said.ends_with("is wrong for com.example"), "{said}");
     }
 
     #[test]

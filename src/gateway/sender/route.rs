@@ -18,7 +18,7 @@ use tracing::{error, info};
 /// What a vendor is called for.
 enum Errand<'a> {
     Push { tokens: &'a [&'a str], notification: &'a Notification },
-    Recall(Call),
+    Recall { call: Call, token: &'a str },
 }
 
 /// The way to one vendor.
@@ -56,7 +56,7 @@ impl Route {
 
     /// Takes an accepted push back. `None`: this vendor cannot.
     pub async fn recall(&self, certificate: &Certificate, accepted: &Accepted<'_>, now_ms: u64) -> Option<Outcome> {
-        let errand = Errand::Recall(self.protocol.recall(certificate, accepted)?);
+        let errand = Errand::Recall { call: self.protocol.recall(certificate, accepted)?, token: accepted.token };
         let read = self.ask(certificate, certificate.identity(), &errand, now_ms).await;
         Some(read.map_or_else(|failed| failed.outcome, |reading| outcome(&reading, &reading.rest, true, now_ms)))
     }
@@ -122,10 +122,10 @@ impl Route {
                 Errand::Push { tokens, notification } => {
                     self.exchange(&Push { certificate, access: bearer, tokens, notification, now_ms }).await?
                 }
-                Errand::Recall(call) => {
+                Errand::Recall { call, token } => {
                     let mut call = call.clone();
                     call.headers.extend(access.as_ref().map(|_| ("authorization", format!("Bearer {bearer}"))));
-                    self.call(&call, |answer| self.protocol.read(answer)).await?.0
+                    self.call(&call, |answer| self.protocol.read(answer)).await?.0.without(bearer, &[token])
                 }
             };
             // Once with what is cached, once with a fresh one: after that the certificate is at fault.
@@ -179,6 +179,8 @@ impl Route {
                 Grant::Ask(call) => {
                     let (granted, heard) = self.call(&call, |answer| self.protocol.granted(answer, now_ms)).await?;
                     granted.map(Some).map_err(|mut why| {
+                        let (NoCredential::Refused { reason, .. } | NoCredential::Later { reason, .. }) = &mut why;
+                        *reason = certificate.without_secrets(std::mem::take(reason));
                         if let NoCredential::Refused { reason, .. } = &mut why {
                             heard.explain(reason);
                         }

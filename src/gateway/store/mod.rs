@@ -80,6 +80,7 @@ pub enum StoreError {
     /// Nothing opens it, and trying again does not help.
     #[error("{0}")]
     Sealed(String),
+    /// A file of the gateway's.
     #[error("cannot write {path}: {source}")]
     Key { path: PathBuf, source: std::io::Error },
     #[error("the disk is full: {left_kib} KiB are left")]

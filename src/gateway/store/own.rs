@@ -178,6 +178,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_store_is_nobody_elses_to_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::write(home.path().join("db"), "").expect("of an earlier version");
+        store(home.path()).own_secret("token_key").await.expect("made");
+        for file in std::fs::read_dir(home.path()).expect("listed") {
+            let file = file.expect("a file");
+            let mode = file.metadata().expect("known").permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{:?}", file.file_name());
+        }
+    }
+
+    #[tokio::test]
     async fn without_their_key_they_are_not_made_anew_but_by_command() {
         let home = tempfile::tempdir().expect("a directory");
         let first = store(home.path()).own_secret("token_key").await.expect("made");

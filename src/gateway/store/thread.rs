@@ -8,6 +8,8 @@ use super::{Finish, Job, StoreError};
 use postgres::{Client, Config};
 use rusqlite::Connection;
 use std::collections::VecDeque;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,8 +41,18 @@ const SCHEMA: &str = include_str!("schema.sql");
 const BEFORE: usize = 9;
 const FROM_BEFORE: &str = include_str!("schema-from-9.sql");
 
+/// The file is nobody else's to read; SQLite gives those beside it the same mode.
+fn private(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
 /// Opens or makes a SQLite file and starts its thread.
 pub(super) fn sqlite(path: &Path, health: Health, queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
+    private(path).map_err(|source| StoreError::Key { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
     // operator's sqlite3) do not stop it.

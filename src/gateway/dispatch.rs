@@ -20,6 +20,7 @@ use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
 use crate::service::Service;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -332,16 +333,26 @@ impl Dispatch {
 
     /// The messages are with an app: their notifications go, where the vendor can take them back.
     pub(super) fn take_back(&self, recalls: Vec<Recall>) {
+        let mut by_certificate: HashMap<(String, String), Vec<Recall>> = HashMap::new();
         for recall in recalls {
+            by_certificate.entry((recall.address.app.to_string(), recall.notifier.clone())).or_default().push(recall);
+        }
+        for ((app, notifier), recalls) in by_certificate {
             let this = self.clone();
             self.tasks.spawn(async move {
-                let found = this.store.certificate(recall.address.app.to_string(), recall.notifier.clone()).await;
                 // A certificate that is gone takes nothing back.
-                let Some(Some(certificate)) = report(found) else { return };
-                // As many at once as sends, and beside them.
-                let Ok(_permit) = this.recalls.acquire().await else { return };
-                if let Some(said) = this.push.recall(&certificate, &recall).await {
-                    let _ = report(this.store.recalled(recall, said, now_ms()).await);
+                let Some(Some(certificate)) = report(this.store.certificate(app, notifier).await) else { return };
+                let certificate = Arc::new(certificate);
+                for recall in recalls {
+                    // As many at once as sends, and beside them.
+                    let Ok(permit) = this.recalls.clone().acquire_owned().await else { return };
+                    let (dispatch, certificate) = (this.clone(), certificate.clone());
+                    this.tasks.spawn(async move {
+                        if let Some(said) = dispatch.push.recall(&certificate, &recall).await {
+                            let _ = report(dispatch.store.recalled(recall, said, now_ms()).await);
+                        }
+                        drop(permit);
+                    });
                 }
             });
         }

@@ -22,7 +22,8 @@ pub struct Swept {
 }
 
 /// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to
-/// the device or its vendor. A tenth more goes at once, so that a full device does not pay for each message.
+/// the device or its vendor. Some more go at once, so that a full device does not pay for each message, and not so many
+/// that others notice.
 pub(super) fn evict(
     t: &Transaction<'_>,
     room: &Room,
@@ -31,6 +32,7 @@ pub(super) fn evict(
     now_ms: u64,
 ) -> Result<Vec<Recall>, StoreError> {
     let (Place { app, user, device: id }, keep_most) = (place, rules.keep_most);
+    let more = keep_most / 25;
     if room.take(app, user, id) {
         return Ok(Vec::new());
     }
@@ -52,14 +54,14 @@ pub(super) fn evict(
             " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1
              ORDER BY d.message DESC LIMIT 1000 OFFSET ?4"
         ))?
-        .query_map(params![app, user, id, keep_most - keep_most / 10], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
+        .query_map(params![app, user, id, keep_most - more], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
         .collect::<Result<_, _>>()?;
     let of = Of { t, place, device: device.clone(), bound: false, rules, now_ms };
     let mut recalls = Vec::new();
     for (id, pair) in &oldest {
         recalls.extend(of.step(id, pair, Event::Evicted { keep_most })?);
     }
-    room.counted(app, user, id, keep_most / 10);
+    room.counted(app, user, id, more);
     Ok(recalls)
 }
 

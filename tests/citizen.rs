@@ -137,6 +137,7 @@ fn doctor_finds_nothing_wrong_with_a_healthy_agent_and_names_what_is_broken() {
         "tcp",
         "tls",
         "certificate",
+        "anonymous",
         "ways",
         "login",
         "binding",

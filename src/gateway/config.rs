@@ -249,6 +249,13 @@ impl Config {
         if url.as_ref().is_some_and(|url| !url.tls && !url.is_loopback()) {
             return Err(bad("broker.url: mqtt:// without TLS is taken for a loopback address only".into()));
         }
+        if url.as_ref().is_some_and(|url| !url.is_loopback()) && self.broker.password.is_none() {
+            return Err(bad(
+                "broker.url is another machine's and broker.user and broker.password are not set: a broker that lets the \
+                 gateway in without a login lets anybody in"
+                    .into(),
+            ));
+        }
         if self.postgres()?.is_some() && self.broker.url.is_none() {
             return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
         }
@@ -334,5 +341,25 @@ impl Config {
 
     pub fn state_directory(&self) -> PathBuf {
         settings::state_directory(self.paths.state.as_deref(), "impush-gateway")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str, password: Option<&str>) -> Option<String> {
+        let mut config = Config::default();
+        config.broker.url = Some(url.to_owned());
+        config.broker.password = password.map(Secret::new);
+        config.check().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_broker_on_another_machine_that_asks_for_no_login_is_refused() {
+        let why = refused("mqtts://broker.example", None);
+        assert!(why.as_ref().is_some_and(|why| why.contains("lets anybody in")), "{why:?}");
+        assert_eq!(refused("mqtts://broker.example", Some("secret")), None);
+        assert_eq!(refused("mqtts://127.0.0.1:8883", None), None, "nobody else reaches it");
     }
 }

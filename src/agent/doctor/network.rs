@@ -2,8 +2,10 @@
 
 use super::super::config::Ready;
 use super::Check;
-use crate::mqtt::{Endpoint, TimeFloor, dial};
+use crate::keepalive::Cause;
+use crate::mqtt::{ConnectOptions, Endpoint, TimeFloor, dial};
 use crate::names::Names;
+use crate::secret::{Secret, random_hex};
 use rustls::ClientConfig;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
@@ -84,8 +86,11 @@ async fn one(endpoint: &Endpoint, way: &Way<'_>) -> Vec<Check> {
         }
     }
     checks.push(handshake(endpoint, way).await);
-    if endpoint.tls && checks.last().is_some_and(|check| check.outcome == super::Outcome::Ok) {
-        checks.push(dates(endpoint, way).await);
+    if checks.last().is_some_and(|check| check.outcome == super::Outcome::Ok) {
+        if endpoint.tls {
+            checks.push(dates(endpoint, way).await);
+        }
+        checks.extend(anonymous(endpoint, way).await);
     }
     checks
 }
@@ -136,6 +141,36 @@ async fn handshake(endpoint: &Endpoint, way: &Way<'_>) -> Check {
             };
             Check::failed(name, format!("{}: {}", error.cause.text(), error.detail), advice)
         }
+    }
+}
+
+/// Whether the server asks who comes. `None`: it did not say.
+async fn anonymous(endpoint: &Endpoint, way: &Way<'_>) -> Option<Check> {
+    let options = ConnectOptions {
+        client_id: format!("impush-doctor-{}", random_hex::<4>()),
+        user_name: String::new(),
+        password: Secret::default(),
+        keep_alive_s: 10,
+        session_expiry_s: 0,
+        clean_start: true,
+        will: None,
+    };
+    let stream = dial(endpoint, way.ready.proxy.as_ref(), way.names, way.tls, LIMIT).await.ok()?;
+    let entered = crate::mqtt::handshake(stream, &options, LIMIT).await;
+    match entered {
+        Ok((connection, _)) => {
+            drop(connection.disconnect(true).await);
+            if endpoint.is_loopback() {
+                return Some(Check::ok("anonymous", "the server lets anybody on this machine in"));
+            }
+            let advice = "anybody who reaches it reads and sends everybody's messages: have the broker ask for a login, \
+                          as docs/scale.md says for each";
+            Some(Check::failed("anonymous", format!("{endpoint} lets anybody in, without a login"), advice))
+        }
+        Err(error) if matches!(error.cause, Cause::BadCredentials | Cause::NotAuthorized | Cause::ClientIdRefused) => {
+            Some(Check::ok("anonymous", "the server asks who comes"))
+        }
+        Err(_) => None,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError, Variables};
 use crate::vendors::Hosts;
+use postgres::config::TargetSessionAttrs;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -156,7 +157,8 @@ impl Default for Delivery {
 #[serde(default)]
 pub struct Store {
     /// `postgres://user:password@host[:port]/database[?sslmode=disable|prefer|require]`, which several
-    /// gateways may share; without it a SQLite file in the state directory. Gateways that share it need
+    /// gateways may share; of several hosts (`host1,host2`) the one that takes writes is used, also after a switchover.
+    /// Without it a SQLite file in the state directory. Gateways that share it need
     /// the same `paths.secrets_key`, and a broker of their own beside them all.
     pub url: Option<Secret>,
     /// PEM file of the authorities to trust for PostgreSQL, instead of the system's.
@@ -324,6 +326,8 @@ impl Config {
             if config.get_tcp_user_timeout().is_none() {
                 config.tcp_user_timeout(TCP_USER_TIMEOUT);
             }
+            // Of several hosts the one that takes writes, and none that takes none.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             Ok(config)
         };
         let bad = |e: postgres::Error| SettingsError::BadValue { message: format!("store.url: {e}") };

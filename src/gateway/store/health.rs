@@ -62,12 +62,12 @@ impl StoreError {
 
     /// The database is away, or does not let anybody in now; whoever keeps it has said so. SQLSTATE classes 08
     /// (connection exception), 53 (insufficient resources, as too many connections) and 57 (the operator ends it, or it
-    /// starts).
+    /// starts), and 25006 (it takes no writes now, as after a switchover).
     pub fn is_away(&self) -> bool {
         match self {
             Self::Closed | Self::NotCommitted(_) => true,
             Self::Postgres(error) => match error.code() {
-                Some(code) => ["08", "53", "57P"].iter().any(|class| code.code().starts_with(class)),
+                Some(code) => ["08", "53", "57P", "25006"].iter().any(|class| code.code().starts_with(class)),
                 // Nothing was answered, or the connection ended.
                 None => error.is_closed() || is_network(error),
             },

@@ -11,8 +11,9 @@
 use super::StoreError;
 use super::value::from_postgres;
 pub(super) use super::value::{Params, Row, Value, params};
+use postgres::error::SqlState;
 use postgres::types::ToSql;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -30,6 +31,8 @@ pub(super) struct Transaction<'a> {
     backend: Backend<'a>,
     /// The edition of what is set, once it was asked for.
     edition: RefCell<Option<Rc<str>>>,
+    /// The server behind the connection takes no writes.
+    read_only: Cell<bool>,
 }
 
 /// A statement of a transaction.
@@ -40,12 +43,12 @@ pub(super) struct Statement<'a, 't> {
 
 impl<'t> Transaction<'t> {
     pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>) -> Self {
-        Self { backend: Backend::Sqlite(transaction), edition: RefCell::default() }
+        Self { backend: Backend::Sqlite(transaction), edition: RefCell::default(), read_only: Cell::default() }
     }
 
     pub fn postgres(transaction: postgres::Transaction<'t>, statements: &'t mut Statements) -> Self {
         let backend = Backend::Postgres(RefCell::new((transaction, statements)));
-        Self { backend, edition: RefCell::default() }
+        Self { backend, edition: RefCell::default(), read_only: Cell::default() }
     }
 
     /// # Errors
@@ -95,7 +98,8 @@ impl<'t> Transaction<'t> {
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
                 let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as &(dyn ToSql + Sync)).collect();
-                Ok(usize::try_from(t.execute(&statement, &values)?).unwrap_or(usize::MAX))
+                let changed = t.execute(&statement, &values).inspect_err(|error| self.note(error))?;
+                Ok(usize::try_from(changed).unwrap_or(usize::MAX))
             }
         }
     }
@@ -120,6 +124,18 @@ impl<'t> Transaction<'t> {
         }
     }
 
+    fn note(&self, error: &postgres::Error) {
+        if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+            self.read_only.set(true);
+        }
+    }
+
+    /// Whether a write was refused because this server takes none now, as after a switchover: another connection may
+    /// reach one that does.
+    pub fn was_read_only(&self) -> bool {
+        self.read_only.get()
+    }
+
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
         let values = params.bound();
         match &self.backend {
@@ -137,7 +153,7 @@ impl<'t> Transaction<'t> {
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
                 let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as &(dyn ToSql + Sync)).collect();
-                t.query(&statement, &values)?.iter().map(from_postgres).collect()
+                t.query(&statement, &values).inspect_err(|error| self.note(error))?.iter().map(from_postgres).collect()
             }
         }
     }

@@ -181,7 +181,12 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
     let mut client = Some(client);
     let mut statements = Statements::new();
     let mut used = Instant::now();
+    // The connection is not to be used again, and whether these jobs have already been given a second one.
+    let (mut suspect, mut again) = (false, false);
     while share(queue, &mut jobs) {
+        if std::mem::take(&mut suspect) {
+            client = None;
+        }
         // The database may have gone and come back meanwhile, which only a question tells.
         let idled = used.elapsed() > IDLE;
         used = Instant::now();
@@ -193,19 +198,27 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
         let Some(open) = client.as_mut() else {
             // Their callers hear that the store is closed, and ask again.
             jobs.clear();
+            again = false;
             pause();
             continue;
         };
         let transaction = match open.transaction() {
             Ok(transaction) => transaction,
             Err(error) => {
-                health.failed(&error);
-                jobs.clear();
+                suspect = true;
+                // Nothing was done yet: a connection that was cut is no reason to refuse what another one takes.
+                if std::mem::replace(&mut again, true) {
+                    health.failed(&error);
+                    jobs.clear();
+                    again = false;
+                }
                 continue;
             }
         };
+        again = false;
         let t = Transaction::postgres(transaction, &mut statements);
         let finishes = some(&mut jobs, &t);
+        suspect = t.was_read_only();
         let committed = t.commit();
         // A statement prepared in a transaction that was undone is prepared again.
         if committed.is_err() {

@@ -48,3 +48,21 @@ fn a_database_that_turns_read_only_behind_open_connections_is_reached_anew() {
     }
     assert_eq!(rest.text("/readyz"), "ready\n");
 }
+
+#[test]
+fn transactions_are_read_committed_whatever_the_databases_default_is() {
+    let test = "transactions_are_read_committed_whatever_the_databases_default_is";
+    let Some(stage) = Stage::new(test) else { return };
+    stage.postgres.ask("ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'");
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    stage.phone(&rest);
+    stage.postgres.ask(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE 'another level'; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER level BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    assert_eq!(sent(&rest), 200);
+}

@@ -5,7 +5,7 @@ use super::checkpoint::Checkpoints;
 use super::health::Health;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::{Finish, Job, StoreError};
-use postgres::{Client, Config};
+use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
 use std::collections::VecDeque;
 use std::fs::{OpenOptions, Permissions};
@@ -202,7 +202,9 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
             pause();
             continue;
         };
-        let transaction = match open.transaction() {
+        // Whatever the database's default is: the store's locks are made for this one.
+        let begun = open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+        let transaction = match begun {
             Ok(transaction) => transaction,
             Err(error) => {
                 suspect = true;

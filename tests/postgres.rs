@@ -66,3 +66,41 @@ fn transactions_are_read_committed_whatever_the_databases_default_is() {
     );
     assert_eq!(sent(&rest), 200);
 }
+
+#[test]
+fn a_database_is_trusted_as_its_address_says_and_what_is_wrong_with_its_certificate_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let test = "a_database_is_trusted_as_its_address_says_and_what_is_wrong_with_its_certificate_is_named";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let made = &stage.certificates;
+    let own = stage.dir.path().join("postgres/server.key");
+    std::fs::copy(&made.key, &own).expect("copied");
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o600)).expect("permitted");
+    let owned = std::process::Command::new("chown").arg("nobody").arg(&own).status().expect("ran");
+    if !owned.success() {
+        return support::skipped(test, "it takes root to give a file to the database's user");
+    }
+    stage.postgres.ask(&format!("ALTER SYSTEM SET ssl_cert_file = '{}'", made.chain.display()));
+    stage.postgres.ask("ALTER SYSTEM SET ssl_key_file = 'server.key'");
+    stage.postgres.ask("ALTER SYSTEM SET ssl = on");
+    stage.postgres.ask("SELECT pg_reload_conf()");
+    let (port, ca) = (stage.postgres.port, made.ca.display().to_string());
+    let plain = stage.postgres.url.clone();
+    let mut start = |host: &str, more: &str| {
+        let url = format!("postgres://impush@{host}:{port}/postgres?{more}");
+        stage.common = stage.common.replace(&plain, &url).replace("level = 'warn'", "format = 'json'");
+        let config = stage.config(&format!("{host}-{}", more.len()));
+        stage.common = stage.common.replace(&url, &plain);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        support::Process::start(command.arg("--config").arg(config).arg("serve"), true)
+    };
+    let mut good = start("localhost", &format!("sslmode=verify-full&sslrootcert={ca}"));
+    good.event("gateway.started");
+    for (host, more, says) in [
+        ("localhost", "sslmode=require".to_owned(), "UnknownIssuer"),
+        ("db.example", format!("hostaddr=127.0.0.1&sslmode=verify-ca&sslrootcert={ca}"), "not valid for name"),
+    ] {
+        let mut bad = start(host, &more);
+        bad.wait_for(says, |line| line.contains(says).then_some(()));
+    }
+}

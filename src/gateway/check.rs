@@ -43,9 +43,13 @@ fn certificates(config: &Config) -> Vec<String> {
         refusal(path, Want::Read).or_else(|| read(path).err()).map(|why| format!("{key}: {why}"))
     };
     let broker = &config.broker;
+    let database = config.postgres().ok().flatten();
+    let root = database.as_ref().and_then(|database| database.ca_file.as_deref());
+    let root = root.filter(|root| Some(*root) != config.store.ca_file.as_deref());
     let mut found: Vec<String> = [
         checked("broker.ca_file", broker.ca_file.as_deref(), &authorities),
         checked("store.ca_file", config.store.ca_file.as_deref(), &authorities),
+        checked("store.url, sslrootcert", root, &authorities),
         checked("vendors.ca_file", config.vendors.ca_file.as_deref(), &vendors),
         checked("broker.certificate", broker.certificate.as_deref(), &authorities),
         checked("broker.key", broker.key.as_deref(), &|_| Ok(())),

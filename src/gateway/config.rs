@@ -1,5 +1,6 @@
 //! The gateway's settings, their ranges, and where its state lives.
 
+use super::database::Database;
 use super::devices::MinimumTls;
 use crate::delivery::Rules;
 use crate::delivery::policy::MultiDevice;
@@ -9,17 +10,12 @@ use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError, Variables};
 use crate::vendors::Hosts;
-use postgres::config::TargetSessionAttrs;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// `IMPUSH_GATEWAY_API_LISTEN` sets `api.listen`.
 pub const VARIABLES: Variables = Variables { prefix: "IMPUSH_GATEWAY", not: &[] };
-/// How PostgreSQL is reached where its URL does not say: for a connection, and for an answer of its kernel.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the packages put the configuration.
 pub const SYSTEM_FILE: &str = "/etc/impush/gateway.toml";
 
@@ -156,8 +152,8 @@ impl Default for Delivery {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Store {
-    /// `postgres://user:password@host[:port]/database[?sslmode=disable|prefer|require]`, which several
-    /// gateways may share; of several hosts (`host1,host2`) the one that takes writes is used, also after a switchover.
+    /// `postgres://user:password@host[:port]/database[?sslmode=verify-full&sslrootcert=FILE]`, as for
+    /// libpq, which several gateways may share; of several hosts (`host1,host2`) the one that takes writes is used, also after a switchover.
     /// Without it a SQLite file in the state directory. Gateways that share it need
     /// the same `paths.secrets_key`, and a broker of their own beside them all.
     pub url: Option<Secret>,
@@ -316,21 +312,9 @@ impl Config {
     ///
     /// # Errors
     /// [`SettingsError::BadValue`] when `store.url` cannot be read.
-    pub fn postgres(&self) -> Result<Option<postgres::Config>, SettingsError> {
-        let read = |url: &Secret| {
-            let mut config: postgres::Config = url.expose().parse()?;
-            // A server that is gone without a word must not hold a thread for the minutes the kernel would.
-            if config.get_connect_timeout().is_none() {
-                config.connect_timeout(CONNECT_TIMEOUT);
-            }
-            if config.get_tcp_user_timeout().is_none() {
-                config.tcp_user_timeout(TCP_USER_TIMEOUT);
-            }
-            // Of several hosts the one that takes writes, and none that takes none.
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            Ok(config)
-        };
-        let bad = |e: postgres::Error| SettingsError::BadValue { message: format!("store.url: {e}") };
+    pub fn postgres(&self) -> Result<Option<Database>, SettingsError> {
+        let read = |url: &Secret| Database::parse(url.expose(), self.store.ca_file.as_deref());
+        let bad = |why: String| SettingsError::BadValue { message: format!("store.url: {why}") };
         self.store.url.as_ref().map(read).transpose().map_err(bad)
     }
 

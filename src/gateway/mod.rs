@@ -18,6 +18,7 @@ mod check;
 pub mod cli;
 mod clock;
 mod config;
+mod database;
 mod devices;
 mod dispatch;
 mod door;

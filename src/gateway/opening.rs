@@ -13,9 +13,9 @@ pub(super) async fn open(config: &Config, away: impl FnMut(&StoreError)) -> Resu
     let (path, may_make) = config.secrets_key();
     let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
     Ok(match config.postgres()? {
-        Some(settings) => {
-            let tls = client_config(config.store.ca_file.as_deref(), None)?.as_ref().clone();
-            Store::connect(settings, tls, config.store.connections, vault, away).await?
+        Some(database) => {
+            let tls = client_config(database.ca_file.as_deref(), database.identity())?.as_ref().clone();
+            Store::connect(database.config, tls, config.store.connections, vault, away).await?
         }
         None => Store::open(&config.state_directory().join("gateway.sqlite"), vault)?,
     })

@@ -53,6 +53,7 @@ pub use settings::Key;
 pub use users::UserChange;
 pub use vault::Vault;
 
+use super::database::in_full;
 use crate::protocol::Address;
 use health::Health;
 use known::Known;
@@ -184,7 +185,7 @@ impl Store {
 
 /// The server's own words, which the error's first line leaves out.
 fn in_words(error: &postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| format!("{error}"), |db| format!("{} {}", db.code().code(), db.message()))
+    error.as_db_error().map_or_else(|| in_full(error), |db| format!("{} {}", db.code().code(), db.message()))
 }
 
 fn in_savepoint<T>(

@@ -104,3 +104,27 @@ fn a_database_is_trusted_as_its_address_says_and_what_is_wrong_with_its_certific
         bad.wait_for(says, |line| line.contains(says).then_some(()));
     }
 }
+
+#[test]
+fn a_role_that_may_create_nothing_serves_and_a_database_that_does_not_hold_every_text_is_refused() {
+    let test = "a_role_that_may_create_nothing_serves_and_a_database_that_does_not_hold_every_text_is_refused";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let gateway = stage.gateway("owner");
+    stage.phone(&stage.rest(&gateway));
+    for statement in [
+        "CREATE ROLE plain LOGIN",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO plain",
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    ] {
+        stage.postgres.ask(statement);
+    }
+    stage.common = stage.common.replace("impush@", "plain@");
+    let plain = stage.gateway("plain");
+    assert_eq!(sent(&stage.rest(&plain)), 200);
+    stage.common = stage.common.replace("plain@", "impush@").replace("/postgres?", "/latin?");
+    let config = stage.config("latin");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    let mut latin = support::Process::start(command.arg("--config").arg(config).arg("serve"), true);
+    latin.wait_for("the reason", |line| line.contains("its encoding is LATIN1").then_some(()));
+}

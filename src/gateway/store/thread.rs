@@ -141,11 +141,19 @@ fn step_from(known: usize) -> Result<Option<&'static str>, StoreError> {
 }
 
 fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
-    let mut t = client.transaction()?;
+    let mut t = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start()?;
+    let encoding: String = t.query_one("SHOW server_encoding", &[])?.get(0);
+    if encoding != "UTF8" {
+        return Err(StoreError::Version(format!(
+            "its encoding is {encoding}, which does not hold every text; make one with `createdb --encoding=UTF8 --template=template0`"
+        )));
+    }
     // Several gateways may start at once; the number is this schema's own.
-    t.batch_execute(
-        "SELECT pg_advisory_xact_lock(7466001); CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)",
-    )?;
+    t.batch_execute("SELECT pg_advisory_xact_lock(7466001)")?;
+    // A role that may create nothing serves on a schema that is complete.
+    if t.query_one("SELECT to_regclass('schema_version') IS NULL", &[])?.get(0) {
+        t.batch_execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")?;
+    }
     let known = t.query_opt("SELECT max(version) FROM schema_version", &[])?;
     let known = known.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or(0);
     if let Some(step) = step_from(usize::try_from(known).unwrap_or(0))? {

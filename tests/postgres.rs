@@ -128,3 +128,34 @@ fn a_role_that_may_create_nothing_serves_and_a_database_that_does_not_hold_every
     let mut latin = support::Process::start(command.arg("--config").arg(config).arg("serve"), true);
     latin.wait_for("the reason", |line| line.contains("its encoding is LATIN1").then_some(()));
 }
+
+#[test]
+fn many_devices_of_one_user_greet_at_once_without_a_deadlock() {
+    let test = "many_devices_of_one_user_greet_at_once_without_a_deadlock";
+    let Some(stage) = Stage::new(test) else { return };
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let rests = [stage.rest(&a), stage.rest(&b)];
+    rests[0].ok("POST", "users", Some(&json!({"username": "bob", "password": "a password"})));
+    let hello = |device: u32, n: u32| {
+        let words = json!({"v": 1, "type": "hello", "nonce": format!("d{device}-{n}"), "agent": "test",
+            "channel": "none", "platform": "linux", "login": "l"});
+        format!("{words}\n")
+    };
+    let began = Instant::now();
+    let mut speakers: Vec<_> = (0..50)
+        .map(|device| {
+            let lines: String = (0..20).map(|n| hello(device, n)).collect();
+            stage.broker.publish_lines(&format!("im/v1/org%23app/bob/d{device}/up"), &lines)
+        })
+        .collect();
+    for (n, speaker) in (0..).zip(&mut speakers) {
+        // To all devices that are known by then.
+        send(&rests[n as usize % 2], "bob", n);
+        assert!(speaker.wait().expect("ended").success());
+    }
+    let greeted = "SELECT count(*) FROM devices WHERE \"user\" = 'bob' AND nonce <> ''";
+    support::eventually("all have greeted", || stage.postgres.ask(greeted) == "50");
+    let deadlocks = stage.postgres.ask("SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'");
+    println!("1,000 greetings of 50 devices in {:?}, {deadlocks} deadlocks", began.elapsed());
+    assert_eq!(deadlocks, "0");
+}

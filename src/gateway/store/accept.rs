@@ -7,7 +7,7 @@ use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob, usable};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, users};
+use super::{Store, StoreError, address, as_i64, users, whose};
 use crate::delivery::policy::{ONLINE_ONLY, Stop};
 use crate::delivery::{Act, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, kept_until, step};
 use crate::ids::{DeviceId, MessageId};
@@ -67,7 +67,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<Vec<Accepted>, StoreError> {
         let (room, known) = (self.room.clone(), self.known.clone());
-        self.run(move |t| {
+        self.run_for(messages.iter().flat_map(|new| whose(&new.app, &new.message.to)).collect(), move |t| {
             let mut accepting = Accepting { t, room: &room, known: &known, rules, now_ms, reach };
             messages.into_iter().map(|new| accepting.accept(&new)).collect()
         })

@@ -9,7 +9,7 @@ use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob, usable};
 use super::sql::{Transaction, params};
 use super::standing::note_accepted;
-use super::{Store, StoreError, as_i64, as_u64};
+use super::{Store, StoreError, as_i64, as_u64, whose};
 use crate::delivery::{Act, AfterVendor, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Message};
@@ -149,7 +149,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn claim(&self, rules: Rules, reach: Reach, now_ms: u64) -> Result<Claimed, StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_alone(move |t| {
             let (claimed, late) = (Claimed::default(), HashSet::new());
             let mut claiming = Claiming { t, known: &known, rules, now_ms, claimed, late };
             for row in due(t, State::Live, reach.broker, CLAIM, now_ms)? {
@@ -172,7 +172,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn broker_is_back(&self, now_ms: u64) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_alone(move |t| {
             let due = t.execute(
                 "UPDATE deliveries SET due_ms = ?2 WHERE state = ?1 AND due_ms > ?2 AND nonce = '' AND acked_by IS NULL",
                 params![State::Live.as_str(), as_i64(now_ms)],
@@ -192,10 +192,13 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Vec<Recall>, StoreError> {
-        self.run(move |t| {
-            let settled = results.iter().map(|(job, result)| settle(t, job, result, &rules, now_ms));
-            Ok(settled.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-        })
+        self.run_for(
+            results.iter().flat_map(|(job, _)| whose(&job.address.app, &job.address.user)).collect(),
+            move |t| {
+                let settled = results.iter().map(|(job, result)| settle(t, job, result, &rules, now_ms));
+                Ok(settled.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            },
+        )
         .await
     }
 

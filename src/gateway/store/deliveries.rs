@@ -4,7 +4,7 @@ use super::pairs::{self, Place, Recall, columns};
 use super::ready::usable;
 use super::sql::{Transaction, params};
 use super::traces::note;
-use super::{Kick, Look, Store, StoreError, Welcome, as_i64, clones, devices, kicks, presence, standing, users};
+use super::{Kick, Look, Store, StoreError, Welcome, as_i64, clones, devices, kicks, presence, standing, users, whose};
 use crate::delivery::presence::Event as Presence;
 use crate::delivery::{Device, Event, Hop, Pair, Rules, Standing, step};
 use crate::ids::{MessageId, Nonce};
@@ -186,7 +186,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<Welcome, StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             users::hold(t, &address.app, &address.user, true)?;
             let Some(new) = devices::ensure(t, &address)? else {
                 return Ok(Welcome::Out(Kick::new(address, KickCode::TooManyDevices, None)));
@@ -215,7 +215,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn look(&self, address: Address, hello: Hello, now_ms: u64) -> Result<Look, StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             users::hold(t, &address.app, &address.user, true)?;
             if let Some(kick) = kicks::ended(t, &address, &hello)? {
                 return Ok(Look::Out(kick));
@@ -268,7 +268,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<Option<usize>, StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let over = presence::apply(t, &address, event, now_ms)?;
             let Some(nonce) = over.lost else { return Ok(None) };
             let bound = usable(t, &known, &address)?;
@@ -283,7 +283,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn silent(&self, devices: Vec<(Address, Nonce)>, now_ms: u64) -> Result<(), StoreError> {
-        self.run(move |t| {
+        self.run_for(devices.iter().flat_map(|(address, _)| whose(&address.app, &address.user)).collect(), move |t| {
             for (address, nonce) in devices {
                 presence::apply(t, &address, Presence::Silent { nonce }, now_ms)?;
             }
@@ -306,7 +306,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<Acked, StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let word = attached.map_or(Presence::Heard, Presence::Attached);
             let device = presence::apply(t, &address, word, now_ms)?.device;
             let bound = attached.is_some() && usable(t, &known, &address)?;
@@ -328,7 +328,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Acked, StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let device = presence::apply(t, &address, Presence::Heard, now_ms)?.device;
             let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
             let recalls = of.each(ids, |id| Event::Taken { woke: woke.contains(id) })?;
@@ -342,7 +342,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn attached(&self, address: Address, attached: bool, now_ms: u64) -> Result<(), StoreError> {
-        self.run(move |t| presence::apply(t, &address, Presence::Attached(attached), now_ms).map(drop)).await
+        self.run_for(whose(&address.app, &address.user), move |t| {
+            presence::apply(t, &address, Presence::Attached(attached), now_ms).map(drop)
+        })
+        .await
     }
 
     /// A person saw or opened a message's notification, by the device's own word.
@@ -350,7 +353,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn seen(&self, address: Address, id: MessageId, event: String, now_ms: u64) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let its_own = pairs::load(t, (&address).into(), &id)?.is_some();
             if its_own {
                 note(t, &id, &address.device, now_ms, Hop::Receipt, &format!("{event} on the device"))?;
@@ -380,7 +383,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let bound = usable(t, &known, &address)?;
             let of = Of { t, place: (&address).into(), device: presence::load(t, &address)?, bound, rules, now_ms };
             of.each(vec![id], |_| Event::NotPublished).map(drop)
@@ -400,7 +403,7 @@ impl Store {
         (rules, now_ms): (Rules, u64),
     ) -> Result<(), StoreError> {
         let known = self.known.clone();
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let bound = usable(t, &known, &address)?;
             let of = Of { t, place: (&address).into(), device: presence::load(t, &address)?, bound, rules, now_ms };
             of.each(vec![id], |_| Event::TooLarge { why: &why }).map(drop)

@@ -2,7 +2,7 @@
 
 use super::pairs::Recall;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, as_u64, presence};
+use super::{Store, StoreError, address, as_i64, as_u64, presence, whose};
 use crate::delivery::Rules;
 use crate::delivery::presence::Event as Presence;
 use crate::ids::{DeviceId, Nonce};
@@ -128,7 +128,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<(BindReply, Vec<Recall>), StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let bind = in_one_form(t, &address.app, &bind)?;
             if ensure(t, &address)?.is_none() {
                 return Ok((too_many_devices(), Vec::new()));
@@ -166,7 +166,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<(BindReply, Vec<Recall>), StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&address.app, &address.user), move |t| {
             let bind = in_one_form(t, &address.app, &bind)?;
             if ensure(t, &address)?.is_none() {
                 return Ok((too_many_devices(), Vec::new()));
@@ -235,7 +235,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn forget_device(&self, app: String, user: String, device: String) -> Result<(), StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&app, &user), move |t| {
             for table in ["bindings", "devices"] {
                 let sql = format!("DELETE FROM {table} WHERE app = ?1 AND user = ?2 AND device = ?3");
                 t.execute(&sql, params![app, user, device])?;
@@ -325,7 +325,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn all_offline(&self, now_ms: u64) -> Result<(), StoreError> {
-        self.run(move |t| {
+        self.run_alone(move |t| {
             let connected: Vec<(String, String, DeviceId)> = t
                 .prepare_cached("SELECT app, user, device FROM devices WHERE online = 1")?
                 .query_map(params![], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?

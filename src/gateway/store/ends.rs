@@ -72,7 +72,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn sweep(&self, rules: Rules, now_ms: u64) -> Result<Swept, StoreError> {
-        self.run(move |t| {
+        self.run_alone(move |t| {
             let mut swept = expire(t, rules, now_ms)?;
             let kept_ms = (rules.keep_s + rules.trace_s) * 1000;
             let before = MessageId::from_ms(now_ms.saturating_sub(kept_ms));

@@ -4,7 +4,7 @@ use super::deliveries::Of;
 use super::pairs::Recall;
 use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins, presence};
+use super::{Store, StoreError, address, as_i64, logins, presence, whose};
 use crate::delivery::policy::{AppRules, Login};
 use crate::delivery::presence::Event as Presence;
 use crate::delivery::{Event, Rules};
@@ -184,7 +184,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Vec<Kick>, StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&app, &user), move |t| {
             super::users::hold(t, &app, &user, true)?;
             match &device {
                 // A token for it may be out before it was heard of.

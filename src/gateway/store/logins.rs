@@ -2,7 +2,7 @@
 //! here.
 
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, as_i64, as_u64};
+use super::{Store, StoreError, as_i64, as_u64, whose};
 use crate::protocol::{Address, KickCode, client_part};
 use serde::Serialize;
 
@@ -194,7 +194,7 @@ impl Store {
         enters: Option<String>,
         now_ms: u64,
     ) -> Result<Option<KickCode>, StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&claim.app, &claim.user), move |t| {
             let device = enters.as_deref().or(claim.device.as_deref());
             let code = ended(t, &claim, device)?;
             if let (None, Some(device)) = (code, &enters) {

@@ -98,7 +98,16 @@ pub enum StoreError {
     Closed,
 }
 
-type Job = Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>;
+/// A piece of a transaction.
+struct Job {
+    /// Whose rows it writes: no two transactions on PostgreSQL hold the same user at a time, and each takes all of its users
+    /// before it writes anything, in one order. So none waits for another that waits for it.
+    users: Vec<String>,
+    /// It writes rows of users it does not know before: nothing else is in its transaction.
+    alone: bool,
+    carry_out: Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>,
+}
+
 /// Tells the caller, once the commit has succeeded or failed.
 type Finish = Box<dyn FnOnce(Result<(), &str>) + Send>;
 
@@ -166,8 +175,33 @@ impl Store {
         &self,
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.run_as((Vec::new(), false), job).await
+    }
+
+    /// The same of a job that writes rows of these users.
+    async fn run_for<T: Send + 'static>(
+        &self,
+        users: Vec<String>,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run_as((users, false), job).await
+    }
+
+    /// The same of a job that finds out whose rows it writes.
+    async fn run_alone<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run_as((Vec::new(), true), job).await
+    }
+
+    async fn run_as<T: Send + 'static>(
+        &self,
+        (users, alone): (Vec<String>, bool),
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |transaction| {
+        let carry_out = Box::new(move |transaction: &Transaction<'_>| -> Finish {
             let result = in_savepoint(transaction, job);
             Box::new(move |committed| {
                 let result = match committed {
@@ -178,9 +212,14 @@ impl Store {
                 drop(sender.send(result));
             })
         });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.jobs.send(Job { users, alone, carry_out }).await.map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }
+}
+
+/// A user's name among all apps'.
+fn whose(app: &str, user: &str) -> Vec<String> {
+    vec![format!("{app}/{user}")]
 }
 
 /// The server's own words, which the error's first line leaves out.

@@ -24,7 +24,7 @@ impl Store {
         receipts: Vec<(Receipt, Option<String>)>,
         now_ms: u64,
     ) -> Result<(usize, Vec<bool>), StoreError> {
-        self.run(move |t| {
+        self.run_alone(move |t| {
             let (mut bound, mut new) = (0, Vec::new());
             for (Receipt { token, event, code, at_ms, .. }, message) in &receipts {
                 // A vendor's clock may be ahead of ours.

@@ -60,6 +60,28 @@ impl<'t> Transaction<'t> {
         }
     }
 
+    /// Whether transactions of others go on beside it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.backend, Backend::Postgres(_))
+    }
+
+    /// Waits until no other transaction holds any of these users, and holds them to its end.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn hold(&self, users: Vec<&str>) -> Result<(), StoreError> {
+        let Backend::Postgres(held) = &self.backend else { return Ok(()) };
+        if users.is_empty() {
+            return Ok(());
+        }
+        let (t, statements) = &mut *held.borrow_mut();
+        let sql = "SELECT pg_advisory_xact_lock(h) FROM
+             (SELECT DISTINCT hashtextextended(u, 0) AS h FROM unnest(CAST(?1 AS text[])) AS u ORDER BY 1) AS s";
+        let statement = prepared(t, statements, sql)?;
+        t.query(&statement, &[&users])?;
+        Ok(())
+    }
+
     /// What `read` said when it was first asked in this transaction.
     ///
     /// # Errors

@@ -225,8 +225,17 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
                 continue;
             }
         };
-        again = false;
         let t = Transaction::postgres(transaction, &mut statements);
+        if let Err(error) = t.hold(jobs.iter().flat_map(|job| job.users.iter().map(String::as_str)).collect()) {
+            suspect = true;
+            if std::mem::replace(&mut again, true) {
+                health.failed(&error);
+                jobs.clear();
+                again = false;
+            }
+            continue;
+        }
+        again = false;
         let finishes = some(&mut jobs, &t);
         suspect = t.was_read_only();
         let committed = t.commit();
@@ -278,8 +287,13 @@ fn some(jobs: &mut VecDeque<Job>, t: &Transaction<'_>) -> Vec<Finish> {
     let started = Instant::now();
     let mut finishes = Vec::with_capacity(jobs.len());
     while let Some(job) = jobs.pop_front() {
-        finishes.push(job(t));
-        if started.elapsed() >= LONGEST {
+        let alone = job.alone && t.is_shared();
+        if alone && !finishes.is_empty() {
+            jobs.push_front(job);
+            break;
+        }
+        finishes.push((job.carry_out)(t));
+        if alone || started.elapsed() >= LONGEST {
             break;
         }
     }

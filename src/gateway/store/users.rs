@@ -2,7 +2,7 @@
 
 use super::kicks::{Kick, end};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins};
+use super::{Store, StoreError, address, as_i64, logins, whose};
 use crate::delivery::Rules;
 use crate::protocol::KickCode;
 
@@ -84,7 +84,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Option<Vec<Kick>>, StoreError> {
-        self.run(move |t| {
+        self.run_for(whose(&app, &user), move |t| {
             if !hold(t, &app, &user, true)? {
                 return Ok(None);
             }
@@ -132,7 +132,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn activate(&self, app: String, user: String) -> Result<bool, StoreError> {
-        self.run(move |t| set_active(t, &app, &user, true)).await
+        self.run_for(whose(&app, &user), move |t| set_active(t, &app, &user, true)).await
     }
 
     /// An app's users after one, in their order: name, whether it may log in, when it was made.

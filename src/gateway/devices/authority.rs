@@ -101,7 +101,8 @@ mod tests {
         assert_eq!(of(home.path()).await.expect("stored").key, first.key);
         let line = first.key.lines().nth(1).expect("a line of the key");
         for file in std::fs::read_dir(home.path()).expect("listed") {
-            let bytes = std::fs::read(file.expect("a file").path()).expect("read");
+            // A store that has just been closed takes its journal along.
+            let Ok(bytes) = std::fs::read(file.expect("a file").path()) else { continue };
             assert!(!bytes.windows(line.len()).any(|part| part == line.as_bytes()));
         }
     }

@@ -182,7 +182,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let home = tempfile::tempdir().expect("a directory");
         std::fs::write(home.path().join("db"), "").expect("of an earlier version");
-        store(home.path()).own_secret("token_key").await.expect("made");
+        let store = store(home.path());
+        store.own_secret("token_key").await.expect("made");
         for file in std::fs::read_dir(home.path()).expect("listed") {
             let file = file.expect("a file");
             let mode = file.metadata().expect("known").permissions().mode() & 0o777;

@@ -9,7 +9,7 @@ use crate::input;
 use crate::secret::{Secret, random_hex};
 use axum::Json;
 use axum::extract::State as Shared;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,21 +52,12 @@ impl Clients {
 }
 
 /// What a program may.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Allowed {
     #[default]
     App,
     Read,
-}
-
-impl From<Allowed> for Scope {
-    fn from(allowed: Allowed) -> Self {
-        match allowed {
-            Allowed::App => Self::App,
-            Allowed::Read => Self::Read,
-        }
-    }
 }
 
 #[derive(Deserialize)]

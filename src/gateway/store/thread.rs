@@ -212,8 +212,13 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
         };
         // Whatever the database's default is: the store's locks are made for this one.
         let begun = open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
-        let transaction = match begun {
-            Ok(transaction) => transaction,
+        let users = jobs.iter().flat_map(|job| job.users.iter().map(String::as_str)).collect();
+        let held = |transaction| {
+            let t = Transaction::postgres(transaction, &mut statements);
+            t.hold(users).map(|()| t)
+        };
+        let t = match begun.map_err(StoreError::from).and_then(held) {
+            Ok(t) => t,
             Err(error) => {
                 suspect = true;
                 // Nothing was done yet: a connection that was cut is no reason to refuse what another one takes.
@@ -225,16 +230,6 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
                 continue;
             }
         };
-        let t = Transaction::postgres(transaction, &mut statements);
-        if let Err(error) = t.hold(jobs.iter().flat_map(|job| job.users.iter().map(String::as_str)).collect()) {
-            suspect = true;
-            if std::mem::replace(&mut again, true) {
-                health.failed(&error);
-                jobs.clear();
-                again = false;
-            }
-            continue;
-        }
         again = false;
         let finishes = some(&mut jobs, &t);
         suspect = t.was_read_only();

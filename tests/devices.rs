@@ -5,7 +5,7 @@ mod support;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
@@ -208,4 +208,61 @@ fn a_device_that_says_too_much_is_read_more_slowly_and_nobody_else_notices() {
     drop(flood.kill());
     drop(flood.wait());
     drop(feeder.join());
+}
+
+#[test]
+fn what_is_known_of_a_connection_stands_beside_its_device_and_in_the_metrics() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(&dir.path().join("g"), "");
+    let home = dir.path().join("a");
+    Agent::configure(&home, &format!("mqtts://localhost:{}", gateway.port()), Path::new(gateway.ca()), "");
+    let mut agent = Agent::start(&home);
+    let before = now_ms();
+    agent.login("ann", &gateway.user("ann"));
+    agent.process.event("link.up");
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let id = gateway.ok(&["send", "--app", "org/app", "ann", "timed"]);
+    rest.traced(&id, &["acked"]);
+    let device = || rest.ok("GET", "users/ann/devices", None)["entities"][0].clone();
+    support::eventually("its round trip is known", || device()["connection"]["round_trip_ms"].is_number());
+    let known = device();
+    let connection = &known["connection"];
+    let number = |of: &Value, key: &str| of[key].as_u64().unwrap_or_else(|| panic!("{key} of {of}"));
+    assert_eq!(connection["held_by"], "here");
+    assert!(before <= number(connection, "since_ms"), "{connection}");
+    assert!(number(connection, "since_ms") <= number(connection, "heard_ms"), "{connection}");
+    assert!(number(connection, "heard_ms") <= now_ms() && known["last_end"].is_null(), "{known}");
+    assert!(number(connection, "bytes_in") > 100 && number(connection, "bytes_out") > 100, "{connection}");
+    assert!(connection["round_trip_ms"].as_f64().is_some_and(|ms| ms > 0.0 && ms < 30_000.0), "{connection}");
+    let name = known["device_id"].as_str().expect("an id");
+    let shown: Value =
+        serde_json::from_str(&gateway.ok(&["device", "--app", "org/app", "ann", name])).expect("one line of JSON");
+    assert_eq!(shown["connection"]["since_ms"], connection["since_ms"]);
+    assert_eq!(rest.ask("GET", &format!("{}/users/ann/devices/nobody", rest.base), None).0, 404);
+    agent.process.kill();
+    support::eventually("its end is known", || device()["last_end"]["cause"].is_string());
+    let known = device();
+    assert_eq!(known["last_end"]["cause"], "the client closed without a goodbye", "{known}");
+    assert!(number(&known["last_end"], "at_ms") >= number(&known["last_end"], "since_ms"));
+    support::eventually("it is offline", || device()["connection"].is_null());
+    let mut agent = Agent::start(&home);
+    agent.process.event("link.up");
+    support::eventually("it is back", || device()["connection"]["held_by"] == "here");
+    assert_eq!(device()["last_end"], known["last_end"]);
+    gateway.ok(&["kick", "--app", "org/app", "ann"]);
+    support::eventually("its login's end is known", || device()["last_end"]["cause"] == "its login ended");
+    let metrics = rest.text("/metrics");
+    for line in [
+        "impush_gateway_connections 0",
+        "impush_gateway_connections_ended_total{cause=\"its login ended\"} 1",
+        "impush_gateway_connections_ended_total{cause=\"the client closed without a goodbye\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert!(!metrics.contains("impush_gateway_connection_round_trip_seconds_count 0"), "{metrics}");
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+    u64::try_from(since.as_millis()).expect("a time")
 }

@@ -302,7 +302,10 @@ fn a_gateway_whose_store_is_older_than_the_world_learns_who_is_connected() {
     assert_eq!(changed, 1);
     drop(store);
     let gateway = on_a_broker(dir.path(), &certificates, broker.tls);
-    within_a_minute(&Rest::new(&gateway.reach, &certificates.ca));
+    let rest = Rest::new(&gateway.reach, &certificates.ca);
+    within_a_minute(&rest);
+    let device = rest.ok("GET", "users/ann/devices", None)["entities"][0].clone();
+    assert_eq!(device["connection"], json!({"held_by": "broker"}), "the gateway makes up nothing of it");
     agent.process.terminate();
     let seen = agent.process.rest();
     let connected = seen.iter().filter(|line| line.contains(r#""link.up""#)).count();

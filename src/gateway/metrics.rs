@@ -38,6 +38,11 @@ struct RefusedInput {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    cause: &'static str,
+}
+
 /// Codes come from outside: no more different ones are told apart, so that a vendor cannot fill the memory.
 const MOST_CODES: usize = 256;
 
@@ -53,6 +58,36 @@ pub struct Metrics {
     hops: Family<Passed, Counter>,
     refused: Family<RefusedInput, Counter>,
     clock_ahead: Gauge<f64, AtomicU64>,
+    links: Links,
+}
+
+/// Devices' connections to the gateway's own endpoint.
+#[derive(Debug, Clone)]
+struct Links {
+    open: Gauge,
+    ended: Family<Ended, Counter>,
+    bytes_in: Counter,
+    bytes_out: Counter,
+    round_trip_seconds: Histogram,
+}
+
+impl Links {
+    fn registered(registry: &mut Registry) -> Self {
+        let (open, ended) = (Gauge::default(), Family::default());
+        let (bytes_in, bytes_out) = (Counter::default(), Counter::default());
+        // From 1 ms to 65 s: a radio that sleeps is slow to answer.
+        let round_trip_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        registry.register("connections", "Devices' connections to the gateway's own endpoint", open.clone());
+        registry.register("connections_ended", "Connections of devices that are over, by the cause", ended.clone());
+        registry.register("connection_bytes_in", "Bytes from devices, without TLS", bytes_in.clone());
+        registry.register("connection_bytes_out", "Bytes to devices, without TLS", bytes_out.clone());
+        registry.register(
+            "connection_round_trip_seconds",
+            "Time from a message for a device to its acknowledgement of the packet, one at a time of each connection",
+            round_trip_seconds.clone(),
+        );
+        Self { open, ended, bytes_in, bytes_out, round_trip_seconds }
+    }
 }
 
 impl Default for Metrics {
@@ -80,8 +115,9 @@ impl Default for Metrics {
             "By how much this machine's clock is ahead of the shared database's",
             clock_ahead.clone(),
         );
+        let links = Links::registered(&mut registry);
         let (registry, codes) = (Arc::new(registry), Arc::default());
-        Self { registry, answers, codes, receipts, vendor_seconds, accepted, hops, refused, clock_ahead }
+        Self { registry, answers, codes, receipts, vendor_seconds, accepted, hops, refused, clock_ahead, links }
     }
 }
 
@@ -131,6 +167,26 @@ impl Metrics {
 
     pub fn clock_ahead(&self, ahead_ms: i64) {
         self.clock_ahead.set(ahead_ms as f64 / 1000.0);
+    }
+
+    pub fn link_began(&self) {
+        self.links.open.inc();
+    }
+
+    pub fn link_ended(&self, cause: &'static str) {
+        self.links.open.dec();
+        self.links.ended.get_or_create(&Ended { cause }).inc();
+    }
+
+    /// Bytes from a device and to it.
+    pub fn carried(&self, read: usize, written: usize) {
+        self.links.bytes_in.inc_by(read as u64);
+        self.links.bytes_out.inc_by(written as u64);
+    }
+
+    /// A device acknowledged a message.
+    pub fn round_trip(&self, took: Duration) {
+        self.links.round_trip_seconds.observe(took.as_secs_f64());
     }
 
     /// The text Prometheus reads.

@@ -1,7 +1,7 @@
 //! Messages on their way to devices: to a connection of this process, or through the bounded queue between those who
 //! decide and the connection to a broker.
 
-use super::devices::{Given, Table};
+use super::devices::{End, Given, Holder, Table};
 use crate::ids::MessageId;
 use crate::protocol::{Address, Down, KickCode};
 use bytes::Bytes;
@@ -113,6 +113,17 @@ impl Wire {
     pub fn end(&self, address: &Address, code: KickCode) {
         if let Way::Own(table) = &self.way {
             table.end_login(&address.client_id(), code);
+        }
+    }
+
+    /// Who holds a connected device's connection, and how its last one ended here.
+    pub fn link(&self, address: &Address) -> (Holder, Option<End>) {
+        match &self.way {
+            Way::Own(table) => {
+                let (link, end) = table.link(address);
+                (link.map_or(Holder::Elsewhere, Holder::Here), end)
+            }
+            Way::Broker(_) => (Holder::Broker, None),
         }
     }
 

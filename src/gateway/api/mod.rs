@@ -98,7 +98,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/users/{user}/deactivate", post(users::deactivate))
         .route("/{org}/{app}/users/{user}/logins", get(logins::list))
         .route("/{org}/{app}/users/{user}/logins/{login}", delete(logins::end))
-        .route("/{org}/{app}/users/{user}/devices/{device}", delete(users::remove_device))
+        .route("/{org}/{app}/users/{user}/devices/{device}", get(users::device).delete(users::remove_device))
         .route("/{org}/{app}/users/{user}/devices", get(users::devices))
         .route("/{org}/{app}/users/{user}/disconnect", delete(logins::kick_all))
         .route("/{org}/{app}/users/{user}/disconnect/{device}", delete(logins::kick_one))

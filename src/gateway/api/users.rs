@@ -1,7 +1,8 @@
 //! Users, their tokens, devices and bindings.
 
 use super::super::clock::now_ms;
-use super::super::store::{Bind, BindReply, StoreError, UserChange};
+use super::super::devices::{End, Holder};
+use super::super::store::{Bind, BindReply, DeviceRow, StoreError, UserChange};
 use super::who::AppRequest;
 use super::{ApiError, Body, State};
 use crate::input;
@@ -10,7 +11,7 @@ use crate::secret::Secret;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Shared};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,8 +171,37 @@ pub(super) async fn remove_device(
 
 pub(super) async fn devices(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
     let user = known_user(&request, &state).await?;
-    let devices = state.store.devices(request.app.clone(), user).await?;
-    Ok(request.envelope("get", "entities", json!(devices)))
+    let devices = state.store.devices(request.app.clone(), user.clone()).await?;
+    let shown = devices.into_iter().map(|row| with_link(&request.app, &user, row, &state)).collect();
+    Ok(request.envelope("get", "entities", shown))
+}
+
+pub(super) async fn device(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
+    let (user, device) = (known_user(&request, &state).await?, request.variable("device"));
+    let devices = state.store.devices(request.app.clone(), user.clone()).await?;
+    let row = devices.into_iter().find(|row| row.device_id == device);
+    let row = row.ok_or_else(|| ApiError::not_found(format!("user `{user}` has no device `{device}`")))?;
+    Ok(request.envelope("get", "entities", json!([with_link(&request.app, &user, row, &state)])))
+}
+
+/// What the store knows of a device, and what is known of its connection.
+#[derive(Serialize)]
+struct WithLink {
+    #[serde(flatten)]
+    row: DeviceRow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<Holder>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_end: Option<End>,
+}
+
+fn with_link(app: &str, user: &str, row: DeviceRow, state: &State) -> Value {
+    let (connection, last_end) = match Address::new(app, user, &row.device_id) {
+        Ok(address) => state.dispatch.link(&address),
+        Err(_) => (Holder::Elsewhere, None),
+    };
+    let connection = Some(connection).filter(|holder| row.online || matches!(holder, Holder::Here(_)));
+    json!(WithLink { row, connection, last_end })
 }
 
 pub(super) async fn bindings(request: AppRequest, Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {

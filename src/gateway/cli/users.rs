@@ -55,6 +55,13 @@ pub(super) enum UsersCommand {
         to: Target,
         user: String,
     },
+    /// A user's device: since when it is connected, when it was heard, how fast, and how its last connection ended
+    Device {
+        #[command(flatten)]
+        to: Target,
+        user: String,
+        device: String,
+    },
     /// Forget a device of a user, and end its logins
     RemoveDevice {
         #[command(flatten)]
@@ -123,6 +130,9 @@ pub(super) async fn execute(config: &Config, command: UsersCommand) -> Result<()
             print(&format!("{user} is deleted"))
         }
         UsersCommand::Devices { to, user } => list(&at(config, &to, "GET", &user, "/devices", None).await?),
+        UsersCommand::Device { to, user, device } => {
+            list(&at(config, &to, "GET", &user, &format!("/devices/{}", encode(&device)), None).await?)
+        }
         UsersCommand::RemoveDevice { to, user, device } => {
             at(config, &to, "DELETE", &user, &format!("/devices/{}", encode(&device)), None).await?;
             print(&format!("{user} has no device {device} any more"))

@@ -1,16 +1,18 @@
 //! One device's connection: its socket, its place in the table, and its words on their way to the store.
 
+use super::link::cause;
 use super::rate::Rate;
 use super::table::{Full, Order, Place, Table};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::{Door, Refused};
+use crate::gateway::metrics::Metrics;
 use crate::gateway::workers::{Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
 use crate::mqtt::server::{Action, Ask, Event, Fault, Own, Refusal, Server, Topic, next_packet, write_packet};
 use crate::protocol::{Address, Down, END_PROPERTY, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
 use bytes::{Bytes, BytesMut};
-use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Packet};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ pub(super) struct Shared {
     pub table: Table,
     pub door: Door,
     pub dispatch: Dispatch,
+    pub metrics: Metrics,
     /// The gateway ends: what is not connected yet does not come in.
     pub stop: CancellationToken,
 }
@@ -60,6 +63,10 @@ struct Connection<S> {
     entered: Option<Entered>,
     /// The connection's own name, by the device's word.
     nonce: Option<Nonce>,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// The message whose acknowledgement is timed, and when it was sent.
+    timed: Option<(u16, Duration)>,
     /// The device said itself that this connection is over.
     goodbye: bool,
     words: VecDeque<(Said, Option<u16>)>,
@@ -85,6 +92,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, f
         asking: None,
         entered: None,
         nonce: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        timed: None,
         goodbye: false,
         words: VecDeque::new(),
         work: None,
@@ -120,12 +130,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 return;
             }
             match self.woken().await {
-                Woken::Read(Ok(1..)) => {}
-                Woken::Read(_) => self.happens(Event::Closed),
+                Woken::Read(Ok(read @ 1..)) => self.carried(read, 0),
+                // Also without TLS's own goodbye.
+                Woken::Read(Err(error)) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                    self.closed("the connection broke");
+                }
+                Woken::Read(_) => self.closed("the client closed without a goodbye"),
                 Woken::Order(Some(Order::Deliver(payload))) => self.happens(Event::Deliver(payload)),
-                Woken::Order(Some(Order::End { code, end })) => self.happens(Event::End { code, end }),
-                // Another connection has its place.
-                Woken::Order(None) => self.happens(Event::Closed),
+                Woken::Order(Some(Order::End { code, end })) => {
+                    self.happens(Event::End { code, end });
+                    self.over = Some(cause(code));
+                }
+                // Another connection has its place, or its login ended and it took nothing.
+                Woken::Order(None) => self.closed("it took nothing and lost its place"),
                 Woken::Answered(replies) => {
                     for down in replies {
                         self.happens(Event::Deliver(down.encode().into()));
@@ -198,9 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         while self.server.reads() && self.over.is_none() {
             match next_packet(&mut self.incoming, self.server.longest()) {
                 Ok(Some(packet)) => {
-                    if let Some(entered) = &self.entered {
-                        self.shared.table.heard(&entered.client_id, &entered.place, Instant::now());
-                    }
+                    self.heard(&packet);
                     self.happens(Event::Packet(packet));
                 }
                 Ok(None) => break,
@@ -213,6 +228,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if self.incoming.is_empty() && self.incoming.capacity() > KEEP_BUFFER {
             self.incoming = BytesMut::new();
         }
+    }
+
+    fn heard(&mut self, packet: &Packet) {
+        let Some(Entered { place, .. }) = &self.entered else { return };
+        place.link.heard(Instant::now());
+        if let (Packet::PubAck(ack), Some((packet_id, sent))) = (packet, self.timed)
+            && ack.pkid == packet_id
+        {
+            let took = self.now().saturating_sub(sent);
+            place.link.answered(took);
+            self.shared.metrics.round_trip(took);
+            self.timed = None;
+        }
+    }
+
+    fn carried(&mut self, read: usize, written: usize) {
+        self.bytes_in += read as u64;
+        self.bytes_out += written as u64;
+        self.shared.metrics.carried(read, written);
+        if let Some(entered) = &self.entered {
+            entered.place.link.carried(self.bytes_in, self.bytes_out);
+        }
+    }
+
+    fn closed(&mut self, why: &'static str) {
+        self.happens(Event::Closed);
+        self.over = Some(why);
     }
 
     fn refused(&self, fault: Fault) {
@@ -230,6 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Write(packet) => {
+                if let Packet::Publish(publish) = &packet
+                    && publish.pkid != 0
+                    && self.timed.is_none()
+                {
+                    self.timed = Some((publish.pkid, self.now()));
+                }
                 if let Err(error) = write_packet(&packet, &mut self.outgoing) {
                     self.shared.dispatch.on_refused(
                         "connection",
@@ -362,6 +410,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.ask(ask);
             return None;
         }
+        self.shared.metrics.link_began();
         self.entered = Some(Entered { client_id: ask.client_id, address, place });
         Some(Ok(own))
     }
@@ -387,19 +436,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             stream.write_all(outgoing).await?;
             stream.flush().await
         };
-        let well = matches!(tokio::time::timeout(WRITE_TIMEOUT, written).await, Ok(Ok(())));
+        let written = tokio::time::timeout(WRITE_TIMEOUT, written).await;
+        self.carried(0, self.outgoing.len());
         self.outgoing.clear();
         if self.outgoing.capacity() > KEEP_BUFFER {
             self.outgoing = BytesMut::new();
         }
-        if !well && self.over.is_none() {
-            self.happens(Event::Closed);
+        let why = match written {
+            Ok(Ok(())) => return true,
+            Ok(Err(_)) => "the connection broke",
+            Err(_) => "it took nothing for too long",
+        };
+        if self.over.is_none() {
+            self.closed(why);
         }
-        well
+        false
     }
 
     /// What the device said is carried out to the end, and then its connection's end is told.
     async fn finish(mut self) {
+        let end = self.entered.as_ref().map(|entered| entered.place.link.end(self.over.unwrap_or("unknown")));
         // Closing with unread bytes makes the kernel send RST, which throws away what was written.
         let farewell = async {
             self.stream.shutdown().await?;
@@ -408,9 +464,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Ok::<_, std::io::Error>(())
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
-        let Some(entered) = self.entered.take() else { return };
+        let Some((entered, end)) = self.entered.take().zip(end) else { return };
         self.shared.table.leave(&entered.client_id, &entered.place);
+        self.shared.metrics.link_ended(end.cause);
         let Some(address) = entered.address else { return };
+        self.shared.table.note_end(&entered.client_id, end);
         tracing::debug!(event = "endpoint.link_over", device = %address, why = self.over, "a device's connection is over");
         if let Some((work, _)) = self.work.take() {
             work.await;

@@ -12,6 +12,7 @@
 mod authority;
 mod connection;
 mod identity;
+mod link;
 mod prefixed;
 mod rate;
 mod table;
@@ -20,6 +21,7 @@ mod tickets;
 pub(super) use authority::Authority;
 pub(super) use identity::Identity;
 pub use identity::MinimumTls;
+pub use link::{End, Holder};
 pub use table::{Given, Table};
 
 use super::broker::Reach;
@@ -154,7 +156,8 @@ impl Devices {
         let reach = Reach { address: listener.local_addr().map_err(failed)?, ca_file: identity.ca() };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let identity = Arc::new(Current { tls, identity });
-        let shared = Shared { table: table.clone(), door, dispatch, stop: stop.clone() };
+        let metrics = dispatch.metrics();
+        let shared = Shared { table: table.clone(), door, dispatch, metrics, stop: stop.clone() };
         tasks.spawn(watch(identity.clone(), stop.clone()));
         tasks.spawn(accept(listener, identity.clone(), shared, settings.max_devices, tasks.clone()));
         Ok(Self { reach, table, identity, stop, tasks })

@@ -1,5 +1,6 @@
 //! Who is connected here: a device's connection by its client id.
 
+use super::link::{Carried, End, Ends, Link};
 use crate::protocol::{Address, END_PROPERTY, KickCode, PROBE_SUFFIX};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
@@ -58,7 +59,7 @@ struct Entry {
     max_packet: u32,
     /// Tells it from a later one of the same client id.
     number: u64,
-    heard: Instant,
+    link: Arc<Link>,
     /// When the last ones were taken over.
     takeovers: Vec<Instant>,
 }
@@ -71,6 +72,22 @@ struct Connected {
     last: u64,
     /// Logins that have ended since the start.
     ended: u64,
+    ends: Ends,
+}
+
+impl Connected {
+    fn remove(&mut self, client_id: &str) {
+        if self.by_client.remove(client_id).is_none() {
+            return;
+        }
+        let user = user_of(client_id);
+        if let Some(of_user) = self.by_user.get_mut(&user) {
+            *of_user -= 1;
+            if *of_user == 0 {
+                self.by_user.remove(&user);
+            }
+        }
+    }
 }
 
 /// Clones share it.
@@ -81,6 +98,7 @@ pub struct Table(Arc<Mutex<Connected>>);
 #[derive(Debug)]
 pub(super) struct Place {
     pub orders: mpsc::Receiver<Order>,
+    pub link: Arc<Link>,
     number: u64,
 }
 
@@ -107,7 +125,7 @@ impl Table {
             let end = Some((END_PROPERTY, u16::from(code)));
             let order = Order::End { code: DisconnectReasonCode::NotAuthorized, end };
             if self.order(id, order) == Given::Full {
-                self.all().by_client.remove(id);
+                self.all().remove(id);
             }
         }
     }
@@ -145,7 +163,7 @@ impl Table {
         {
             takeovers.append(&mut old.takeovers);
             takeovers.retain(|at| now.duration_since(*at) < CONTENDED);
-            if takeovers.len() >= TAKEOVERS && now.duration_since(old.heard) < HEARD {
+            if takeovers.len() >= TAKEOVERS && old.link.silent(now) < HEARD {
                 old.takeovers = takeovers;
                 return Err(Full::Contended);
             }
@@ -163,15 +181,10 @@ impl Table {
         }
         all.last += 1;
         let number = all.last;
-        all.by_client.insert(client_id.to_owned(), Entry { orders: sender, max_packet, number, heard: now, takeovers });
-        Ok(Place { orders, number })
-    }
-
-    /// The client said something.
-    pub(super) fn heard(&self, client_id: &str, place: &Place, now: Instant) {
-        if let Some(entry) = self.all().by_client.get_mut(client_id).filter(|entry| entry.number == place.number) {
-            entry.heard = now;
-        }
+        let link = Arc::new(Link::new(now));
+        let entry = Entry { orders: sender, max_packet, number, link: link.clone(), takeovers };
+        all.by_client.insert(client_id.to_owned(), entry);
+        Ok(Place { orders, link, number })
     }
 
     /// The connection is over. `false`: another one has its place.
@@ -179,16 +192,20 @@ impl Table {
         let mut all = self.all();
         let own = all.by_client.get(client_id).is_some_and(|entry| entry.number == place.number);
         if own {
-            all.by_client.remove(client_id);
-            let user = user_of(client_id);
-            if let Some(of_user) = all.by_user.get_mut(&user) {
-                *of_user -= 1;
-                if *of_user == 0 {
-                    all.by_user.remove(&user);
-                }
-            }
+            all.remove(client_id);
         }
         own
+    }
+
+    /// The connection's end is spoken of, whoever has its place now.
+    pub(super) fn note_end(&self, client_id: &str, end: End) {
+        self.all().ends.note(client_id, end);
+    }
+
+    /// The device's connection here, and how the one before it ended.
+    pub fn link(&self, address: &Address) -> (Option<Carried>, Option<End>) {
+        let (client_id, all) = (address.client_id(), self.all());
+        (all.by_client.get(&client_id).map(|entry| entry.link.seen()), all.ends.of(&client_id))
     }
 
     pub fn connected(&self) -> usize {
@@ -237,7 +254,7 @@ mod tests {
         assert!(table.enter("a:b@c", u32::MAX, at(5)).is_err(), "the fourth takeover, and the other one was heard");
         assert!(table.enter("a:b@c", u32::MAX, at(9)).is_ok(), "it was silent for long enough");
         let place = places.pop().expect("a place");
-        table.heard("a:b@c", &place, at(10));
+        place.link.heard(at(10));
         assert!(table.enter("a:b@c", u32::MAX, at(50)).is_ok(), "it is long ago");
     }
 
@@ -251,6 +268,7 @@ mod tests {
         assert_eq!(table.deliver(&address, vec![b'x'; 500].into()), Given::TooLarge { most: 500 });
         table.end_login(&address.client_id(), KickCode::Kicked);
         assert_eq!(table.deliver(&address, Bytes::new()), Given::NotHere, "whose login has ended is not waited for");
+        assert!(table.all().by_user.is_empty(), "it counts no more");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use super::{Dispatch, report};
 use crate::gateway::clock::now_ms;
+use crate::gateway::devices::{End, Holder};
+use crate::gateway::metrics::Metrics;
 use crate::gateway::outgoing::{Handing, NotHanded, Word};
 use crate::ids::MessageId;
 use crate::protocol::{Address, Down, Message};
@@ -56,6 +58,16 @@ impl Dispatch {
     async fn on_too_large(&self, address: Address, id: MessageId, why: String) {
         let _ = report(self.store.too_large(id, address, why, (self.rules(), now_ms())).await);
         self.alarm.ring(now_ms());
+    }
+
+    /// Where it counts.
+    pub fn metrics(&self) -> Metrics {
+        self.push.metrics.clone()
+    }
+
+    /// The device's connection here, if any, and how the last one ended.
+    pub fn link(&self, address: &Address) -> (Holder, Option<End>) {
+        self.wire.link(address)
     }
 
     /// Something that came in was not taken: counted, and said the first time.

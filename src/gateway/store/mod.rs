@@ -42,7 +42,7 @@ pub use certificates::Unreadable;
 pub use claims::{Claimed, VendorResult};
 pub use clients::Client;
 pub use deliveries::Acked;
-pub use devices::{Bind, BindReply};
+pub use devices::{Bind, BindReply, DeviceRow};
 pub use ends::Swept;
 pub use kicks::{Kick, Look, Welcome};
 pub use limits::Limited;

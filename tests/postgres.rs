@@ -2,6 +2,7 @@
 
 mod support;
 
+use impush::protocol::EnrolCode;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::Rest;
@@ -158,4 +159,45 @@ fn many_devices_of_one_user_greet_at_once_without_a_deadlock() {
     let deadlocks = stage.postgres.ask("SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'");
     println!("1,000 greetings of 50 devices in {:?}, {deadlocks} deadlocks", began.elapsed());
     assert_eq!(deadlocks, "0");
+}
+
+#[test]
+fn of_devices_that_enrol_at_two_gateways_at_once_as_many_get_in_as_the_code_has_uses() {
+    let test = "of_devices_that_enrol_at_two_gateways_at_once_as_many_get_in_as_the_code_has_uses";
+    let Some(stage) = Stage::new(test) else { return };
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let rests = [stage.rest(&a), stage.rest(&b)];
+    let body = json!({"user": "kiosk-{device}", "uses": 3, "rest": "https://gateway.example"});
+    let made = rests[0].ok("POST", "enrol-codes", Some(&body));
+    let code = EnrolCode::read(made["data"]["code"].as_str().expect("a code")).expect("a code");
+    let show = |base: &str, device: &str| {
+        let body = json!({"secret": code.secret.expose(), "device_id": device}).to_string();
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-s", "-w", "\n%{http_code}", "-H", "content-type: application/json", "-d", &body]);
+        curl.arg(format!("{base}/enrol")).stdout(std::process::Stdio::piped()).spawn().expect("curl runs")
+    };
+    let heard = |child: std::process::Child| {
+        let text = String::from_utf8(child.wait_with_output().expect("ended").stdout).expect("text");
+        let (answer, status) = text.rsplit_once('\n').expect("a status");
+        (status.to_owned(), serde_json::from_str::<serde_json::Value>(answer).expect("JSON"))
+    };
+    let all: Vec<_> = (0..24).map(|n| show(&rests[n % 2].base, &format!("d{n}"))).collect();
+    let answers: Vec<_> = all.into_iter().map(heard).collect();
+    let entered: Vec<&str> = answers.iter().filter_map(|(_, answer)| answer["user"].as_str()).collect();
+    assert_eq!(entered.len(), 3, "{answers:?}");
+    assert!(answers.iter().all(|(status, answer)| status == "200" || answer["error"] == "used_up"), "{answers:?}");
+    let device = entered[0].trim_start_matches("kiosk-");
+    let again = heard(show(&rests[1].base, device)).1;
+    assert_eq!(again["user"], entered[0], "at the other gateway too");
+    let taken = rests[1].ok("POST", "enrol-codes", Some(&json!({"user": entered[0], "rest": "https://a"})));
+    let taking = EnrolCode::read(taken["data"]["code"].as_str().expect("a code")).expect("a code");
+    let body = json!({"secret": taking.secret.expose(), "device_id": "other"});
+    let url = format!("{}/enrol", rests[0].base);
+    assert_eq!(rests[0].ask("POST", &url, Some(&body)).1["error"], "user_exists");
+    let id = made["data"]["id"].as_str().expect("an id");
+    rests[0].ok("DELETE", &format!("enrol-codes/{id}"), None);
+    assert_eq!(heard(show(&rests[1].base, device)).1["error"], "revoked");
+    rests[0].ok("DELETE", &format!("users/{}", entered[0]), None);
+    let listed = rests[1].ok("GET", "enrol-codes", None);
+    assert_eq!(listed["entities"][0]["devices"].as_array().expect("a list").len(), 2, "{listed}");
 }

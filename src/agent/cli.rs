@@ -7,7 +7,7 @@ use super::control::{Client, ClientError, Reader};
 use super::doctor::{self, Outcome};
 use super::identity;
 use super::inbox::{self, InboxCommand, InboxCommandError};
-use super::loading::{good, load, socket_only};
+use super::loading::{good, load, socket_only, startable};
 use super::name::AgentName;
 use super::output::{self, Written};
 use super::start::{self, Retry};
@@ -86,6 +86,19 @@ enum Command {
         /// File with the password; `-` is standard input
         #[arg(long, value_name = "FILE")]
         password_file: PathBuf,
+        /// End as soon as the login is stored, not when a server has accepted it
+        #[arg(long)]
+        no_wait: bool,
+        /// Print the answer, or the refusal, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Log this device in with an enrolment code, which also says where the server is and whom to trust
+    #[command(
+        after_help = "Example: impush enrol impush-enrol-1.AbC...\n\n`-` reads the code from standard input, which keeps it out of process lists. The code stays good for this device until it has expired: after an error, the same command again."
+    )]
+    Enrol {
+        code: String,
         /// End as soon as the login is stored, not when a server has accepted it
         #[arg(long)]
         no_wait: bool,
@@ -258,7 +271,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
                 let paths = Paths { socket: Some(socket.clone()), ..config.paths.clone() };
                 Config { paths, ..config }
             };
-            Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket).and_then(good))?)
+            Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket).and_then(startable))?)
         }
         Command::Config { command: ConfigCommand::Check { as_user } } => {
             let config = good(config)?;
@@ -318,15 +331,18 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
             Command::Login { user, password_file, no_wait, json } => {
                 let password = read_secret(&password_file)?;
                 let body = json!({ "user": user, "password": password, "wait": !no_wait });
-                let answer = client.call("POST", "/v1/login", Some(&body)).await;
-                if json && let Err(ClientError::Refused(refusal)) = &answer {
-                    print(&json!({ "error": refusal }).to_string())?;
-                }
-                let answer = answer?;
-                if json {
-                    return print(&answer.to_string());
-                }
+                let Some(answer) = logged_in(client, "/v1/login", body, json).await? else { return Ok(()) };
                 print(&format!("logged in as {user} on device {}", field(&answer, "device_id")))
+            }
+            Command::Enrol { code, no_wait, json } => {
+                let code = if code == "-" { read_secret(Path::new("-"))? } else { code };
+                let body = json!({ "code": code, "wait": !no_wait });
+                let Some(answer) = logged_in(client, "/v1/enrol", body, json).await? else { return Ok(()) };
+                for note in answer["notes"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+                    terminal::note(&shown(note));
+                }
+                let text = |key| shown(field(&answer, key));
+                print(&format!("enrolled as {} on device {} at {}", text("user"), text("device_id"), text("server")))
             }
             Command::Logout { keep_binding } => {
                 let answer = client.call("POST", "/v1/logout", Some(&json!({ "keep_binding": keep_binding }))).await?;
@@ -368,6 +384,19 @@ fn ask(client: &Client, command: Command) -> Result<(), CommandError> {
             | Command::ResetIdentity => Ok(()),
         }
     })
+}
+
+/// The answer; as JSON it is printed already, and so is a refusal.
+async fn logged_in(client: &Client, path: &str, body: Json, json: bool) -> Result<Option<Json>, CommandError> {
+    let answer = client.call("POST", path, Some(&body)).await;
+    if json && let Err(ClientError::Refused(refusal)) = &answer {
+        print(&json!({ "error": refusal }).to_string())?;
+    }
+    let answer = answer?;
+    if json {
+        return print(&answer.to_string()).map(|()| None);
+    }
+    Ok(Some(answer))
 }
 
 async fn watch(client: &Client, json: bool, peek: bool, app: Option<&str>) -> Result<(), CommandError> {

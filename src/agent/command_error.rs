@@ -64,9 +64,10 @@ impl CommandError {
 fn refusal_code(word: &str) -> u8 {
     match word {
         "dns_failed" => 68,
-        "not_started" => 69,
+        "not_started" | "not_enrolled" => 69,
         "not_stored" => 74,
-        "bad_credentials" | "not_authorized" | "banned" | "client_id_refused" | "login_expired" => 77,
+        "bad_credentials" | "not_authorized" | "banned" | "client_id_refused" | "login_expired" | "unknown"
+        | "expired" | "used_up" | "revoked" | "user_exists" | "not_active" => 77,
         "wrong_app" => 78,
         "no_answer"
         | "connect_timeout"
@@ -77,6 +78,8 @@ fn refusal_code(word: &str) -> u8 {
         | "server_shutting_down"
         | "quota_exceeded"
         | "busy"
+        | "held_back"
+        | "unavailable"
         | "peer_closed"
         | "io_error" => 75,
         word if word.starts_with("tls_") || matches!(word, "not_mqtt5" | "protocol_error") => 76,

@@ -232,8 +232,9 @@ impl Config {
     /// [`SettingsError::BadValue`] names the key, the range and what to write.
     pub fn check(&self) -> Result<Ready, SettingsError> {
         let bad = |message: String| SettingsError::BadValue { message };
-        let url =
-            self.server.url.as_deref().ok_or_else(|| bad("server.url is not set; write mqtts://host[:port]".into()))?;
+        let url = self.server.url.as_deref().ok_or_else(|| {
+            bad("server.url is not set; write mqtts://host[:port], or enrol the device: impush enrol CODE".into())
+        })?;
         let mut endpoints = Vec::new();
         let named = std::iter::once(("server.url", url))
             .chain(self.server.fallback_urls.iter().map(|u| ("server.fallback_urls", u.as_str())));

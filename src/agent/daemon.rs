@@ -1,15 +1,19 @@
 //! The loop: one task, which turns what happens on the machine into a session's events.
 
+use super::awaiting::{Begun, until_enrolled};
 use super::clock::{self, ClockStep, Timer};
 use super::config::{Config, Ready};
-use super::control::{self, Ask, Refusal, Reply, Request};
+use super::control::{Ask, Refusal, Reply, Request};
 use super::disk::{Disk, OnDisk, blocking};
+use super::enrol::Granted;
+use super::enrolling::{FirstLogin, exchanged};
 use super::file_watch::{FileWatch, ResolverWatch};
+use super::front::Front;
 use super::metrics;
 use super::network::Watch;
 use super::opening::Opening;
 use super::reload::{Reload, Reloaded};
-use super::shell::{Dialled, Shell, StreamsEnd, now};
+use super::shell::{Dialled, Shell, now};
 use super::side::Running;
 use super::trust::Trust;
 use super::wake_app::{self, Waking};
@@ -33,11 +37,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-/// Requests that wait for the daemon; a peer beyond that waits in its own task.
-const REQUEST_DEPTH: usize = 16;
 /// A shorter sleep endangers no connection.
 const SLEEP_GAP: Duration = Duration::from_secs(5);
 /// A deadline that is never reached.
@@ -84,11 +86,19 @@ impl RunError {
 /// # Errors
 /// [`RunError`], before anything was connected.
 pub async fn run(
-    config: Config,
-    given: Option<UnixListener>,
-    reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
+    mut config: Config,
+    mut given: Option<UnixListener>,
+    mut reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    tokio::pin!(shutdown);
+    let mut service = Service::from_environment();
+    let (mut opened, mut first_login) = (None, None);
+    if config.awaits_enrolment() {
+        let begun = until_enrolled(config, given.take(), &mut service, &mut reload, shutdown.as_mut());
+        let Some(Begun { config: told, front, login }) = begun.await? else { return Ok(()) };
+        (config, opened, first_login) = (told, Some(front), login);
+    }
     let ready = config.check()?;
     let trust = Trust::read(&config.server, Arc::new(TimeFloor::new(clock::BUILT_MS)))?;
     let (state_directory, root) = (config.state_directory(), config.device.root.clone());
@@ -100,19 +110,11 @@ pub async fn run(
     if let Err(error @ OpenError::InUse { .. }) = first {
         return Err(error.into());
     }
-    let path = config.socket();
-    let door = control::bind(given, &path, config.paths.socket_group.as_deref())
-        .map_err(|source| RunError::Socket { path: path.clone(), source })?;
-    let own_socket = door.own.clone();
-    let (sender, mut requests) = mpsc::channel(REQUEST_DEPTH);
-    let (arrived, arrivals) = watch::channel(0);
-    let (ended, ends) = watch::channel(StreamsEnd::default());
-    let (apps, may_ask) = watch::channel(Arc::default());
-    let server = tokio::spawn(
-        control::Server { door, requests: sender, arrivals, ends, apps: may_ask, port: config.control.port }.run(),
-    );
-    let mut service = Service::from_environment();
-    tokio::pin!(shutdown);
+    let front = match opened {
+        Some(front) => front,
+        None => Front::open(&config, given)?,
+    };
+    let Front { socket, mut requests, arrived, ended, apps } = front;
     let store = match first {
         Ok(store) => Ok(Some(store)),
         Err(error) => {
@@ -127,16 +129,13 @@ pub async fn run(
     let store = match store {
         Ok(Some(store)) => store,
         ended => {
-            server.abort();
-            if let Some(socket) = own_socket {
-                socket.remove();
-            }
+            socket.close();
             return ended.map(drop).map_err(RunError::from);
         }
     };
     info!(
         event = "agent.started", version = env!("CARGO_PKG_VERSION"), device = store.device_id(),
-        candidate = profile.channel.map_or("none", |v| v.as_str()), socket = %path.display(),
+        candidate = profile.channel.map_or("none", |v| v.as_str()), socket = %socket.path.display(),
         "agent started"
     );
     let session = Session::new(settings(&config, &ready, (&profile, &machine), &store), store.saved(), now());
@@ -154,6 +153,7 @@ pub async fn run(
         connection: None,
         last_peer: None,
         dialling: None,
+        enrolling: None,
         sides: Vec::new(),
         replies: BTreeMap::new(),
         wake_lock,
@@ -164,11 +164,8 @@ pub async fn run(
     };
     drop(shell.apps.send(Arc::new(shell.session.local_apps().clone())));
     service.ready();
-    let result = shell.serve(&mut service, requests, reload, shutdown).await;
-    server.abort();
-    if let Some(socket) = own_socket {
-        socket.remove();
-    }
+    let result = shell.serve(&mut service, (requests, first_login), reload, shutdown).await;
+    socket.close();
     info!(event = "agent.stopped", "agent stopped");
     result
 }
@@ -223,6 +220,7 @@ enum Woken {
     Shutdown,
     Request(Request),
     Dialled(Nonce, Box<Dialled>),
+    Exchanged(Box<Result<Granted, Refusal>>),
     Heard(Result<Incoming, Failure>),
     Side(SideKind, SideOutcome),
     AboutToPing,
@@ -238,13 +236,16 @@ impl Shell {
     async fn serve(
         &mut self,
         service: &mut Service,
-        mut requests: mpsc::Receiver<Request>,
+        (mut requests, first_login): (mpsc::Receiver<Request>, Option<FirstLogin>),
         mut reload: Reload<impl Fn() -> Result<Config, SettingsError>, impl AsyncFnMut()>,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), RunError> {
         let mut slept = clock::slept();
         let mut next_id = 0_u64;
         self.feed(Event::Started).await;
+        if let Some(login) = first_login {
+            self.log_in_first(RequestId(next_id), login).await;
+        }
         let timer = match Timer::new(self.config.keep_alive.wake_device) {
             Ok(timer) => timer,
             Err(error) => {
@@ -299,6 +300,7 @@ impl Shell {
                 () = &mut shutdown => Woken::Shutdown,
                 Some(request) = requests.recv() => Woken::Request(request),
                 woken = next_of(&mut self.dialling, &mut self.connection, &mut self.sides) => woken,
+                outcome = exchanged(&mut self.enrolling) => Woken::Exchanged(Box::new(outcome)),
                 () = network => Woken::Network,
                 () = name_servers => Woken::NameServers,
                 () = trusted => Woken::Trust,
@@ -314,6 +316,10 @@ impl Shell {
                 Woken::Request(request) => {
                     next_id += 1;
                     self.on_request(RequestId(next_id), request).await;
+                }
+                Woken::Exchanged(outcome) => {
+                    next_id += 1;
+                    self.on_exchanged(RequestId(next_id), *outcome, &reload).await;
                 }
                 Woken::Dialled(nonce, outcome) => self.on_dialled(nonce, *outcome).await,
                 Woken::Heard(incoming) => self.on_incoming(incoming).await,
@@ -343,7 +349,7 @@ impl Shell {
         Ok(())
     }
 
-    async fn on_reloaded(&mut self, new: Reloaded) {
+    pub(super) async fn on_reloaded(&mut self, new: Reloaded) {
         let trusts_others = self.trust.replace(new.trust);
         let way = (&new.ready.endpoints, &new.ready.proxy) != (&self.ready.endpoints, &self.ready.proxy);
         let asks_others = new.config.server.dns != self.config.server.dns;
@@ -391,6 +397,7 @@ impl Shell {
                 self.replies.insert(id, reply);
                 return self.feed(Event::Request { id, ask }).await;
             }
+            Ask::Enrol { code, patience } => return self.enrol(&code, patience, reply).await,
             Ask::Attach { app } => {
                 let disk = self.disk.in_memory();
                 disk.attach(&app);

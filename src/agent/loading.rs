@@ -22,7 +22,7 @@ pub(super) fn load(file: Option<&Path>, name: &AgentName, may_lack: bool) -> Res
     // A plain agent may have all of it in the environment; one among several is named for its file.
     let file = file.or_else(|| (system.exists() || !(name.is_plain() || may_lack)).then_some(&*system));
     let config: Config = settings::load(file, VARIABLES, std::env::vars_os())?;
-    Ok(Config { name: name.clone(), ..config })
+    Config { name: name.clone(), ..config }.with_enrolment()
 }
 
 /// Checked, so that the variable is named where one is to blame.
@@ -32,4 +32,12 @@ pub(super) fn load(file: Option<&Path>, name: &AgentName, may_lack: bool) -> Res
 pub(super) fn good(config: Config) -> Result<Config, SettingsError> {
     config.check().map_err(|error| error.naming_variable(VARIABLES, std::env::vars_os()))?;
     Ok(config)
+}
+
+/// As [`good`], or nothing is said of a server yet: the agent waits to be enrolled.
+///
+/// # Errors
+/// [`SettingsError`].
+pub(super) fn startable(config: Config) -> Result<Config, SettingsError> {
+    if config.awaits_enrolment() { Ok(config) } else { good(config) }
 }

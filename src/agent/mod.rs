@@ -13,6 +13,7 @@
 //! One task owns everything; nothing is shared, so nothing is locked.
 
 mod app_command;
+mod awaiting;
 mod bundle;
 mod check;
 pub mod cli;
@@ -23,7 +24,11 @@ pub mod control;
 mod daemon;
 mod disk;
 mod doctor;
+mod enrol;
+mod enrolled;
+mod enrolling;
 mod file_watch;
+mod front;
 mod identity;
 mod inbox;
 mod loading;

@@ -4,6 +4,7 @@ use super::clock;
 use super::config::{Config, Ready};
 use super::control::{Apps, Refusal, Reply};
 use super::disk::OnDisk;
+use super::enrolling::Enrolling;
 use super::network::{self, Towards};
 use super::power;
 use super::side::{Running, Way};
@@ -68,6 +69,7 @@ pub(super) struct Shell {
     /// The far end of the last connection.
     pub last_peer: Option<SocketAddr>,
     pub dialling: Option<Dialling>,
+    pub enrolling: Option<Enrolling>,
     pub sides: Vec<Running>,
     /// Who waits for an answer.
     pub replies: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,

@@ -108,6 +108,17 @@ impl Machine {
     }
 }
 
+/// The serial number that the device says itself, if it is its own.
+pub(super) fn serial_number(root: &Path, properties: &Properties) -> Option<String> {
+    let firmware = ["sys/firmware/devicetree/base/serial-number", "proc/device-tree/serial-number"];
+    let by_android = ["ro.serialno", "ro.boot.serialno"].into_iter().filter_map(|name| properties.get(name));
+    let files = firmware.into_iter().chain(["sys/class/dmi/id/product_serial"]);
+    by_android
+        .map(str::to_owned)
+        .chain(files.filter_map(|path| board::read(&root.join(path))))
+        .find(|serial| identifies(&serial.to_ascii_lowercase()))
+}
+
 /// Whether a value is one machine's own, not what its maker wrote into each.
 fn identifies(value: &str) -> bool {
     let mut signs = value.chars().filter(char::is_ascii_alphanumeric);
@@ -185,6 +196,25 @@ mod tests {
         for serial in ["0000000000000000", "Default string", "0123456789", "To Be Filled By O.E.M.", "", "\0"] {
             assert!(machine(&[("sys/class/dmi/id/product_serial", serial)]).is_unknown(), "{serial:?}");
         }
+    }
+
+    #[test]
+    fn a_serial_number_is_the_devices_own_or_none() {
+        let serial = |files: &[(&str, &str)]| {
+            let dir = tempfile::tempdir().expect("a directory");
+            for (path, text) in files {
+                let path = dir.path().join(path);
+                std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+                std::fs::write(path, text).expect("written");
+            }
+            serial_number(dir.path(), &Properties::from_tree(dir.path()).expect("a tree"))
+        };
+        let android = ("system/build.prop", "ro.serialno=R58M12ABCDE\n");
+        assert_eq!(serial(&[SERIAL, android]).as_deref(), Some("R58M12ABCDE"));
+        assert_eq!(serial(&[SERIAL]).as_deref(), Some("1000000054e3c1b2"));
+        let (filler, unset) = (("system/build.prop", "ro.serialno=unknown\n"), "sys/class/dmi/id/product_serial");
+        assert_eq!(serial(&[filler, (unset, "Default string\n")]), None);
+        assert_eq!(serial(&[]), None);
     }
 
     #[test]

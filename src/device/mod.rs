@@ -84,6 +84,16 @@ pub fn examine(root: Option<&Path>) -> Result<(Profile, Machine), PropertyError>
     Ok((profile(&properties, || board::from_running_system(root)), machine))
 }
 
+/// The serial number that the device says itself; `None` where it has none of its own, or this process may not know it.
+/// Blocks as [`detect`] does.
+pub fn serial_number(root: Option<&Path>) -> Option<String> {
+    let mut properties = Properties::from_tree(root.unwrap_or(Path::new("/"))).ok()?;
+    if root.is_none() {
+        properties.overlay_getprop();
+    }
+    machine::serial_number(root.unwrap_or(Path::new("/")), &properties)
+}
+
 fn profile(properties: &Properties, board: impl FnOnce() -> board::Board) -> Profile {
     if properties.is_empty() {
         let board = board();

@@ -55,12 +55,36 @@ impl Attempts {
         wait
     }
 
+    /// The same for what no user is named with, as an enrolment code: only the address counts, so that nobody keeps
+    /// others out.
+    pub fn begin_from(&self, address: Option<IpAddr>, now_ms: u64) -> u64 {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(address) = address else { return 0 };
+        let wait = known.addresses.get(&address).map_or(0, |wrong| wrong.next_ms.saturating_sub(now_ms));
+        if wait == 0 {
+            count(&mut known.addresses, address, FREE_OF_ADDRESS, now_ms);
+        }
+        wait
+    }
+
+    /// What came from there was no guess.
+    pub fn right_from(&self, address: Option<IpAddr>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.forgive(address);
+    }
+
     /// The password was right, or was not looked at: that user's wrong ones are forgotten, and the address's are one
     /// less.
     pub fn right(&self, app: &str, user: &str, address: Option<IpAddr>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.users.remove(&(app.to_owned(), user.to_owned()));
-        if let Some(wrong) = address.and_then(|address| known.addresses.get_mut(&address)) {
+        known.forgive(address);
+    }
+}
+
+impl Known {
+    fn forgive(&mut self, address: Option<IpAddr>) {
+        if let Some(wrong) = address.and_then(|address| self.addresses.get_mut(&address)) {
             wrong.count = wrong.count.saturating_sub(1);
             wrong.next_ms = 0;
         }
@@ -133,6 +157,10 @@ mod tests {
         let tried = (0..1000).filter(|n| attempts.begin("o#a", &format!("u{n}"), from(1), 1000) == 0).count();
         assert_eq!(tried, 101);
         assert_eq!(attempts.begin("o#a", "u1000", from(2), 1000), 0);
+        assert!(attempts.begin_from(from(1), 1000) > 0, "nor may it guess enrolment codes");
+        let guessed = (0..1000).filter(|_| attempts.begin_from(from(3), 1000) == 0).count();
+        assert_eq!(guessed, 101);
+        assert_eq!((attempts.begin_from(from(2), 1000), attempts.begin_from(None, 1000)), (0, 0));
         assert_eq!(attempts.begin("o#a", "u1001", None, 1000), 0, "an address that is not known is not counted");
         assert_eq!(attempts.begin("o#a", "u1002", from(1), 1000 + FORGET_MS + 1001), 0, "and not for ever");
     }

@@ -43,6 +43,11 @@ struct Ended {
     cause: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Enrolled {
+    outcome: &'static str,
+}
+
 /// Codes come from outside: no more different ones are told apart, so that a vendor cannot fill the memory.
 const MOST_CODES: usize = 256;
 
@@ -57,6 +62,7 @@ pub struct Metrics {
     accepted: Counter,
     hops: Family<Passed, Counter>,
     refused: Family<RefusedInput, Counter>,
+    enrolments: Family<Enrolled, Counter>,
     clock_ahead: Gauge<f64, AtomicU64>,
     links: Links,
 }
@@ -109,6 +115,12 @@ impl Default for Metrics {
         registry.register("hops", "Steps of messages on their way, by the trace's word", hops.clone());
         let refused = Family::default();
         registry.register("input_refused", "What came in and was not taken, by who said it and why", refused.clone());
+        let enrolments = Family::default();
+        registry.register(
+            "enrolments",
+            "Devices that showed an enrolment code, by what came of it",
+            enrolments.clone(),
+        );
         let clock_ahead = Gauge::<f64, AtomicU64>::default();
         registry.register(
             "clock_ahead_seconds",
@@ -117,7 +129,19 @@ impl Default for Metrics {
         );
         let links = Links::registered(&mut registry);
         let (registry, codes) = (Arc::new(registry), Arc::default());
-        Self { registry, answers, codes, receipts, vendor_seconds, accepted, hops, refused, clock_ahead, links }
+        Self {
+            registry,
+            answers,
+            codes,
+            receipts,
+            vendor_seconds,
+            accepted,
+            hops,
+            refused,
+            enrolments,
+            clock_ahead,
+            links,
+        }
     }
 }
 
@@ -163,6 +187,10 @@ impl Metrics {
     /// first of its kind.
     pub fn refused(&self, from: &'static str, reason: &'static str) -> bool {
         self.refused.get_or_create(&RefusedInput { from, reason }).inc() == 0
+    }
+
+    pub fn enrolled(&self, outcome: &'static str) {
+        self.enrolments.get_or_create(&Enrolled { outcome }).inc();
     }
 
     pub fn clock_ahead(&self, ahead_ms: i64) {

@@ -23,6 +23,7 @@ mod devices;
 mod dispatch;
 mod door;
 mod endings;
+mod enrolment;
 mod error;
 mod events;
 mod keyring;

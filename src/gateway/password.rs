@@ -78,6 +78,8 @@ impl Passwords {
         if password.expose().len() > MOST {
             return Ok(Compared::Wrong);
         }
+        // A user who enrolled has none.
+        let stored = stored.filter(|stored| !stored.is_empty());
         self.work(move || match stored {
             None => hash(&password).map(|_| Compared::Wrong),
             Some(stored) if stored.starts_with('$') => {
@@ -166,6 +168,7 @@ mod tests {
         assert_eq!(compare(&stored, "long enougH").await, Ok(Compared::Wrong));
         assert_eq!(compare("nonsense", "long enough").await, Ok(Compared::Wrong));
         assert_eq!(passwords.compare(None, secret("long enough")).await, Ok(Compared::Wrong));
+        assert_eq!(compare("", "").await, Ok(Compared::Wrong), "who has no password");
     }
 
     #[tokio::test]

@@ -5,9 +5,10 @@ use super::attempts::Attempts;
 use super::broker::External;
 use super::clock::now_ms;
 use super::config::Config;
-use super::devices::{Authority, Devices, Identity, Table};
+use super::devices::{Authority, Devices, Identity, Shared, Table};
 use super::dispatch::Dispatch;
 use super::door::Door;
+use super::enrolment::{Enrolment, Serving};
 use super::error::ServeError;
 use super::mending;
 use super::metrics::Metrics;
@@ -129,6 +130,15 @@ pub async fn serve(
         tokio::spawn(follow_keys(store.clone(), tokens.clone(), stop.child_token()));
     }
     let wire_stop = CancellationToken::new();
+    let attempts = Attempts::default();
+    let mut enrolment = Enrolment {
+        store: store.clone(),
+        tokens: tokens.clone(),
+        attempts: attempts.clone(),
+        metrics: push.metrics.clone(),
+        life_s: config.api.user_token_s,
+        serving: Serving::new(&config.broker, config.broker.ca_file.clone())?,
+    };
     let devices = match driver {
         None => {
             let authority = match config.broker.certificate {
@@ -136,7 +146,18 @@ pub async fn serve(
                 None => Authority::of(&store, &state.join("tls")).await?,
             };
             let identity = Identity::of(&config.broker, &state, tickets, authority)?;
-            Some(Devices::start(&config.broker, identity, table, door.clone(), dispatch.clone()).await?)
+            enrolment.serving = Serving::new(&config.broker, identity.ca())?;
+            let shared = Shared {
+                table,
+                door: door.clone(),
+                dispatch: dispatch.clone(),
+                metrics: dispatch.metrics(),
+                enrolment: enrolment.clone(),
+                stop: CancellationToken::new(),
+            };
+            let devices = Devices::start(&config.broker, identity, shared).await?;
+            enrolment.serving.at_port(&config.broker, devices.reach().address.port());
+            Some(devices)
         }
         Some(_) => None,
     };
@@ -168,7 +189,8 @@ pub async fn serve(
         admin,
         clients: api::Clients::default(),
         passwords: Passwords::new(),
-        attempts: Attempts::default(),
+        attempts,
+        enrolment,
         broker_secret: config.broker.ask_secret.clone(),
         user_token_s: config.api.user_token_s,
     };

@@ -2,13 +2,16 @@
 
 use super::MqttError;
 use crate::keepalive::Cause;
+use crate::protocol::ENROL_ALPN;
 use crate::secret::hex;
 use ring::digest::{SHA256, digest};
-use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +141,73 @@ pub fn credentials(
     Ok(Credentials { config: Arc::new(config), authorities, fingerprint, own, refused })
 }
 
+/// A client for the first connection of all: it trusts one authority, which it knows by the SHA-256 of its certificate
+/// alone. The server has to send that certificate in its chain; everything else is checked as ever.
+///
+/// # Errors
+/// [`TlsSetupError`].
+pub fn pinned(authority: [u8; 32], time: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Pinned { authority, provider: provider.clone() });
+    let mut config = ClientConfig::builder_with_details(provider, time)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ENROL_ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct Pinned {
+    authority: [u8; 32],
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let is_it = |sent: &&CertificateDer<'_>| digest(&SHA256, sent).as_ref() == self.authority;
+        let found = intermediates.iter().chain([end_entity]).find(is_it);
+        let authority = found.ok_or(CertificateError::UnknownIssuer)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// The files and directories whose change may change what [`credentials`] reads.
 pub fn sources(authorities: &Authorities, identity: Option<(&Path, &Path)>) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = match &authorities.file {
@@ -262,6 +332,50 @@ mod tests {
 
     fn pem(name: &str) -> String {
         rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("made").cert.pem()
+    }
+
+    fn authority() -> (CertificateDer<'static>, rcgen::Issuer<'static, rcgen::KeyPair>) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
+        // Whoever makes one in another's place gives it the same name.
+        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("signed");
+        (certificate.der().clone(), rcgen::Issuer::new(params, key))
+    }
+
+    fn issued(by: &rcgen::Issuer<'static, rcgen::KeyPair>, days_ago: i64) -> CertificateDer<'static> {
+        let mut params = rcgen::CertificateParams::new(vec!["push.example".to_owned()]).expect("parameters");
+        let now = time::OffsetDateTime::now_utc();
+        params.not_before = now - time::Duration::days(days_ago + 10);
+        params.not_after = now - time::Duration::days(days_ago - 10);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        params.signed_by(&key, by).expect("signed").der().clone()
+    }
+
+    #[test]
+    fn only_a_chain_that_leads_to_the_pinned_authority_is_taken_and_only_for_its_name_and_time() {
+        let ((root, issuer), (other_root, other)) = (authority(), authority());
+        let of = |root: &CertificateDer<'_>| digest(&SHA256, root).as_ref().try_into().expect("32 bytes");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let pinned = Pinned { authority: of(&root), provider };
+        let verify = |leaf: &CertificateDer<'static>, chain: &[&CertificateDer<'static>], name: &'static str| {
+            let chain: Vec<CertificateDer<'static>> = chain.iter().map(|one| (*one).clone()).collect();
+            let name = ServerName::try_from(name).expect("a name");
+            let now = DefaultTimeProvider.current_time().expect("a clock");
+            pinned.verify_server_cert(leaf, &chain, &name, &[], now).map(drop)
+        };
+        let leaf = issued(&issuer, 0);
+        assert_eq!(verify(&leaf, &[&root], "push.example"), Ok(()));
+        let foreign = issued(&other, 0);
+        let untrusted = Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        assert_eq!(verify(&foreign, &[&other_root], "push.example"), untrusted, "another authority");
+        assert_eq!(verify(&leaf, &[], "push.example"), untrusted, "the authority was not sent");
+        assert!(verify(&foreign, &[&root], "push.example").is_err(), "the right authority beside a leaf of another's");
+        assert!(verify(&foreign, &[&other_root, &root], "push.example").is_err(), "and beside its own");
+        assert!(verify(&leaf, &[&root], "other.example").is_err(), "another name");
+        assert!(verify(&issued(&issuer, 30), &[&root], "push.example").is_err(), "expired");
+        assert!(verify(&issued(&issuer, -30), &[&root], "push.example").is_err(), "not valid yet");
     }
 
     #[test]

@@ -138,6 +138,12 @@ pub struct Topics {
     prefix: String,
 }
 
+impl Default for Topics {
+    fn default() -> Self {
+        Self { prefix: super::DEFAULT_PREFIX.to_owned() }
+    }
+}
+
 impl Topics {
     /// # Errors
     /// [`AddressError::Form`] for a prefix that is empty, has an empty level, or holds a wildcard or `$`.

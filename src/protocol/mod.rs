@@ -7,11 +7,15 @@
 //! ```
 
 mod address;
+mod enrol;
 mod message;
 mod payload;
 
 pub use address::{
     Address, AddressError, ClientId, GATEWAY_CLIENT_PREFIX, Leg, PROBE_SUFFIX, Topics, client_part, user_name,
+};
+pub use enrol::{
+    CodeError, ENROL_ALPN, ENROL_USER, EnrolAnswer, EnrolCode, EnrolRefusal, NO_SERIAL, enrol_topic, serial_word,
 };
 pub use message::{BindResult, BindingReport, BindingState, Down, Held, Hello, KickCode, Message, Presence, State, Up};
 pub use payload::{PayloadError, decode_down, decode_state, decode_up};

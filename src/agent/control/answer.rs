@@ -26,6 +26,13 @@ struct LoginBody {
     wait: bool,
 }
 
+#[derive(Deserialize)]
+struct EnrolBody {
+    code: Secret,
+    #[serde(default)]
+    wait: bool,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct LogoutBody {
@@ -75,8 +82,11 @@ impl Peer {
             (&Method::GET, "/v1/status") => Ask::Status,
             (&Method::POST, "/v1/login") => {
                 let LoginBody { user, password, wait } = read(body).await?;
-                let patience = if wait { Patience::UntilAccepted } else { Patience::UntilStored };
-                Ask::Session(session::Ask::Login { user, password, patience })
+                Ask::Session(session::Ask::Login { user, password, patience: patience(wait) })
+            }
+            (&Method::POST, "/v1/enrol") => {
+                let EnrolBody { code, wait } = read(body).await?;
+                Ask::Enrol { code, patience: patience(wait) }
             }
             (&Method::POST, "/v1/logout") => {
                 let LogoutBody { keep_binding } = read_or_default(body).await?;
@@ -130,6 +140,10 @@ impl Peer {
             Reply::Text(text) => Ok(response_of("text/plain; version=0.0.4", full(text.into()))),
         }
     }
+}
+
+fn patience(wait: bool) -> Patience {
+    if wait { Patience::UntilAccepted } else { Patience::UntilStored }
 }
 
 fn vendor_of(path: &str) -> Result<Vendor, Refusal> {

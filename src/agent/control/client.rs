@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// The agent answers within 15 s; a little more is the socket's own.
+/// The agent answers within 15 s, an enrolment within 30; a little more is the socket's own.
 const TIMEOUT: Duration = Duration::from_secs(20);
+const ENROL_TIMEOUT: Duration = Duration::from_secs(35);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -84,7 +85,8 @@ impl Client {
             let answer = self.send(method, path, body).await?.into_body().collect().await;
             Ok(answer.map_err(|e| ClientError::Broken(e.to_string()))?.to_bytes())
         };
-        tokio::time::timeout(TIMEOUT, exchange)
+        let within = if path == "/v1/enrol" { ENROL_TIMEOUT } else { TIMEOUT };
+        tokio::time::timeout(within, exchange)
             .await
             .unwrap_or_else(|_| Err(ClientError::Broken("no answer in time".to_owned())))
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `GET /v1/status` | the status document |
 //! | `POST /v1/login` `{user, password, wait}` | stores the login and connects; with `wait` answers when a server has accepted it, or says why not |
+//! | `POST /v1/enrol` `{code, wait}` | exchanges an enrolment code, and logs in with what it brings |
 //! | `POST /v1/logout` `{keep_binding}` | unbinds and ends the login |
 //! | `PUT /v1/tokens/{channel}` `{token}` | a vendor token came or changed |
 //! | `DELETE /v1/tokens/{channel}` | it went |
@@ -35,12 +36,14 @@ mod web;
 
 pub use client::{Client, ClientError, Reader};
 pub use server::{Door, Server, bind, given, group_id};
+pub use socket_file::OwnSocket;
 pub use web::Apps;
 
 pub use crate::session::Refusal;
 
 use crate::ids::MessageId;
-use crate::session;
+use crate::secret::Secret;
+use crate::session::{self, Patience};
 use crate::store::Batch;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
@@ -53,6 +56,11 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 pub enum Ask {
     /// What the session decides.
     Session(session::Ask),
+    /// With an enrolment code; the login follows.
+    Enrol {
+        code: Secret,
+        patience: Patience,
+    },
     Status,
     /// Messages for a local app; without its name all that are there.
     Messages {

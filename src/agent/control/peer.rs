@@ -12,6 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// The daemon answers within this: a logout waits up to five seconds for the gateway.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// An enrolment is an exchange and a login.
+const ENROL_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) type AnyBody = BoxBody<Bytes, Infallible>;
 
@@ -26,12 +28,13 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) async fn ask(&self, ask: Ask) -> Result<Reply, Refusal> {
         let (reply, answer) = oneshot::channel();
+        let within = if matches!(ask, Ask::Enrol { .. }) { ENROL_TIMEOUT } else { ANSWER_TIMEOUT };
         let gone = || Refusal::new(503, "stopping", "the agent is stopping");
         let exchange = async {
             self.requests.send(Request { ask, reply }).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+        tokio::time::timeout(within, exchange)
             .await
             .unwrap_or_else(|_| Err(Refusal::new(504, "busy", "the agent did not answer in time; try again")))
     }

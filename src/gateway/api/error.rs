@@ -70,6 +70,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_entity_too_large", format!("a body has at most {most} bytes"))
     }
 
+    /// The same with another word for programs.
+    pub fn saying(self, error: &'static str) -> Self {
+        Self { error, ..self }
+    }
+
     pub fn not_found(description: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "resource_not_found", description)
     }

@@ -5,6 +5,7 @@
 mod asked;
 mod certificates;
 mod clients;
+mod enrolments;
 mod error;
 mod keys;
 mod limits;
@@ -21,6 +22,7 @@ mod who;
 use super::attempts::Attempts;
 use super::dispatch::Dispatch;
 use super::door::Door;
+use super::enrolment::Enrolment;
 use super::mending::Asking;
 use super::metrics::Metrics;
 use super::password::Passwords;
@@ -66,6 +68,7 @@ pub struct State {
     pub clients: Clients,
     pub passwords: Passwords,
     pub attempts: Attempts,
+    pub enrolment: Enrolment,
     /// What a broker on another machine shows.
     pub broker_secret: Option<Secret>,
     pub user_token_s: u64,
@@ -86,6 +89,9 @@ fn openapi() -> String {
 pub fn router(state: State) -> Router {
     Router::new()
         .route("/{org}/{app}/token", post(logins::token))
+        .route("/{org}/{app}/enrol", post(enrolments::exchange))
+        .route("/{org}/{app}/enrol-codes", get(enrolments::list).post(enrolments::add))
+        .route("/{org}/{app}/enrol-codes/{code}", delete(enrolments::revoke))
         .route("/{org}/{app}/clients", get(clients::list).post(clients::add))
         .route("/{org}/{app}/clients/{client}", delete(clients::remove))
         .route("/{org}/{app}/clients/{client}/secret", post(clients::renew))

@@ -49,6 +49,8 @@ pub(in crate::gateway) struct AppRequest {
     started_ms: u64,
     /// By a program or an operator, and not by a user.
     pub by_app: bool,
+    /// The program's client id, or `admin`; a user's name.
+    pub by: String,
 }
 
 impl AppRequest {
@@ -125,7 +127,8 @@ async fn admitted(
         return Err(ApiError::too_many(wait_s));
     }
     let by_app = claims.scope != Scope::User;
-    let request = AppRequest { app, path, started_ms, by_app };
+    let by = if claims.scope == Scope::Admin { "admin".to_owned() } else { claims.sub.clone() };
+    let request = AppRequest { app, path, started_ms, by_app, by };
     let about = about(&claims, &request);
     if may(&claims.scope, &parts.method, about) {
         return Ok(request);

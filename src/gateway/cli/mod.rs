@@ -1,5 +1,6 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
+mod enrolments;
 mod programs;
 mod users;
 
@@ -65,6 +66,11 @@ enum Command {
     App {
         #[command(subcommand)]
         command: programs::AppCommand,
+    },
+    /// Codes with which devices enrol themselves: `impush enrol CODE`
+    EnrolCode {
+        #[command(subcommand)]
+        command: enrolments::EnrolCommand,
     },
     /// The keys that sign tokens
     SigningKey {
@@ -319,6 +325,7 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
             print(answer["access_token"].as_str().unwrap_or_default())
         }
         Command::App { command } => programs::apps(config, command).await,
+        Command::EnrolCode { command } => enrolments::execute(config, command).await,
         Command::SigningKey { command } => programs::keys(config, command).await,
         Command::Certificate { command } => certificate(config, command).await,
         Command::Send { to, user, text, title } => {

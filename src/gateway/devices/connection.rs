@@ -1,19 +1,22 @@
 //! One device's connection: its socket, its place in the table, and its words on their way to the store.
 
+use super::entry::{Asking, Found, asked, refusal};
 use super::link::cause;
 use super::rate::Rate;
 use super::table::{Full, Order, Place, Table};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::{Door, Refused};
+use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::workers::{Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
 use crate::mqtt::server::{Action, Ask, Event, Fault, Own, Refusal, Server, Topic, next_packet, write_packet};
-use crate::protocol::{Address, Down, END_PROPERTY, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
+use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
 use bytes::{Bytes, BytesMut};
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Packet};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -24,25 +27,23 @@ const KEEP_BUFFER: usize = 4096;
 /// How long the client may take to close its side after it was parted from.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// How long the store may take to say whether a login stands; then the device is asked to come later.
-const ADMIT_WITHIN: Duration = Duration::from_secs(10);
+/// How long a device that enrols may take to subscribe and be told.
+const ENROLS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What every connection works with; clones share it.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(in crate::gateway) struct Shared {
     pub table: Table,
     pub door: Door,
     pub dispatch: Dispatch,
     pub metrics: Metrics,
+    pub enrolment: Enrolment,
     /// The gateway ends: what is not connected yet does not come in.
     pub stop: CancellationToken,
 }
 
 /// A word that is being carried out, and what the device is answered.
 type Work = Pin<Box<dyn Future<Output = Vec<Down>> + Send>>;
-
-/// Whether a client may enter, and as whom; as of so many logins that had ended.
-type Asking = Pin<Box<dyn Future<Output = (Ask, Result<Option<Address>, Refused>, u64)> + Send>>;
 
 /// Who a connection is of, once it has entered.
 struct Entered {
@@ -54,12 +55,15 @@ struct Entered {
 
 struct Connection<S> {
     stream: S,
+    from: IpAddr,
     shared: Shared,
     started: Instant,
     server: Server,
     incoming: BytesMut,
     outgoing: BytesMut,
     asking: Option<Asking>,
+    /// It only enrols, and is over then at the latest.
+    enrols_until: Option<Duration>,
     entered: Option<Entered>,
     /// The connection's own name, by the device's word.
     nonce: Option<Nonce>,
@@ -80,16 +84,23 @@ struct Connection<S> {
 }
 
 /// Serves a connection to its end. `first`: bytes that were read already.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, first: &[u8], shared: Shared) {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    stream: S,
+    first: &[u8],
+    from: IpAddr,
+    shared: Shared,
+) {
     let started = Instant::now();
     let mut connection = Connection {
         stream,
+        from: from.to_canonical(),
         shared,
         started,
         server: Server::new(Duration::ZERO),
         incoming: BytesMut::from(first),
         outgoing: BytesMut::new(),
         asking: None,
+        enrols_until: None,
         entered: None,
         nonce: None,
         bytes_in: 0,
@@ -113,7 +124,7 @@ enum Woken {
     Order(Option<Order>),
     Answered(Vec<Down>),
     Rested,
-    Admitted(Ask, Result<Option<Address>, Refused>, u64),
+    Found(Found),
     Late,
 }
 
@@ -126,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         loop {
             self.take_packets();
             self.start_work();
+            self.part_when_enrolled();
             if !self.flush().await || self.over.is_some() {
                 return;
             }
@@ -155,22 +167,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.paused_until = None;
                     self.happens(Event::Paused(false));
                 }
-                Woken::Admitted(ask, answer, ended) => {
-                    self.asking = None;
-                    if let Some(answer) = self.enter(ask, answer, ended) {
-                        self.happens(Event::Entered(answer));
-                    }
-                }
+                Woken::Found(found) => self.found(found),
                 Woken::Late => self.happens(Event::Tick),
             }
         }
     }
 
     async fn woken(&mut self) -> Woken {
-        let deadline = self.server.deadline().map(|at| tokio::time::Instant::from_std(self.started + at));
+        let deadline = self.server.deadline().into_iter().chain(self.enrols_until).min();
+        let deadline = deadline.map(|at| tokio::time::Instant::from_std(self.started + at));
         let (reads, paused_until) = (self.server.reads(), self.paused_until);
         let Self { stream, incoming, asking, entered, work, .. } = self;
-        let admitted = async {
+        let found = async {
             match asking {
                 Some(asking) => asking.await,
                 None => std::future::pending().await,
@@ -203,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         };
         tokio::select! {
             replies = answer => Woken::Answered(replies),
-            (ask, answer, ended) = admitted => Woken::Admitted(ask, answer, ended),
+            found = found => Woken::Found(found),
             read = stream.read_buf(incoming), if reads => Woken::Read(read),
             order = order => Woken::Order(order),
             () = rested => Woken::Rested,
@@ -342,16 +350,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    /// The store knows which logins have ended.
+    /// One answer, and nothing else is said on such a connection.
+    fn part_when_enrolled(&mut self) {
+        let Some(until) = self.enrols_until else { return };
+        if self.server.is_told() || self.now() >= until {
+            self.happens(Event::End { code: DisconnectReasonCode::NormalDisconnection, end: None });
+        }
+    }
+
     fn ask(&mut self, ask: Ask) {
-        let Shared { door, table, .. } = self.shared.clone();
-        self.asking = Some(Box::pin(async move {
-            let ended = table.ended();
-            let answer = door.admit(&ask.client_id, ask.user.as_deref(), ask.password.expose());
-            let late = |_| Err(Refused::Unknown("it does not answer in time".to_owned()));
-            let answer = tokio::time::timeout(ADMIT_WITHIN, answer).await.unwrap_or_else(late);
-            (ask, answer, ended)
-        }));
+        self.asking = Some(asked(ask, &self.shared, self.from));
+    }
+
+    fn found(&mut self, found: Found) {
+        self.asking = None;
+        match found {
+            Found::Login(ask, answer, ended) => {
+                if let Some(answer) = self.enter(ask, answer, ended) {
+                    self.happens(Event::Entered(answer));
+                }
+            }
+            // It hears of it when it has subscribed.
+            Found::Code(answer, own) => {
+                self.enrols_until = Some(self.now() + ENROLS_WITHIN);
+                self.happens(Event::Entered(Ok(own)));
+                self.happens(Event::Deliver(answer.encode().into()));
+            }
+            Found::Nobody(refusal) => self.happens(Event::Entered(Err(refusal))),
+        }
     }
 
     /// `None`: a login has ended meanwhile, and whether it was this one is asked again.
@@ -368,21 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         let user = match answer {
             Ok(user) => user,
-            Err(refused) => {
-                let code = match refused {
-                    Refused::ClientId(_) => ConnectReturnCode::ClientIdentifierNotValid,
-                    Refused::Token(_) => ConnectReturnCode::BadUserNamePassword,
-                    Refused::NotItsOwn | Refused::Ended(_) => ConnectReturnCode::NotAuthorized,
-                    Refused::Crowded => ConnectReturnCode::ServerBusy,
-                    Refused::Unknown(_) => ConnectReturnCode::ServerUnavailable,
-                };
-                let end = match refused {
-                    Refused::Ended(code) => Some((END_PROPERTY, u16::from(code))),
-                    _ => None,
-                };
-                tracing::info!(event = "broker.refused", client = %ask.client_id, reason = %refused, "a connection was refused");
-                return Some(Err(Refusal { code, why: refused.to_string(), end }));
-            }
+            Err(refused) => return Some(Err(refusal(&refused, &ask.client_id))),
         };
         let by_will = || ask.will_topic.as_deref().and_then(|topic| door.owner(&ask.client_id, topic));
         let probes = ask.client_id.ends_with(PROBE_SUFFIX);

@@ -7,12 +7,14 @@ use super::authority::Authority;
 use super::tickets::Tickets;
 use crate::gateway::config::Broker as Settings;
 use crate::gateway::error::ServeError;
+use crate::protocol::ENROL_ALPN;
 use crate::secret::Secret;
 use crate::store::write_atomically;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ProducesTickets;
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -49,6 +51,21 @@ pub enum MinimumTls {
     #[default]
     #[serde(rename = "1.3")]
     Tls13,
+}
+
+/// The chain that is presented: up to the authority only where it is asked for, since it costs every device bytes with
+/// each handshake.
+#[derive(Debug)]
+struct Chains {
+    usual: Arc<CertifiedKey>,
+    whole: Arc<CertifiedKey>,
+}
+
+impl ResolvesServerCert for Chains {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let enrols = hello.alpn().is_some_and(|mut names| names.any(|name| name == ENROL_ALPN));
+        Some(if enrols { self.whole.clone() } else { self.usual.clone() })
+    }
 }
 
 /// What is known of the certificate that was made last.
@@ -107,13 +124,23 @@ impl Identity {
             MinimumTls::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinimumTls::Tls13 => &[&rustls::version::TLS13],
         };
-        let mut config = rustls::ServerConfig::builder_with_protocol_versions(versions)
-            .with_no_client_auth()
-            .with_single_cert(certificates, key_der)
-            .map_err(|error| bad(&chain, &error))?;
+        let builder = rustls::ServerConfig::builder_with_protocol_versions(versions).with_no_client_auth();
+        let whole = self.up_to_the_authority(&certificates);
+        let certified = |chain_der: Vec<CertificateDer<'static>>| {
+            let key = CertifiedKey::from_der(chain_der, key_der.clone_key(), builder.crypto_provider());
+            key.map(Arc::new).map_err(|error| bad(&chain, &error))
+        };
+        let chains = Chains { usual: certified(certificates)?, whole: certified(whole)? };
+        let mut config = builder.with_cert_resolver(Arc::new(chains));
         config.ticketer = self.tickets.clone();
         config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
+    }
+
+    /// A chain with the gateway's own authority at its end. An operator's chain is as it is.
+    fn up_to_the_authority(&self, chain: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
+        let authority = self.ca().and_then(|path| CertificateDer::from_pem_file(path).ok());
+        chain.iter().cloned().chain(authority.filter(|authority| !chain.contains(authority))).collect()
     }
 
     /// Whether the files are others than those that were read last, or the gateway's own certificate is to be renewed.

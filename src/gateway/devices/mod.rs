@@ -11,6 +11,7 @@
 
 mod authority;
 mod connection;
+mod entry;
 mod identity;
 mod link;
 mod prefixed;
@@ -26,11 +27,10 @@ pub use table::{Given, Table};
 
 use super::broker::Reach;
 use super::config::Broker as Settings;
-use super::dispatch::Dispatch;
-use super::door::Door;
 use super::error::ServeError;
 use crate::mqtt::accept_websocket;
-use connection::{Shared, serve};
+pub(super) use connection::Shared;
+use connection::serve;
 use prefixed::Prefixed;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
 use std::collections::HashMap;
@@ -140,13 +140,7 @@ impl Devices {
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or there is no certificate that can be used.
-    pub async fn start(
-        settings: &Settings,
-        identity: Identity,
-        table: Table,
-        door: Door,
-        dispatch: Dispatch,
-    ) -> Result<Self, ServeError> {
+    pub async fn start(settings: &Settings, identity: Identity, shared: Shared) -> Result<Self, ServeError> {
         let tls = RwLock::new(identity.tls()?);
         let address = settings.listen;
         let failed = |source: std::io::Error| {
@@ -154,10 +148,9 @@ impl Devices {
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let reach = Reach { address: listener.local_addr().map_err(failed)?, ca_file: identity.ca() };
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (stop, tasks) = (shared.stop.clone(), TaskTracker::new());
         let identity = Arc::new(Current { tls, identity });
-        let metrics = dispatch.metrics();
-        let shared = Shared { table: table.clone(), door, dispatch, metrics, stop: stop.clone() };
+        let table = shared.table.clone();
         tasks.spawn(watch(identity.clone(), stop.clone()));
         tasks.spawn(accept(listener, identity.clone(), shared, settings.max_devices, tasks.clone()));
         Ok(Self { reach, table, identity, stop, tasks })
@@ -269,12 +262,12 @@ async fn come_in(
     }
     if first[0] != b'G' {
         drop(handshake);
-        return Box::pin(serve(stream, &first, shared)).await;
+        return Box::pin(serve(stream, &first, from.ip(), shared)).await;
     }
     let opened = tokio::time::timeout(HANDSHAKE, accept_websocket(Prefixed::new(first[0], stream), PATH)).await;
     drop(handshake);
     match opened {
-        Ok(Ok(stream)) => Box::pin(serve(stream, &[], shared)).await,
+        Ok(Ok(stream)) => Box::pin(serve(stream, &[], from.ip(), shared)).await,
         Ok(Err(why)) => shared.dispatch.on_refused("connection", "no WebSocket of MQTT", None, &why),
         Err(_) => shared.dispatch.on_refused("connection", "a handshake that took too long", None, &from),
     }

@@ -152,6 +152,30 @@ fn note(t: &Transaction<'_>, claim: &LoginClaim, device: &str, now_ms: u64) -> R
     Ok(())
 }
 
+/// What a new token must say; see [`Store::issue`].
+pub(super) fn issue(
+    t: &Transaction<'_>,
+    app: &str,
+    user: &str,
+    device: Option<&str>,
+    renewed: bool,
+) -> Result<Option<Issue>, StoreError> {
+    let Some(standing) = of(t, app, user)?.filter(|user| user.active) else { return Ok(None) };
+    let after: Option<i64> = t
+        .prepare_cached(
+            "SELECT max(ended_ms) FROM logins
+             WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) AND login = ''",
+        )?
+        .query_row(params![app, user, device], |r| r.get(0))?;
+    let kicked: Option<i64> = t
+        .prepare_cached("SELECT max(kicked_code) FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
+        .query_row(params![app, user, device], |r| r.get(0))?;
+    if renewed && kicked.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(Issue { generation: as_u64(standing.generation), after_s: as_u64(after.unwrap_or(0)) / 1000 }))
+}
+
 impl Store {
     /// What a new token must say; `None`: there is no such user, it may not log in, or the device's login has ended
     /// and, being asked for over that login's connection, is `renewed` no more.
@@ -165,23 +189,7 @@ impl Store {
         device: Option<String>,
         renewed: bool,
     ) -> Result<Option<Issue>, StoreError> {
-        self.run(move |t| {
-            let Some(standing) = of(t, &app, &user)?.filter(|user| user.active) else { return Ok(None) };
-            let after: Option<i64> = t
-                .prepare_cached(
-                    "SELECT max(ended_ms) FROM logins
-                     WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) AND login = ''",
-                )?
-                .query_row(params![app, user, device], |r| r.get(0))?;
-            let kicked: Option<i64> = t
-                .prepare_cached("SELECT max(kicked_code) FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-                .query_row(params![app, user, device], |r| r.get(0))?;
-            if renewed && kicked.is_some() {
-                return Ok(None);
-            }
-            Ok(Some(Issue { generation: as_u64(standing.generation), after_s: as_u64(after.unwrap_or(0)) / 1000 }))
-        })
-        .await
+        self.run(move |t| issue(t, &app, &user, device.as_deref(), renewed)).await
     }
 
     /// Why the token's login is over; `None` while it stands. With a device that enters with it, the login is noted.

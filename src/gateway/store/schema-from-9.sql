@@ -24,3 +24,14 @@ CREATE TABLE clients (
     id TEXT PRIMARY KEY, app TEXT NOT NULL, name TEXT NOT NULL, secret TEXT NOT NULL, scope TEXT NOT NULL,
     created_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE enrolment_codes (
+    id TEXT PRIMARY KEY, app TEXT NOT NULL, secret TEXT NOT NULL, user TEXT NOT NULL,
+    uses INTEGER NOT NULL, uses_left INTEGER NOT NULL, expires_ms INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL, created_by TEXT NOT NULL, revoked_ms INTEGER, ca TEXT
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX enrolment_codes_by_secret ON enrolment_codes (app, secret);
+CREATE TABLE enrolments (
+    code TEXT NOT NULL, device TEXT NOT NULL, app TEXT NOT NULL, user TEXT NOT NULL, at_ms INTEGER NOT NULL,
+    PRIMARY KEY (code, device)
+) WITHOUT ROWID;
+CREATE INDEX enrolments_of_user ON enrolments (app, user);

@@ -58,6 +58,22 @@ CREATE TABLE clients (
     created_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- What devices enrol with. `secret`: SHA-256, in hexadecimal. `user`: how their users are called. `ca`: what they are to
+-- trust, where that is not the gateway's own.
+CREATE TABLE enrolment_codes (
+    id TEXT PRIMARY KEY, app TEXT NOT NULL, secret TEXT NOT NULL, user TEXT NOT NULL,
+    uses INTEGER NOT NULL, uses_left INTEGER NOT NULL, expires_ms INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL, created_by TEXT NOT NULL, revoked_ms INTEGER, ca TEXT
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX enrolment_codes_by_secret ON enrolment_codes (app, secret);
+
+-- Which device became which user with which code.
+CREATE TABLE enrolments (
+    code TEXT NOT NULL, device TEXT NOT NULL, app TEXT NOT NULL, user TEXT NOT NULL, at_ms INTEGER NOT NULL,
+    PRIMARY KEY (code, device)
+) WITHOUT ROWID;
+CREATE INDEX enrolments_of_user ON enrolments (app, user);
+
 CREATE TABLE certificates (
     app TEXT NOT NULL, name TEXT NOT NULL, vendor TEXT NOT NULL, fields TEXT NOT NULL,
     enabled INTEGER NOT NULL DEFAULT 1, created_ms INTEGER NOT NULL,

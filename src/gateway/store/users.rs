@@ -188,6 +188,7 @@ fn delete(t: &Transaction<'_>, app: &str, user: &str) -> Result<(), StoreError> 
         "DELETE FROM messages WHERE app = ?1 AND user = ?2",
         "DELETE FROM bindings WHERE app = ?1 AND user = ?2",
         "DELETE FROM logins WHERE app = ?1 AND user = ?2",
+        "DELETE FROM enrolments WHERE app = ?1 AND user = ?2",
         "DELETE FROM devices WHERE app = ?1 AND user = ?2",
         "DELETE FROM settings WHERE app = ?1 AND user = ?2",
         "DELETE FROM users WHERE app = ?1 AND user = ?2",

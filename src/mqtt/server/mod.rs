@@ -205,6 +205,11 @@ impl Server {
         if matches!(self.phase, Phase::Fresh(_)) { strict::LONGEST_CONNECT } else { MAX_PACKET }
     }
 
+    /// It has subscribed, and was sent all that there is for it.
+    pub fn is_told(&self) -> bool {
+        matches!(self.phase, Phase::Up) && self.subscribed.is_some() && self.waiting.is_empty()
+    }
+
     pub const fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }
@@ -367,18 +372,16 @@ impl Server {
             topic if topic == self.own.state.as_bytes() => Some(Topic::State),
             _ => None,
         };
+        let mut refuse = |why, reason| {
+            out.push(Action::Refused(why));
+            out.extend(packet_id.map(|pkid| Action::Write(Packet::PubAck(PubAck { pkid, reason, properties: None }))));
+        };
         let Some(topic) = topic else {
-            out.push(Action::Refused("a publish to a topic that is not its own"));
-            let refused = |pkid| PubAck { pkid, reason: PubAckReason::NotAuthorized, properties: None };
-            out.extend(packet_id.map(|id| Action::Write(Packet::PubAck(refused(id)))));
-            return;
+            return refuse("a publish to a topic that is not its own", PubAckReason::NotAuthorized);
         };
         // It is a presence and nothing else.
         if topic == Topic::State && publish.payload.len() > LONGEST_STATE {
-            out.push(Action::Refused("a state that is too large"));
-            let refused = |pkid| PubAck { pkid, reason: PubAckReason::PayloadFormatInvalid, properties: None };
-            out.extend(packet_id.map(|id| Action::Write(Packet::PubAck(refused(id)))));
-            return;
+            return refuse("a state that is too large", PubAckReason::PayloadFormatInvalid);
         }
         self.owed += 1;
         // Reading stops at that; who sends more in one piece has not kept to CONNACK.

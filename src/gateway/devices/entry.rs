@@ -1,0 +1,67 @@
+//! What a client that wants to enter shows, and who is asked about it: the store about a login, the exchange about a code.
+
+use super::connection::Shared;
+use crate::gateway::door::Refused;
+use crate::gateway::store::Enrolling;
+use crate::mqtt::server::{Ask, Own, Refusal};
+use crate::protocol::{Address, END_PROPERTY, ENROL_USER, EnrolAnswer, EnrolRefusal, enrol_topic};
+use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the answer may take; then the device is asked to come later.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// What was found.
+pub(super) enum Found {
+    /// Whether it may enter, and as whom; as of so many logins that had ended.
+    Login(Ask, Result<Option<Address>, Refused>, u64),
+    /// What came of its enrolment code, and where it hears of it.
+    Code(EnrolAnswer, Own),
+    /// It says no device.
+    Nobody(Refusal),
+}
+
+pub(super) type Asking = Pin<Box<dyn Future<Output = Found> + Send>>;
+
+pub(super) fn asked(ask: Ask, shared: &Shared, from: IpAddr) -> Asking {
+    let Shared { door, table, enrolment, .. } = shared.clone();
+    Box::pin(async move {
+        if ask.user.as_deref() != Some(ENROL_USER) {
+            let ended = table.ended();
+            let answer = door.admit(&ask.client_id, ask.user.as_deref(), ask.password.expose());
+            let late = |_| Err(Refused::Unknown("it does not answer in time".to_owned()));
+            let answer = timeout(WITHIN, answer).await.unwrap_or_else(late);
+            return Found::Login(ask, answer, ended);
+        }
+        let Some(address) = Address::from_client_id(&ask.client_id) else {
+            let why = EnrolRefusal::BadDevice.to_string();
+            return Found::Nobody(Refusal { code: ConnectReturnCode::ClientIdentifierNotValid, why, end: None });
+        };
+        let own = Own { down: enrol_topic(&address), ..Own::default() };
+        let Address { app, user, device } = address;
+        let (app, serial, device) = (app.into(), user.into(), device.into());
+        let exchange = enrolment.exchange(Enrolling { app, secret: ask.password, device, serial }, Some(from));
+        let late = |_| EnrolAnswer::refused(EnrolRefusal::Unavailable);
+        Found::Code(timeout(WITHIN, exchange).await.unwrap_or_else(late), own)
+    })
+}
+
+/// In MQTT's words.
+pub(super) fn refusal(refused: &Refused, client: &str) -> Refusal {
+    let code = match refused {
+        Refused::ClientId(_) => ConnectReturnCode::ClientIdentifierNotValid,
+        Refused::Token(_) => ConnectReturnCode::BadUserNamePassword,
+        Refused::NotItsOwn | Refused::Ended(_) => ConnectReturnCode::NotAuthorized,
+        Refused::Crowded => ConnectReturnCode::ServerBusy,
+        Refused::Unknown(_) => ConnectReturnCode::ServerUnavailable,
+    };
+    let end = match refused {
+        Refused::Ended(code) => Some((END_PROPERTY, u16::from(*code))),
+        _ => None,
+    };
+    tracing::info!(event = "broker.refused", client, reason = %refused, "a connection was refused");
+    Refusal { code, why: refused.to_string(), end }
+}

@@ -38,6 +38,15 @@ fn tls(port: &str, ca: &Path) -> StreamOwned<ClientConnection, TcpStream> {
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a client"), tcp(port))
 }
 
+/// Settings for a gateway that logs into a file of its home.
+fn logging(home: &Path, level: &str) -> String {
+    format!("[log]\nlevel = '{level}'\nfile = '{}'\n", home.join("log").display())
+}
+
+fn log_of(gateway: &Gateway) -> String {
+    std::fs::read_to_string(gateway.home.join("log")).unwrap_or_default()
+}
+
 /// What comes until the other side closes.
 fn answer(port: &str, ca: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut stream = tls(port, ca);
@@ -52,7 +61,7 @@ fn answer(port: &str, ca: &Path, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn silent_connections_stop_no_login_and_a_look_at_the_port_is_no_error() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut gateway = Gateway::start(&dir.path().join("g"), "[log]\nlevel = 'warn'\n");
+    let mut gateway = Gateway::start(&dir.path().join("g"), &logging(&dir.path().join("g"), "info"));
     let port = gateway.port();
     let silent: Vec<TcpStream> = (0..300).map(|_| tcp(&port)).collect();
     let half: Vec<_> = (0..50)
@@ -73,8 +82,8 @@ fn silent_connections_stop_no_login_and_a_look_at_the_port_is_no_error() {
     rest.traced(&id, &["acked"]);
     drop((silent, half));
     gateway.process.terminate();
-    let log = gateway.process.rest().join("\n");
-    assert!(!log.contains("ERROR"), "{log}");
+    let log = log_of(&gateway);
+    assert!(log.contains("gateway.stopped") && !log.contains("ERROR"), "{log}");
 }
 
 #[test]
@@ -265,4 +274,112 @@ fn what_is_known_of_a_connection_stands_beside_its_device_and_in_the_metrics() {
 fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
     u64::try_from(since.as_millis()).expect("a time")
+}
+
+/// A header of the PROXY protocol for 192.0.2.7:40000, or, as a load balancer's own check, for nobody.
+fn proxy_header(command: u8, more: &[u8]) -> Vec<u8> {
+    let addresses = [192, 0, 2, 7, 192, 0, 2, 1, 0x9c, 0x40, 0x22, 0xb3];
+    let length = u16::try_from(addresses.len() + more.len()).expect("short").to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11][..], &length, &addresses, more].concat()
+}
+
+/// Before the gateway, as a load balancer is: says for whom it comes, in pieces, and passes on what follows.
+fn balancer(to: String) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let mut far = tcp(&to);
+            far.set_nodelay(true).expect("set");
+            far.set_read_timeout(None).expect("set");
+            for piece in proxy_header(0x21, &[4, 0, 2, 0, 0]).chunks(5) {
+                far.write_all(piece).expect("written");
+            }
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut to) = (from.try_clone().expect("cloned"), to.try_clone().expect("cloned"));
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    port
+}
+
+/// A gateway to which everybody on this machine is a load balancer.
+fn behind(home: &Path, level: &str) -> Gateway {
+    let environment = [("IMPUSH_GATEWAY_BROKER_PROXY_FROM", "127.0.0.0/8")];
+    Gateway::start_in(home, support::free_port(), &logging(home, level), &environment)
+}
+
+#[test]
+fn a_device_behind_a_load_balancer_comes_in_under_its_own_address() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = behind(&dir.path().join("g"), "debug");
+    let (home, ca) = (dir.path().join("a"), Path::new(gateway.ca()).to_owned());
+    Agent::configure(&home, &format!("mqtts://localhost:{}", balancer(gateway.port())), &ca, "");
+    let agent = Agent::start(&home);
+    agent.login("ann", &gateway.user("ann"));
+    let rest = Rest::new(&gateway.reach, &ca);
+    let id = gateway.ok(&["send", "--app", "org/app", "ann", "through a balancer"]);
+    rest.traced(&id, &["acked"]);
+    let mut broken = tcp(&gateway.port());
+    broken.write_all(&[&proxy_header(0x21, &[])[..], b"no TLS at all"].concat()).expect("written");
+    drop(broken.read_to_end(&mut Vec::new()));
+    support::eventually("the device's own address", || {
+        log_of(&gateway).lines().any(|line| line.contains("endpoint.handshake") && line.contains("192.0.2.7:40000"))
+    });
+}
+
+#[test]
+fn a_load_balancer_says_for_whom_it_comes_and_nobody_else_may() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let behind = behind(&dir.path().join("behind"), "info");
+    let open = Gateway::start(&dir.path().join("open"), "");
+    let refused = |gateway: &Gateway, bytes: &[u8], why: &str| {
+        let mut stream = tcp(&gateway.port());
+        stream.write_all(bytes).expect("written");
+        let mut answer = Vec::new();
+        // What was not read makes it a reset.
+        drop(stream.read_to_end(&mut answer));
+        assert_eq!(answer, [0_u8; 0], "{why}");
+        let line = format!("impush_gateway_input_refused_total{{from=\"connection\",reason=\"{why}\"}} 1");
+        let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+        support::eventually(why, || rest.text("/metrics").lines().any(|found| found == line));
+    };
+    let tls_hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0];
+    refused(&behind, &tls_hello, "no PROXY header");
+    refused(&behind, b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 8883\r\n", "a PROXY header of version 1");
+    refused(&behind, b"\r\n\r\nQUIT this is no header", "a malformed PROXY header");
+    refused(&behind, &proxy_header(0x21, &[0; 5000]), "a PROXY header that is too large");
+    refused(&open, &proxy_header(0x21, &[]), "a PROXY header that is not taken from there");
+    let cut = tcp(&behind.port());
+    (&cut).write_all(&proxy_header(0x21, &[])[..20]).expect("written");
+    cut.shutdown(std::net::Shutdown::Write).expect("half closed");
+    let rest = Rest::new(&behind.reach, Path::new(behind.ca()));
+    support::eventually("a cut header", || rest.text("/metrics").contains("a PROXY header that is cut short"));
+}
+
+#[test]
+fn a_load_balancers_look_at_the_port_is_neither_counted_nor_said() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut gateway = behind(&dir.path().join("g"), "info");
+    let looks: Vec<_> = (0..5)
+        .flat_map(|_| {
+            let mut check = tcp(&gateway.port());
+            check.write_all(&proxy_header(0x20, &[])).expect("written");
+            [check, tcp(&gateway.port())]
+        })
+        .collect();
+    for look in &looks {
+        look.shutdown(std::net::Shutdown::Write).expect("half closed");
+    }
+    // Each is answered with the gateway's own close.
+    for mut look in looks {
+        drop(look.read_to_end(&mut Vec::new()));
+    }
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let metrics = rest.text("/metrics");
+    assert!(!metrics.contains("input_refused_total{from=\"connection\""), "{metrics}");
+    gateway.process.terminate();
+    let log = log_of(&gateway);
+    assert!(log.contains("gateway.stopped") && !log.contains("input.refused"), "{log}");
 }

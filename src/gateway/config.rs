@@ -10,6 +10,7 @@ use crate::protocol::{DEFAULT_PREFIX, Topics};
 use crate::secret::Secret;
 use crate::settings::{self, SettingsError, Variables};
 use crate::vendors::Hosts;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -75,6 +76,9 @@ pub struct Broker {
     pub ask_secret: Option<Secret>,
     /// Address of the gateway's own MQTT endpoint, TLS; WebSockets are at `/mqtt` of the same.
     pub listen: SocketAddr,
+    /// Networks of the load balancers before that endpoint. They, and nobody else, begin each connection with a header of
+    /// the PROXY protocol, version 2, which names the device's address.
+    pub proxy_from: Vec<IpNet>,
     /// PEM files of that endpoint's certificate chain and key. Without them the gateway makes
     /// an authority of its own in the state directory, whose `ca.pem` devices must trust.
     pub certificate: Option<PathBuf>,
@@ -100,6 +104,7 @@ impl Default for Broker {
             client_events: false,
             ask_secret: None,
             listen: SocketAddr::from(([0, 0, 0, 0], 8883)),
+            proxy_from: Vec::new(),
             certificate: None,
             key: None,
             tls_min: MinimumTls::default(),

@@ -12,6 +12,7 @@
 mod authority;
 mod connection;
 mod entry;
+mod header;
 mod identity;
 mod link;
 mod prefixed;
@@ -31,9 +32,12 @@ use super::error::ServeError;
 use crate::mqtt::accept_websocket;
 pub(super) use connection::Shared;
 use connection::serve;
+use header::{Begins, Wrong};
+use ipnet::IpNet;
 use prefixed::Prefixed;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -41,11 +45,12 @@ use table::Order;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-/// TLS, and the WebSocket's request, have so long together.
+/// A load balancer's header, TLS and the first byte have so long together, and so has a WebSocket's request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes under way, in all and from one address: thousands sit behind one NAT, and so may an attacker.
 const HANDSHAKES: usize = 8192;
@@ -103,23 +108,32 @@ async fn watch(current: Arc<Current>, stop: CancellationToken) {
     }
 }
 
-/// Handshakes under way, by address.
+/// Handshakes under way, by address. A load balancer's has none until its header has come.
 #[derive(Clone, Default)]
-struct Handshakes(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Handshakes(Arc<Mutex<HashMap<Option<IpAddr>, usize>>>);
 
 /// One of them; dropping it ends it.
-struct Handshake(Handshakes, IpAddr);
+struct Handshake(Handshakes, Option<IpAddr>);
 
 impl Handshakes {
-    fn begin(&self, from: IpAddr) -> Option<Handshake> {
+    fn begin(&self, from: Option<IpAddr>) -> Option<Handshake> {
         let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = under_way.values().sum();
         let of_one = under_way.get(&from).copied().unwrap_or(0);
-        if all >= HANDSHAKES || of_one >= HANDSHAKES_OF_ONE {
+        if all >= HANDSHAKES || from.is_some() && of_one >= HANDSHAKES_OF_ONE {
             return None;
         }
         *under_way.entry(from).or_default() += 1;
         Some(Handshake(self.clone(), from))
+    }
+}
+
+impl Handshake {
+    /// The load balancer has said whose it is.
+    fn of(self, from: IpAddr) -> Option<Self> {
+        let handshakes = self.0.clone();
+        drop(self);
+        handshakes.begin(Some(from))
     }
 }
 
@@ -152,7 +166,8 @@ impl Devices {
         let identity = Arc::new(Current { tls, identity });
         let table = shared.table.clone();
         tasks.spawn(watch(identity.clone(), stop.clone()));
-        tasks.spawn(accept(listener, identity.clone(), shared, settings.max_devices, tasks.clone()));
+        let limits = Limits { devices: settings.max_devices, proxy_from: settings.proxy_from.clone() };
+        tasks.spawn(accept(listener, identity.clone(), shared, limits, tasks.clone()));
         Ok(Self { reach, table, identity, stop, tasks })
     }
 
@@ -184,7 +199,13 @@ impl Devices {
     }
 }
 
-async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, most: usize, tasks: TaskTracker) {
+/// Who may come.
+struct Limits {
+    devices: usize,
+    proxy_from: Vec<IpNet>,
+}
+
+async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, limits: Limits, tasks: TaskTracker) {
     let handshakes = Handshakes::default();
     let mut crowded = false;
     loop {
@@ -206,16 +227,17 @@ async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, m
             }
         };
         crowded = false;
-        if shared.table.connected() >= most {
+        if shared.table.connected() >= limits.devices {
             shared.dispatch.on_refused("connection", "more devices than broker.max_devices", None, &from);
             continue;
         }
-        let Some(handshake) = handshakes.begin(from.ip()) else {
+        let proxied = header::is_from(&limits.proxy_from, from.ip());
+        let Some(handshake) = handshakes.begin((!proxied).then_some(from.ip())) else {
             shared.dispatch.on_refused("connection", "too many handshakes under way", None, &from);
             continue;
         };
         let tls = identity.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
-        tasks.spawn(come_in(socket, from, handshake, tls, shared.clone()));
+        tasks.spawn(come_in(Incoming { socket, from, proxied, handshake, tls }, shared.clone()));
     }
 }
 
@@ -228,47 +250,107 @@ fn is_of_this_process(error: &std::io::Error) -> bool {
         .any(|errno| code == Some(errno.raw_os_error()))
 }
 
-async fn come_in(
+/// A connection that was accepted.
+struct Incoming {
     socket: TcpStream,
     from: SocketAddr,
+    /// The peer is a load balancer.
+    proxied: bool,
     handshake: Handshake,
     tls: Arc<rustls::ServerConfig>,
-    shared: Shared,
-) {
+}
+
+/// Why a connection did not get as far as MQTT.
+enum Unready {
+    Header(Wrong),
+    Crowded(SocketAddr),
+    /// A look at the port, by nobody that is to be heard.
+    Look,
+    Tls(SocketAddr, String),
+}
+
+/// A connection that speaks MQTT or asks for a WebSocket: its first byte, if there is one.
+struct Secured {
+    stream: TlsStream<TcpStream>,
+    first: Option<u8>,
+    from: SocketAddr,
+    handshake: Handshake,
+}
+
+async fn secured(incoming: Incoming) -> Result<Secured, Unready> {
+    let Incoming { mut socket, mut from, proxied, mut handshake, tls } = incoming;
     // Small packets are answered at once.
     let _ = socket.set_nodelay(true);
-    let mut first = [0; 1];
-    let secured = async {
-        let mut stream = TlsAcceptor::from(tls).accept(socket).await.map_err(|error| error.to_string())?;
-        let read = stream.read(&mut first).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((stream, read))
+    let begins = if proxied { header::header(&mut socket).await } else { header::none(&socket).await };
+    let begins = begins.map_err(Unready::Header)?;
+    if let Begins::Behind(device) = begins {
+        from = device;
+    }
+    if proxied {
+        handshake = handshake.of(from.ip()).ok_or(Unready::Crowded(from))?;
+    }
+    let unready = |error: std::io::Error| match begins {
+        Begins::Balancer => Unready::Look,
+        Begins::Peer | Begins::Behind(_) => Unready::Tls(from, error.to_string()),
     };
-    let stop = shared.stop.clone();
+    let mut stream = TlsAcceptor::from(tls).accept(socket).await.map_err(unready)?;
+    let mut first = [0; 1];
+    let read = stream.read(&mut first).await.map_err(unready)?;
+    Ok(Secured { stream, first: (read > 0).then_some(first[0]), from, handshake })
+}
+
+async fn come_in(incoming: Incoming, shared: Shared) {
+    let (peer, stop) = (incoming.from, shared.stop.clone());
+    let refused = |why: &'static str, about: &dyn Display| shared.dispatch.on_refused("connection", why, None, about);
     let secured = tokio::select! {
         () = stop.cancelled() => return,
-        secured = tokio::time::timeout(HANDSHAKE, secured) => secured,
+        secured = tokio::time::timeout(HANDSHAKE, secured(incoming)) => secured,
     };
-    let (stream, read) = match secured {
+    let Secured { stream, first, from, handshake } = match secured {
         Ok(Ok(secured)) => secured,
         // A load balancer's check, or the agent's doctor, and nothing to speak of; what else it was is counted.
-        Ok(Err(why)) => {
+        Ok(Err(Unready::Look | Unready::Header(Wrong::Nothing))) => return,
+        Ok(Err(Unready::Header(wrong))) => return refused(wrong.as_str(), &format_args!("{peer}: {wrong}")),
+        Ok(Err(Unready::Crowded(from))) => return refused("too many handshakes under way", &from),
+        Ok(Err(Unready::Tls(from, why))) => {
             tracing::debug!(event = "endpoint.handshake", from = %from, why, "a TLS handshake did not come about");
-            return shared.dispatch.on_refused("connection", "no TLS handshake", None, &from);
+            return refused("no TLS handshake", &from);
         }
-        Err(_) => return shared.dispatch.on_refused("connection", "a handshake that took too long", None, &from),
+        Err(_) => return refused("a handshake that took too long", &peer),
     };
-    if read == 0 {
-        return;
-    }
-    if first[0] != b'G' {
+    let Some(first) = first else { return };
+    if first != b'G' {
         drop(handshake);
-        return Box::pin(serve(stream, &first, from.ip(), shared)).await;
+        return Box::pin(serve(stream, &[first], from.ip(), shared)).await;
     }
-    let opened = tokio::time::timeout(HANDSHAKE, accept_websocket(Prefixed::new(first[0], stream), PATH)).await;
+    let opened = tokio::time::timeout(HANDSHAKE, accept_websocket(Prefixed::new(first, stream), PATH)).await;
     drop(handshake);
     match opened {
-        Ok(Ok(stream)) => Box::pin(serve(stream, &[], from.ip(), shared)).await,
-        Ok(Err(why)) => shared.dispatch.on_refused("connection", "no WebSocket of MQTT", None, &why),
-        Err(_) => shared.dispatch.on_refused("connection", "a handshake that took too long", None, &from),
+        Ok(Ok(stream)) => Box::pin(serve(stream, &[], from.ip(), shared.clone())).await,
+        Ok(Err(why)) => refused("no WebSocket of MQTT", &why),
+        Err(_) => refused("a handshake that took too long", &from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_handshakes_under_way_and_a_load_balancer_as_many_as_its_devices() {
+        let handshakes = Handshakes::default();
+        let balancers: Vec<_> = (0..=HANDSHAKES_OF_ONE).map(|_| handshakes.begin(None).expect("one more")).collect();
+        let [device, other] = ["192.0.2.7", "192.0.2.8"].map(|ip| ip.parse::<IpAddr>().expect("an address"));
+        let (mut known, mut last) = (Vec::new(), None);
+        for (n, handshake) in balancers.into_iter().enumerate() {
+            match handshake.of(device) {
+                Some(handshake) => known.push(handshake),
+                None => last = Some(n),
+            }
+        }
+        assert_eq!((known.len(), last), (HANDSHAKES_OF_ONE, Some(HANDSHAKES_OF_ONE)));
+        assert!(handshakes.begin(Some(device)).is_none() && handshakes.begin(Some(other)).is_some());
+        known.pop();
+        assert!(handshakes.begin(None).and_then(|handshake| handshake.of(device)).is_some());
     }
 }

@@ -237,6 +237,72 @@ fn a_configured_agent_enrols_too_and_its_configuration_has_the_last_word() {
 }
 
 #[test]
+fn a_device_that_logs_out_may_enrol_elsewhere_and_trusts_the_new_authority_alone() {
+    let stage = Stage::new();
+    let other = Gateway::start(&stage.dir.path().join("other"), "");
+    let mut board = stage.board("a", "SN-10001");
+    board.enrols(&stage.code(&["--user", "kiosk-{serial}"]));
+    board.agent.process.event("link.up");
+    board.agent.ok(&["logout"]);
+    let code = other.ok(&["enrol-code", "create", "--app", "org/app"]);
+    let said = board.enrols(&code);
+    assert!(said.contains("enrolled as SN-10001 ") && said.contains(&other.port()), "{said}");
+    let up = board.agent.process.event("link.up");
+    assert_eq!(up["server"], format!("mqtts://localhost:{}", other.port()));
+    let id = other.ok(&["send", "--app", "org/app", "SN-10001", "hello"]);
+    assert_eq!(board.agent.process.event("message.received")["id"], id.as_str());
+}
+
+#[test]
+fn an_agent_that_is_configured_without_an_authority_takes_the_codes() {
+    let stage = Stage::new();
+    let home = stage.dir.path().join("a");
+    let server = format!("[server]\nurl = 'mqtts://localhost:{}'\napp = 'org#app'\n", stage.gateway.port());
+    Board::prepare(&home, "SN-10001", &server);
+    let mut agent = Agent::start(&home);
+    let output = agent.run(&["enrol", &stage.code(&["--user", "kiosk-{serial}"])]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    agent.process.event("link.up");
+    assert!(agent.status()["trusted"]["source"].as_str().expect("a file").ends_with("enrolled-ca.pem"));
+}
+
+/// Written from docs/protocol.md alone, with somebody else's MQTT client.
+#[test]
+fn any_mqtt_client_enrols_as_the_document_says() {
+    let test = "any_mqtt_client_enrols_as_the_document_says";
+    if !support::has("mosquitto_sub") {
+        return support::skipped(test, "mosquitto's clients are not installed");
+    }
+    let stage = Stage::new();
+    let code = EnrolCode::read(&stage.code(&["--user", "kiosk-{serial}"])).expect("a code");
+    let enrol = |device: &str, topic: &str, secret: &str| {
+        let client = format!("SN-7:{device}@org%23app");
+        let mut command = stage.gateway.mosquitto("mosquitto_sub", &client, "enrol", secret);
+        let output = command.args(["-W", "20", "-t", topic]).output().expect("ran");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let (own, secret) = ("im/v1/org%23app/SN-7/board/down", code.secret.expose());
+    // The client comes back after the gateway has closed, as it does, and is told the same; each time a login anew.
+    let read = |said: &str| -> Value { serde_json::from_str(said.lines().next().unwrap_or_default()).expect("JSON") };
+    let answer = read(&enrol("board", own, secret));
+    assert_eq!((&answer["type"], &answer["user"], &answer["v"]), (&json!("enrolled"), &json!("kiosk-SN-7"), &json!(1)));
+    assert!(answer["ca"].as_str().expect("a text").contains("BEGIN CERTIFICATE"));
+    let wrong = read(&enrol("board", own, &"0".repeat(32)));
+    assert_eq!((&wrong["type"], &wrong["code"]), (&json!("refused"), &json!("unknown")));
+    let late = read(&enrol("tablet", "im/v1/org%23app/SN-7/tablet/down", secret));
+    assert_eq!(late["code"], "used_up");
+    let token = answer["token"].as_str().expect("a token");
+    let mut enters =
+        stage.gateway.mosquitto("mosquitto_pub", "kiosk-SN-7:board@org%23app", "org%23app/kiosk-SN-7", token);
+    let state = r#"{"v":1,"online":true,"nonce":"n"}"#;
+    let output = enters.args(["-t", "im/v1/org%23app/kiosk-SN-7/board/state", "-m", state]).output().expect("ran");
+    assert!(output.status.success(), "{output:?}");
+    let mut other =
+        stage.gateway.mosquitto("mosquitto_pub", "kiosk-SN-7:tablet@org%23app", "org%23app/kiosk-SN-7", token);
+    assert!(!other.args(["-t", "x", "-m", "y"]).output().expect("ran").status.success(), "for this device alone");
+}
+
+#[test]
 fn an_agent_that_waits_takes_a_configuration_as_well_and_stops_when_it_is_told() {
     let stage = Stage::new();
     let home = stage.dir.path().join("a");
@@ -247,6 +313,9 @@ fn an_agent_that_waits_takes_a_configuration_as_well_and_stops_when_it_is_told()
     assert!(board.agent.process.terminate().success());
     let other = stage.dir.path().join("b");
     Board::prepare(&other, "SN-10002", "");
+    let check = |more: &[&str]| impush(&other).args([&["config", "check"], more].concat()).status().expect("ran");
+    assert!(check(&["--may-enrol"]).success());
+    assert_eq!(check(&[]).code(), Some(78));
     let mut waiting = Board::waiting(&other);
     assert!(waiting.agent.process.terminate().success());
     assert!(!other.join("s").exists(), "its socket goes with it");

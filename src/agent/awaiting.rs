@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::{error, info};
 
-/// How often the service manager hears that the agent lives.
+/// How often the service manager hears that the agent lives, and the configuration is looked at.
 const ALIVE: Duration = Duration::from_secs(20);
 
 /// A configuration to start with, the socket that is open already, and the login that is to follow, if a code brought it.
@@ -66,7 +66,7 @@ async fn begun(
     info!(
         event = "agent.awaits_enrolment",
         socket = %front.socket.path.display(),
-        "no server is configured; the agent waits for `impush enrol CODE`, or for a configuration and a reload"
+        "no server is configured; the agent waits for `impush enrol CODE`, or for a configuration"
     );
     service.ready();
     service.status("waits to be enrolled: impush enrol CODE".to_owned());
@@ -104,7 +104,11 @@ async fn begun(
                 Ok(new) => return (new, None),
                 Err(error) => error!(event = "config.refused", %error, "the configuration is not good; the old one stays in force"),
             },
-            () = tokio::time::sleep(ALIVE) => {}
+            // Who writes one need not know that the agent waits already.
+            () = tokio::time::sleep(ALIVE) => match (reload.source)() {
+                Ok(new) if !new.awaits_enrolment() => return (new, None),
+                _ => {}
+            },
         }
     }
 }

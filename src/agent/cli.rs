@@ -193,6 +193,9 @@ enum ConfigCommand {
         /// Look as this user [default: the service's user, for root where a service manager starts it]
         #[arg(long, value_name = "USER")]
         as_user: Option<String>,
+        /// Without a server it is good, too: the agent waits to be enrolled then
+        #[arg(long)]
+        may_enrol: bool,
     },
     /// Print every key with its value
     Show,
@@ -273,8 +276,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             };
             Ok(start::run(&with_socket(config), retry, move || source().map(&with_socket).and_then(startable))?)
         }
-        Command::Config { command: ConfigCommand::Check { as_user } } => {
-            let config = good(config)?;
+        Command::Config { command: ConfigCommand::Check { as_user, may_enrol } } => {
+            let config = if may_enrol { startable(config) } else { good(config) }?;
             let account = match as_user {
                 Some(name) => Some(Account::named(&name).map_err(CommandError::User)?),
                 None => check::service_account(),

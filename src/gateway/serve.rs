@@ -137,7 +137,7 @@ pub async fn serve(
         attempts: attempts.clone(),
         metrics: push.metrics.clone(),
         life_s: config.api.user_token_s,
-        serving: Serving::new(&config.broker, config.broker.ca_file.clone())?,
+        serving: Serving::new(&config.broker, config.broker.url.as_ref().and(config.broker.ca_file.clone()))?,
     };
     let devices = match driver {
         None => {

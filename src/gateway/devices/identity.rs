@@ -277,6 +277,42 @@ mod tests {
         assert!(read(home.path(), "server.pem") == second && !without.has_changed());
     }
 
+    /// The certificates that a client sees which offers these protocols.
+    fn presented(tls: &Arc<rustls::ServerConfig>, root: &str, alpn: &[&[u8]]) -> Vec<CertificateDer<'static>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root.as_bytes()).expect("a certificate")).expect("an authority");
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        let name = "localhost".try_into().expect("a name");
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+        let mut server = rustls::ServerConnection::new(tls.clone()).expect("a server");
+        while client.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).expect("written");
+            server.read_tls(&mut wire.as_slice()).expect("read");
+            server.process_new_packets().expect("good");
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).expect("written");
+            client.read_tls(&mut wire.as_slice()).expect("read");
+            client.process_new_packets().expect("good");
+        }
+        assert_eq!(client.alpn_protocol(), None, "no protocol is agreed on");
+        client.peer_certificates().expect("a chain").iter().map(|one| one.clone().into_owned()).collect()
+    }
+
+    #[test]
+    fn the_authority_goes_along_for_a_device_that_enrols_and_for_no_other() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let home = tempfile::tempdir().expect("a directory");
+        let authority = Authority::made().expect("an authority");
+        let tls = own(home.path(), &["localhost"], Some(&authority)).tls().expect("made");
+        let seen = |alpn: &[&[u8]]| presented(&tls, &authority.certificate, alpn);
+        let whole = seen(&[b"other", ENROL_ALPN]);
+        let authority = CertificateDer::from_pem_slice(authority.certificate.as_bytes()).expect("a certificate");
+        assert_eq!((whole.len(), &whole[1]), (2, &authority));
+        assert_eq!((seen(&[]).len(), seen(&[b"mqtt"]).len()), (1, 1));
+    }
+
     #[test]
     fn files_that_an_operator_replaces_are_noticed() {
         drop(rustls::crypto::ring::default_provider().install_default());

@@ -313,9 +313,9 @@ fn an_agent_that_waits_takes_a_configuration_as_well_and_stops_when_it_is_told()
     assert!(board.agent.process.terminate().success());
     let other = stage.dir.path().join("b");
     Board::prepare(&other, "SN-10002", "");
-    let check = |more: &[&str]| impush(&other).args([&["config", "check"], more].concat()).status().expect("ran");
-    assert!(check(&["--may-enrol"]).success());
-    assert_eq!(check(&[]).code(), Some(78));
+    let check = |more: &[&str]| impush(&other).args([&["config", "check"], more].concat()).output().expect("ran");
+    assert!(check(&["--may-enrol"]).status.success());
+    assert_eq!(check(&[]).status.code(), Some(78));
     let mut waiting = Board::waiting(&other);
     assert!(waiting.agent.process.terminate().success());
     assert!(!other.join("s").exists(), "its socket goes with it");

@@ -83,6 +83,11 @@ impl TimeFloor {
     pub fn set(&self, earliest_ms: u64) {
         self.0.store(earliest_ms, Ordering::Relaxed);
     }
+
+    /// Another time that has passed.
+    pub fn raise(&self, earliest_ms: u64) {
+        self.0.fetch_max(earliest_ms, Ordering::Relaxed);
+    }
 }
 
 impl TimeProvider for TimeFloor {

@@ -42,6 +42,8 @@ pub struct EnrolCode {
     pub authority: Option<[u8; FINGERPRINT]>,
     /// 128 bits, in hexadecimal.
     pub secret: Secret,
+    /// When it was made, in seconds since the Unix epoch: a device without a clock checks certificates against it.
+    pub made_s: u32,
 }
 
 /// Why a text is no code.
@@ -68,6 +70,7 @@ impl EnrolCode {
         let mut bytes =
             vec![u8::from(self.authority.is_some()) * HAS_AUTHORITY + u8::from(self.rest.is_some()) * HAS_REST];
         bytes.extend(unhex(self.secret.expose()).ok_or(CodeError::Damaged)?);
+        bytes.extend(self.made_s.to_be_bytes());
         bytes.extend(self.authority.iter().flatten());
         for part in [Some(self.app.as_str()), Some(&self.server), self.rest.as_deref()].into_iter().flatten() {
             bytes.push(u8::try_from(part.len()).map_err(|_| CodeError::TooLong)?);
@@ -105,6 +108,7 @@ impl EnrolCode {
             return None;
         }
         let secret = Secret::new(hex(take(SECRET)?));
+        let made_s = u32::from_be_bytes(take(size_of::<u32>())?.try_into().ok()?);
         let authority = match flags & HAS_AUTHORITY {
             0 => None,
             _ => Some(take(FINGERPRINT)?.try_into().ok()?),
@@ -118,7 +122,7 @@ impl EnrolCode {
             0 => None,
             _ => Some(word()?),
         };
-        bytes.is_empty().then_some(Self { app, server, rest, authority, secret })
+        bytes.is_empty().then_some(Self { app, server, rest, authority, secret, made_s })
     }
 
     /// The server as `server.url` has it.
@@ -263,6 +267,7 @@ mod tests {
             rest: Some("https://gateway.example/push".to_owned()),
             authority: Some([7; 32]),
             secret: Secret::new("00ff".repeat(8)),
+            made_s: 1_764_000_000,
         }
     }
 

@@ -83,7 +83,8 @@ impl New {
             fingerprint(pem).ok_or_else(|| ApiError::illegal("ca: there is no certificate in it; it is a PEM text"))
         });
         let app = app.to_owned().try_into().map_err(|e| ApiError::illegal(format!("{e}")))?;
-        Ok(EnrolCode { app, server, rest: self.rest.clone(), authority: authority.transpose()?, secret })
+        let made_s = u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX);
+        Ok(EnrolCode { app, server, rest: self.rest.clone(), authority: authority.transpose()?, secret, made_s })
     }
 }
 

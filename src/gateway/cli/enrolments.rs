@@ -37,7 +37,7 @@ pub(super) enum EnrolCommand {
         #[arg(long, value_name = "FILE")]
         ca_file: Option<PathBuf>,
     },
-    /// The codes, and which devices enrolled with them
+    /// The codes, each with the newest 100 devices that enrolled with it
     List {
         #[command(flatten)]
         to: Target,

@@ -12,6 +12,9 @@ const MOST: u64 = 1000;
 /// A code that is over can be looked up for so long; then it goes, with what is known of its devices. In milliseconds.
 const KEPT_MS: u64 = 90 * 86_400_000;
 
+/// Devices that are listed with a code, the newest.
+const SHOWN: u32 = 100;
+
 /// A code as it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EnrolmentCode {
@@ -133,7 +136,7 @@ impl Store {
         .await
     }
 
-    /// An app's, the oldest first, each with the devices that enrolled with it.
+    /// An app's, the oldest first, each with the devices that enrolled with it last.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -159,8 +162,8 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             let with_devices = codes.into_iter().map(|code| {
                 let devices = t
-                    .prepare_cached("SELECT device, user, at_ms FROM enrolments WHERE code = ?1 ORDER BY at_ms, device")?
-                    .query_map(params![code.id], |r| {
+                    .prepare_cached("SELECT device, user, at_ms FROM enrolments WHERE code = ?1 ORDER BY at_ms DESC, device LIMIT ?2")?
+                    .query_map(params![code.id, SHOWN], |r| {
                         Ok(Enrolment { device_id: r.get(0)?, user: r.get(1)?, at_ms: as_u64(r.get(2)?) })
                     })?
                     .collect::<Result<_, StoreError>>()?;

@@ -78,6 +78,7 @@ tree() {
         install -D -m 644 docs/control.md "$root/usr/share/doc/impush/control.md"
         install -D -m 755 packaging/examples/client.py "$root/usr/share/doc/impush/examples/client.py"
         install -D -m 755 packaging/examples/client.mjs "$root/usr/share/doc/impush/examples/client.mjs"
+        install -D -m 644 packaging/examples/impush-enrol.service "$root/usr/share/doc/impush/examples/impush-enrol.service"
     fi
 }
 
@@ -182,7 +183,8 @@ archive() {
     install -d "$root/systemd" "$root/examples"
     install -m 644 systemd/impush.* "$root/systemd/"
     for unit in service socket; do install -m 644 "systemd/impush.$unit" "$root/systemd/impush@.$unit"; done
-    install -m 755 packaging/examples/* "$root/examples/"
+    install -m 755 packaging/examples/client.* "$root/examples/"
+    install -m 644 packaging/examples/*.rules packaging/examples/*.service "$root/examples/"
     install -m 644 packaging/etc/impush.toml LICENSE README.md docs/logs.md "$root/"
     tar -C "$work/tar" --owner=0 --group=0 -czf "$out/$name.tar.gz" "$name"
     echo "$out/$name.tar.gz"

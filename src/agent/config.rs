@@ -39,7 +39,8 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Server {
-    /// `mqtts://host[:port]`. `mqtt://` is taken for a loopback address only.
+    /// `mqtts://host[:port]`. `mqtt://` is taken for a loopback address only. Without it, and without `app` and `ca_file`,
+    /// what an enrolment said (`impush enrol`).
     pub url: Option<String>,
     /// Other addresses of the same service, tried beside the first when it stays silent for three seconds.
     pub fallback_urls: Vec<String>,

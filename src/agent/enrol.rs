@@ -8,12 +8,12 @@ use super::trust::Trust;
 use crate::device;
 use crate::keepalive::Cause;
 use crate::mqtt::{
-    Asked, ConnectOptions, Endpoint, Incoming, Landed, MqttError, Route, TimeFloor, TlsSetupError, dial, establish,
-    pinned,
+    Asked, ConnectOptions, Endpoint, Incoming, Landed, MqttError, Route, TimeFloor, TlsSetupError, are_authorities,
+    dial, establish, pinned,
 };
 use crate::names::Names;
 use crate::protocol::{
-    Address, CodeError, ENROL_USER, EnrolAnswer, EnrolCode, EnrolRefusal, NO_SERIAL, enrol_topic, serial_word,
+    Address, CodeError, ENROL_USER, EnrolAnswer, EnrolCode, EnrolRefusal, NO_SERIAL, Topics, enrol_topic, serial_word,
 };
 use crate::secret::Secret;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -110,6 +110,11 @@ pub(super) async fn exchange(code: EnrolCode, ready: Ready, device: Device) -> R
     let answer = tokio::time::timeout(WITHIN, exchange).await.unwrap_or_else(late);
     match answer.map_err(|failure| unreached(&code, &failure))? {
         EnrolAnswer::Enrolled { user, token, ca, prefix } => {
+            // What no start could use is not kept.
+            if !ca.as_deref().is_none_or(are_authorities) || Topics::new(&prefix).is_err() {
+                let message = "the gateway's answer cannot be used: its authorities or its topics' prefix are none";
+                return Err(Refusal::new(502, "protocol_error", message));
+            }
             let enrolled = Enrolled::new(code.url(), code.app.to_string(), prefix, ca);
             Ok(Granted { user, token, enrolled })
         }

@@ -17,6 +17,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use tracing::info;
 
+/// Longest PEM of authorities in bytes, so that an answer stays small.
+pub const LONGEST_CA: usize = 32 * 1024;
+
 /// Clones share everything.
 #[derive(Clone)]
 pub struct Enrolment {
@@ -52,7 +55,8 @@ impl Serving {
         let read = |path: PathBuf| {
             std::fs::read_to_string(&path).map_err(|error| ServeError::Broker(format!("{}: {error}", path.display())))
         };
-        let ca = ca_file.map(read).transpose()?;
+        // A larger one is a system's bundle, which devices have of their own.
+        let ca = ca_file.map(read).transpose()?.filter(|pem| pem.len() <= LONGEST_CA);
         let broker = settings.url.as_deref().and_then(|url| server(url).ok());
         let server = if settings.url.is_some() { broker } else { own(settings, settings.listen.port()) };
         Ok(Self { server, has_broker: settings.url.is_some(), ca, prefix: settings.prefix.clone() })

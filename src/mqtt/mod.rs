@@ -26,6 +26,8 @@ pub use connection::{ConnectOptions, Connected, Connection, Incoming, Will, hand
 pub use dial::Stream;
 pub use endpoint::{Endpoint, EndpointError};
 pub use race::{Asked, Dialled, Landed, Route, dial, establish};
-pub use tls::{Authorities, Credentials, TimeFloor, TlsSetupError, client_config, credentials, pinned, sources};
+pub use tls::{
+    Authorities, Credentials, TimeFloor, TlsSetupError, are_authorities, client_config, credentials, pinned, sources,
+};
 #[cfg(feature = "gateway")]
 pub use websocket::{WebSocket, accept as accept_websocket};

@@ -146,6 +146,13 @@ pub fn credentials(
     Ok(Credentials { config: Arc::new(config), authorities, fingerprint, own, refused })
 }
 
+/// Whether a PEM text holds authorities, and nothing but good ones: as [`credentials`] takes a file.
+pub fn are_authorities(pem: &str) -> bool {
+    let mut roots = RootCertStore::empty();
+    let mut found = CertificateDer::pem_slice_iter(pem.as_bytes());
+    found.all(|one| one.is_ok_and(|certificate| roots.add(certificate).is_ok())) && !roots.is_empty()
+}
+
 /// A client for the first connection of all: it trusts one authority, which it knows by the SHA-256 of its certificate
 /// alone. The server has to send that certificate in its chain; everything else is checked as ever.
 ///
@@ -381,6 +388,15 @@ mod tests {
         assert!(verify(&leaf, &[&root], "other.example").is_err(), "another name");
         assert!(verify(&issued(&issuer, 30), &[&root], "push.example").is_err(), "expired");
         assert!(verify(&issued(&issuer, -30), &[&root], "push.example").is_err(), "not valid yet");
+    }
+
+    #[test]
+    fn authorities_are_good_before_they_are_kept() {
+        let one = pem("one");
+        assert!(are_authorities(&one) && are_authorities(&format!("{one}{}", pem("two"))));
+        for bad in ["", "no certificate", &one[..one.len() / 2], &format!("{one}{}", one.replace("MI", "AA"))] {
+            assert!(!are_authorities(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@ use super::asked::Origin;
 use super::who::AppRequest;
 use super::{ApiError, Body, State, app_of};
 use crate::gateway::clock::now_ms;
-use crate::gateway::enrolment::{fingerprint, server};
+use crate::gateway::enrolment::{LONGEST_CA, fingerprint, server};
 use crate::gateway::store::{Enrolling, EnrolmentCode, check_template};
 use crate::input;
+use crate::mqtt::are_authorities;
 use crate::protocol::{EnrolAnswer, EnrolCode, EnrolRefusal};
 use crate::secret::{Secret, hex, random_hex};
 use axum::Json;
@@ -21,9 +22,6 @@ use tracing::info;
 const MOST_USES: u32 = 1_000_000;
 /// Seconds a code may be good for: a year.
 const LONGEST_S: u64 = 366 * 86_400;
-/// Longest PEM of authorities in bytes.
-const LONGEST_CA: usize = 32 * 1024;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct New {
@@ -80,7 +78,8 @@ impl New {
         // A front before this API has a certificate of its own.
         let own = serving.ca.as_ref().filter(|_| self.rest.is_none());
         let authority = self.ca.as_ref().or(own).map(|pem| {
-            fingerprint(pem).ok_or_else(|| ApiError::illegal("ca: there is no certificate in it; it is a PEM text"))
+            let found = fingerprint(pem).filter(|_| are_authorities(pem));
+            found.ok_or_else(|| ApiError::illegal("ca: a PEM text of certificates, and of nothing else"))
         });
         let app = app.to_owned().try_into().map_err(|e| ApiError::illegal(format!("{e}")))?;
         let made_s = u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX);

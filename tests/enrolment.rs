@@ -3,6 +3,8 @@
 
 mod support;
 
+use impush::mqtt::{ConnectOptions, Endpoint, Incoming, client_config, dial, handshake};
+use impush::names::Names;
 use impush::protocol::EnrolCode;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -113,6 +115,9 @@ fn a_device_that_knows_nothing_enrols_and_is_online_also_after_a_restart() {
     let status = board.agent.run(&["status"]);
     assert_eq!(status.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&status.stderr).contains("impush enrol CODE"), "{status:?}");
+    let doctor = board.agent.run(&["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.status.code() == Some(69) && found.contains("waits to be enrolled"), "{found}");
     let said = board.enrols(&code);
     assert!(said.contains("enrolled as kiosk-10-00-54e3-c1b2 ") && said.contains("mqtts://localhost:"), "{said}");
     board.agent.process.event("link.up");
@@ -264,6 +269,40 @@ fn an_agent_that_is_configured_without_an_authority_takes_the_codes() {
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     agent.process.event("link.up");
     assert!(agent.status()["trusted"]["source"].as_str().expect("a file").ends_with("enrolled-ca.pem"));
+}
+
+#[test]
+fn a_connection_that_enrols_says_nothing_else_and_is_over_soon_though_nobody_subscribes() {
+    let stage = Stage::new();
+    let code = EnrolCode::read(&stage.code(&["--user", "kiosk-{device}"])).expect("a code");
+    let endpoint: Endpoint = format!("mqtts://localhost:{}", stage.gateway.port()).parse().expect("an address");
+    let tls = client_config(Some(Path::new(stage.gateway.ca())), None).expect("an authority");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let options = |client: &str| ConnectOptions {
+        client_id: client.to_owned(),
+        user_name: "enrol".to_owned(),
+        password: code.secret.clone(),
+        keep_alive_s: 3600,
+        session_expiry_s: 0,
+        clean_start: true,
+        will: None,
+    };
+    let enter = async |client: &str| {
+        let stream = dial(&endpoint, None, &Names::default(), &tls, support::LIMIT).await.expect("connected");
+        handshake(stream, &options(client), support::LIMIT).await.map(|(connection, _)| connection)
+    };
+    runtime.block_on(async {
+        let refused = enter(&format!("-:~{}@org%23app", "0".repeat(32))).await.map(drop).expect_err("a digest");
+        assert!(refused.detail.contains("client id"), "{refused:?}");
+        let mut connection = enter("-:board@org%23app").await.expect("let in");
+        let up = "im/v1/org%23app/kiosk-board/board/up";
+        connection.publish(up, b"{}".as_slice(), false).await.expect("sent");
+        let answer = connection.next().await.expect("answered");
+        assert!(matches!(answer, Incoming::Published { refused: Some(_), .. }), "{answer:?}");
+        let end = tokio::time::timeout(support::LIMIT, connection.next()).await.expect("it is closed");
+        assert!(end.is_err(), "{end:?}");
+    });
+    assert_eq!(stage.codes()[0]["uses_left"], 0);
 }
 
 /// Written from docs/protocol.md alone, with somebody else's MQTT client.

@@ -98,6 +98,7 @@ enum Command {
         after_help = "Example: impush enrol impush-enrol-1.AbC...\n\n`-` reads the code from standard input, which keeps it out of process lists. The code stays good for this device until it has expired: after an error, the same command again."
     )]
     Enrol {
+        /// What `impush-gateway enrol-code create` printed; `-` is standard input
         code: String,
         /// End as soon as the login is stored, not when a server has accepted it
         #[arg(long)]

@@ -69,7 +69,7 @@ pub(super) async fn save(granted: Granted, directory: &Path) -> Result<Granted, 
     saved.map(|()| granted).map_err(why)
 }
 
-/// The login waits for nobody else's.
+/// Answers whoever asked.
 pub(super) fn told(reply: Answer, outcome: Result<Reply, Refusal>) {
     if let Err(refusal) = &outcome {
         info!(event = "enrolment.refused", code = refusal.code, why = refusal.message, "a code brought no login");

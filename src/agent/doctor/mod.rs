@@ -78,6 +78,9 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
             checks
                 .extend(agent.iter().flat_map(|status| running::differences(ready, credentials.as_ref().ok(), status)));
         }
+        Err(_) if config.awaits_enrolment() => {
+            checks.push(Check::skipped("configuration", "it says no server, nor has an enrolment yet"));
+        }
         Err(error) => checks.push(Check::failed(
             "configuration",
             error.to_string(),
@@ -110,6 +113,10 @@ pub async fn examine(config: &Config, client: &Client) -> Vec<Check> {
                 format!("nobody answers at {}: {source}", path.display()),
                 advice.clone(),
             ));
+        }
+        Err(ClientError::Refused(refusal)) if refusal.code == "not_enrolled" => {
+            let advice = "impush enrol CODE, with a code that `impush-gateway enrol-code create` has printed";
+            checks.push(Check::failed("agent", "it runs, and waits to be enrolled", advice));
         }
         Err(error) => {
             checks.push(Check::failed("agent", error.to_string(), manager::advice(client.path()).await));

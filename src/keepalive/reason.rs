@@ -71,6 +71,9 @@ causes! {
     22 TlsWrongName "tls_wrong_name" Slow "the server's certificate is for another host name; check server.url",
     23 TlsNotYetValid "tls_not_yet_valid" Slow "the server's certificate is not valid yet by this device's clock; check the clock",
     24 TlsFailed "tls_failed" Slow "the TLS handshake failed",
+    25 TlsVersion "tls_version" Slow "the server does not speak TLS 1.3, or something before it does not let it",
+    26 TlsBadSignature "tls_bad_signature" Slow "the server's signature does not hold: its key is too weak (RSA below 2048 bits), or the certificate is another's",
+    27 TlsOwnCertificate "tls_own_certificate" Slow "the server wants a certificate of this device, and not this one or none; check server.client_certificate",
     30 ServerBusy "server_busy" Slow "the server is busy",
     31 QuotaExceeded "quota_exceeded" Slow "the server's quota is used up",
     32 ServerUnavailable "server_unavailable" Slow "the server is not available",
@@ -107,7 +110,14 @@ impl Cause {
     pub const fn is_tls(self) -> bool {
         matches!(
             self,
-            Self::TlsUntrusted | Self::TlsExpired | Self::TlsWrongName | Self::TlsNotYetValid | Self::TlsFailed
+            Self::TlsUntrusted
+                | Self::TlsExpired
+                | Self::TlsWrongName
+                | Self::TlsNotYetValid
+                | Self::TlsFailed
+                | Self::TlsVersion
+                | Self::TlsBadSignature
+                | Self::TlsOwnCertificate
         )
     }
 
@@ -118,7 +128,10 @@ impl Cause {
 
     /// Something answered that is not the server: a captive portal, or a proxy that looks into TLS.
     pub const fn is_another_in_its_place(self) -> bool {
-        matches!(self, Self::TlsUntrusted | Self::TlsWrongName | Self::TlsFailed)
+        matches!(
+            self,
+            Self::TlsUntrusted | Self::TlsWrongName | Self::TlsFailed | Self::TlsVersion | Self::TlsBadSignature
+        )
     }
 }
 

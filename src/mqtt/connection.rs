@@ -435,6 +435,9 @@ fn end_of(properties: &[(String, String)]) -> Option<u16> {
 }
 
 fn broken(error: &std::io::Error) -> MqttError {
+    if let Some(refused) = super::tls::about_own_certificate(error) {
+        return refused;
+    }
     let cause = match error.kind() {
         std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
             Cause::PeerClosed

@@ -11,7 +11,10 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, PeerIncompatible,
+    RootCertStore, SignatureScheme,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,9 +131,11 @@ pub fn credentials(
     let fingerprint = fingerprint(&read.certificates);
     let roots = trusted(read.certificates, authorities.file.as_deref())?;
     let (authorities, refused) = (roots.len(), read.refused);
-    let builder = ClientConfig::builder_with_details(Arc::new(rustls::crypto::ring::default_provider()), time)
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_details(provider.clone(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(Verifier::of(roots, provider)?);
     let (mut config, own) = match identity {
         Some((chain, key_file)) => {
             let key = PrivateKeyDer::from_pem_file(key_file)
@@ -175,6 +180,65 @@ pub fn pinned(authority: [u8; 32], time: Arc<dyn TimeProvider>) -> Result<Arc<Cl
 struct Pinned {
     authority: [u8; 32],
     provider: Arc<CryptoProvider>,
+}
+
+/// The server's signature of the handshake does not hold, which is another matter than its certificate's.
+#[derive(Debug, thiserror::Error)]
+#[error("the signature of the handshake does not hold")]
+struct NoProof;
+
+/// As rustls verifies, and tells a signature of the handshake from one in the chain.
+#[derive(Debug)]
+struct Verifier(Arc<WebPkiServerVerifier>);
+
+impl Verifier {
+    fn of(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Arc<Self>, rustls::Error> {
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        verifier.map(|verifier| Arc::new(Self(verifier))).map_err(|error| rustls::Error::General(error.to_string()))
+    }
+}
+
+fn proof(verified: Result<HandshakeSignatureValid, rustls::Error>) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let bad = rustls::Error::InvalidCertificate(CertificateError::BadSignature);
+    verified.map_err(|error| match error == bad {
+        true => CertificateError::Other(OtherError(Arc::new(NoProof))).into(),
+        false => error,
+    })
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        proof(self.0.verify_tls12_signature(message, certificate, signed))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        proof(self.0.verify_tls13_signature(message, certificate, signed))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 impl ServerCertVerifier for Pinned {
@@ -331,11 +395,33 @@ pub(super) fn explain(error: &std::io::Error) -> MqttError {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Cause::TlsExpired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Cause::TlsNotYetValid,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Cause::TlsWrongName,
+            CertificateError::Other(other) if other.0.is::<NoProof>() => Cause::TlsBadSignature,
             _ => Cause::TlsUntrusted,
         },
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | rustls::Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => Cause::TlsVersion,
         _ => Cause::TlsFailed,
     };
     MqttError::new(cause, tls.to_string())
+}
+
+/// What a server holds against the device's own certificate: in TLS 1.3 it comes once the handshake is over here.
+pub(super) fn about_own_certificate(error: &std::io::Error) -> Option<MqttError> {
+    use rustls::AlertDescription as Alert;
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        alert @ rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate
+            | Alert::UnknownCA,
+        ) => Some(MqttError::new(Cause::TlsOwnCertificate, alert.to_string())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod authority;
 mod connection;
 mod entry;
+mod handshake;
 mod header;
 mod identity;
 mod link;
@@ -32,14 +33,14 @@ use super::error::ServeError;
 use crate::mqtt::accept_websocket;
 pub(super) use connection::Shared;
 use connection::serve;
+use handshake::{Handshake, Handshakes};
 use header::{Begins, Wrong};
 use ipnet::IpNet;
 use prefixed::Prefixed;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
-use std::collections::HashMap;
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use table::Order;
 use tokio::io::AsyncReadExt as _;
@@ -52,9 +53,6 @@ use tracing::{info, warn};
 
 /// A load balancer's header, TLS and the first byte have so long together, and so has a WebSocket's request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes under way, in all and from one address: thousands sit behind one NAT, and so may an attacker.
-const HANDSHAKES: usize = 8192;
-const HANDSHAKES_OF_ONE: usize = 2048;
 /// Pause after the system refused a socket: there are too many open files.
 const NO_FILES: Duration = Duration::from_millis(200);
 /// How often the certificate is looked at: two calls of the system, of which no device notices anything.
@@ -104,47 +102,6 @@ async fn watch(current: Arc<Current>, stop: CancellationToken) {
         }
         if current.identity.has_changed() {
             current.reload();
-        }
-    }
-}
-
-/// Handshakes under way, by address. A load balancer's has none until its header has come.
-#[derive(Clone, Default)]
-struct Handshakes(Arc<Mutex<HashMap<Option<IpAddr>, usize>>>);
-
-/// One of them; dropping it ends it.
-struct Handshake(Handshakes, Option<IpAddr>);
-
-impl Handshakes {
-    fn begin(&self, from: Option<IpAddr>) -> Option<Handshake> {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = under_way.values().sum();
-        let of_one = under_way.get(&from).copied().unwrap_or(0);
-        if all >= HANDSHAKES || from.is_some() && of_one >= HANDSHAKES_OF_ONE {
-            return None;
-        }
-        *under_way.entry(from).or_default() += 1;
-        Some(Handshake(self.clone(), from))
-    }
-}
-
-impl Handshake {
-    /// The load balancer has said whose it is.
-    fn of(self, from: IpAddr) -> Option<Self> {
-        let handshakes = self.0.clone();
-        drop(self);
-        handshakes.begin(Some(from))
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut under_way = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = under_way.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                under_way.remove(&self.1);
-            }
         }
     }
 }
@@ -266,7 +223,7 @@ enum Unready {
     Crowded(SocketAddr),
     /// A look at the port, by nobody that is to be heard.
     Look,
-    Tls(SocketAddr, String),
+    Tls(SocketAddr, std::io::Error),
 }
 
 /// A connection that speaks MQTT or asks for a WebSocket: its first byte, if there is one.
@@ -291,7 +248,7 @@ async fn secured(incoming: Incoming) -> Result<Secured, Unready> {
     }
     let unready = |error: std::io::Error| match begins {
         Begins::Balancer => Unready::Look,
-        Begins::Peer | Begins::Behind(_) => Unready::Tls(from, error.to_string()),
+        Begins::Peer | Begins::Behind(_) => Unready::Tls(from, error),
     };
     let mut stream = TlsAcceptor::from(tls).accept(socket).await.map_err(unready)?;
     let mut first = [0; 1];
@@ -312,9 +269,9 @@ async fn come_in(incoming: Incoming, shared: Shared) {
         Ok(Err(Unready::Look | Unready::Header(Wrong::Nothing))) => return,
         Ok(Err(Unready::Header(wrong))) => return refused(wrong.as_str(), &format_args!("{peer}: {wrong}")),
         Ok(Err(Unready::Crowded(from))) => return refused("too many handshakes under way", &from),
-        Ok(Err(Unready::Tls(from, why))) => {
-            tracing::debug!(event = "endpoint.handshake", from = %from, why, "a TLS handshake did not come about");
-            return refused("no TLS handshake", &from);
+        Ok(Err(Unready::Tls(from, error))) => {
+            tracing::debug!(event = "endpoint.handshake", from = %from, why = %error, "a TLS handshake did not come about");
+            return refused(handshake::word(&error), &from);
         }
         Err(_) => return refused("a handshake that took too long", &peer),
     };
@@ -329,28 +286,5 @@ async fn come_in(incoming: Incoming, shared: Shared) {
         Ok(Ok(stream)) => Box::pin(serve(stream, &[], from.ip(), shared.clone())).await,
         Ok(Err(why)) => refused("no WebSocket of MQTT", &why),
         Err(_) => refused("a handshake that took too long", &from),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_so_many_handshakes_under_way_and_a_load_balancer_as_many_as_its_devices() {
-        let handshakes = Handshakes::default();
-        let balancers: Vec<_> = (0..=HANDSHAKES_OF_ONE).map(|_| handshakes.begin(None).expect("one more")).collect();
-        let [device, other] = ["192.0.2.7", "192.0.2.8"].map(|ip| ip.parse::<IpAddr>().expect("an address"));
-        let (mut known, mut last) = (Vec::new(), None);
-        for (n, handshake) in balancers.into_iter().enumerate() {
-            match handshake.of(device) {
-                Some(handshake) => known.push(handshake),
-                None => last = Some(n),
-            }
-        }
-        assert_eq!((known.len(), last), (HANDSHAKES_OF_ONE, Some(HANDSHAKES_OF_ONE)));
-        assert!(handshakes.begin(Some(device)).is_none() && handshakes.begin(Some(other)).is_some());
-        known.pop();
-        assert!(handshakes.begin(None).and_then(|handshake| handshake.of(device)).is_some());
     }
 }

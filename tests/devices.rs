@@ -103,7 +103,9 @@ fn what_is_no_client_of_mqtt_5_is_told_so_in_its_own_words() {
     assert!(String::from_utf8_lossy(&web).starts_with("HTTP/1.1 404"), "{}", String::from_utf8_lossy(&web));
     let rest = Rest::new(&gateway.reach, ca);
     let metrics = rest.text("/metrics");
-    for why in ["MQTT before version 5", "a packet that is too large", "a receive maximum of 0"] {
+    for why in
+        ["MQTT before version 5", "a packet that is too large", "a receive maximum of 0", "code=\"PacketTooLarge\""]
+    {
         assert!(metrics.contains(why), "{why} is not counted: {metrics}");
     }
 }

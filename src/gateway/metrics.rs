@@ -48,6 +48,11 @@ struct Enrolled {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotLetIn {
+    code: String,
+}
+
 /// Codes come from outside: no more different ones are told apart, so that a vendor cannot fill the memory.
 const MOST_CODES: usize = 256;
 
@@ -72,6 +77,7 @@ pub struct Metrics {
 struct Links {
     open: Gauge,
     ended: Family<Ended, Counter>,
+    not_let_in: Family<NotLetIn, Counter>,
     bytes_in: Counter,
     bytes_out: Counter,
     round_trip_seconds: Histogram,
@@ -80,11 +86,13 @@ struct Links {
 impl Links {
     fn registered(registry: &mut Registry) -> Self {
         let (open, ended) = (Gauge::default(), Family::default());
+        let not_let_in = Family::default();
         let (bytes_in, bytes_out) = (Counter::default(), Counter::default());
         // From 1 ms to 65 s: a radio that sleeps is slow to answer.
         let round_trip_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 17));
         registry.register("connections", "Devices' connections to the gateway's own endpoint", open.clone());
         registry.register("connections_ended", "Connections of devices that are over, by the cause", ended.clone());
+        registry.register("connects_refused", "CONNECTs that were refused, by the CONNACK's code", not_let_in.clone());
         registry.register("connection_bytes_in", "Bytes from devices, without TLS", bytes_in.clone());
         registry.register("connection_bytes_out", "Bytes to devices, without TLS", bytes_out.clone());
         registry.register(
@@ -92,7 +100,7 @@ impl Links {
             "Time from a message for a device to its acknowledgement of the packet, one at a time of each connection",
             round_trip_seconds.clone(),
         );
-        Self { open, ended, bytes_in, bytes_out, round_trip_seconds }
+        Self { open, ended, not_let_in, bytes_in, bytes_out, round_trip_seconds }
     }
 }
 
@@ -204,6 +212,11 @@ impl Metrics {
     pub fn link_ended(&self, cause: &'static str) {
         self.links.open.dec();
         self.links.ended.get_or_create(&Ended { cause }).inc();
+    }
+
+    /// A CONNECT was refused with one of MQTT's codes.
+    pub fn connect_refused(&self, code: &impl std::fmt::Debug) {
+        self.links.not_let_in.get_or_create(&NotLetIn { code: format!("{code:?}") }).inc();
     }
 
     /// Bytes from a device and to it.

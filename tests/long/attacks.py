@@ -275,8 +275,9 @@ def rest(api, method, path, body=None, token=None):
 
 
 def refused(api):
-    lines = [line for line in rest(api, "GET", "/metrics").splitlines() if line.startswith('impush_gateway_input_refused_total{from="connection"')]
-    return {line.split('reason="')[1].split('"')[0]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
+    kinds = ('impush_gateway_input_refused_total{from="connection"', "impush_gateway_connects_refused_total{")
+    lines = [line for line in rest(api, "GET", "/metrics").splitlines() if line.startswith(kinds)]
+    return {line.split('="')[-1].split('"')[0]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
 
 
 async def main():

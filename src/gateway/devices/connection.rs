@@ -1,18 +1,18 @@
 //! One device's connection: its socket, its place in the table, and its words on their way to the store.
 
-use super::entry::{Asking, Found, asked, refusal};
+use super::entry::{Asking, Entry, Found, asked, enter};
 use super::link::cause;
 use super::rate::Rate;
-use super::table::{Full, Order, Place, Table};
+use super::table::{Order, Place, Table};
 use crate::gateway::dispatch::Dispatch;
-use crate::gateway::door::{Door, Refused};
+use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::workers::{Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
-use crate::mqtt::server::{Action, Ask, Event, Fault, Own, Refusal, Server, Topic, next_packet, write_packet};
-use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Up, decode_state, decode_up};
+use crate::mqtt::server::{Action, Ask, Event, Fault, Server, Topic, next_packet, write_packet};
+use crate::protocol::{Address, Down, Up, decode_state, decode_up};
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet};
 use std::collections::VecDeque;
@@ -286,6 +286,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 {
                     self.timed = Some((publish.pkid, self.now()));
                 }
+                if let Packet::ConnAck(ack) = &packet
+                    && ack.code != ConnectReturnCode::Success
+                {
+                    self.shared.metrics.connect_refused(&ack.code);
+                }
                 if let Err(error) = write_packet(&packet, &mut self.outgoing) {
                     self.shared.dispatch.on_refused(
                         "connection",
@@ -365,11 +370,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn found(&mut self, found: Found) {
         self.asking = None;
         match found {
-            Found::Login(ask, answer, ended) => {
-                if let Some(answer) = self.enter(ask, answer, ended) {
-                    self.happens(Event::Entered(answer));
+            Found::Login(ask, answer, ended) => match enter(&ask, answer, ended, &self.shared) {
+                Entry::In { address, place, own } => {
+                    self.shared.metrics.link_began();
+                    self.entered = Some(Entered { client_id: ask.client_id, address, place });
+                    self.happens(Event::Entered(Ok(own)));
                 }
-            }
+                Entry::Again => self.ask(ask),
+                Entry::Out(refusal) => self.happens(Event::Entered(Err(refusal))),
+            },
             // It hears of it when it has subscribed.
             Found::Code(answer, own) => {
                 self.enrols_until = Some(self.now() + ENROLS_WITHIN);
@@ -378,53 +387,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Found::Nobody(refusal) => self.happens(Event::Entered(Err(refusal))),
         }
-    }
-
-    /// `None`: a login has ended meanwhile, and whether it was this one is asked again.
-    fn enter(
-        &mut self,
-        ask: Ask,
-        answer: Result<Option<Address>, Refused>,
-        ended: u64,
-    ) -> Option<Result<Own, Refusal>> {
-        let refuse = |code, why: String| Some(Err(Refusal { code, why, end: None }));
-        let Shared { door, table, stop, .. } = &self.shared;
-        if stop.is_cancelled() {
-            return refuse(ConnectReturnCode::ServerUnavailable, "the gateway ends".to_owned());
-        }
-        let user = match answer {
-            Ok(user) => user,
-            Err(refused) => return Some(Err(refusal(&refused, &ask.client_id))),
-        };
-        let by_will = || ask.will_topic.as_deref().and_then(|topic| door.owner(&ask.client_id, topic));
-        let probes = ask.client_id.ends_with(PROBE_SUFFIX);
-        let address = if probes { None } else { user.or_else(by_will) };
-        if address.is_none() && !probes {
-            let why = "a device id this long needs a token that names it, or a will on its `state`".to_owned();
-            return refuse(ConnectReturnCode::ClientIdentifierNotValid, why);
-        }
-        let own = address.as_ref().map_or_else(Own::default, |address| Own {
-            down: door.topics.topic(address, Leg::Down),
-            up: door.topics.topic(address, Leg::Up),
-            state: door.topics.topic(address, Leg::State),
-        });
-        if ask.will_topic.as_ref().is_some_and(|topic| *topic != own.state && *topic != own.up) {
-            return refuse(ConnectReturnCode::NotAuthorized, "the will is not on an own topic".to_owned());
-        }
-        let place = match table.enter(&ask.client_id, ask.max_packet, Instant::now()) {
-            Ok(place) => place,
-            Err(full @ Full::Contended) => return refuse(ConnectReturnCode::ConnectionRateExceeded, full.to_string()),
-            Err(full @ Full::User) => return refuse(ConnectReturnCode::QuotaExceeded, full.to_string()),
-        };
-        if table.ended() != ended {
-            // From now on it is found in the table by whoever ends it.
-            table.leave(&ask.client_id, &place);
-            self.ask(ask);
-            return None;
-        }
-        self.shared.metrics.link_began();
-        self.entered = Some(Entered { client_id: ask.client_id, address, place });
-        Some(Ok(own))
     }
 
     fn start_work(&mut self) {

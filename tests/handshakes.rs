@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::Arc;
-use support::{Agent, Certificates, Flaw, Gateway, Process, Rest, certificates, free_port, has, skipped};
+use support::{Agent, Certificates, Flaw, Gateway, Process, Rest, certificates, eventually, free_port, has, skipped};
 
 fn place(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
@@ -255,4 +255,50 @@ fn who_stands_between_gets_no_older_version_of_tls_than_both_speak() {
     let attempted = PeerMisbehaved::AttemptedDowngradeToTls12WhenTls13IsSupported;
     assert_eq!(misbehaved, Some(&rustls::Error::PeerMisbehaved(attempted)), "{error}");
     counted(&lenient, &shown.ca, "the peer broke the handshake off");
+}
+
+#[test]
+fn an_installation_that_threw_its_authoritys_key_away_gets_another_and_agents_that_were_told_come_along() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (home, listen) = (dir.path().join("g"), format!("127.0.0.1:{}", free_port()));
+    let start = || {
+        let log = format!("[log]\nlevel = 'info'\nfile = '{}'\n", home.join("log").display());
+        Gateway::start_in(&home, free_port(), &log, &[("IMPUSH_GATEWAY_BROKER_LISTEN", &listen)])
+    };
+    let logged = |event: &str| std::fs::read_to_string(home.join("log")).unwrap_or_default().contains(event);
+    let mut gateway = start();
+    let old_ca = dir.path().join("ca.pem");
+    std::fs::copy(gateway.ca(), &old_ca).expect("copied");
+    let (url, own) = (format!("mqtts://localhost:{}", gateway.port()), dir.path().join("a"));
+    Agent::configure(&own, &url, &old_ca, "");
+    let mut agent = Agent::start(&own);
+    let token = gateway.user("ann");
+    agent.login("ann", &token);
+    agent.process.event("link.up");
+    gateway.process.terminate();
+    let store = rusqlite::Connection::open(home.join("state/gateway.sqlite")).expect("the store");
+    assert_eq!(store.execute("DELETE FROM meta WHERE key = 'authority'", []).expect("thrown away"), 1);
+    drop(store);
+    let mut gateway = start();
+    agent.process.event("link.up");
+    assert_eq!(gateway.run(&["authority", "switch"]).status.code(), Some(65), "there is none to switch to");
+    gateway.ok(&["authority", "renew"]);
+    assert_eq!(gateway.run(&["authority", "switch"]).status.code(), Some(65), "nobody was told");
+    gateway.process.signal(rustix::process::Signal::HUP);
+    eventually("devices are told", || logged("endpoint.authority_told"));
+    let absent = gateway.ok(&["authority", "show"]);
+    assert!(absent.contains("0 of 1 devices") && absent.contains("1 have not been here"), "{absent}");
+    agent.ok(&["reconnect"]);
+    agent.process.event("tls.authority_given");
+    eventually("all have been here", || gateway.ok(&["authority", "show"]).contains("1 of 1 devices"));
+    assert_eq!(std::fs::read(gateway.ca()).expect("read"), std::fs::read(&old_ca).expect("read"), "not yet in use");
+    gateway.ok(&["authority", "switch"]);
+    gateway.process.terminate();
+    let gateway = start();
+    assert_ne!(std::fs::read(gateway.ca()).expect("read"), std::fs::read(&old_ca).expect("read"));
+    agent.process.event("link.up");
+    let id = gateway.ok(&["send", "--app", "org/app", "ann", "under the new authority"]);
+    assert_eq!(agent.process.event("message.received")["id"], id.as_str());
+    let untold = dir.path().join("untold");
+    assert_eq!(cause(&untold, &gateway.port(), &old_ca), "tls_untrusted");
 }

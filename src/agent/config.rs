@@ -55,6 +55,9 @@ pub struct Server {
     /// A directory of further authorities, PEM files whatever their names: `/data/misc/user/0/cacerts-added` has those
     /// that an Android device's user or manager added.
     pub ca_added: Option<PathBuf>,
+    /// Those that the gateway has told of, beside a `ca_file`.
+    #[serde(skip)]
+    pub ca_given: Option<PathBuf>,
     /// PEM files with which the device proves itself, where the broker asks for it.
     pub client_certificate: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
@@ -64,7 +67,7 @@ pub struct Server {
 
 impl Server {
     pub fn authorities(&self) -> Authorities {
-        Authorities { file: self.ca_file.clone(), added: self.ca_added.clone() }
+        Authorities { file: self.ca_file.clone(), added: self.ca_added.clone(), given: self.ca_given.clone() }
     }
 }
 
@@ -78,6 +81,7 @@ impl Default for Server {
             app: None,
             ca_file: None,
             ca_added: None,
+            ca_given: None,
             client_certificate: None,
             client_key: None,
             prefix: DEFAULT_PREFIX.to_owned(),

@@ -1,6 +1,7 @@
 //! What an enrolment told the agent for good: its server, its IM app, whom to trust. The configuration has the last word.
 
 use super::config::{Config, Server};
+use super::given;
 use crate::protocol::DEFAULT_PREFIX;
 use crate::settings::SettingsError;
 use crate::store::write_atomically;
@@ -97,11 +98,17 @@ impl Config {
     /// [`SettingsError::BadValue`].
     pub(super) fn with_enrolment(mut self) -> Result<Self, SettingsError> {
         let directory = self.state_directory();
-        let Some(enrolled) = Enrolled::read(&directory)? else { return Ok(self) };
+        let given = given::file(&directory);
+        let Some(enrolled) = Enrolled::read(&directory)? else {
+            // Who trusts the system's authorities is told of no other.
+            self.server.ca_given = self.server.ca_file.is_some().then_some(given);
+            return Ok(self);
+        };
         let ca_file = enrolled.ca_file(&directory);
         let server = &mut self.server;
         server.url.get_or_insert(enrolled.url);
         server.ca_file = server.ca_file.take().or(ca_file);
+        server.ca_given = server.ca_file.is_some().then_some(given);
         if server.app.as_ref().is_none_or(String::is_empty) {
             server.app = Some(enrolled.app);
         }

@@ -29,6 +29,7 @@ mod enrolled;
 mod enrolling;
 mod file_watch;
 mod front;
+mod given;
 mod identity;
 mod inbox;
 mod loading;

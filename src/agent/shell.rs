@@ -3,8 +3,9 @@
 use super::clock;
 use super::config::{Config, Ready};
 use super::control::{Apps, Refusal, Reply};
-use super::disk::OnDisk;
+use super::disk::{OnDisk, blocking};
 use super::enrolling::Enrolling;
+use super::given;
 use super::network::{self, Towards};
 use super::power;
 use super::side::{Running, Way};
@@ -30,7 +31,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 /// How long a goodbye may take.
 const FAREWELL: Duration = Duration::from_millis(1200);
@@ -147,6 +148,7 @@ impl Shell {
                 return lost.then_some(Event::InboxLost);
             }
             Action::WakeApp { app, how, uid, id, from } => self.waking.start(app, how, uid, &id, &from),
+            Action::KeepAuthority { pem } => self.keep_authority(pem).await,
             Action::LocalAppsChanged => drop(self.apps.send(Arc::new(self.session.local_apps().clone()))),
             Action::UnlinkInbox => self.disk.run(|disk| disk.unlink_inbox()).await,
             Action::EndStreams { word, detail } => {
@@ -160,6 +162,20 @@ impl Shell {
     async fn look_at_trust(&mut self) {
         self.trust.floor.set(self.session.earliest_ms(now()));
         self.trust.look_again().await;
+    }
+
+    async fn keep_authority(&mut self, pem: String) {
+        let Some(path) = self.config.server.ca_given.clone() else { return };
+        match blocking(move || given::keep(&path, &pem)).await {
+            Ok(false) => {}
+            Ok(true) => info!(
+                event = "tls.authority_given",
+                "the server has told of an authority that its certificate will be of; it is trusted beside the others"
+            ),
+            Err(error) => {
+                warn!(event = "tls.authority_not_kept", %error, "the server has told of an authority that cannot be kept");
+            }
+        }
     }
 
     /// The same without an attempt, which follows if they did change.

@@ -21,7 +21,7 @@ use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message
 use crate::secret::fingerprint;
 use crate::service::Service;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ pub struct Dispatch {
     push: Push,
     renewal: Renewal,
     mending: Mending,
+    /// The authority that devices are told of.
+    coming: Arc<Mutex<Option<String>>>,
     /// As they are now; the operator may change them.
     rules: watch::Receiver<Rules>,
     alarm: Arc<Alarm>,
@@ -75,6 +77,7 @@ impl Dispatch {
             push,
             renewal,
             mending: Mending::new(),
+            coming: Arc::default(),
             rules,
             alarm: Arc::default(),
             calls: Arc::new(Semaphore::new(concurrency)),
@@ -182,12 +185,22 @@ impl Dispatch {
         });
     }
 
+    /// Devices are told of the authority that the endpoint's certificate will be of, from now on.
+    pub fn tell_authority(&self, pem: Option<String>) {
+        *self.coming.lock().unwrap_or_else(PoisonError::into_inner) = pem;
+    }
+
+    fn welcome(&self, nonce: Option<Nonce>, bindings: Vec<BindingReport>) -> Down {
+        let ca = self.coming.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: Some(bindings), token: None, ca }
+    }
+
     /// Returns what the device is told: its welcome and what it missed, or that its login has ended.
     pub async fn on_hello(&self, address: Address, hello: Hello) -> Result<Vec<Down>, StoreError> {
         let (channel, nonce) = (hello.channel.clone(), Some(hello.nonce.clone()));
         if hello.check {
             return Ok(vec![match self.store.look(address.clone(), hello, now_ms()).await? {
-                Look::In(bindings) => welcome(nonce, self.with_failing(&address, bindings).await?),
+                Look::In(bindings) => self.welcome(nonce, self.with_failing(&address, bindings).await?),
                 Look::Out(kick) => refused(&address, kick),
             }]);
         }
@@ -202,7 +215,7 @@ impl Dispatch {
                 }
                 self.tell_kicked(kicked);
                 let bindings = self.with_failing(&address, bindings).await?;
-                Ok(missed.into_iter().map(Down::Message).chain([welcome(nonce, bindings)]).collect())
+                Ok(missed.into_iter().map(Down::Message).chain([self.welcome(nonce, bindings)]).collect())
             }
             Welcome::Out(kick) => Ok(vec![refused(&address, kick)]),
         }
@@ -454,10 +467,6 @@ impl Dispatch {
             again.into_iter().for_each(|at_ms| this.alarm.ring(at_ms));
         });
     }
-}
-
-fn welcome(nonce: Option<Nonce>, bindings: Vec<BindingReport>) -> Down {
-    Down::Settings { nonce, heartbeat_ceiling_s: None, bindings: Some(bindings), token: None }
 }
 
 /// What went well; what did not is said, and will be done again.

@@ -87,7 +87,7 @@ impl Mending {
 }
 
 fn question() -> Down {
-    Down::Settings { nonce: Some(Nonce::foreign()), heartbeat_ceiling_s: None, bindings: None, token: None }
+    Down::Settings { nonce: Some(Nonce::foreign()), heartbeat_ceiling_s: None, bindings: None, token: None, ca: None }
 }
 
 /// Asks every device with a login that has not greeted since now, wherever the store thinks that it is.

@@ -57,7 +57,13 @@ impl Renewal {
             Ok(token) => {
                 self.overdue.clear(&address.client_id());
                 info!(event = "login.renewed", device = %address, token = token.fingerprint(), "a login's token was renewed");
-                Ok(Some(Down::Settings { nonce: None, heartbeat_ceiling_s: None, bindings: None, token: Some(token) }))
+                Ok(Some(Down::Settings {
+                    nonce: None,
+                    heartbeat_ceiling_s: None,
+                    bindings: None,
+                    token: Some(token),
+                    ca: None,
+                }))
             }
             Err(error) => {
                 warn!(event = "login.not_renewed", device = %address, %error, "a token could not be issued");

@@ -22,7 +22,7 @@ use super::reload::{Reload, Source};
 use super::renewal::Renewal;
 use super::secrets::{Secrets, follow_keys};
 use super::sender::Senders;
-use super::store::Unreadable;
+use super::store::{Store, Unreadable};
 use super::timekeeping::Timekeeping;
 use super::tokens::Tokens;
 use super::waiting::{self, Waiting};
@@ -145,6 +145,7 @@ pub async fn serve(
                 Some(_) => None,
                 None => Authority::of(&store, &state.join("tls")).await?,
             };
+            tell_of_authority(&store, &dispatch).await;
             let identity = Identity::of(&config.broker, &state, tickets, authority)?;
             enrolment.serving = Serving::new(&config.broker, identity.ca())?;
             let shared = Shared {
@@ -194,6 +195,7 @@ pub async fn serve(
         broker_secret: config.broker.ask_secret.clone(),
         user_token_s: config.api.user_token_s,
     };
+    let (known, telling) = (state_of_api.store.clone(), state_of_api.dispatch.clone());
     let mut reload = Reload { source, levels, rules: changeable, limits, config };
     let api_stop = stop.clone();
     let api_task = tokio::spawn(async move {
@@ -228,6 +230,7 @@ pub async fn serve(
                 reload.apply();
                 if let Some(devices) = &devices {
                     devices.reload();
+                    tell_of_authority(&known, &telling).await;
                 }
             }
             () = wire.connected(), if !ready => {
@@ -255,4 +258,12 @@ pub async fn serve(
     }
     info!(event = "gateway.stopped", "gateway stopped");
     Ok(())
+}
+
+/// Devices are told of the authority that is to follow, if one is.
+async fn tell_of_authority(store: &Store, dispatch: &Dispatch) {
+    match Authority::told(store, now_ms()).await {
+        Ok(coming) => dispatch.tell_authority(coming),
+        Err(error) => error.tell("devices are not told of the authority that is to follow"),
+    }
 }

@@ -50,11 +50,13 @@ pub struct Authorities {
     pub file: Option<PathBuf>,
     /// A directory of PEM files, one certificate or more in each, beside them.
     pub added: Option<PathBuf>,
+    /// A PEM file of those that a server has told of, which need not be there.
+    pub given: Option<PathBuf>,
 }
 
 impl Authorities {
     pub fn of_file(file: Option<&Path>) -> Self {
-        Self { file: file.map(Path::to_owned), added: None }
+        Self { file: file.map(Path::to_owned), added: None, given: None }
     }
 }
 
@@ -127,6 +129,13 @@ pub fn credentials(
     };
     if let Some(added) = &authorities.added {
         read.extend(read_directory(added));
+    }
+    if let Some(given) = authorities.given.as_deref().filter(|given| given.exists()) {
+        match read_certificates(given) {
+            Ok(certificates) => read.extend(Read { certificates, refused: Vec::new() }),
+            // It is not what the operator has set up; the link can do without.
+            Err(error) => read.refused.push(error.to_string()),
+        }
     }
     let fingerprint = fingerprint(&read.certificates);
     let roots = trusted(read.certificates, authorities.file.as_deref())?;
@@ -295,6 +304,7 @@ pub fn sources(authorities: &Authorities, identity: Option<(&Path, &Path)>) -> V
         }
     };
     paths.extend(authorities.added.clone());
+    paths.extend(authorities.given.clone());
     paths.extend(identity.into_iter().flat_map(|(chain, key)| [chain.to_owned(), key.to_owned()]));
     paths
 }
@@ -497,7 +507,7 @@ mod tests {
             .expect("written");
         std::fs::write(added.join("9a5ba575.0"), &own).expect("written");
         std::fs::write(added.join("notes"), "no certificate").expect("written");
-        let authorities = Authorities { file: Some(file.clone()), added: Some(added.clone()) };
+        let authorities = Authorities { added: Some(added.clone()), ..Authorities::of_file(Some(&file)) };
         let read = credentials(&authorities, None, Arc::new(DefaultTimeProvider)).expect("read");
         assert_eq!(read.authorities, 2, "the same one twice is one");
         assert!(read.refused.len() == 1 && read.refused[0].contains("notes: no certificate"), "{:?}", read.refused);

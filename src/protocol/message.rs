@@ -49,6 +49,9 @@ pub enum Down {
         /// A new password for the next connection; the old one stays good until this one has been used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<Secret>,
+        /// PEM of an authority that the endpoint's certificate will be of: to be trusted beside those that are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ca: Option<String>,
     },
 }
 

@@ -71,6 +71,10 @@ pub enum Action {
         id: MessageId,
         from: String,
     },
+    /// The gateway's certificate will be of this authority: trust it beside those that are trusted.
+    KeepAuthority {
+        pem: String,
+    },
     /// Who may ask over the loopback port is another.
     LocalAppsChanged,
     /// Local apps' streams end with this reason.

@@ -64,7 +64,8 @@ impl Session {
                 self.acknowledge(packet_id);
                 return self.on_kick(now, code, replaced_by);
             }
-            Ok(Down::Settings { nonce, heartbeat_ceiling_s, bindings, token }) => {
+            Ok(Down::Settings { nonce, heartbeat_ceiling_s, bindings, token, ca }) => {
+                ca.into_iter().for_each(|pem| self.act(Action::KeepAuthority { pem }));
                 self.on_settings(now, nonce.as_ref(), heartbeat_ceiling_s);
                 self.on_renewed(now, token);
                 self.ask_renewal(now);

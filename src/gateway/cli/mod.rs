@@ -1,5 +1,6 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
+mod authority;
 mod enrolments;
 mod programs;
 mod users;
@@ -76,6 +77,11 @@ enum Command {
     SigningKey {
         #[command(subcommand)]
         command: programs::KeyCommand,
+    },
+    /// The authority of the endpoint's certificate, where the gateway made it
+    Authority {
+        #[command(subcommand)]
+        command: authority::AuthorityCommand,
     },
     /// Push certificates: a vendor's credentials under the name devices bind to
     Certificate {
@@ -324,6 +330,7 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
             let answer = operator.call("POST", "token", Some(body)).await?;
             print(answer["access_token"].as_str().unwrap_or_default())
         }
+        Command::Authority { command } => authority::execute(config, command).await,
         Command::App { command } => programs::apps(config, command).await,
         Command::EnrolCode { command } => enrolments::execute(config, command).await,
         Command::SigningKey { command } => programs::keys(config, command).await,

@@ -1,6 +1,7 @@
 //! The gateway's own authority: its key lies sealed in the store, so that gateways which share one have the same.
 
 use crate::gateway::store::{Store, StoreError};
+use crate::secret::Secret;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -11,10 +12,15 @@ use tracing::{error, info};
 pub(in crate::gateway) struct Authority {
     pub certificate: String,
     key: String,
+    /// Of one that is to follow: since when devices are told of it, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    told_since_ms: Option<u64>,
 }
 
 /// Its name in the store.
 const NAME: &str = "authority";
+/// The name of the one that is to follow.
+const NEXT: &str = "authority_next";
 
 impl Authority {
     /// The store's, made on first use, or the one whose key earlier versions kept in `directory`, which goes into the
@@ -29,7 +35,7 @@ impl Authority {
         if in_file.is_none() && certificate_file.exists() && !store.has_own(NAME).await? {
             return Ok(None);
         }
-        let offered = in_file.map(|(certificate, key)| Self { certificate, key });
+        let offered = in_file.map(|(certificate, key)| Self { certificate, key, told_since_ms: None });
         let had_file = offered.is_some();
         let made = match offered.map_or_else(Self::made, Ok) {
             Ok(made) => made,
@@ -59,10 +65,60 @@ impl Authority {
         }
     }
 
+    /// Makes one that is to follow, unless there is one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renew(store: &Store) -> Result<(), StoreError> {
+        let made = Self::made().map_err(|why| StoreError::Corrupt(format!("no authority can be made: {why}")))?;
+        let text = serde_json::to_string(&made).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        store.own_text(NEXT, move || text).await.map(drop)
+    }
+
+    /// The certificate of the one that is to follow, and since when devices are told of it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn coming(store: &Store) -> Result<Option<(String, Option<u64>)>, StoreError> {
+        if !store.has_own(NEXT).await? {
+            return Ok(None);
+        }
+        let text = store.own_text(NEXT, String::new).await?;
+        let next: Self = serde_json::from_str(text.expose())
+            .map_err(|e| StoreError::Corrupt(format!("the authority that is to follow: {e}")))?;
+        Ok(Some((next.certificate, next.told_since_ms)))
+    }
+
+    /// The same, for a gateway that tells devices of it from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn told(store: &Store, now_ms: u64) -> Result<Option<String>, StoreError> {
+        let Some((certificate, since_ms)) = Self::coming(store).await? else { return Ok(None) };
+        if since_ms.is_none() {
+            let told = move |text: Secret| {
+                let next = serde_json::from_str::<Self>(text.expose()).ok();
+                let next = next.map(|next| Self { told_since_ms: next.told_since_ms.or(Some(now_ms)), ..next });
+                (next.and_then(|next| serde_json::to_string(&next).ok()), ())
+            };
+            store.change_own(NEXT, told).await?;
+            info!(event = "endpoint.authority_told", "devices are told of the authority that is to follow");
+        }
+        Ok(Some(certificate))
+    }
+
+    /// The one that is to follow takes its place, with the gateway's next start. `false`: there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn switch(store: &Store) -> Result<bool, StoreError> {
+        store.promote_own(NEXT, NAME).await
+    }
+
     pub(super) fn made() -> Result<Self, rcgen::Error> {
         let key = KeyPair::generate()?;
         let certificate = params()?.self_signed(&key)?.pem();
-        Ok(Self { certificate, key: key.serialize_pem() })
+        Ok(Self { certificate, key: key.serialize_pem(), told_since_ms: None })
     }
 
     /// # Errors

@@ -320,6 +320,22 @@ impl Store {
         .await
     }
 
+    /// How many devices have a login and were not heard since, and how many have one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn absent_since(&self, since_ms: u64) -> Result<(u64, u64), StoreError> {
+        self.run(move |t| {
+            let counted: (i64, i64) = t.query_row(
+                "SELECT count(CASE WHEN seen_ms < ?1 THEN 1 END), count(*) FROM devices WHERE logged_in = 1",
+                params![as_i64(since_ms)],
+                |r| Ok((r.get(0)?, r.get(1)?)),
+            )?;
+            Ok((as_u64(counted.0), as_u64(counted.1)))
+        })
+        .await
+    }
+
     /// No device is connected: the gateway's own endpoint has just started. Those that were may be back in a moment.
     ///
     /// # Errors

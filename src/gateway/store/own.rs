@@ -12,12 +12,13 @@ fn place(name: &str) -> String {
 }
 
 /// Those that end with the sealing key, each with what that means.
-const NAMES: [(&str, &str); 5] = [
+const NAMES: [(&str, &str); 6] = [
     ("token_key", "logins: every device and app logs in again"),
     ("admin_secret", "the operator's secret, in admin.secret"),
     ("receipt_key", "the addresses that vendors send receipts to"),
     ("ticket_key", "TLS tickets"),
     ("authority", "the authority of the endpoint's certificate: its certificate stays until its end"),
+    ("authority_next", "the authority that was to follow it: `impush-gateway authority renew`"),
 ];
 
 /// A key may be made only where nothing was sealed with another.
@@ -102,6 +103,23 @@ impl Store {
     /// [`StoreError`].
     pub async fn has_own(&self, name: &'static str) -> Result<bool, StoreError> {
         self.run(move |t| Ok(read(t, name)?.is_some())).await
+    }
+
+    /// Puts one in another's place. `false`: there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn promote_own(&self, name: &'static str, to: &'static str) -> Result<bool, StoreError> {
+        let vault = self.vault.clone();
+        self.run(move |t| {
+            let Some(found) = read(t, name)? else { return Ok(false) };
+            let text = vault.open_text(&found, &place(name))?;
+            let sealed = vault.seal(&text, &place(to))?;
+            t.execute("DELETE FROM meta WHERE key = ?1 OR key = ?2", params![name, to])?;
+            t.execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", params![to, sealed])?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Changes one that is there, against all other gateways.

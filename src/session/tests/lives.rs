@@ -192,7 +192,7 @@ fn step(stage: &mut Stage, random: &mut Random) -> String {
         }
         33 if stage.pending.connected => {
             let token = Some(Secret::new(format!("renewed-{}", random.next() % 9)));
-            stage.tell(&Down::Settings { nonce: None, heartbeat_ceiling_s: Some(30), bindings: None, token });
+            stage.tell(&Down::Settings { nonce: None, heartbeat_ceiling_s: Some(30), bindings: None, token, ca: None });
         }
         _ => {
             let ids = vec![format!("m{}", random.next() % 50).as_str().into()];

@@ -168,7 +168,7 @@ impl Stage {
             Action::UnlinkInbox => self.inbox = None,
             Action::EndStreams { word, .. } => self.ends.push(word),
             Action::WakeApp { app, id, .. } => self.woken.push((app, id)),
-            Action::LocalAppsChanged => {}
+            Action::LocalAppsChanged | Action::KeepAuthority { .. } => {}
         }
         None
     }
@@ -233,6 +233,7 @@ impl Stage {
                         heartbeat_ceiling_s: None,
                         bindings,
                         token: None,
+                        ca: None,
                     });
                 }
                 Up::Bind { sequence, .. } | Up::Unbind { sequence, .. } => {

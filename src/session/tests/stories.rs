@@ -238,7 +238,13 @@ fn a_receipt_told_while_resting_is_told_at_the_next_connection() {
 fn a_renewed_token_replaces_the_old_one_only_when_it_has_entered() {
     let mut stage = Stage::phone();
     let renewed = crate::secret::Secret::new("renewed");
-    stage.tell(&Down::Settings { nonce: None, heartbeat_ceiling_s: None, bindings: None, token: Some(renewed) });
+    stage.tell(&Down::Settings {
+        nonce: None,
+        heartbeat_ceiling_s: None,
+        bindings: None,
+        token: Some(renewed),
+        ca: None,
+    });
     let password = |stage: &Stage| stage.session.saved().login.as_ref().map(|l| l.password.expose().to_owned());
     assert_eq!(password(&stage).as_deref(), Some("renewed"));
     stage.ask(Ask::Reconnect);

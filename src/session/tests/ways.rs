@@ -248,7 +248,7 @@ fn a_login_on_a_board_without_a_clock_is_renewed_each_day_and_tells_it_the_time(
     let ask = Ask::Login { user: "ann".into(), password: token(issued_s), patience: Patience::UntilStored };
     stage.ask(ask);
     stage.accept();
-    let welcome = |token| Down::Settings { nonce: None, heartbeat_ceiling_s: None, bindings: None, token };
+    let welcome = |token| Down::Settings { nonce: None, heartbeat_ceiling_s: None, bindings: None, token, ca: None };
     stage.tell(&welcome(None));
     assert_eq!(renewals(&stage), 1);
     stage.tell(&welcome(Some(token(issued_s + 60))));

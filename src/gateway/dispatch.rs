@@ -185,9 +185,12 @@ impl Dispatch {
         });
     }
 
-    /// Devices are told of the authority that the endpoint's certificate will be of, from now on.
-    pub fn tell_authority(&self, pem: Option<String>) {
-        *self.coming.lock().unwrap_or_else(PoisonError::into_inner) = pem;
+    /// Devices are told of the authority that the endpoint's certificate will be of, from now on. `true`: it is new.
+    pub fn tell_authority(&self, pem: Option<String>) -> bool {
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = pem.is_some() && *coming != pem;
+        *coming = pem;
+        is_new
     }
 
     fn welcome(&self, nonce: Option<Nonce>, bindings: Vec<BindingReport>) -> Down {

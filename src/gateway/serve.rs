@@ -165,16 +165,7 @@ pub async fn serve(
     let has_broker = driver.is_some();
     let wire_task = driver.map(|driver| tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone())));
     if has_broker {
-        let (store, wire, stop) = (store.clone(), wire.clone(), stop.child_token());
-        tokio::spawn(async move {
-            let asked = tokio::select! {
-                () = stop.cancelled() => return,
-                asked = mending::ask_all(&store, &wire) => asked,
-            };
-            if let Err(error) = asked {
-                error.tell("not every device could be asked to greet again");
-            }
-        });
+        ask_all(store.clone(), wire.clone(), stop.child_token());
     }
     let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), time.clone(), stop.child_token()));
     let state_of_api = api::State {
@@ -230,7 +221,9 @@ pub async fn serve(
                 reload.apply();
                 if let Some(devices) = &devices {
                     devices.reload();
-                    tell_of_authority(&known, &telling).await;
+                    if tell_of_authority(&known, &telling).await {
+                        ask_all(known.clone(), wire.clone(), stop.child_token());
+                    }
                 }
             }
             () = wire.connected(), if !ready => {
@@ -260,10 +253,26 @@ pub async fn serve(
     Ok(())
 }
 
-/// Devices are told of the authority that is to follow, if one is.
-async fn tell_of_authority(store: &Store, dispatch: &Dispatch) {
+/// Devices are told of the authority that is to follow, if one is. `true`: of one that they were not told of before.
+async fn tell_of_authority(store: &Store, dispatch: &Dispatch) -> bool {
     match Authority::told(store, now_ms()).await {
         Ok(coming) => dispatch.tell_authority(coming),
-        Err(error) => error.tell("devices are not told of the authority that is to follow"),
+        Err(error) => {
+            error.tell("devices are not told of the authority that is to follow");
+            false
+        }
     }
+}
+
+/// Every device that is connected is told when it greets.
+fn ask_all(store: Store, wire: Wire, stop: CancellationToken) {
+    tokio::spawn(async move {
+        let asked = tokio::select! {
+            () = stop.cancelled() => return,
+            asked = mending::ask_all(&store, &wire) => asked,
+        };
+        if let Err(error) = asked {
+            error.tell("not every device could be asked to greet again");
+        }
+    });
 }

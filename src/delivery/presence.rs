@@ -19,13 +19,15 @@ pub struct Device {
     pub login: String,
     /// When it came, or left.
     pub seen_ms: u64,
+    /// The gateway that holds its connection, or held the last one; empty where a broker does.
+    pub node: String,
 }
 
 /// What happens to a device's connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It greets over this connection.
-    Hello { nonce: Nonce },
+    /// It greets over this connection, which that gateway holds.
+    Hello { nonce: Nonce, node: String },
     /// That connection ended. Such notices come late, twice and in the wrong order.
     Ended { nonce: Nonce },
     /// The broker says that a connection was over before this moment, and not which.
@@ -50,6 +52,8 @@ pub struct Step {
     pub lost: Option<Nonce>,
     /// What the user's other devices were held back for may be over.
     pub reconsider: bool,
+    /// The gateway that holds the connection it had until now, which is to be closed there.
+    pub left: Option<(String, Nonce)>,
 }
 
 impl Device {
@@ -82,13 +86,16 @@ impl Device {
 /// Decides what an event makes of a device's presence.
 pub fn step(device: &Device, event: Event, now_ms: u64) -> Step {
     let mut next = device.clone();
-    let mut lost = None;
+    let (mut lost, mut left) = (None, None);
     match event {
-        Event::Hello { nonce } => {
+        Event::Hello { nonce, node } => {
+            if let Some(before) = device.connection().filter(|_| device.node != node) {
+                left = Some((device.node.clone(), before.clone()));
+            }
             // A new connection counts as attached until it says; a repeated greeting changes nothing of that.
             next.attached |= next.nonce.as_ref() != Some(&nonce);
             (next.logged_in, next.online, next.silent) = (true, true, false);
-            (next.nonce, next.seen_ms) = (Some(nonce), now_ms);
+            (next.nonce, next.seen_ms, next.node) = (Some(nonce), now_ms, node);
         }
         Event::Ended { nonce } if device.is_on(&nonce) => {
             (next.online, next.silent, next.seen_ms) = (false, false, now_ms);
@@ -113,15 +120,19 @@ pub fn step(device: &Device, event: Event, now_ms: u64) -> Step {
     // Whether it is bound is not known here: whoever is not, counts a little longer than needed.
     let reconsider = device.counts_as_online(true) && !next.counts_as_online(true)
         || device.counts_as_online(false) && !next.counts_as_online(false);
-    Step { device: next, lost, reconsider }
+    Step { device: next, lost, reconsider, left }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn hello(nonce: &str, node: &str) -> Event {
+        Event::Hello { nonce: nonce.into(), node: node.into() }
+    }
+
     fn at(nonce: &str) -> Device {
-        step(&Device::default(), Event::Hello { nonce: nonce.into() }, 100).device
+        step(&Device::default(), hello(nonce, ""), 100).device
     }
 
     #[test]
@@ -156,7 +167,7 @@ mod tests {
         let device = at("n1");
         let silent = step(&device, Event::Silent { nonce: "n1".into() }, 200);
         assert!(silent.reconsider && silent.device.online && !silent.device.counts_as_online(false));
-        for event in [Event::Heard, Event::Attached(true), Event::Hello { nonce: "n1".into() }] {
+        for event in [Event::Heard, Event::Attached(true), hello("n1", "")] {
             assert!(step(&silent.device, event, 300).device.counts_as_online(true));
         }
         assert_eq!(
@@ -178,9 +189,21 @@ mod tests {
     fn a_new_connection_counts_as_attached_until_it_says() {
         let closed = step(&at("n1"), Event::Attached(false), 200);
         assert!(closed.reconsider);
-        let again = step(&closed.device, Event::Hello { nonce: "n1".into() }, 300).device;
+        let again = step(&closed.device, hello("n1", ""), 300).device;
         assert!(!again.attached, "it greets on the connection it has");
-        assert!(step(&closed.device, Event::Hello { nonce: "n2".into() }, 300).device.attached);
+        assert!(step(&closed.device, hello("n2", ""), 300).device.attached);
+    }
+
+    #[test]
+    fn a_device_that_moves_leaves_its_connection_at_the_other_gateway_and_a_late_end_there_changes_nothing() {
+        let here = step(&at("n1"), hello("n2", "a"), 200);
+        assert_eq!(here.left, Some((String::new(), "n1".into())));
+        let there = step(&here.device, hello("n3", "b"), 300);
+        assert_eq!((there.left, there.device.node.as_str()), (Some(("a".to_owned(), "n2".into())), "b"));
+        assert_eq!(step(&there.device, Event::Ended { nonce: "n2".into() }, 400).device, there.device);
+        assert_eq!(step(&there.device, hello("n4", "b"), 400).left, None, "its own table closes that one");
+        let away = step(&there.device, Event::Ended { nonce: "n3".into() }, 400).device;
+        assert_eq!(step(&away, hello("n5", "a"), 500).left, None, "nothing stands any more");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Api {
     pub listen: SocketAddr,
     /// Seconds a user token lives. 60 to 31536000.
     pub user_token_s: u64,
-    /// Requests a second an app may make to its users, bindings and settings. 1 to 100000.
+    /// Requests a second an app may make to its users, bindings and settings, of this gateway alone. 1 to 100000.
     pub requests_per_s: u32,
     /// The same for messages; 0 is no limit.
     pub messages_per_s: u32,
@@ -160,17 +160,20 @@ pub struct Store {
     /// `postgres://user:password@host[:port]/database[?sslmode=verify-full&sslrootcert=FILE]`, as for
     /// libpq, which several gateways may share; of several hosts (`host1,host2`) the one that takes writes is used, also after a switchover.
     /// Without it a SQLite file in the state directory. Gateways that share it need
-    /// the same `paths.secrets_key`, and a broker of their own beside them all.
+    /// the same `paths.secrets_key`; each has devices of its own, or all use the same broker (`broker.url`).
     pub url: Option<Secret>,
     /// PEM file of the authorities to trust for PostgreSQL, instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Connections of this gateway to PostgreSQL, 1 to 64.
+    /// Connections of this gateway to PostgreSQL, 1 to 64; one more hears notices of other gateways.
     pub connections: usize,
+    /// What this gateway is called among those that share the store, from start to start. Default: the host's name and
+    /// four characters that are made at the first start, and kept in the state directory.
+    pub node: Option<String>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: None, ca_file: None, connections: 4 }
+        Self { url: None, ca_file: None, connections: 4, node: None }
     }
 }
 
@@ -259,8 +262,14 @@ impl Config {
                     .into(),
             ));
         }
-        if self.postgres()?.is_some() && self.broker.url.is_none() {
-            return Err(bad("store.url is for gateways that share a broker; set broker.url too".into()));
+        self.postgres()?;
+        if self
+            .store
+            .node
+            .as_ref()
+            .is_some_and(|name| name.is_empty() || name.len() > 64 || name.contains(char::is_control))
+        {
+            return Err(bad("store.node is a name of 1 to 64 characters".into()));
         }
         if self.broker.client_events && self.broker.url.is_none() {
             return Err(bad(

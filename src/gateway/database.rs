@@ -10,9 +10,9 @@
 //! | `sslcert=FILE&sslkey=FILE` | the certificate that the gateway shows |
 
 use percent_encoding::percent_decode_str;
-use postgres::config::TargetSessionAttrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio_postgres::config::TargetSessionAttrs;
 
 /// A server that is gone without a word must not hold a thread for the minutes the kernel would.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A database, and how it is reached.
 #[derive(Debug)]
 pub struct Database {
-    pub config: postgres::Config,
+    pub config: tokio_postgres::Config,
     /// `None`: the system's authorities.
     pub ca_file: Option<PathBuf>,
     identity: [Option<PathBuf>; 2],
@@ -34,8 +34,8 @@ impl Database {
     /// What of the address cannot be read.
     pub fn parse(address: &str, ca_file: Option<&Path>) -> Result<Self, String> {
         let mut found = Files { ca_file: ca_file.map(Path::to_owned), identity: [None, None] };
-        let mut config: postgres::Config =
-            found.taken_out(address)?.parse().map_err(|e: postgres::Error| in_full(&e))?;
+        let mut config: tokio_postgres::Config =
+            found.taken_out(address)?.parse().map_err(|e: tokio_postgres::Error| in_full(&e))?;
         if found.identity.iter().filter(|file| file.is_some()).count() == 1 {
             return Err("sslcert and sslkey go together".to_owned());
         }
@@ -110,7 +110,7 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postgres::config::SslMode;
+    use tokio_postgres::config::SslMode;
 
     fn parsed(address: &str) -> Database {
         Database::parse(address, Some(Path::new("/of/the/settings"))).expect(address)

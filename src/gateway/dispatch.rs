@@ -7,6 +7,7 @@ use super::clock::now_ms;
 use super::endings::refused;
 use super::events::CLOCKS_MS;
 use super::mending::Mending;
+use super::neighbours::Neighbours;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
@@ -45,6 +46,7 @@ const SHARED_SLEEP_MS: u64 = 1_000;
 pub struct Dispatch {
     pub(super) store: Store,
     pub(super) wire: Wire,
+    pub(super) neighbours: Neighbours,
     push: Push,
     renewal: Renewal,
     mending: Mending,
@@ -65,7 +67,7 @@ pub struct Dispatch {
 impl Dispatch {
     pub fn new(
         store: Store,
-        wire: Wire,
+        (wire, neighbours): (Wire, Neighbours),
         push: Push,
         renewal: Renewal,
         rules: watch::Receiver<Rules>,
@@ -74,6 +76,7 @@ impl Dispatch {
         Self {
             store,
             wire,
+            neighbours,
             push,
             renewal,
             mending: Mending::new(),
@@ -121,6 +124,7 @@ impl Dispatch {
             accepted.due_ms.into_iter().for_each(|due_ms| self.alarm.ring(due_ms));
             self.take_back(accepted.recalls);
             self.send(accepted.live, &message);
+            self.neighbours.publish(accepted.elsewhere, &accepted.id);
             for group in together(accepted.jobs) {
                 if let Some(permit) = calls.as_mut().and_then(|calls| calls.split(1)) {
                     self.carry(group, permit);
@@ -175,6 +179,11 @@ impl Dispatch {
         self.wire.is_up()
     }
 
+    /// Something has come due.
+    pub fn on_due(&self) {
+        self.alarm.ring(now_ms());
+    }
+
     /// There is a connection to the broker again.
     pub fn on_broker_up(&self) {
         let this = self.clone();
@@ -185,12 +194,9 @@ impl Dispatch {
         });
     }
 
-    /// Devices are told of the authority that the endpoint's certificate will be of, from now on. `true`: it is new.
-    pub fn tell_authority(&self, pem: Option<String>) -> bool {
-        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = pem.is_some() && *coming != pem;
-        *coming = pem;
-        is_new
+    /// Devices are told of the authority that the endpoint's certificate will be of, from now on.
+    pub fn tell_authority(&self, pem: Option<String>) {
+        *self.coming.lock().unwrap_or_else(PoisonError::into_inner) = pem;
     }
 
     fn welcome(&self, nonce: Option<Nonce>, bindings: Vec<BindingReport>) -> Down {
@@ -208,7 +214,8 @@ impl Dispatch {
             }]);
         }
         match self.store.hello(address.clone(), hello, self.rules(), now_ms()).await? {
-            Welcome::In { missed, kicked, bindings, cloned } => {
+            Welcome::In { missed, kicked, bindings, cloned, left } => {
+                left.iter().for_each(|node| self.neighbours.look_at_orders(node));
                 if cloned {
                     warn!(event = "device.cloned", device = %address, "two machines greet as this device and take each other's place; run `impush reset-identity` on one of them");
                 }
@@ -433,12 +440,13 @@ impl Dispatch {
     async fn round(&self) -> Result<bool, StoreError> {
         // No more than can be sent now: a lease runs from the claim.
         let reach = self.reach(self.calls.available_permits());
-        let Claimed { jobs, again, silent } = self.store.claim(self.rules(), reach, now_ms()).await?;
+        let Claimed { jobs, again, elsewhere, silent } = self.store.claim(self.rules(), reach, now_ms()).await?;
         let any = !jobs.is_empty() || !silent.is_empty();
         if !silent.is_empty() {
             // Apart from the claim: rows of devices come before those of deliveries.
             self.store.silent(silent, now_ms()).await?;
         }
+        elsewhere.iter().for_each(|node| self.neighbours.look_at_orders(node));
         for (address, message) in again {
             self.send([address], &message);
         }

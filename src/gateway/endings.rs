@@ -41,19 +41,27 @@ impl Dispatch {
     /// Tells devices that their login has ended, and cuts them off. One that is not connected is told when it comes
     /// back.
     pub(super) fn tell_kicked(&self, kicked: Vec<Kick>) {
+        if !kicked.is_empty() {
+            self.neighbours.all_look_at_orders();
+        }
         for Kick { address, code, by, recalls, known } in kicked {
             self.take_back(recalls);
             if known {
                 info!(event = "device.kicked", device = %address, code = u16::from(code), by, "a login was ended");
             }
-            let this = self.clone();
-            self.tasks.spawn(async move {
-                if known {
-                    this.tell(address.clone(), &Down::Kick { code, replaced_by: by }).await;
-                }
-                this.wire.end(&address, code);
-            });
+            self.cut(address, code, by, known);
         }
+    }
+
+    /// Tells a device that is connected here that its login has ended, if it had one, and cuts it off.
+    pub(super) fn cut(&self, address: Address, code: KickCode, by: Option<String>, known: bool) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            if known {
+                this.tell(address.clone(), &Down::Kick { code, replaced_by: by }).await;
+            }
+            this.wire.end(&address, code);
+        });
     }
 }
 

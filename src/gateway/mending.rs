@@ -6,11 +6,13 @@
 //! asked when it is heard, and all are asked once when a gateway starts beside a broker that stayed.
 
 use super::clock::now_ms;
+use super::neighbours::Neighbours;
 use super::outgoing::{NotHanded, Wire};
-use super::store::{Store, StoreError};
+use super::store::{Order, Store, StoreError};
 use crate::ids::Nonce;
 use crate::protocol::{Address, Down};
-use std::collections::{BTreeSet, HashSet};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
@@ -115,23 +117,50 @@ pub(super) async fn ask_all(store: &Store, wire: &Wire) -> Result<(), StoreError
     Ok(())
 }
 
+/// Asks everybody who is connected to this process to greet again: the store may hold them as away.
+pub(super) async fn ask_here(wire: &Wire) {
+    let Some(table) = wire.table() else { return };
+    let payload = Bytes::from(question().encode());
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    for part in table.clients().chunks(A_SECOND) {
+        ticks.tick().await;
+        part.iter().for_each(|client| table.say(client, payload.clone()));
+    }
+}
+
 /// Asks an app's connected devices to greet again when what their bindings stand on has changed; clones share it.
 #[derive(Clone)]
-pub struct Asking(mpsc::Sender<String>);
+pub struct Asking(mpsc::Sender<(String, By)>);
+
+/// Where an app's certificate was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Us,
+    Neighbour,
+}
 
 impl Asking {
     /// Starts the task that asks, until the last clone is gone.
-    pub fn start(store: Store, wire: Wire) -> Self {
-        let (sender, mut queue) = mpsc::channel::<String>(APPS);
+    pub fn start(store: Store, wire: Wire, neighbours: Neighbours) -> Self {
+        let (sender, mut queue) = mpsc::channel::<(String, By)>(APPS);
         tokio::spawn(async move {
-            while let Some(app) = queue.recv().await {
+            while let Some(first) = queue.recv().await {
                 // Whoever puts several in is asked about once.
                 tokio::time::sleep(TOGETHER).await;
-                let mut apps = BTreeSet::from([app]);
-                while let Ok(app) = queue.try_recv() {
-                    apps.insert(app);
+                let mut apps = BTreeMap::from([first]);
+                while let Ok((app, by)) = queue.try_recv() {
+                    let of = apps.entry(app).or_insert(by);
+                    if by == By::Us {
+                        *of = by;
+                    }
                 }
-                for app in apps {
+                for (app, by) in apps {
+                    if by == By::Us && store.is_shared() {
+                        match store.order_elsewhere(Order::Ask { app: app.clone() }).await {
+                            Ok(()) => neighbours.all_look_at_orders(),
+                            Err(error) => error.tell("other gateways' devices could not be asked to greet again"),
+                        }
+                    }
                     if let Err(error) = ask_app(&store, &wire, &app).await {
                         error.tell("not every device could be asked to greet again");
                     }
@@ -144,7 +173,12 @@ impl Asking {
     /// A certificate was put in or switched on. With too many at once it is left to the devices, which ask again
     /// within minutes.
     pub fn changed(&self, app: &str) {
-        let _ = self.0.try_send(app.to_owned());
+        let _ = self.0.try_send((app.to_owned(), By::Us));
+    }
+
+    /// The same, at another gateway.
+    pub fn changed_elsewhere(&self, app: &str) {
+        let _ = self.0.try_send((app.to_owned(), By::Neighbour));
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Metrics {
     enrolments: Family<Enrolled, Counter>,
     clock_ahead: Gauge<f64, AtomicU64>,
     links: Links,
+    gateways: Gauge,
+    notices_come: Gauge,
 }
 
 /// Devices' connections to the gateway's own endpoint.
@@ -135,6 +137,17 @@ impl Default for Metrics {
             "By how much this machine's clock is ahead of the shared database's",
             clock_ahead.clone(),
         );
+        let (gateways, notices_come) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "gateways",
+            "Gateways with devices of their own that share the database and live, this one counted",
+            gateways.clone(),
+        );
+        registry.register(
+            "notices_come",
+            "1 while other gateways' notices come at once; 0: the database is looked through instead",
+            notices_come.clone(),
+        );
         let links = Links::registered(&mut registry);
         let (registry, codes) = (Arc::new(registry), Arc::default());
         Self {
@@ -149,6 +162,8 @@ impl Default for Metrics {
             enrolments,
             clock_ahead,
             links,
+            gateways,
+            notices_come,
         }
     }
 }
@@ -228,6 +243,11 @@ impl Metrics {
     /// A device acknowledged a message.
     pub fn round_trip(&self, took: Duration) {
         self.links.round_trip_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn neighbours(&self, alive: usize, listens: bool) {
+        self.gateways.set(i64::try_from(alive).unwrap_or(i64::MAX));
+        self.notices_come.set(i64::from(listens));
     }
 
     /// The text Prometheus reads.

@@ -29,6 +29,7 @@ mod events;
 mod keyring;
 mod mending;
 mod metrics;
+mod neighbours;
 mod opening;
 mod outgoing;
 mod overdue;

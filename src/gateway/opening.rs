@@ -1,9 +1,13 @@
-//! The store as the configuration names it, with the key that opens its secrets.
+//! The store as the configuration names it, with the key that opens its secrets, and what this gateway is called in it.
 
 use super::config::Config;
+use super::database::Database;
 use super::error::ServeError;
-use super::store::{Store, StoreError, Vault};
-use crate::mqtt::client_config;
+use super::store::{Node, Store, StoreError, Vault};
+use crate::mqtt::{TlsSetupError, client_config};
+use crate::secret::random_hex;
+use std::path::Path;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Opens the file, or connects to PostgreSQL once it is there; `away` hears each time that it is not.
 ///
@@ -14,9 +18,37 @@ pub(super) async fn open(config: &Config, away: impl FnMut(&StoreError)) -> Resu
     let vault = Vault::open(&path, may_make).map_err(|source| ServeError::SecretsKey { path, source })?;
     Ok(match config.postgres()? {
         Some(database) => {
-            let tls = client_config(database.ca_file.as_deref(), database.identity())?.as_ref().clone();
-            Store::connect(database.config, tls, config.store.connections, vault, away).await?
+            let tls = tls(&database)?;
+            Store::connect(database.config.into(), tls, config.store.connections, vault, away).await?
         }
         None => Store::open(&config.state_directory().join("gateway.sqlite"), vault)?,
     })
+}
+
+/// Whom the database's connections trust, and what they show.
+///
+/// # Errors
+/// [`TlsSetupError`].
+pub(super) fn tls(database: &Database) -> Result<MakeRustlsConnect, TlsSetupError> {
+    let config = client_config(database.ca_file.as_deref(), database.identity())?;
+    Ok(MakeRustlsConnect::new(config.as_ref().clone()))
+}
+
+/// What this start of the gateway is called among those that share its store.
+///
+/// # Errors
+/// [`ServeError`]: its name cannot be kept.
+pub(super) fn node(config: &Config, state: &Path) -> Result<Node, ServeError> {
+    let id = random_hex::<8>().into();
+    if let Some(name) = config.store.node.clone() {
+        return Ok(Node { id, name });
+    }
+    let path = state.join("node");
+    if let Ok(name) = std::fs::read_to_string(&path) {
+        return Ok(Node { id, name: name.trim().to_owned() });
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = format!("{}-{}", host.trim(), random_hex::<2>());
+    crate::store::write_atomically(&path, name.as_bytes()).map_err(|source| ServeError::Write { path, source })?;
+    Ok(Node { id, name })
 }

@@ -2,7 +2,7 @@
 //! decide and the connection to a broker.
 
 use super::devices::{End, Given, Holder, Table};
-use crate::ids::MessageId;
+use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Down, KickCode};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -124,6 +124,21 @@ impl Wire {
                 (link.map_or(Holder::Elsewhere, Holder::Here), end)
             }
             Way::Broker(_) => (Holder::Broker, None),
+        }
+    }
+
+    /// The device has left that connection here for one at another gateway.
+    pub fn moved(&self, address: &Address, nonce: Nonce) {
+        if let Way::Own(table) = &self.way {
+            table.moved(address, nonce);
+        }
+    }
+
+    /// The connections of this process, where it holds any.
+    pub fn table(&self) -> Option<&Table> {
+        match &self.way {
+            Way::Own(table) => Some(table),
+            Way::Broker(_) => None,
         }
     }
 

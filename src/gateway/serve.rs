@@ -12,7 +12,8 @@ use super::enrolment::{Enrolment, Serving};
 use super::error::ServeError;
 use super::mending;
 use super::metrics::Metrics;
-use super::opening::open;
+use super::neighbours::{Neighbours, Parts};
+use super::opening::{self, open, tls};
 use super::outgoing::{Wire, outgoing};
 use super::overdue::Overdue;
 use super::password::Passwords;
@@ -68,7 +69,7 @@ pub async fn serve(
     let directory = StateDirectory::open(&config.state_directory())?;
     let state = directory.path().to_owned();
     let opened = open(&config, |error| waiting.lasts(&mut service, "PostgreSQL", error));
-    let store = tokio::select! {
+    let mut store = tokio::select! {
         store = opened => store?,
         () = &mut shutdown => return Ok(()),
     };
@@ -77,6 +78,12 @@ pub async fn serve(
     for unreadable in store.unreadable_certificates().await? {
         let Unreadable { app, name, why, .. } = unreadable;
         tracing::error!(event = "certificate.unreadable", app, certificate = name, why, "a certificate cannot be read");
+    }
+    // Before anybody can connect to it.
+    let node = if store.is_shared() && url.is_none() { Some(opening::node(&config, &state)?) } else { None };
+    if let Some(node) = &node {
+        let replaced = store.enter(node, now_ms()).await?;
+        info!(event = "node.entered", name = node.name, node = %node.id, replaced, "one of the gateways that share the database");
     }
     let admin_file = state.join("admin.secret");
     let Secrets { keys, admin, receipts, tickets } = Secrets::read(&store, &admin_file).await?;
@@ -89,10 +96,15 @@ pub async fn serve(
         .with_connections(usize::try_from(config.vendors.connections).unwrap_or(usize::MAX));
     let overdue = Overdue::default();
     let door = Door { tokens: tokens.clone(), topics: topics.clone(), store: store.clone(), overdue: overdue.clone() };
-    if url.is_none() {
-        // Whoever was connected to this process is not any more.
-        store.all_offline(now_ms()).await?;
-    }
+    let neighbours = match (&node, &url) {
+        (Some(_), _) => Neighbours::some(),
+        (None, None) => {
+            // Whoever was connected to this process is not any more.
+            store.all_offline(now_ms()).await?;
+            Neighbours::default()
+        }
+        (None, Some(_)) => Neighbours::default(),
+    };
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let api_address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
@@ -121,8 +133,14 @@ pub async fn serve(
         reports: Reports::start(http.clone()),
     };
     let renewal = Renewal::new(tokens.clone(), config.api.user_token_s, overdue);
-    let dispatch =
-        Dispatch::new(store.clone(), wire.clone(), push.clone(), renewal, rules, config.delivery.concurrency);
+    let dispatch = Dispatch::new(
+        store.clone(),
+        (wire.clone(), neighbours.clone()),
+        push.clone(),
+        renewal,
+        rules,
+        config.delivery.concurrency,
+    );
     let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
     let stop = CancellationToken::new();
     tokio::spawn(time.clone().run(stop.child_token()));
@@ -165,11 +183,27 @@ pub async fn serve(
     let has_broker = driver.is_some();
     let wire_task = driver.map(|driver| tokio::spawn(driver.run(dispatch.clone(), wire_stop.clone())));
     if has_broker {
-        ask_all(store.clone(), wire.clone(), stop.child_token());
+        let (store, wire, stop) = (store.clone(), wire.clone(), stop.child_token());
+        tokio::spawn(async move {
+            let asked = tokio::select! {
+                () = stop.cancelled() => return,
+                asked = mending::ask_all(&store, &wire) => asked,
+            };
+            if let Err(error) = asked {
+                error.tell("not every device could be asked to greet again");
+            }
+        });
     }
     let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), time.clone(), stop.child_token()));
+    let asking = mending::Asking::start(store.clone(), wire.clone(), neighbours.clone());
+    if let (Some(node), Some(database)) = (node, config.postgres()?) {
+        let (tls, metrics) = (tls(&database)?, push.metrics.clone());
+        let (store, dispatch, asking) = (store.clone(), dispatch.clone(), asking.clone());
+        neighbours.start(Parts { node, store, dispatch, asking, metrics, database, tls }, &wire_stop);
+    }
+    let leaving = store.clone();
     let state_of_api = api::State {
-        asking: mending::Asking::start(store.clone(), wire.clone()),
+        asking,
         store,
         tokens,
         door,
@@ -221,9 +255,7 @@ pub async fn serve(
                 reload.apply();
                 if let Some(devices) = &devices {
                     devices.reload();
-                    if tell_of_authority(&known, &telling).await {
-                        ask_all(known.clone(), wire.clone(), stop.child_token());
-                    }
+                    tell_of_authority(&known, &telling).await;
                 }
             }
             () = wire.connected(), if !ready => {
@@ -249,30 +281,17 @@ pub async fn serve(
     if let Some(devices) = devices {
         devices.stop().await;
     }
+    if let Err(error) = leaving.leave().await {
+        error.tell("that this gateway ends could not be stored; others find it out by its lease");
+    }
     info!(event = "gateway.stopped", "gateway stopped");
     Ok(())
 }
 
-/// Devices are told of the authority that is to follow, if one is. `true`: of one that they were not told of before.
-async fn tell_of_authority(store: &Store, dispatch: &Dispatch) -> bool {
+/// Devices are told of the authority that is to follow, if one is.
+async fn tell_of_authority(store: &Store, dispatch: &Dispatch) {
     match Authority::told(store, now_ms()).await {
         Ok(coming) => dispatch.tell_authority(coming),
-        Err(error) => {
-            error.tell("devices are not told of the authority that is to follow");
-            false
-        }
+        Err(error) => error.tell("devices are not told of the authority that is to follow"),
     }
-}
-
-/// Every device that is connected is told when it greets.
-fn ask_all(store: Store, wire: Wire, stop: CancellationToken) {
-    tokio::spawn(async move {
-        let asked = tokio::select! {
-            () = stop.cancelled() => return,
-            asked = mending::ask_all(&store, &wire) => asked,
-        };
-        if let Err(error) = asked {
-            error.tell("not every device could be asked to greet again");
-        }
-    });
 }

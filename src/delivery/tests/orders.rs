@@ -239,7 +239,7 @@ impl World {
         self.connections += 1;
         let nonce = format!("c{}", self.connections);
         self.truth[device].nonce = Some(nonce.clone());
-        self.said(device, Word::Hello { nonce: nonce.as_str().into() });
+        self.said(device, Word::Hello { nonce: nonce.as_str().into(), node: String::new() });
         let waiting: Vec<_> = self
             .pairs
             .iter()

@@ -64,8 +64,16 @@ fn pair(state: State) -> Pair {
 fn standing(state: State) -> Standing {
     let nonce: Nonce = "n1".into();
     let (logged_in, online, attached) = (true, true, true);
-    let device =
-        Device { logged_in, online, nonce: Some(nonce), attached, silent: false, login: "l".into(), seen_ms: NOW_MS };
+    let device = Device {
+        logged_in,
+        online,
+        nonce: Some(nonce),
+        attached,
+        silent: false,
+        login: "l".into(),
+        seen_ms: NOW_MS,
+        node: String::new(),
+    };
     let accepted_ms = NOW_MS;
     Standing {
         pair: pair(state),

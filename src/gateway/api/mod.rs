@@ -11,6 +11,7 @@ mod keys;
 mod limits;
 mod logins;
 mod messages;
+mod nodes;
 mod rabbitmq;
 mod receipts;
 mod replays;
@@ -95,6 +96,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/clients", get(clients::list).post(clients::add))
         .route("/{org}/{app}/clients/{client}", delete(clients::remove))
         .route("/{org}/{app}/clients/{client}/secret", post(clients::renew))
+        .route("/{org}/{app}/gateways", get(nodes::list))
         .route("/{org}/{app}/signing-keys", get(keys::list).post(keys::rotate))
         .route("/{org}/{app}/signing-keys/{key}", delete(keys::remove))
         .route("/{org}/{app}/users", get(users::list).post(users::create))

@@ -36,7 +36,7 @@ pub(super) async fn execute(config: &Config, command: AuthorityCommand) -> Resul
     match command {
         AuthorityCommand::Renew => {
             Authority::renew(&store).await.map_err(ServeError::from)?;
-            print("an authority is to follow; reload the gateway, and devices are told of it")
+            print("an authority is to follow; reload the gateway, and devices are told of it as they come")
         }
         AuthorityCommand::Show => print(&said(&store).await.map_err(ServeError::from)?.1),
         AuthorityCommand::Switch { anyway } => {

@@ -88,6 +88,13 @@ enum Command {
         #[command(subcommand)]
         command: CertificateCommand,
     },
+    /// The gateways that share the database: who lives, and how many devices each has
+    Gateways {
+        #[command(flatten)]
+        to: programs::Anywhere,
+        #[arg(long)]
+        json: bool,
+    },
     /// Send a message
     #[command(after_help = "Example: impush-gateway send --app org/app ann 'Hello' --title 'From Bob'")]
     Send {
@@ -335,6 +342,7 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
         Command::EnrolCode { command } => enrolments::execute(config, command).await,
         Command::SigningKey { command } => programs::keys(config, command).await,
         Command::Certificate { command } => certificate(config, command).await,
+        Command::Gateways { to, json } => programs::gateways(config, to, json).await,
         Command::Send { to, user, text, title } => {
             let operator = Operator::new(config, &to).await?;
             let mut ext = json!({});

@@ -1,4 +1,4 @@
-//! An operator's words on apps' programs and on the keys that sign tokens.
+//! An operator's words on apps' programs, on the keys that sign tokens, and on gateways that share a database.
 
 use super::{CommandError, Config, Operator, Target, encode, print};
 use crate::untrusted::shown;
@@ -107,6 +107,28 @@ pub(super) async fn apps(config: &Config, command: AppCommand) -> Result<(), Com
             print(&format!("program {client_id} removed"))
         }
     }
+}
+
+/// One line each: who lives, and how many devices are connected to it.
+pub(super) async fn gateways(config: &Config, to: Anywhere, json: bool) -> Result<(), CommandError> {
+    let answer = to.operator(config).await?.call("GET", "gateways", None).await?;
+    let all = answer["entities"].as_array().map_or(&[][..], Vec::as_slice);
+    if json {
+        return print(&json!({ "gateways": all }).to_string());
+    }
+    for gateway in all {
+        let text = |key: &str| shown(gateway[key].as_str().unwrap_or_default());
+        let lives = if gateway["alive"] == true { "lives" } else { "is dead" };
+        let here = if gateway["here"] == true { " (this one)" } else { "" };
+        let hears = if gateway["listens"] == true { "" } else { ", hears no notices" };
+        let (version, devices) = (text("version"), &gateway["devices"]);
+        print(&format!(
+            "{} {}{here} {lives}, {devices} devices, version {version}{hears}",
+            text("name"),
+            text("node")
+        ))?;
+    }
+    Ok(())
 }
 
 fn secret(answer: &Json) -> Result<(), CommandError> {

@@ -153,6 +153,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.happens(Event::End { code, end });
                     self.over = Some(cause(code));
                 }
+                Woken::Order(Some(Order::Moved(nonce))) => {
+                    if self.nonce.as_ref() == Some(&nonce) {
+                        let code = DisconnectReasonCode::SessionTakenOver;
+                        self.happens(Event::End { code, end: None });
+                        self.over = Some(cause(code));
+                    }
+                }
                 // Another connection has its place, or its login ended and it took nothing.
                 Woken::Order(None) => self.closed("it took nothing and lost its place"),
                 Woken::Answered(replies) => {

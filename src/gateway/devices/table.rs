@@ -1,6 +1,7 @@
 //! Who is connected here: a device's connection by its client id.
 
 use super::link::{Carried, End, Ends, Link};
+use crate::ids::Nonce;
 use crate::protocol::{Address, END_PROPERTY, KickCode, PROBE_SUFFIX};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
@@ -25,7 +26,12 @@ const HEARD: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Order {
     Deliver(Bytes),
-    End { code: DisconnectReasonCode, end: Option<(&'static str, u16)> },
+    End {
+        code: DisconnectReasonCode,
+        end: Option<(&'static str, u16)>,
+    },
+    /// The device has come in at another gateway: if this connection is the one it left, it ends.
+    Moved(Nonce),
 }
 
 /// What became of a message for a device.
@@ -110,6 +116,16 @@ impl Table {
     /// Hands a message to the device's connection.
     pub fn deliver(&self, address: &Address, payload: Bytes) -> Given {
         self.order(&address.client_id(), Order::Deliver(payload))
+    }
+
+    /// The device has left that connection for one at another gateway.
+    pub fn moved(&self, address: &Address, nonce: Nonce) {
+        self.order(&address.client_id(), Order::Moved(nonce));
+    }
+
+    /// Says the same to one client, by its id.
+    pub fn say(&self, client_id: &str, payload: Bytes) {
+        self.order(client_id, Order::Deliver(payload));
     }
 
     /// Ends the device's connection. `false`: it has none here.
@@ -213,7 +229,7 @@ impl Table {
     }
 
     /// Everybody's client id.
-    pub(super) fn clients(&self) -> Vec<String> {
+    pub fn clients(&self) -> Vec<String> {
         self.all().by_client.keys().cloned().collect()
     }
 }

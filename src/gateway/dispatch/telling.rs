@@ -19,7 +19,7 @@ impl Dispatch {
     }
 
     /// Tells devices of a message. Calls for one device come to it in their order; nobody waits for it.
-    pub(super) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: &Message) {
+    pub(in crate::gateway) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: &Message) {
         let mut word = None;
         for address in addresses {
             let word = word.get_or_insert_with(|| Word::from(&Down::Message(message.clone()))).clone();

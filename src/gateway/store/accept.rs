@@ -29,6 +29,8 @@ pub struct Accepted {
     pub id: MessageId,
     /// Devices to publish to now.
     pub live: Vec<Address>,
+    /// Other gateways that hold connections of such devices.
+    pub elsewhere: Vec<String>,
     /// Vendor sends that are claimed with it.
     pub jobs: Vec<VendorJob>,
     /// When something of it comes due that was not claimed.
@@ -39,7 +41,7 @@ pub struct Accepted {
 
 impl Accepted {
     const fn new(id: MessageId) -> Self {
-        Self { id, live: Vec::new(), jobs: Vec::new(), due_ms: None, recalls: Vec::new() }
+        Self { id, live: Vec::new(), elsewhere: Vec::new(), jobs: Vec::new(), due_ms: None, recalls: Vec::new() }
     }
 }
 
@@ -66,9 +68,9 @@ impl Store {
         reach: Reach,
         now_ms: u64,
     ) -> Result<Vec<Accepted>, StoreError> {
-        let (room, known) = (self.room.clone(), self.known.clone());
+        let (room, known, node) = (self.room.clone(), self.known.clone(), self.node().clone());
         self.run_for(messages.iter().flat_map(|new| whose(&new.app, &new.message.to)).collect(), move |t| {
-            let mut accepting = Accepting { t, room: &room, known: &known, rules, now_ms, reach };
+            let mut accepting = Accepting { t, room: &room, known: &known, node: &node, rules, now_ms, reach };
             messages.into_iter().map(|new| accepting.accept(&new)).collect()
         })
         .await
@@ -80,6 +82,8 @@ struct Accepting<'a, 't> {
     t: &'a Transaction<'t>,
     room: &'a Room,
     known: &'a Known,
+    /// This gateway's.
+    node: &'a str,
     rules: Rules,
     now_ms: u64,
     reach: Reach,
@@ -180,7 +184,12 @@ impl Accepting<'_, '_> {
         let first = step(&standing, Event::Accepted, &self.rules, now_ms);
         let (mut step, mut lines) = (first, Vec::new());
         if step.act == Act::Publish {
-            accepted.live.push(address.clone());
+            let at = &standing.device.node;
+            if at == self.node {
+                accepted.live.push(address.clone());
+            } else if !accepted.elsewhere.contains(at) {
+                accepted.elsewhere.push(at.clone());
+            }
         }
         let is_due = step.pair.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         if step.pair.state == State::Vendor && is_due && self.reach.calls > 0 {

@@ -4,6 +4,7 @@ use super::accept::Reach;
 use super::known::Known;
 use super::limits::{self, Limited};
 use super::marks::{Death, mark_dead};
+use super::orders::{self, Order};
 use super::pairs::{self, Recall, WIDTH, columns};
 use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob, usable};
@@ -13,7 +14,7 @@ use super::{Store, StoreError, as_i64, as_u64, whose};
 use crate::delivery::{Act, AfterVendor, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Message};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Pairs looked at in one transaction.
@@ -25,6 +26,8 @@ pub struct Claimed {
     pub jobs: Vec<VendorJob>,
     /// To be published to their devices again.
     pub again: Vec<(Address, Arc<Message>)>,
+    /// Other gateways that were left the same to do.
+    pub elsewhere: BTreeSet<String>,
     /// Connections that owe an acknowledgement.
     pub silent: Vec<(Address, Nonce)>,
 }
@@ -82,6 +85,8 @@ fn due(t: &Transaction<'_>, state: State, broker: bool, most: u32, now_ms: u64) 
 struct Claiming<'a, 't> {
     t: &'a Transaction<'t>,
     known: &'a Known,
+    /// This gateway's.
+    node: &'a str,
     rules: Rules,
     now_ms: u64,
     claimed: Claimed,
@@ -104,6 +109,18 @@ impl Claiming<'_, '_> {
         Ok(None)
     }
 
+    /// The connection's gateway publishes. That it is to is stored: a notice alone may be lost, and the next look is far.
+    fn publish(&mut self, row: Row, message: Arc<Message>) -> Result<(), StoreError> {
+        let Row { id, address, standing, .. } = row;
+        let at = standing.device.node;
+        if at == self.node {
+            self.claimed.again.push((address, message));
+        } else if orders::put(self.t, &at, &Order::Publish { message: id.to_string() })? {
+            self.claimed.elsewhere.insert(at);
+        }
+        Ok(())
+    }
+
     /// What a connection owes.
     fn live(&mut self, mut row: Row) -> Result<(), StoreError> {
         // It is looked up only where it decides.
@@ -115,7 +132,7 @@ impl Claiming<'_, '_> {
         self.put(&row, &step)?;
         if step.act == Act::Publish {
             let Some(message) = self.message(&row)? else { return Ok(()) };
-            self.claimed.again.push((row.address, message));
+            self.publish(row, message)?;
         } else if step.pair.state == State::Vendor {
             self.late.insert((row.id, row.address.clone()));
             self.claimed.silent.extend(step.silent.map(|nonce| (row.address, nonce)));
@@ -134,7 +151,7 @@ impl Claiming<'_, '_> {
         self.put(&row, &step)?;
         match step.act {
             Act::Push => self.claimed.jobs.extend(turn.job(self.t, self.known)?),
-            Act::Publish => self.claimed.again.push((row.address, message)),
+            Act::Publish => self.publish(row, message)?,
             Act::Nothing => {}
         }
         Ok(())
@@ -148,10 +165,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn claim(&self, rules: Rules, reach: Reach, now_ms: u64) -> Result<Claimed, StoreError> {
-        let known = self.known.clone();
+        let (known, node) = (self.known.clone(), self.node().clone());
         self.run_alone(move |t| {
             let (claimed, late) = (Claimed::default(), HashSet::new());
-            let mut claiming = Claiming { t, known: &known, rules, now_ms, claimed, late };
+            let mut claiming = Claiming { t, known: &known, node: &node, rules, now_ms, claimed, late };
             for row in due(t, State::Live, reach.broker, CLAIM, now_ms)? {
                 claiming.live(row)?;
             }

@@ -1,11 +1,12 @@
 //! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
+use super::orders::{self, Order};
 use super::pairs::{self, Place, Recall, columns};
 use super::ready::usable;
 use super::sql::{Transaction, params};
 use super::traces::note;
 use super::{Kick, Look, Store, StoreError, Welcome, as_i64, clones, devices, kicks, presence, standing, users, whose};
-use crate::delivery::presence::Event as Presence;
+use crate::delivery::presence::{Event as Presence, Step};
 use crate::delivery::{Device, Event, Hop, Pair, Rules, Standing, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Hello, KickCode, Message};
@@ -185,7 +186,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Welcome, StoreError> {
-        let known = self.known.clone();
+        let (known, node) = (self.known.clone(), self.node().clone());
         self.run_for(whose(&address.app, &address.user), move |t| {
             users::hold(t, &address.app, &address.user, true)?;
             let Some(new) = devices::ensure(t, &address)? else {
@@ -196,7 +197,12 @@ impl Store {
                 Err(out) => return Ok(Welcome::Out(out)),
             };
             let cloned = clones::greeted(t, &address, &hello, now_ms)?;
-            let device = presence::apply(t, &address, Presence::Hello { nonce: hello.nonce.clone() }, now_ms)?.device;
+            orders::cut_elsewhere(t, &node, &kicked)?;
+            let event = Presence::Hello { nonce: hello.nonce.clone(), node: node.to_string() };
+            let Step { device, left, .. } = presence::apply(t, &address, event, now_ms)?;
+            if let Some((node, nonce)) = &left {
+                orders::put(t, node, &Order::moved(&address, nonce))?;
+            }
             devices::describe(t, &address, &hello)?;
             // Whether it is bound decides nothing here.
             let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
@@ -204,7 +210,8 @@ impl Store {
             let missed = of.drain(&hello.nonce, "", WINDOW)?;
             standing::reconcile(t, &address, hello.binding.as_ref())?;
             let bindings = standing::reports(t, &known, &address, now_ms)?;
-            Ok(Welcome::In { missed, kicked, bindings, cloned })
+            let left = left.map(|(node, _)| node);
+            Ok(Welcome::In { missed, kicked, bindings, cloned, left })
         })
         .await
     }

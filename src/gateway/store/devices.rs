@@ -292,7 +292,7 @@ impl Store {
         .await
     }
 
-    /// An app's connected devices, from one on, in their order.
+    /// An app's devices that are connected to this gateway, or to its broker, from one on, in their order.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -302,16 +302,16 @@ impl Store {
         after: Option<Address>,
         most: usize,
     ) -> Result<Vec<Address>, StoreError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let (most, node) = (i64::try_from(most).unwrap_or(i64::MAX), self.node().clone());
         self.run(move |t| {
             let (user, device) = after.as_ref().map_or(("", ""), |a| (a.user.as_str(), a.device.as_str()));
             let rows = t
                 .prepare_cached(
                     "SELECT app, user, device FROM devices
-                     WHERE app = ?1 AND (user, device) > (?2, ?3) AND logged_in = 1 AND online = 1
+                     WHERE app = ?1 AND (user, device) > (?2, ?3) AND logged_in = 1 AND online = 1 AND node = ?5
                      ORDER BY user, device LIMIT ?4",
                 )?
-                .query_map(params![app, user, device, most], |r| {
+                .query_map(params![app, user, device, most, *node], |r| {
                     Ok(Address { app: r.get(0)?, user: r.get(1)?, device: r.get(2)? })
                 })?
                 .collect::<Result<_, _>>()?;

@@ -4,7 +4,7 @@ use super::deliveries::Of;
 use super::pairs::Recall;
 use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins, presence, whose};
+use super::{Store, StoreError, address, as_i64, logins, orders, presence, whose};
 use crate::delivery::policy::{AppRules, Login};
 use crate::delivery::presence::Event as Presence;
 use crate::delivery::{Event, Rules};
@@ -41,6 +41,8 @@ pub enum Welcome {
         bindings: Vec<BindingReport>,
         /// It has just shown that two machines greet as this device.
         cloned: bool,
+        /// The gateway it was connected to until now, which closes that.
+        left: Option<String>,
     },
     /// Its login has ended.
     Out(Kick),
@@ -184,6 +186,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Vec<Kick>, StoreError> {
+        let node = self.node().clone();
         self.run_for(whose(&app, &user), move |t| {
             super::users::hold(t, &app, &user, true)?;
             match &device {
@@ -207,6 +210,7 @@ impl Store {
                     false => Kick::new(address, code, None),
                 });
             }
+            orders::cut_elsewhere(t, &node, &kicked)?;
             Ok(kicked)
         })
         .await

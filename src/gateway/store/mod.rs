@@ -21,6 +21,8 @@ mod known;
 mod limits;
 mod logins;
 mod marks;
+mod nodes;
+mod orders;
 mod own;
 mod pairs;
 mod presence;
@@ -49,6 +51,9 @@ pub use enrolments::{Enrolling, EnrolmentCode, LetIn, check_template};
 pub use kicks::{Kick, Look, Welcome};
 pub use limits::Limited;
 pub use logins::{Issue, LoginClaim};
+pub use nodes::{Beat, Dead, Node};
+pub(super) use nodes::{LEASE_MS, channel};
+pub use orders::Order;
 pub use pairs::Recall;
 pub use ready::VendorJob;
 pub use settings::Key;
@@ -65,6 +70,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Jobs that wait for the thread; callers beyond that wait themselves.
 const QUEUE: usize = 1024;
@@ -119,6 +125,8 @@ pub struct Store {
     jobs: mpsc::Sender<Job>,
     vault: Arc<Vault>,
     known: Known,
+    /// What this start of the gateway is called in it; empty where a broker holds the devices' connections.
+    node: Arc<str>,
     /// Other gateways use it too.
     shared: bool,
     room: Room,
@@ -143,7 +151,7 @@ impl Store {
     /// [`StoreError`]: it is there, and cannot be used.
     pub async fn connect(
         config: postgres::Config,
-        tls: rustls::ClientConfig,
+        tls: MakeRustlsConnect,
         connections: usize,
         vault: Vault,
         mut waiting: impl FnMut(&StoreError),
@@ -163,7 +171,8 @@ impl Store {
     fn over(jobs: mpsc::Sender<Job>, vault: Vault, directory: Option<&Path>) -> Self {
         let (vault, shared) = (Arc::new(vault), directory.is_none());
         let probe = probe::Probe::new(directory);
-        Self { jobs, known: Known::new(vault.clone()), vault, shared, room: Room::default(), probe }
+        let known = Known::new(vault.clone());
+        Self { jobs, known, node: Arc::default(), vault, shared, room: Room::default(), probe }
     }
 
     /// Whether other gateways put work into it too.

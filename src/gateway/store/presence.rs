@@ -10,7 +10,7 @@ use crate::protocol::Address;
 /// What [`read`] reads, of a table named `v`.
 macro_rules! device_columns {
     () => {
-        "v.logged_in, v.online, v.nonce, v.attached, v.silent, v.login, v.seen_ms"
+        "v.logged_in, v.online, v.nonce, v.attached, v.silent, v.login, v.seen_ms, v.node"
     };
 }
 pub(super) use device_columns;
@@ -26,6 +26,7 @@ pub(super) fn read(r: &mut Row, from: usize) -> Result<Device, StoreError> {
         silent: flag(r, 4)?,
         login: r.get::<Option<String>>(from + 5)?.unwrap_or_default(),
         seen_ms: r.get::<Option<i64>>(from + 6)?.map_or(0, as_u64),
+        node: r.get::<Option<String>>(from + 7)?.unwrap_or_default(),
     })
 }
 
@@ -67,14 +68,23 @@ pub(super) fn apply(t: &Transaction<'_>, address: &Address, event: Event, now_ms
     let Address { app, user, device } = address;
     let before = load(t, address)?;
     let step = step(&before, event, now_ms);
-    let Device { logged_in, online, nonce, attached, silent, seen_ms, .. } = &step.device;
+    let Device { logged_in, online, nonce, attached, silent, seen_ms, node, .. } = &step.device;
     if before != step.device {
         t.prepare_cached(
             "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
-             nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9 WHERE app = ?1 AND user = ?2 AND device = ?3",
+             nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10 WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
         .execute(params![
-            app, user, device, logged_in, online, nonce.as_ref().map_or("", |n| n), attached, silent, as_i64(*seen_ms)
+            app,
+            user,
+            device,
+            logged_in,
+            online,
+            nonce.as_ref().map_or("", |n| n),
+            attached,
+            silent,
+            as_i64(*seen_ms),
+            node
         ])?;
     }
     if step.reconsider {

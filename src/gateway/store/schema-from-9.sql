@@ -35,3 +35,11 @@ CREATE TABLE enrolments (
     PRIMARY KEY (code, device)
 ) WITHOUT ROWID;
 CREATE INDEX enrolments_of_user ON enrolments (app, user);
+ALTER TABLE devices ADD COLUMN node TEXT NOT NULL DEFAULT '';
+CREATE INDEX devices_by_node ON devices (node) WHERE online = 1 AND node <> '';
+CREATE TABLE nodes (
+    node TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, listens INTEGER NOT NULL DEFAULT 0,
+    started_ms INTEGER NOT NULL, lease_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE orders (number INTEGER PRIMARY KEY, node TEXT NOT NULL, what TEXT NOT NULL);
+CREATE INDEX orders_of_node ON orders (node);

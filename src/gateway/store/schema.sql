@@ -19,7 +19,8 @@ CREATE TABLE users (
 -- numbers out, so that no clock decides which connection is the newer one. `attached`: whether an app is, by the
 -- device's last word; one that never said counts as if. `silent`: it owes an acknowledgement. `login` and what
 -- follows: which login it is on and since when, and how that ended where others ended it. `instance` and what
--- follows: which machine it last greeted from, and how often another one has taken its place meanwhile.
+-- follows: which machine it last greeted from, and how often another one has taken its place meanwhile. `node`: the
+-- gateway that holds its connection, or held the last one; empty where a broker does.
 CREATE TABLE devices (
     app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL,
     logged_in INTEGER NOT NULL DEFAULT 0, online INTEGER NOT NULL DEFAULT 0,
@@ -30,8 +31,21 @@ CREATE TABLE devices (
     login TEXT NOT NULL DEFAULT '', login_ms INTEGER NOT NULL DEFAULT 0, kicked_code INTEGER, kicked_by TEXT,
     attached INTEGER NOT NULL DEFAULT 1, silent INTEGER NOT NULL DEFAULT 0,
     instance TEXT NOT NULL DEFAULT '', turns INTEGER NOT NULL DEFAULT 0, turned_ms INTEGER NOT NULL DEFAULT 0,
+    node TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (app, user, device)
 ) WITHOUT ROWID;
+CREATE INDEX devices_by_node ON devices (node) WHERE online = 1 AND node <> '';
+
+-- Gateways with devices of their own that share this database: a row for each start of one. Whose lease is over is dead,
+-- and nobody is connected to it.
+CREATE TABLE nodes (
+    node TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, listens INTEGER NOT NULL DEFAULT 0,
+    started_ms INTEGER NOT NULL, lease_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What a gateway is to do with connections of its own, by the word of another.
+CREATE TABLE orders (number INTEGER PRIMARY KEY, node TEXT NOT NULL, what TEXT NOT NULL);
+CREATE INDEX orders_of_node ON orders (node);
 
 -- The logins that devices have entered with, by the id their tokens bear. Login '': every token for this device that
 -- was issued until then has ended.

@@ -84,12 +84,12 @@ struct Server {
 /// Connects to PostgreSQL, grows the schema and starts a thread for each connection.
 pub(super) async fn postgres(
     config: Config,
-    tls: rustls::ClientConfig,
+    tls: MakeRustlsConnect,
     connections: usize,
     health: Health,
     queue: mpsc::Receiver<Job>,
 ) -> Result<(), StoreError> {
-    let server = Server { config, tls: MakeRustlsConnect::new(tls) };
+    let server = Server { config, tls };
     let queue = Arc::new(Mutex::new(queue));
     for _ in 0..connections.max(1) {
         let (server, health, queue) = (server.clone(), health.clone(), queue.clone());

@@ -2,7 +2,7 @@
 
 use super::kicks::{Kick, end};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins, whose};
+use super::{Store, StoreError, address, as_i64, logins, orders, whose};
 use crate::delivery::Rules;
 use crate::protocol::KickCode;
 
@@ -84,6 +84,7 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<Option<Vec<Kick>>, StoreError> {
+        let node = self.node().clone();
         self.run_for(whose(&app, &user), move |t| {
             if !hold(t, &app, &user, true)? {
                 return Ok(None);
@@ -122,6 +123,7 @@ impl Store {
                 UserChange::Deactivated => set_active(t, &app, &user, false).map(drop)?,
                 UserChange::Deleted => delete(t, &app, &user)?,
             }
+            orders::cut_elsewhere(t, &node, &kicked)?;
             Ok(Some(kicked))
         })
         .await

@@ -175,6 +175,9 @@ fn a_message_accepted_at_one_gateway_is_with_a_device_at_another_at_once() {
     }
     took.iter_mut().for_each(|all| all.sort());
     println!("at another gateway {:?}, at the same {:?} (p50)", took[0][10], took[1][10]);
+    let [there, here] = [0, 1].map(|n| device(&rests[n], "bob")["connection"].clone());
+    assert_eq!(there, json!({"held_by": "elsewhere", "gateway": "b"}), "what the other one knows is not made up");
+    assert_eq!((&here["held_by"], here["since_ms"].is_u64()), (&json!("here"), true), "{here}");
     let listed = a.ok(&["gateways"]);
     assert!(listed.lines().count() == 2 && listed.contains("a ") && listed.contains("(this one) lives"), "{listed}");
     let all = rests[1].ok("GET", "gateways", None);

@@ -116,12 +116,12 @@ impl Wire {
         }
     }
 
-    /// Who holds a connected device's connection, and how its last one ended here.
-    pub fn link(&self, address: &Address) -> (Holder, Option<End>) {
+    /// Who holds a connected device's connection, by the store that `gateway`, and how its last one ended here.
+    pub fn link(&self, address: &Address, gateway: Option<String>) -> (Holder, Option<End>) {
         match &self.way {
             Way::Own(table) => {
                 let (link, end) = table.link(address);
-                (link.map_or(Holder::Elsewhere, Holder::Here), end)
+                (link.map_or(Holder::Elsewhere { gateway }, Holder::Here), end)
             }
             Way::Broker(_) => (Holder::Broker, None),
         }

@@ -197,8 +197,8 @@ struct WithLink {
 
 fn with_link(app: &str, user: &str, row: DeviceRow, state: &State) -> Value {
     let (connection, last_end) = match Address::new(app, user, &row.device_id) {
-        Ok(address) => state.dispatch.link(&address),
-        Err(_) => (Holder::Elsewhere, None),
+        Ok(address) => state.dispatch.link(&address, row.gateway.clone()),
+        Err(_) => (Holder::Elsewhere { gateway: None }, None),
     };
     let connection = Some(connection).filter(|holder| row.online || matches!(holder, Holder::Here(_)));
     json!(WithLink { row, connection, last_end })

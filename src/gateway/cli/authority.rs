@@ -12,7 +12,7 @@ use clap::Subcommand;
 pub(super) enum AuthorityCommand {
     /// Make the authority that is to follow; devices are told of it when they come, and trust both
     #[command(
-        after_help = "For an endpoint without a certificate of yours. Reload the gateway (SIGHUP) afterwards, look at `authority show` until the devices have been there, then `authority switch`."
+        after_help = "For an endpoint without a certificate of yours. Reload the gateway (SIGHUP) afterwards, each of those that share the store; look at `authority show` until the devices have been there, then `authority switch`."
     )]
     Renew,
     /// Whether one is to follow, and how many devices have not been told
@@ -45,9 +45,9 @@ pub(super) async fn execute(config: &Config, command: AuthorityCommand) -> Resul
                 return Err(CommandError::Refused(why));
             }
             match Authority::switch(&store).await.map_err(ServeError::from)? {
-                true => {
-                    print("restart the gateway: its certificate is of the new authority then, and ca.pem is another")
-                }
+                true => print(
+                    "restart the gateway, and each that shares the store: its certificate is of the new authority then, and ca.pem is another",
+                ),
                 false => Err(CommandError::Refused(why)),
             }
         }

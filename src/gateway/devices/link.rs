@@ -45,14 +45,18 @@ pub struct End {
 }
 
 /// Who holds a connected device's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "held_by")]
 pub enum Holder {
     Here(Carried),
     /// The broker, which alone knows more of it.
     Broker,
     /// Not this gateway: another one, or nobody any more and the end is not stored yet.
-    Elsewhere,
+    Elsewhere {
+        /// The other one's name, as far as it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gateway: Option<String>,
+    },
 }
 
 impl Link {

@@ -66,8 +66,8 @@ impl Dispatch {
     }
 
     /// The device's connection here, if any, and how the last one ended.
-    pub fn link(&self, address: &Address) -> (Holder, Option<End>) {
-        self.wire.link(address)
+    pub fn link(&self, address: &Address, gateway: Option<String>) -> (Holder, Option<End>) {
+        self.wire.link(address, gateway)
     }
 
     /// Something that came in was not taken: counted, and said the first time.

@@ -36,6 +36,9 @@ pub struct DeviceRow {
     pub seen_ms: u64,
     /// Two machines greet as this device in turn.
     pub cloned: bool,
+    /// The name of the gateway that holds its connection, where several share the store.
+    #[serde(skip)]
+    pub gateway: Option<String>,
 }
 
 /// What a device asks of its bindings.
@@ -210,7 +213,8 @@ impl Store {
         self.run(move |t| {
             let rows = t
                 .prepare_cached(
-                    "SELECT device, logged_in, online, channel, platform, model, seen_ms, turns FROM devices WHERE app = ?1 AND user = ?2 ORDER BY device",
+                    "SELECT device, logged_in, online, channel, platform, model, seen_ms, turns,
+                     (SELECT name FROM nodes WHERE nodes.node = devices.node) FROM devices WHERE app = ?1 AND user = ?2 ORDER BY device",
                 )?
                 .query_map(params![&app, &user], |r| {
                     Ok(DeviceRow {
@@ -222,6 +226,7 @@ impl Store {
                         model: r.get(5)?,
                         seen_ms: as_u64(r.get(6)?),
                         cloned: super::clones::is_cloned(r.get(7)?),
+                        gateway: r.get(8)?,
                     })
                 })?
                 .collect::<Result<_, _>>()?;

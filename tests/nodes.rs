@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::stage::send;
@@ -71,8 +71,17 @@ impl Stage {
 
     /// No notice comes anywhere, as behind a pooler that keeps no session.
     fn without_notices(&self) {
+        self.notices_become("''");
+    }
+
+    /// Every notice is lost, and nobody finds out.
+    fn losing_notices(&self) {
+        self.notices_become("'SELECT pg_catalog.pg_notify($1, $2) WHERE $2 = ''beat'''");
+    }
+
+    fn notices_become(&self, body: &str) {
         self.postgres.ask("ALTER ROLE impush SET search_path = public, pg_catalog");
-        self.postgres.ask("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''");
+        self.postgres.ask(&format!("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS {body}"));
     }
 }
 
@@ -107,6 +116,8 @@ struct Balancer {
     port: u16,
     to: Arc<AtomicU16>,
     open: Arc<Mutex<Vec<(TcpStream, TcpStream)>>>,
+    /// What ends on one side is passed on to the other.
+    tells: Arc<AtomicBool>,
 }
 
 impl Balancer {
@@ -114,14 +125,18 @@ impl Balancer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let port = listener.local_addr().expect("an address").port();
         let (to, open) = (Arc::new(AtomicU16::new(first)), Arc::new(Mutex::new(Vec::new())));
-        let (target, pairs) = (to.clone(), open.clone());
+        let tells = Arc::new(AtomicBool::new(true));
+        let (target, pairs, telling) = (to.clone(), open.clone(), tells.clone());
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target.load(Ordering::Relaxed))) else { continue };
                 let copy = |mut from: TcpStream, mut to: TcpStream| {
+                    let telling = telling.clone();
                     std::thread::spawn(move || {
                         drop(std::io::copy(&mut from, &mut to));
-                        drop(to.shutdown(Shutdown::Write));
+                        if telling.load(Ordering::Relaxed) {
+                            drop(to.shutdown(Shutdown::Write));
+                        }
                     });
                 };
                 copy(near.try_clone().expect("cloned"), far.try_clone().expect("cloned"));
@@ -129,7 +144,7 @@ impl Balancer {
                 pairs.lock().expect("locked").push((near, far));
             }
         });
-        Self { port, to, open }
+        Self { port, to, open, tells }
     }
 
     fn lead_to(&self, gateway: &Gateway) {
@@ -146,11 +161,10 @@ impl Balancer {
 
     /// What is silently gone: devices come anew, and the gateway hears nothing of it.
     fn lose(&self) -> Vec<TcpStream> {
+        self.tells.store(false, Ordering::Relaxed);
         let pairs: Vec<_> = self.open.lock().expect("locked").drain(..).collect();
         let lost = |(near, far): (TcpStream, TcpStream)| {
-            // Nothing is passed on: the copies end with an error, and the far side stays open.
-            drop(near.shutdown(Shutdown::Read));
-            drop(near.shutdown(Shutdown::Write));
+            drop(near.shutdown(Shutdown::Both));
             far
         };
         pairs.into_iter().map(lost).collect()
@@ -223,6 +237,34 @@ fn where_no_notice_comes_messages_and_ends_of_logins_arrive_all_the_same() {
         shows(&mut watch, &id);
         at_once(&rest, &id);
     }
+    let ended = Instant::now();
+    rest.ok("DELETE", "users/bob/disconnect", None);
+    agent.process.event("login.kicked");
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+}
+
+#[test]
+fn a_notice_that_is_lost_costs_the_acknowledgements_deadline_and_not_the_message() {
+    let test = "a_notice_that_is_lost_costs_the_acknowledgements_deadline_and_not_the_message";
+    let Some(stage) = Stage::new(test) else { return };
+    stage.losing_notices();
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let rest = rest(&a);
+    let mut agent = stage.agent(&b, port(&b), "bob");
+    eventually("notices seem to come", || self::rest(&b).text("/metrics").contains("impush_gateway_notices_come 1"));
+    // At the next beat nobody looks for messages any more.
+    let leases = || rest.ok("GET", "gateways", None)["entities"][1]["lease_ms"].as_u64();
+    let (before, began) = (leases(), Instant::now());
+    eventually("the next beat", || leases() > before && began.elapsed() > Duration::from_secs(1));
+    let mut watch = watch(&agent);
+    let sent = Instant::now();
+    let id = send(&rest, "bob", 0);
+    shows(&mut watch, &id);
+    let took = sent.elapsed();
+    println!("without its notice a message took {took:?}");
+    // The deadline of 5 s, and a beat.
+    assert!(rest.traced(&id, &["taken"]).iter().any(|line| line.contains("no_ack")), "its notice came");
+    assert!(took < Duration::from_secs(9), "{took:?}");
     let ended = Instant::now();
     rest.ok("DELETE", "users/bob/disconnect", None);
     agent.process.event("login.kicked");

@@ -145,7 +145,7 @@ impl Default for Metrics {
         );
         registry.register(
             "notices_come",
-            "1 while other gateways' notices come at once; 0: the database is looked through instead",
+            "Whether other gateways' notices come at once (1), or the database is looked through instead (0)",
             notices_come.clone(),
         );
         let links = Links::registered(&mut registry);

@@ -130,13 +130,15 @@ enum Command {
         concurrency: u32,
     },
     /// Kill gateways, and nodes of their broker, under load, and count what was lost or shown twice
-    #[command(after_help = "tests/long/cluster.sh sets PostgreSQL and a RabbitMQ of three nodes up for it.")]
+    #[command(
+        after_help = "tests/long/cluster.sh sets PostgreSQL and a RabbitMQ of three nodes up for it, tests/long/nodes.sh PostgreSQL alone."
+    )]
     Cluster {
         /// An empty PostgreSQL database
         #[arg(long, value_name = "URL")]
         store: String,
-        /// The broker's nodes
-        #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+        /// The broker's nodes; without any each gateway has devices of its own
+        #[arg(long, value_name = "URL", value_delimiter = ',')]
         brokers: Vec<String>,
         /// The gateways' account at the broker
         #[arg(long, default_value = "guest")]
@@ -280,17 +282,17 @@ impl Simulation {
 }
 
 fn show_cluster(outcome: &cluster::Outcome, json: bool) -> Result<bool, String> {
-    let cluster::Outcome { offline, online, gateway_kills, node_kills, events_replayed } = outcome;
+    let cluster::Outcome { offline, online, gateway_kills, node_kills, cuts, events_replayed } = outcome;
     if json {
         let counted = |k: &Kills| json!({ "accepted": k.accepted, "lost": k.lost.len(), "shown_twice": k.twice, "replaced": k.replaced });
         let line = json!({
-            "gateway_kills": gateway_kills, "node_kills": node_kills, "events_replayed": events_replayed,
+            "gateway_kills": gateway_kills, "node_kills": node_kills, "cuts": cuts, "events_replayed": events_replayed,
             "offline": counted(offline), "online": counted(online),
         });
         super::show::line(&line).map_err(|e| e.to_string())?;
     } else {
         println!(
-            "{gateway_kills} kills of gateways, {node_kills} of broker nodes, {events_replayed} presence events replayed"
+            "{gateway_kills} kills of gateways, {node_kills} of broker nodes, {cuts} cuts of connections, {events_replayed} presence events replayed"
         );
         for (name, k) in [("offline device", offline), ("connected devices", online)] {
             println!(

@@ -1,5 +1,6 @@
 //! Several gateways on one PostgreSQL and a broker of several nodes, any of which is killed under load, while
-//! presence events come late, twice and in the wrong order: nothing may be lost, nothing shown twice.
+//! presence events come late, twice and in the wrong order: nothing may be lost, nothing shown twice. Or without a broker:
+//! gateways with devices of their own behind a load balancer, which cuts connections instead.
 
 use super::account::{ANY, vendors_section};
 use super::agent::Agent;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
@@ -36,6 +38,8 @@ const EXPLAINED: usize = 3;
 const SENDERS: u64 = 4;
 /// One kill in so many is of a broker's node.
 const NODE_EVERY: u32 = 20;
+/// One kill in so many is of half of the devices' connections, where no broker holds them.
+const CUT_EVERY: u32 = 3;
 /// The offline device's user.
 const OFFLINE: &str = "ann";
 
@@ -44,6 +48,7 @@ const OFFLINE: &str = "ann";
 pub(super) struct Plan {
     /// `postgres://...`, with an empty database.
     pub store: String,
+    /// Without nodes each gateway has devices of its own.
     pub brokers: Brokers,
     /// Where the gateways' REST API is, in front of them all.
     pub front: SocketAddr,
@@ -61,12 +66,31 @@ pub(super) struct Outcome {
     pub online: Kills,
     pub gateway_kills: u32,
     pub node_kills: u32,
+    /// How often half of the devices' connections were cut.
+    pub cuts: u32,
     pub events_replayed: u64,
 }
 
 struct Gateway {
     process: Process,
     config: PathBuf,
+}
+
+/// The gateways, and where they are.
+struct Gateways {
+    all: Vec<Gateway>,
+    apis: Vec<SocketAddr>,
+    endpoints: Vec<SocketAddr>,
+    /// Whom devices trust at their endpoints.
+    ca: String,
+}
+
+/// How devices come in.
+struct Entrance {
+    /// The settings of an agent's `[server]`.
+    servers: Vec<String>,
+    /// Cuts half of the connections.
+    cut: Arc<Notify>,
 }
 
 /// # Errors
@@ -78,9 +102,11 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
     let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home)?;
     let clouds_url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
-    let (mut gateways, addresses) = gateways(plan, home, &vendors_section(&clouds_url, &ca)).await?;
+    let Gateways { all: mut gateways, apis, endpoints, ca: own_ca } =
+        gateways(plan, home, &vendors_section(&clouds_url, &ca)).await?;
     let listener = TcpListener::bind(plan.front).await.map_err(|e| format!("{}: {e}", plan.front))?;
-    let front = tokio::spawn(balance(listener, addresses));
+    let front = tokio::spawn(balance(listener, apis, Arc::default()));
+    let entrance = entrance(plan, endpoints, &own_ca).await?;
     let http = Http::new(Some(&ca), CALL)?;
     let base = format!("http://{}/o/a", plan.front);
     let secret = std::fs::read_to_string(home.join("gateway-0/admin.secret")).map_err(|e| e.to_string())?;
@@ -88,10 +114,12 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     let token = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
     let token = token["access_token"].as_str().unwrap_or_default().to_owned();
     let offline = offline_device(&http, &base, &token, &clouds_url).await?;
-    let agents = agents(plan, home, &http, &base, &token).await?;
+    let agents = agents(plan, home, &entrance, (&http, &base, &token)).await?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let noise = tokio::spawn(noise::replay(plan.brokers.clone(), stop.clone()));
+    let (brokers, over) = (plan.brokers.clone(), stop.clone());
+    let noise =
+        tokio::spawn(async move { if brokers.urls.is_empty() { Ok(0) } else { noise::replay(brokers, over).await } });
     let mut senders = JoinSet::new();
     for sender in 0..SENDERS * 2 {
         let (http, base, token, stop) = (http.clone(), base.clone(), token.clone(), stop.clone());
@@ -111,7 +139,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
             Ok::<_, String>(ids)
         });
     }
-    let (gateway_kills, node_kills) = kill(plan, &mut gateways).await?;
+    let (gateway_kills, node_kills, cuts) = kill(plan, &mut gateways, &entrance.cut).await?;
     stop.store(true, Ordering::Relaxed);
     let (mut to_offline, mut to_online) = (Vec::new(), Vec::new());
     while let Some(done) = senders.join_next().await {
@@ -132,57 +160,83 @@ pub(super) async fn measure(plan: &Plan) -> Result<Outcome, String> {
     }
     let events_replayed = noise.await.map_err(|e| e.to_string())??;
     front.abort();
-    Ok(Outcome { offline, online, gateway_kills, node_kills, events_replayed })
+    Ok(Outcome { offline, online, gateway_kills, node_kills, cuts, events_replayed })
 }
 
 fn user(n: usize) -> String {
     format!("user-{n}")
 }
 
-async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<(Vec<Gateway>, Vec<SocketAddr>), String> {
+async fn gateways(plan: &Plan, home: &Path, vendors: &str) -> Result<Gateways, String> {
     let key = home.join("secrets.key");
     std::fs::write(&key, crate::secret::random_hex::<32>()).map_err(|e| e.to_string())?;
-    let (mut gateways, mut addresses) = (Vec::new(), Vec::new());
+    let mut made = Gateways { all: Vec::new(), apis: Vec::new(), endpoints: Vec::new(), ca: String::new() };
     for n in 0..plan.gateways {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-        let api = free.map_err(|e| e.to_string())?;
-        let broker = &plan.brokers.urls[n % plan.brokers.urls.len()];
+        let free =
+            || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string());
+        let (api, endpoint) = (free()?, free()?);
+        let Brokers { urls, user, password, shared, client_events } = &plan.brokers;
+        let broker = match urls.get(n % urls.len().max(1)) {
+            Some(url) => format!(
+                "url = '{url}'\nuser = '{user}'\npassword = '{password}'\nshared_subscriptions = {shared}\nclient_events = {client_events}\n"
+            ),
+            None => format!("listen = '{endpoint}'\n"),
+        };
         let text = format!(
-            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nurl = '{broker}'\nuser = '{}'\npassword = '{}'\n\
-             shared_subscriptions = {}\nclient_events = {}\n[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\nkeep_most = 100000\n{vendors}timeout_ms = 500\n\
+            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\n{broker}[store]\nurl = '{}'\n[delivery]\nack_deadline_ms = 3000\nkeep_most = 100000\n{vendors}timeout_ms = 500\n\
              [paths]\nstate = '{}'\nsecrets_key = '{}'\n[log]\nlevel = 'warn'\n",
-            plan.brokers.user,
-            plan.brokers.password,
-            plan.brokers.shared,
-            plan.brokers.client_events,
             plan.store,
             home.join(format!("gateway-{n}")).display(),
             key.display(),
         );
         let config = home.join(format!("gateway-{n}.toml"));
         std::fs::write(&config, text).map_err(|e| e.to_string())?;
-        gateways.push(Gateway { process: start(&config, home).await?, config });
-        addresses.push(api);
+        let (process, said) = start(&config, home).await?;
+        made.ca = said["ca_file"].as_str().unwrap_or_default().to_owned();
+        made.all.push(Gateway { process, config });
+        made.apis.push(api);
+        made.endpoints.push(endpoint);
     }
-    Ok((gateways, addresses))
+    Ok(made)
 }
 
-async fn start(config: &Path, home: &Path) -> Result<Process, String> {
+/// What stands before the brokers' nodes, or before the gateways' own endpoints.
+async fn entrance(plan: &Plan, endpoints: Vec<SocketAddr>, ca: &str) -> Result<Entrance, String> {
+    let cut = Arc::new(Notify::new());
+    let urls = &plan.brokers.urls;
+    if urls.is_empty() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
+        let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+        tokio::spawn(balance(listener, endpoints, cut.clone()));
+        return Ok(Entrance { servers: vec![format!("url = 'mqtts://localhost:{port}'\nca_file = '{ca}'\n")], cut });
+    }
+    let server = |first: usize| {
+        let others: Vec<_> = urls.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
+        format!("url = '{}'\nfallback_urls = {}\n", urls[first], json!(others))
+    };
+    Ok(Entrance { servers: (0..urls.len()).map(server).collect(), cut })
+}
+
+/// And what it announced.
+async fn start(config: &Path, home: &Path) -> Result<(Process, Value), String> {
     let arguments = ["--config", config.to_str().unwrap_or_default(), "serve", "--announce"];
     let mut process = Process::start("gateway", &sibling("impush-gateway")?, &arguments, home)?;
-    process.next(START).await?;
-    Ok(process)
+    let said = process.next(START).await?;
+    Ok((process, said))
 }
 
-/// A load balancer: each connection to the first gateway, in turn, that takes it.
-async fn balance(listener: TcpListener, gateways: Vec<SocketAddr>) -> Result<(), String> {
+/// A load balancer: each connection to the first gateway, in turn, that takes it. Every second one ends at a cut.
+async fn balance(listener: TcpListener, gateways: Vec<SocketAddr>, cut: Arc<Notify>) -> Result<(), String> {
     for turn in 0_usize.. {
         let (mut near, _) = listener.accept().await.map_err(|e| e.to_string())?;
-        let gateways = gateways.clone();
+        let (gateways, cut) = (gateways.clone(), cut.clone());
         tokio::spawn(async move {
             for n in 0..gateways.len() {
                 if let Ok(mut far) = TcpStream::connect(gateways[(turn + n) % gateways.len()]).await {
-                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = cut.notified(), if turn.is_multiple_of(2) => {}
+                    }
                     return;
                 }
             }
@@ -217,7 +271,12 @@ struct Device {
     received: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
-async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) -> Result<Vec<Device>, String> {
+async fn agents(
+    plan: &Plan,
+    home: &Path,
+    entrance: &Entrance,
+    (http, base, token): (&Http, &str, &str),
+) -> Result<Vec<Device>, String> {
     let mut agents = Vec::new();
     for n in 0..plan.devices {
         let (user, name) = (user(n), format!("agent-{n}"));
@@ -225,11 +284,8 @@ async fn agents(plan: &Plan, home: &Path, http: &Http, base: &str, token: &str) 
         call_as(http, "POST", &format!("{base}/users"), Some(token), Some(body)).await?;
         let grant = json!({ "grant_type": "password", "username": user, "password": "a password" });
         let password = call(http, "POST", &format!("{base}/token"), Some(grant)).await?["access_token"].clone();
-        let first = n % plan.brokers.urls.len();
-        let others: Vec<_> =
-            plan.brokers.urls.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, url)| url).collect();
-        let server = format!("url = '{}'\nfallback_urls = {}\n", plan.brokers.urls[first], json!(others));
-        let agent = Agent::at(home, &sibling("impush")?, &name, &server, "").await?;
+        let server = &entrance.servers[n % entrance.servers.len()];
+        let agent = Agent::at(home, &sibling("impush")?, &name, server, "").await?;
         agent.login(&user, password.as_str().unwrap_or_default()).await?;
         let config = home.join(format!("{name}.toml")).display().to_string();
         let received = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -262,10 +318,10 @@ async fn welcomed(http: &Http, devices: &str, token: &str) -> Result<(), String>
 }
 
 /// Kills and restarts one after the other; a node comes back on its own time, and no second goes meanwhile.
-async fn kill(plan: &Plan, gateways: &mut [Gateway]) -> Result<(u32, u32), String> {
+async fn kill(plan: &Plan, gateways: &mut [Gateway], cut: &Notify) -> Result<(u32, u32, u32), String> {
     let home = gateways[0].config.parent().unwrap_or(Path::new("/")).to_owned();
     let bar = ProgressBar::new(u64::from(plan.kills));
-    let (mut random, mut of_gateways, mut of_nodes) = (7_u64, 0, 0);
+    let (mut random, mut of_gateways, mut of_nodes, mut cuts) = (7_u64, 0, 0, 0);
     let mut node: Option<JoinHandle<Result<(), String>>> = None;
     for round in 0..plan.kills {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -289,16 +345,21 @@ async fn kill(plan: &Plan, gateways: &mut [Gateway]) -> Result<(u32, u32), Strin
             }));
             continue;
         }
+        if plan.brokers.urls.is_empty() && round % CUT_EVERY == 0 {
+            cut.notify_waiters();
+            cuts += 1;
+            continue;
+        }
         of_gateways += 1;
         let gateway = &mut gateways[(random >> 40) as usize % plan.gateways];
         gateway.process.kill().await?;
-        gateway.process = self::start(&gateway.config, &home).await?;
+        gateway.process = self::start(&gateway.config, &home).await?.0;
     }
     bar.finish_and_clear();
     if let Some(last) = node {
         last.await.map_err(|e| e.to_string())??;
     }
-    Ok((of_gateways, of_nodes))
+    Ok((of_gateways, of_nodes, cuts))
 }
 
 async fn shell(command: &str, node: usize) -> Result<(), String> {

@@ -102,8 +102,8 @@ async fn fits(state: &State, app: &str, message: &Message) -> Result<(), ApiErro
     if message.ext.to_string().len() <= SURELY_FITS {
         return Ok(());
     }
-    for certificate in state.store.certificates(app.to_owned()).await?.into_iter().flatten() {
-        if let Some(TooLarge { size, most }) = state.push.too_large(&certificate, message) {
+    for certificate in state.store.known_certificates(app.to_owned()).await?.iter() {
+        if let Some(TooLarge { size, most }) = state.push.too_large(certificate, message) {
             let (vendor, name) = (certificate.vendor, &certificate.name);
             return Err(ApiError::illegal(format!(
                 "the notification is {size} bytes for {vendor} (certificate `{name}`), with its texts cut to nothing; at most {most}: \

@@ -69,6 +69,15 @@ pub(super) fn names(t: &Transaction<'_>) -> Result<Vec<(String, String)>, StoreE
     t.prepare_cached(sql)?.query_map([] as [&str; 0], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
 }
 
+/// The name of every certificate of an app, in their order.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn names_in(t: &Transaction<'_>, app: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT name FROM certificates WHERE app = ?1 ORDER BY name";
+    t.prepare_cached(sql)?.query_map([app], |r| r.get(0))?.collect()
+}
+
 impl Store {
     /// Adds a certificate, or replaces the one of that name without a gap. The first makes the key.
     ///
@@ -105,6 +114,15 @@ impl Store {
             Ok(rows.into_iter().map(|row| built(&vault, row)).collect())
         })
         .await
+    }
+
+    /// An app's certificates as they are used, by name; none is read or opened again until one is changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn known_certificates(&self, app: String) -> Result<Arc<[Arc<Certificate>]>, StoreError> {
+        let known = self.known.clone();
+        self.run(move |t| known.certificates(t, &app)).await
     }
 
     /// Those of all apps that nothing opens.
@@ -171,5 +189,37 @@ impl Store {
             Ok(gone > 0)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const APP: &str = "org#app";
+
+    #[tokio::test]
+    async fn certificates_are_opened_once_and_again_only_after_a_change() {
+        let home = tempfile::tempdir().expect("a directory");
+        let vault = Vault::open(&home.path().join("key"), true).expect("a key");
+        let store = Store::open(&home.path().join("db"), vault).expect("a store");
+        let put =
+            |name: &str| store.put_certificate(Certificate::new(APP.into(), name.into(), Vendor::Honor, json!({})), 1);
+        let known = || async { store.known_certificates(APP.into()).await.expect("read") };
+        assert!(known().await.is_empty());
+        put("b").await.expect("stored");
+        let first = known().await;
+        assert!(Arc::ptr_eq(&first[0], &known().await[0]), "nothing was opened again");
+        put("a").await.expect("stored");
+        let names: Vec<String> = known().await.iter().map(|certificate| certificate.name.clone()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(store.enable_certificate(APP.into(), "b".into(), false).await.expect("stored"));
+        assert!(!known().await[1].enabled, "a change is seen");
+        let spoil =
+            |t: &Transaction<'_>| t.execute("UPDATE certificates SET fields = 'x' WHERE name = 'a'", [] as [&str; 0]);
+        store.run(move |t| spoil(t).and_then(|_| edition::next(t))).await.expect("stored");
+        assert_eq!(known().await.len(), 1, "one that cannot be opened hides no other");
+        assert!(store.known_certificates("org#other".into()).await.expect("read").is_empty());
     }
 }

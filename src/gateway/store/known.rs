@@ -34,6 +34,8 @@ struct App {
     rules: Option<Arc<Rules>>,
     templates: HashMap<String, Option<Template>>,
     certificates: HashMap<String, Found>,
+    /// All that can be opened, by name.
+    all: Option<Arc<[Arc<Certificate>]>>,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +104,23 @@ impl Known {
         make_room(certificates);
         certificates.insert(name.to_owned(), found.clone());
         Ok(found)
+    }
+
+    /// An app's certificates, by name, without those that cannot be opened.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn certificates(&self, t: &Transaction<'_>, app: &str) -> Result<Arc<[Arc<Certificate>]>, StoreError> {
+        if let Some(all) = &of(&mut *self.remembered(t)?, app).all {
+            return Ok(all.clone());
+        }
+        let mut all = Vec::new();
+        for name in certificates::names_in(t, app)? {
+            all.extend(self.certificate(t, app, &name)?.ok().flatten());
+        }
+        let all: Arc<[_]> = all.into();
+        of(&mut *self.remembered(t)?, app).all = Some(all.clone());
+        Ok(all)
     }
 
     /// App and name of the certificate to whose path `path` leads. No certificate is opened for it.

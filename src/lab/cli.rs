@@ -9,7 +9,7 @@ use super::kills::{self, Kills};
 use super::noise::Brokers;
 use super::trouble::{self, Trouble};
 use super::wire::{self, Weather};
-use super::{bench, cloud, demo, fleet, footprint, manual, network, senders, simulate, throughput};
+use super::{bench, cloud, connected, demo, fleet, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendors::Vendor;
@@ -104,7 +104,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "devices", "footprint"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "connected", "devices", "footprint"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -122,6 +122,12 @@ enum Command {
         /// Notifications through each vendor, or messages to the gateway
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
+        /// Devices that are held connected at once, as far as the limit of open files allows
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        devices: u32,
+        /// A gateway to measure with `connected` instead of the one beside this program
+        #[arg(long, value_name = "FILE")]
+        gateway: Option<PathBuf>,
         /// How often the gateway is killed under load
         #[arg(long, default_value_t = 200)]
         kills: u32,
@@ -341,6 +347,9 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, count, .. } if what == "gateway" => {
                 throughput::measure(json, count).await.map(|()| true)
+            }
+            Command::Bench { what, json, count, devices, gateway, .. } if what == "connected" => {
+                connected::measure(json, &connected::Options { devices, count, gateway }).await
             }
             Command::Bench { what, json, agent, .. } if what == "footprint" => {
                 show(&footprint::measure(agent).await?, json)

@@ -7,7 +7,7 @@ use super::device::write_tree;
 use super::figure::Figure;
 use super::process::output;
 use super::rig::Rig;
-use super::usage::processor_s;
+use super::usage::threads_s;
 use crate::protocol::Address;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -182,7 +182,7 @@ fn usage(pid: u32) -> Result<Usage, String> {
             text("status").lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).map(str::to_owned);
         voluntary_switches += line.and_then(|n| n.trim().parse::<f64>().ok()).unwrap_or_default();
     }
-    let cpu_us = processor_s(pid)? * 1e6;
+    let cpu_us = threads_s(pid, |_| true)? * 1e6;
     Ok(Usage { rss_kib: kib("Rss:"), private_dirty_kib: kib("Private_Dirty:"), voluntary_switches, cpu_us })
 }
 

@@ -8,6 +8,7 @@ pub mod cli;
 mod cloud;
 mod cluster;
 mod comeback;
+mod connected;
 mod demo;
 mod device;
 mod figure;

@@ -24,6 +24,8 @@ pub(super) struct Rig {
     pub reach: Value,
     pub clouds_process: Process,
     pinned: bool,
+    /// Another gateway than the one beside this program.
+    program: PathBuf,
 }
 
 impl Rig {
@@ -32,6 +34,15 @@ impl Rig {
     /// # Errors
     /// A sentence about what did not start.
     pub async fn start(pinned: bool, timeout: Duration) -> Result<Self, String> {
+        Self::start_with(pinned, timeout, None).await
+    }
+
+    /// The same with another gateway than the one beside this program.
+    ///
+    /// # Errors
+    /// A sentence about what did not start.
+    pub async fn start_with(pinned: bool, timeout: Duration, program: Option<&Path>) -> Result<Self, String> {
+        let program = program.map_or_else(|| sibling("impush-gateway"), |program| Ok(program.to_owned()))?;
         let home = tempfile::tempdir().map_err(|e| e.to_string())?;
         let ca = home.path().join("clouds.pem");
         let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
@@ -40,22 +51,25 @@ impl Rig {
         }
         let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home.path())?;
         let url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
-        // The API keeps its address over restarts.
-        let api = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?;
+        // Both keep their addresses over restarts.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string());
+        let (api, broker) = (free()?, free()?);
+        let (api, broker) = [api, broker].map(|l| l.local_addr().map_err(|e| e.to_string())).into();
+        let (api, broker) = (api?, broker?);
         let text = format!(
-            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nlisten = '127.0.0.1:0'\n{}[paths]\nstate = '{}'\n[log]\nlevel = 'error'\n",
+            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nlisten = '{broker}'\n{}[paths]\nstate = '{}'\n[log]\nlevel = 'error'\n",
             vendors_section(&url, &ca),
             home.path().join("state").display()
         );
         std::fs::write(home.path().join("gateway.toml"), text).map_err(|e| e.to_string())?;
-        let (gateway, reach) = gateway(home.path(), pinned).await?;
+        let (gateway, reach) = gateway(&program, home.path(), pinned).await?;
         let http = Http::new(Some(&ca), timeout)?;
         let base = format!("http://{api}/o/a");
         let secret = std::fs::read_to_string(home.path().join("state/admin.secret")).map_err(|e| e.to_string())?;
         let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
         let answer = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
         let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
-        Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, clouds_process: clouds, pinned })
+        Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, clouds_process: clouds, pinned, program })
     }
 
     /// Kills the gateway and starts it again on the same state.
@@ -64,7 +78,7 @@ impl Rig {
     /// A sentence when it does not come up.
     pub async fn kill_and_restart(&mut self) -> Result<(), String> {
         self.gateway.kill().await?;
-        (self.gateway, self.reach) = gateway(self.home.path(), self.pinned).await?;
+        (self.gateway, self.reach) = gateway(&self.program, self.home.path(), self.pinned).await?;
         Ok(())
     }
 
@@ -147,14 +161,14 @@ async fn leave_first_core() -> Result<(), String> {
     Ok(())
 }
 
-async fn gateway(home: &Path, pinned: bool) -> Result<(Process, Value), String> {
-    let (program, config) = (sibling("impush-gateway")?, home.join("gateway.toml"));
+async fn gateway(program: &Path, home: &Path, pinned: bool) -> Result<(Process, Value), String> {
+    let config = home.join("gateway.toml");
     let own = ["--config", config.to_str().unwrap_or_default(), "serve", "--announce"];
     let mut gateway = if pinned {
         let all: Vec<&str> = ["-c", "0", program.to_str().unwrap_or_default()].into_iter().chain(own).collect();
         Process::start("gateway", Path::new("taskset"), &all, home)?
     } else {
-        Process::start("gateway", &program, &own, home)?
+        Process::start("gateway", program, &own, home)?
     };
     let reach = gateway.next(START).await?;
     Ok((gateway, reach))

@@ -3,16 +3,14 @@
 //! The clouds check every signature and share the machine's cores, so these figures are a floor.
 
 use super::rig::Rig;
+use super::usage::processor_s;
 use crate::vendors::Vendor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Duration;
 
 /// One vendor's whole round.
 const ROUND: Duration = Duration::from_secs(300);
-/// The kernel's clock ticks a second in /proc/PID/stat (`getconf CLK_TCK`): 100 on every Linux this runs on.
-const TICKS: f64 = 100.0;
 
 /// Prints a line for each vendor.
 ///
@@ -69,9 +67,9 @@ async fn one(rig: &Rig, vendor: Vendor, (count, concurrency): (u32, u32), pid: u
     // Credential, connections and caches are in place before the clock starts.
     send(concurrency).await?;
     let before = connections().await?;
-    let cpu = cpu_seconds(pid)?;
+    let cpu = processor_s(pid)?;
     let answer = send(count).await?;
-    let cpu = cpu_seconds(pid)? - cpu;
+    let cpu = processor_s(pid)? - cpu;
     let used = connections().await? - before;
     let data = &answer["data"];
     if data["outcomes"]["delivered"].as_u64() != Some(u64::from(count)) {
@@ -83,14 +81,4 @@ async fn one(rig: &Rig, vendor: Vendor, (count, concurrency): (u32, u32), pid: u
         // Those of the round itself, beside what was open from the warm-up.
         "connections": used, "cpu_us": cpu / f64::from(count) * 1e6,
     }))
-}
-
-/// User and system time of a process (proc(5), fields 14 and 15 of stat).
-fn cpu_seconds(pid: u32) -> Result<f64, String> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(Path::new(&path)).map_err(|e| format!("{path}: {e}"))?;
-    // The name in parentheses may hold spaces.
-    let rest = stat.rsplit(')').next().unwrap_or_default();
-    let field = |at: usize| rest.split_whitespace().nth(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    Ok((field(11) + field(12)) / TICKS)
 }

@@ -10,14 +10,32 @@ pub(super) fn resident_kib(process: u32) -> Result<u64, String> {
     line.split_whitespace().next().and_then(|n| n.parse().ok()).ok_or_else(|| format!("VmRSS {line}"))
 }
 
-/// Seconds of processor time of all its threads that still live.
+/// The kernel's clock ticks a second in /proc/PID/stat (`getconf CLK_TCK`): 100 on every Linux this runs on.
+const TICKS: f64 = 100.0;
+
+/// Seconds of processor time, of its threads that have ended too, in hundredths (proc(5), fields 14 and 15 of stat).
 ///
 /// # Errors
 /// A sentence when the process is not there.
 pub(super) fn processor_s(process: u32) -> Result<f64, String> {
+    let path = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    // The name in parentheses may hold spaces.
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    let field = |at: usize| rest.split_whitespace().nth(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((field(11) + field(12)) / TICKS)
+}
+
+/// Seconds of processor time of those of its living threads that have such a name, to the nanosecond.
+///
+/// # Errors
+/// A sentence when the process is not there.
+pub(super) fn threads_s(process: u32, counts: impl Fn(&str) -> bool) -> Result<f64, String> {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).map_err(|e| format!("{process}: {e}"))?;
-    let nanoseconds = tasks.flatten().map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+    let read = |task: &std::fs::DirEntry, file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+    let counted = tasks.flatten().filter(|task| counts(read(task, "comm").trim_end()));
+    let nanoseconds = counted.map(|task| {
+        let text = read(&task, "schedstat");
         text.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).unwrap_or_default()
     });
     Ok(nanoseconds.sum::<f64>() / 1e9)

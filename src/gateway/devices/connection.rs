@@ -18,6 +18,7 @@ use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a device that enrols may take to subscribe and be told.
 const ENROLS_WITHIN: Duration = Duration::from_secs(10);
 
-/// What every connection works with; clones share it.
-#[derive(Clone)]
+/// What every connection works with.
 pub(in crate::gateway) struct Shared {
     pub table: Table,
     pub door: Door,
@@ -56,7 +56,7 @@ struct Entered {
 struct Connection<S> {
     stream: S,
     from: IpAddr,
-    shared: Shared,
+    shared: Arc<Shared>,
     started: Instant,
     server: Server,
     incoming: BytesMut,
@@ -84,14 +84,16 @@ struct Connection<S> {
 }
 
 /// Serves a connection to its end. `first`: bytes that were read already.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+///
+/// Most devices are idle: what is awaited for as long as one is connected holds little more than the connection.
+pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     first: &[u8],
     from: IpAddr,
-    shared: Shared,
-) {
+    shared: Arc<Shared>,
+) -> impl Future<Output = ()> + Send + use<S> {
     let started = Instant::now();
-    let mut connection = Connection {
+    let mut connection = Box::new(Connection {
         stream,
         from: from.to_canonical(),
         shared,
@@ -113,9 +115,11 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
         paused_until: None,
         over: None,
         will: None,
-    };
-    connection.run().await;
-    connection.finish().await;
+    });
+    async move {
+        connection.run().await;
+        connection.finish().await;
+    }
 }
 
 /// What woke the task.
@@ -402,9 +406,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         let Some(Entered { address: Some(address), .. }) = &self.entered else { return };
         let Some((said, packet_id)) = self.words.pop_front() else { return };
-        let (heard, dispatch) = (Heard { address: address.clone(), said, packet_id }, self.shared.dispatch.clone());
-        let work: Work = Box::pin(async move { answered(&heard, &dispatch).await });
-        self.work = Some((work, packet_id));
+        self.work = Some((self.work_on(address.clone(), said, packet_id), packet_id));
+    }
+
+    fn work_on(&self, address: Address, said: Said, packet_id: Option<u16>) -> Work {
+        let shared = self.shared.clone();
+        Box::pin(async move { answered(&Heard { address, said, packet_id }, &shared.dispatch).await })
     }
 
     /// `false`: the client takes nothing, or is gone.
@@ -435,7 +442,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// What the device said is carried out to the end, and then its connection's end is told.
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         let end = self.entered.as_ref().map(|entered| entered.place.link.end(self.over.unwrap_or("unknown")));
         // Closing with unread bytes makes the kernel send RST, which throws away what was written.
         let farewell = async {
@@ -454,16 +461,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Some((work, _)) = self.work.take() {
             work.await;
         }
-        let dispatch = &self.shared.dispatch;
         while let Some((said, packet_id)) = self.words.pop_front() {
-            answered(&Heard { address: address.clone(), said, packet_id }, dispatch).await;
+            self.work_on(address.clone(), said, packet_id).await;
         }
         // The will is the same word; whoever has neither said goodbye nor left one is away all the same.
         let ended = self.will.as_deref().and_then(|will| decode_state(will).ok());
-        let nonce = ended.map(|state| state.nonce).or(self.nonce).filter(|_| !self.goodbye);
+        let nonce = ended.map(|state| state.nonce).or(self.nonce.take()).filter(|_| !self.goodbye);
         if let Some(nonce) = nonce {
-            let said = Said::Ended(nonce);
-            answered(&Heard { address, said, packet_id: None }, dispatch).await;
+            self.work_on(address, Said::Ended(nonce), None).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_rustls::server::TlsStream;
+
+    #[test]
+    fn an_idle_connection_is_little_more_than_its_tls_session() {
+        type Stream = TlsStream<tokio::net::TcpStream>;
+        fn size<S, B, A, T, F>(_: impl Fn(S, B, A, T) -> F) -> usize {
+            size_of::<F>()
+        }
+        let task = size(|stream: Stream, first: &'static [u8], from, shared| serve(stream, first, from, shared));
+        assert!(task <= 1024, "{task} bytes are held while it waits");
+        let (connection, session) = (size_of::<Connection<Stream>>(), size_of::<Stream>());
+        assert!(connection <= session + 1024, "{connection} bytes, of which {session} are the session's");
     }
 }

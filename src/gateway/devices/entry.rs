@@ -9,6 +9,7 @@ use crate::protocol::{Address, END_PROPERTY, ENROL_USER, EnrolAnswer, EnrolRefus
 use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -27,9 +28,10 @@ pub(super) enum Found {
 
 pub(super) type Asking = Pin<Box<dyn Future<Output = Found> + Send>>;
 
-pub(super) fn asked(ask: Ask, shared: &Shared, from: IpAddr) -> Asking {
-    let Shared { door, table, enrolment, .. } = shared.clone();
+pub(super) fn asked(ask: Ask, shared: &Arc<Shared>, from: IpAddr) -> Asking {
+    let shared = shared.clone();
     Box::pin(async move {
+        let Shared { door, table, enrolment, .. } = &*shared;
         if ask.user.as_deref() != Some(ENROL_USER) {
             let ended = table.ended();
             let answer = door.admit(&ask.client_id, ask.user.as_deref(), ask.password.expose());

@@ -121,7 +121,7 @@ impl Devices {
         let reach = Reach { address: listener.local_addr().map_err(failed)?, ca_file: identity.ca() };
         let (stop, tasks) = (shared.stop.clone(), TaskTracker::new());
         let identity = Arc::new(Current { tls, identity });
-        let table = shared.table.clone();
+        let (table, shared) = (shared.table.clone(), Arc::new(shared));
         tasks.spawn(watch(identity.clone(), stop.clone()));
         let limits = Limits { devices: settings.max_devices, proxy_from: settings.proxy_from.clone() };
         tasks.spawn(accept(listener, identity.clone(), shared, limits, tasks.clone()));
@@ -162,7 +162,13 @@ struct Limits {
     proxy_from: Vec<IpNet>,
 }
 
-async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, limits: Limits, tasks: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    identity: Arc<Current>,
+    shared: Arc<Shared>,
+    limits: Limits,
+    tasks: TaskTracker,
+) {
     let handshakes = Handshakes::default();
     let mut crowded = false;
     loop {
@@ -194,7 +200,7 @@ async fn accept(listener: TcpListener, identity: Arc<Current>, shared: Shared, l
             continue;
         };
         let tls = identity.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
-        tasks.spawn(come_in(Incoming { socket, from, proxied, handshake, tls }, shared.clone()));
+        tasks.spawn(come_in(Incoming { socket, from, proxied, handshake, tls }, shared.clone(), tasks.clone()));
     }
 }
 
@@ -256,7 +262,8 @@ async fn secured(incoming: Incoming) -> Result<Secured, Unready> {
     Ok(Secured { stream, first: (read > 0).then_some(first[0]), from, handshake })
 }
 
-async fn come_in(incoming: Incoming, shared: Shared) {
+/// Ends with the handshakes: the connection is a task of its own, so that what they needed is given back.
+async fn come_in(incoming: Incoming, shared: Arc<Shared>, tasks: TaskTracker) {
     let (peer, stop) = (incoming.from, shared.stop.clone());
     let refused = |why: &'static str, about: &dyn Display| shared.dispatch.on_refused("connection", why, None, about);
     let secured = tokio::select! {
@@ -277,13 +284,13 @@ async fn come_in(incoming: Incoming, shared: Shared) {
     };
     let Some(first) = first else { return };
     if first != b'G' {
-        drop(handshake);
-        return Box::pin(serve(stream, &[first], from.ip(), shared)).await;
+        tasks.spawn(serve(stream, &[first], from.ip(), shared));
+        return;
     }
     let opened = tokio::time::timeout(HANDSHAKE, accept_websocket(Prefixed::new(first, stream), PATH)).await;
     drop(handshake);
     match opened {
-        Ok(Ok(stream)) => Box::pin(serve(stream, &[], from.ip(), shared.clone())).await,
+        Ok(Ok(stream)) => drop(tasks.spawn(serve(stream, &[], from.ip(), shared.clone()))),
         Ok(Err(why)) => refused("no WebSocket of MQTT", &why),
         Err(_) => refused("a handshake that took too long", &from),
     }

@@ -327,28 +327,32 @@ fn an_expired_credential_is_renewed_once_and_a_refused_one_touches_no_binding() 
         let token = case.device();
         case.fault("auth_expired", 1);
         let id = case.send(TITLE, TEXT);
-        if ["xiaomi", "meizu"].contains(&case.vendor) {
+        let refused = if ["xiaomi", "meizu"].contains(&case.vendor) {
             // Their secret is static: there is nothing to renew.
             case.rest.traced(&id, &["vendor_retry"]);
+            id
         } else {
             let trace = case.rest.traced(&id, &["vendor_sent"]);
             assert!(!trace.iter().any(|line| line.starts_with("vendor_retry")), "{trace:?}");
             case.fault("auth_expired", 2);
             let id = case.send(TITLE, TEXT);
             case.rest.traced(&id, &["vendor_retry"]);
-        }
+            id
+        };
         assert!(case.is_bound(&token));
         // The circuit is open: the next one does not even ask.
-        let id = case.send(TITLE, TEXT);
-        case.rest.traced(&id, &["circuit_open"]);
+        let held = case.send(TITLE, TEXT);
+        case.rest.traced(&held, &["circuit_open"]);
         let listed = case.rest.ok("GET", "certificates", None);
         let own =
             listed["entities"].as_array().expect("a list").iter().find(|c| c["name"] == case.certificate.as_str());
         assert!(own.expect("listed")["out_of_use"]["reason"].is_string(), "{listed}");
-        // A certificate put in anew works at once, be it the same.
+        // A certificate put in anew works at once, be it the same, and for those too that wait minutes for it.
         case.store_certificate(0);
         let id = case.send(TITLE, TEXT);
-        case.rest.traced(&id, &["vendor_sent"]);
+        for id in [&refused, &held, &id] {
+            case.rest.traced(id, &["vendor_sent"]);
+        }
     });
 }
 
@@ -458,6 +462,22 @@ fn a_quota_and_a_rate_limit_wait_for_their_end() {
         assert!(case.is_bound(&token));
         let id = case.send(TITLE, TEXT);
         case.rest.traced(&id, &["vendor_sent"]);
+    });
+}
+
+#[test]
+fn what_waited_for_a_vendor_goes_on_when_its_circuit_closes() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        case.fault("server_error", 5);
+        let mut ids: Vec<String> = (0..5).map(|_| case.send(TITLE, TEXT)).collect();
+        ids.iter().for_each(|id| drop(case.rest.traced(id, &["vendor_retry"])));
+        let asked_not: Vec<String> = (0..5).map(|_| case.send(TITLE, TEXT)).collect();
+        asked_not.iter().for_each(|id| drop(case.rest.traced(id, &["circuit_open"])));
+        ids.extend(asked_not);
+        // One trial sets all of them free, and each is shown once.
+        ids.iter().for_each(|id| drop(case.rest.traced(id, &["vendor_sent"])));
+        assert_eq!(case.tray(&token).len(), ids.len());
     });
 }
 

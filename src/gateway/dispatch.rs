@@ -1,22 +1,23 @@
 //! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
 
+mod carrying;
 mod telling;
 
 use super::alarm::Alarm;
 use super::clock::now_ms;
 use super::endings::refused;
 use super::events::CLOCKS_MS;
+use super::held::Held;
 use super::mending::Mending;
 use super::neighbours::Neighbours;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{
-    Accepted, Acked, Bind, BindReply, Claimed, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, VendorJob,
-    Welcome,
+    Accepted, Acked, Bind, BindReply, Claimed, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, Welcome,
 };
 use super::timekeeping::Timekeeping;
-use crate::delivery::{AfterVendor, Rules};
+use crate::delivery::Rules;
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, BindingReport, BindingState, Down, Hello, Message, Presence};
 use crate::secret::fingerprint;
@@ -48,6 +49,7 @@ pub struct Dispatch {
     pub(super) wire: Wire,
     pub(super) neighbours: Neighbours,
     push: Push,
+    held: Held,
     renewal: Renewal,
     mending: Mending,
     /// The authority that devices are told of.
@@ -78,6 +80,7 @@ impl Dispatch {
             wire,
             neighbours,
             push,
+            held: Held::default(),
             renewal,
             mending: Mending::new(),
             coming: Arc::default(),
@@ -455,28 +458,6 @@ impl Dispatch {
             self.carry(group, permit);
         }
         Ok(any)
-    }
-
-    /// One vendor call, and what comes of it.
-    fn carry(&self, group: Vec<VendorJob>, permit: OwnedSemaphorePermit) {
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            let results = this.push.push(group).await;
-            drop(permit);
-            // A claim for a single call costs the store as much as one for many.
-            if this.calls.available_permits() > this.spared / 2 {
-                this.alarm.calls_free();
-            }
-            let now = now_ms();
-            let again = results.iter().filter_map(|(_, result)| match result.after {
-                AfterVendor::Again { in_ms } => Some(now + in_ms),
-                AfterVendor::Pushed | AfterVendor::GiveUp { .. } => None,
-            });
-            let again = again.min();
-            let settled = this.store.vendor_results(results, this.rules(), now).await;
-            this.take_back(report(settled).unwrap_or_default());
-            again.into_iter().for_each(|at_ms| this.alarm.ring(at_ms));
-        });
     }
 }
 

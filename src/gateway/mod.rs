@@ -26,6 +26,7 @@ mod endings;
 mod enrolment;
 mod error;
 mod events;
+mod held;
 mod keyring;
 mod mending;
 mod metrics;

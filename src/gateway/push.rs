@@ -7,7 +7,7 @@ use super::sender::{Open, Rejections, Senders};
 use super::store::{Limited, Recall, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::delivery::content::{Setting, badge, compose, sound};
-use crate::delivery::outcome::Outcome;
+use crate::delivery::outcome::{Limit, Outcome};
 use crate::delivery::{AfterVendor, Hop, Luck, Rules, after_vendor};
 use crate::ids::MessageId;
 use crate::protocol::Message;
@@ -184,7 +184,14 @@ fn result(job: &VendorJob, outcome: &Outcome) -> VendorResult {
         _ => None,
     };
     let detail = format!("{vendor}: {} {detail}", outcome.as_str());
-    VendorResult { after, hop, detail, code, limited, vendor_id: None }
+    // Not what the vendor gave this one an end for.
+    let held = matches!(
+        outcome,
+        Outcome::LimitedUntil { limit: Limit::Circuit, .. }
+            | Outcome::Refused { certificate: true, .. }
+            | Outcome::RetryAfter { after_ms: None, .. }
+    ) && matches!(after, AfterVendor::Again { .. });
+    VendorResult { after, hop, detail, code, limited, vendor_id: None, held }
 }
 
 /// The original system's report of one vendor send.

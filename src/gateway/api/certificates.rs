@@ -66,6 +66,7 @@ pub(super) async fn add(
     let certificate = certificate.map_err(ApiError::illegal)?;
     state.store.put_certificate(certificate.clone(), now_ms()).await?;
     state.push.senders.anew(&certificate);
+    state.dispatch.on_serving(&request.app, &certificate.name).await;
     let shown = shown(&state, &certificate);
     state.asking.changed(&request.app);
     Ok(request.envelope("post", "entities", json!([shown])))
@@ -96,6 +97,7 @@ pub(super) async fn change(
     // One that nothing opens cannot be tried.
     if enabled && let Ok(Some(certificate)) = state.store.certificate(request.app.clone(), name.clone()).await {
         state.push.senders.anew(&certificate);
+        state.dispatch.on_serving(&request.app, &name).await;
     }
     state.asking.changed(&request.app);
     Ok(request.envelope("patch", "entities", json!([{ "name": name, "enabled": enabled }])))

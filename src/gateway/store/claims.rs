@@ -44,6 +44,17 @@ pub struct VendorResult {
     pub limited: Option<Limited>,
     /// The vendor's id, where the push was for this device alone.
     pub vendor_id: Option<String>,
+    /// It waits for nothing but the certificate or the way to its vendor.
+    pub held: bool,
+}
+
+/// A message that waits for its next try on a device's vendor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub message: MessageId,
+    pub address: Address,
+    /// The last try. If there is a newer one, it waits no more.
+    pub attempt: u32,
 }
 
 /// A pair that is due, as stored.
@@ -216,6 +227,25 @@ impl Store {
                 Ok(settled.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
             },
         )
+        .await
+    }
+
+    /// Makes due now what waits for a vendor. What is done, or on its way again, stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn wake(&self, waiting: Vec<Waiting>, now_ms: u64) -> Result<(), StoreError> {
+        let users = waiting.iter().flat_map(|w| whose(&w.address.app, &w.address.user)).collect();
+        self.run_for(users, move |t| {
+            let due = t.prepare_cached(
+                "UPDATE deliveries SET due_ms = ?1 WHERE message = ?2 AND device = ?3 AND state = ?4
+                 AND attempts = ?5 AND due_ms > ?1",
+            )?;
+            for Waiting { message, address, attempt } in &waiting {
+                due.execute(params![as_i64(now_ms), message, address.device, State::Vendor.as_str(), attempt])?;
+            }
+            Ok(())
+        })
         .await
     }
 

@@ -500,6 +500,7 @@ mod tests {
                 code: "0".into(),
                 limited: None,
                 vendor_id: Some("v1".into()),
+                held: false,
             };
             let count = claimed.jobs.len();
             let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
@@ -675,6 +676,7 @@ mod tests {
             code: "0".into(),
             limited: None,
             vendor_id: Some("v1".into()),
+            held: false,
         };
         let claimed = stage.store.claim(RULES, REACH, 10 + RULES.lease_ms).await.expect("claimed");
         let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
@@ -709,6 +711,7 @@ mod tests {
                 code: "0".into(),
                 limited: None,
                 vendor_id: Some(format!("v{n}")),
+                held: false,
             };
             let results = accepted.jobs.into_iter().map(|job| (job, sent.clone())).collect();
             stage.store.vendor_results(results, rules, 20).await.expect("noted");

@@ -42,7 +42,7 @@ mod vault;
 
 pub use accept::{Accepted, NewMessage, Reach};
 pub use certificates::Unreadable;
-pub use claims::{Claimed, VendorResult};
+pub use claims::{Claimed, VendorResult, Waiting};
 pub use clients::Client;
 pub use deliveries::Acked;
 pub use devices::{Bind, BindReply, DeviceRow};

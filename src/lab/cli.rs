@@ -125,6 +125,9 @@ enum Command {
         /// Devices that are held connected at once, as far as the limit of open files allows
         #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         devices: u32,
+        /// Connections that say nothing, beside which a login is timed; 0 leaves that out
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+        silent: u32,
         /// A gateway to measure with `connected` instead of the one beside this program
         #[arg(long, value_name = "FILE")]
         gateway: Option<PathBuf>,
@@ -348,8 +351,8 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Bench { what, json, count, .. } if what == "gateway" => {
                 throughput::measure(json, count).await.map(|()| true)
             }
-            Command::Bench { what, json, count, devices, gateway, .. } if what == "connected" => {
-                connected::measure(json, &connected::Options { devices, count, gateway }).await
+            Command::Bench { what, json, count, devices, silent, gateway, .. } if what == "connected" => {
+                connected::measure(json, &connected::Options { devices, count, silent, gateway }).await
             }
             Command::Bench { what, json, agent, .. } if what == "footprint" => {
                 show(&footprint::measure(agent).await?, json)

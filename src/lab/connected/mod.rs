@@ -32,8 +32,8 @@ const CALL: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(180);
 /// Devices of one user.
 const EACH: usize = 20;
-/// Connections that say nothing, beside which a login is timed.
-const SILENT: usize = 5000;
+/// Devices whose first connecting is timed.
+const CONNECT: usize = 5000;
 /// Logins of which the median is taken.
 const LOGINS: usize = 21;
 /// On their way in at once, where a rate is measured.
@@ -48,6 +48,8 @@ pub(super) struct Options {
     pub devices: u32,
     /// Messages of each job.
     pub count: u32,
+    /// Connections that say nothing, beside which a login is timed; none: that is left out.
+    pub silent: u32,
     /// Another gateway than the one beside this program.
     pub gateway: Option<PathBuf>,
 }
@@ -68,9 +70,11 @@ pub(super) async fn measure(json: bool, options: &Options) -> Result<bool, Strin
     let before = resident_kib(rig.gateway.id().ok_or("the gateway ended")?)?;
 
     step(&bar, "a login beside silent connections");
-    figures.push(beside_silent(&target, &single).await?);
+    if options.silent > 0 {
+        figures.push(beside_silent(&target, &single, options.silent).await?);
+    }
     step(&bar, "devices connect");
-    figures.extend(connect(&known, &target, devices.min(SILENT)).await?);
+    figures.extend(connect(&known, &target, devices.min(CONNECT)).await?);
 
     step(&bar, "messages to connected devices");
     let mut crowd = Crowd::new();
@@ -139,10 +143,10 @@ async fn users(rig: &Rig, count: usize, each: usize) -> Result<Vec<Who>, String>
 }
 
 /// How much longer a login takes beside connections that never say a word.
-async fn beside_silent(target: &Arc<Target>, single: &[Who]) -> Result<Figure, String> {
+async fn beside_silent(target: &Arc<Target>, single: &[Who], count: u32) -> Result<Figure, String> {
     let alone = median_login(target, single).await?;
     let mut silent = JoinSet::new();
-    for _ in 0..SILENT {
+    for _ in 0..count {
         let address = target.address;
         silent.spawn(async move { dial(address).await.ok() });
     }

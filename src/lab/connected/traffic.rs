@@ -23,8 +23,8 @@ pub(super) const MANY: usize = 1000;
 const CONCURRENCY: usize = 256;
 /// Seconds of the open loop.
 const OPEN_S: f64 = 10.0;
-/// The gateway's thread that only applies to the store.
-const STORE: &str = "store";
+/// The gateway's threads that only work on the store.
+const STORE: [&str; 2] = ["store", "checkpoint"];
 
 /// What one job came to.
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +145,7 @@ async fn job(
 ) -> Result<Job, String> {
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
     let used = || -> Result<[f64; 3], String> {
-        Ok([processor_s(pid)?, threads_s(pid, |name| name == STORE)?, processor_s(std::process::id())?])
+        Ok([processor_s(pid)?, threads_s(pid, |name| STORE.contains(&name))?, processor_s(std::process::id())?])
     };
     let calls = (copies / u32::try_from(receivers * each).map_err(|e| e.to_string())?).max(1);
     let copies = u64::from(calls) * (receivers * each) as u64;

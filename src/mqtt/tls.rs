@@ -196,14 +196,19 @@ struct Pinned {
 #[error("the signature of the handshake does not hold")]
 struct NoProof;
 
+/// As rustls verifies, with these authorities.
+fn trusting(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    verifier.map_err(|error| rustls::Error::General(error.to_string()))
+}
+
 /// As rustls verifies, and tells a signature of the handshake from one in the chain.
 #[derive(Debug)]
 struct Verifier(Arc<WebPkiServerVerifier>);
 
 impl Verifier {
     fn of(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Arc<Self>, rustls::Error> {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        verifier.map(|verifier| Arc::new(Self(verifier))).map_err(|error| rustls::Error::General(error.to_string()))
+        Ok(Arc::new(Self(trusting(roots, provider)?)))
     }
 }
 
@@ -264,9 +269,7 @@ impl ServerCertVerifier for Pinned {
         let authority = found.ok_or(CertificateError::UnknownIssuer)?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verifier = trusting(roots, self.provider.clone())?;
         verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 

@@ -33,6 +33,14 @@ pub(super) struct Of<'a, 't> {
     pub now_ms: u64,
 }
 
+/// What was decided of several pairs.
+#[derive(Debug, Default)]
+struct Each {
+    recalls: Vec<Recall>,
+    /// More may be under way to the device than before.
+    makes_room: bool,
+}
+
 impl Of<'_, '_> {
     /// Decides on a pair and writes what follows. When the message came and goes matters only to the vendor's turn.
     pub fn step(&self, id: &MessageId, pair: &Pair, event: Event<'_>) -> Result<Option<Recall>, StoreError> {
@@ -44,17 +52,23 @@ impl Of<'_, '_> {
     }
 
     /// The same for several that are stored; those that are not are passed over.
-    fn each<'e>(
-        &self,
-        ids: Vec<MessageId>,
-        event: impl Fn(&MessageId) -> Event<'e>,
-    ) -> Result<Vec<Recall>, StoreError> {
-        let mut recalls = Vec::new();
+    fn each<'e>(&self, ids: Vec<MessageId>, event: impl Fn(&MessageId) -> Event<'e>) -> Result<Each, StoreError> {
+        let mut each = Each { makes_room: ids.is_empty(), ..Each::default() };
         for id in ids {
-            let Some(pair) = pairs::load(self.t, self.place, &id)? else { continue };
-            recalls.extend(self.step(&id, &pair, event(&id))?);
+            let pair = pairs::load(self.t, self.place, &id)?;
+            // Its acknowledgement has looked already.
+            each.makes_room |= pair.as_ref().is_none_or(|p| p.acked_ms.is_none() || p.under_way.is_some());
+            if let Some(pair) = pair {
+                each.recalls.extend(self.step(&id, &pair, event(&id))?);
+            }
         }
-        Ok(recalls)
+        Ok(each)
+    }
+
+    /// What several that have come to the device led to.
+    fn acked(&self, Each { recalls, makes_room }: Each) -> Result<Acked, StoreError> {
+        let more = if makes_room { self.more()? } else { Vec::new() };
+        Ok(Acked { more, recalls })
     }
 
     /// What waits for the device, oldest first, sent over this connection; without what is under way to the
@@ -318,8 +332,7 @@ impl Store {
             let device = presence::apply(t, &address, word, now_ms)?.device;
             let bound = attached.is_some() && usable(t, &known, &address)?;
             let of = Of { t, place: (&address).into(), device, bound, rules, now_ms };
-            let recalls = of.each(ids, |_| Event::Acked { attached })?;
-            Ok(Acked { more: of.more()?, recalls })
+            of.acked(of.each(ids, |_| Event::Acked { attached })?)
         })
         .await
     }
@@ -338,8 +351,7 @@ impl Store {
         self.run_for(whose(&address.app, &address.user), move |t| {
             let device = presence::apply(t, &address, Presence::Heard, now_ms)?.device;
             let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
-            let recalls = of.each(ids, |id| Event::Taken { woke: woke.contains(id) })?;
-            Ok(Acked { more: of.more()?, recalls })
+            of.acked(of.each(ids, |id| Event::Taken { woke: woke.contains(id) })?)
         })
         .await
     }
@@ -363,7 +375,7 @@ impl Store {
         self.run_for(whose(&address.app, &address.user), move |t| {
             let its_own = pairs::load(t, (&address).into(), &id)?.is_some();
             if its_own {
-                note(t, &id, &address.device, now_ms, Hop::Receipt, &format!("{event} on the device"))?;
+                note(t, &id, &address.device, now_ms, Hop::Receipt, &format!("{event} on the device"));
             }
             Ok(its_own)
         })
@@ -375,7 +387,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn recalled(&self, recall: Recall, said: String, now_ms: u64) -> Result<(), StoreError> {
-        self.run(move |t| note(t, &recall.message, &recall.address.device, now_ms, Hop::Recalled, &said)).await
+        self.run(move |t| {
+            note(t, &recall.message, &recall.address.device, now_ms, Hop::Recalled, &said);
+            Ok(())
+        })
+        .await
     }
 
     /// The publish could not even be handed to the broker.

@@ -213,7 +213,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         let (sender, receiver) = oneshot::channel();
         let carry_out = Box::new(move |transaction: &Transaction<'_>| -> Finish {
-            let result = in_savepoint(transaction, job);
+            let result = transaction.job(job);
             Box::new(move |committed| {
                 let result = match committed {
                     Ok(()) => result,
@@ -236,23 +236,6 @@ fn whose(app: &str, user: &str) -> Vec<String> {
 /// The server's own words, which the error's first line leaves out.
 fn in_words(error: &postgres::Error) -> String {
     error.as_db_error().map_or_else(|| in_full(error), |db| format!("{} {}", db.code().code(), db.message()))
-}
-
-fn in_savepoint<T>(
-    transaction: &Transaction<'_>,
-    job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    transaction.execute("SAVEPOINT job", sql::params![])?;
-    match job(transaction) {
-        Ok(value) => {
-            transaction.execute("RELEASE SAVEPOINT job", sql::params![])?;
-            Ok(value)
-        }
-        Err(error) => {
-            transaction.execute_batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job")?;
-            Err(error)
-        }
-    }
 }
 
 /// The address of a row; ids were checked when they came in.

@@ -114,7 +114,7 @@ pub(super) fn put(
         .execute(params![message, app, user, device, state, nonce, attempts, due_ms])?;
     }
     for line in &step.lines {
-        note(t, message, device, now_ms, line.hop, &line.detail)?;
+        note(t, message, device, now_ms, line.hop, &line.detail);
     }
     let Some(Shown { notifier, vendor_id }) = step.recall.clone() else { return Ok(None) };
     let address = address(app, user, device)?;

@@ -40,7 +40,7 @@ impl Store {
                     let device = device.as_deref().unwrap_or_default();
                     is_new = !has(t, message, device, Hop::Receipt, &detail)?;
                     if is_new {
-                        note(t, message, device, now_ms, Hop::Receipt, &detail)?;
+                        note(t, message, device, now_ms, Hop::Receipt, &detail);
                     }
                 }
                 new.push(is_new);

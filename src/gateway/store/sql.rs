@@ -33,6 +33,36 @@ pub(super) struct Transaction<'a> {
     edition: RefCell<Option<Rc<str>>>,
     /// The server behind the connection takes no writes.
     read_only: Cell<bool>,
+    /// Events that are written together, by one statement for all of the transaction's jobs.
+    events: RefCell<Vec<NewEvent>>,
+    /// How many of those are of jobs before the one that is carried out.
+    earlier: Cell<usize>,
+    /// Events of jobs before this one, which wrote them: if it fails they are to be written again.
+    written: RefCell<Vec<NewEvent>>,
+    /// Where the job that is carried out began.
+    savepoint: Cell<Savepoint>,
+}
+
+/// An event that is not written yet.
+#[derive(Debug)]
+pub(super) struct NewEvent {
+    pub message: String,
+    pub device: String,
+    pub at_ms: i64,
+    pub hop: &'static str,
+    pub detail: String,
+}
+
+/// Most events of one statement on SQLite; fewer are written one by one.
+const TOGETHER: usize = 16;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Savepoint {
+    #[default]
+    None,
+    /// Nothing was done since.
+    Unused,
+    Used,
 }
 
 /// A statement of a transaction.
@@ -43,21 +73,110 @@ pub(super) struct Statement<'a, 't> {
 
 impl<'t> Transaction<'t> {
     pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>) -> Self {
-        Self { backend: Backend::Sqlite(transaction), edition: RefCell::default(), read_only: Cell::default() }
+        Self::over(Backend::Sqlite(transaction))
     }
 
     pub fn postgres(transaction: postgres::Transaction<'t>, statements: &'t mut Statements) -> Self {
-        let backend = Backend::Postgres(RefCell::new((transaction, statements)));
-        Self { backend, edition: RefCell::default(), read_only: Cell::default() }
+        Self::over(Backend::Postgres(RefCell::new((transaction, statements))))
     }
 
+    fn over(backend: Backend<'t>) -> Self {
+        Self {
+            backend,
+            edition: RefCell::default(),
+            read_only: Cell::default(),
+            events: RefCell::default(),
+            earlier: Cell::default(),
+            written: RefCell::default(),
+            savepoint: Cell::default(),
+        }
+    }
+
+    /// Writes what is left to write, and commits.
+    ///
     /// # Errors
-    /// [`StoreError`]: PostgreSQL did not commit. SQLite's is its owner's to commit.
+    /// [`StoreError`]: PostgreSQL did not commit. SQLite's is its owner's to commit, unless this fails.
     pub fn commit(self) -> Result<(), StoreError> {
+        self.write_events()?;
         match self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(held) => Ok(held.into_inner().0.commit()?),
         }
+    }
+
+    /// Carries a job out. One that fails changes nothing.
+    ///
+    /// # Errors
+    /// The job's, and [`StoreError`].
+    pub fn job<T>(&self, job: impl FnOnce(&Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match (self.savepoint.get(), &self.backend) {
+            (Savepoint::Unused, _) => {}
+            (Savepoint::None, _) => drop(self.execute("SAVEPOINT job", params![])?),
+            (Savepoint::Used, Backend::Sqlite(_)) => {
+                self.execute("RELEASE SAVEPOINT job", params![])?;
+                self.execute("SAVEPOINT job", params![])?;
+            }
+            // One round trip for both.
+            (Savepoint::Used, Backend::Postgres(_)) => self.execute_batch("RELEASE SAVEPOINT job; SAVEPOINT job")?,
+        }
+        self.earlier.set(self.events.borrow().len());
+        self.written.borrow_mut().clear();
+        self.savepoint.set(Savepoint::Used);
+        let done = job(self);
+        if done.is_err() {
+            self.execute_batch("ROLLBACK TO SAVEPOINT job")?;
+            self.savepoint.set(Savepoint::Unused);
+            let mut events = self.events.borrow_mut();
+            events.truncate(self.earlier.get());
+            events.splice(0..0, self.written.take());
+        }
+        done
+    }
+
+    /// Adds an event; it is written at the transaction's end at the latest.
+    pub fn add_event(&self, event: NewEvent) {
+        self.events.borrow_mut().push(event);
+    }
+
+    /// Writes the events that were added: whoever reads events needs them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn write_events(&self) -> Result<(), StoreError> {
+        let events = self.events.take();
+        let written = self.insert(&events);
+        self.written.borrow_mut().extend(events.into_iter().take(self.earlier.replace(0)));
+        written
+    }
+
+    fn insert(&self, events: &[NewEvent]) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        if let Backend::Postgres(held) = &self.backend {
+            let (t, statements) = &mut *held.borrow_mut();
+            // Numbers are given in the order in which rows come.
+            let sql =
+                "INSERT INTO events (message, device, at_ms, hop, detail) SELECT * FROM unnest(CAST(?1 AS text[]),
+                 CAST(?2 AS text[]), CAST(?3 AS bigint[]), CAST(?4 AS text[]), CAST(?5 AS text[]))";
+            let statement = prepared(t, statements, sql)?;
+            let texts = |of: fn(&NewEvent) -> &str| events.iter().map(of).collect::<Vec<_>>();
+            let (messages, devices) = (texts(|e| &e.message), texts(|e| &e.device));
+            let (hops, details) = (texts(|e| e.hop), texts(|e| &e.detail));
+            let at_ms: Vec<i64> = events.iter().map(|e| e.at_ms).collect();
+            t.execute(&statement, &[&messages, &devices, &at_ms, &hops, &details])
+                .inspect_err(|error| self.note(error))?;
+            return Ok(());
+        }
+        let (one, many) = (insert_events(1), insert_events(TOGETHER));
+        for group in events.chunks(TOGETHER) {
+            let whole = group.len() == TOGETHER;
+            for rows in group.chunks(if whole { TOGETHER } else { 1 }) {
+                let values = rows.iter().flat_map(|e| params![e.message, e.device, e.at_ms, e.hop, e.detail]);
+                self.execute(if whole { &many } else { &one }, values.collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether transactions of others go on beside it.
@@ -232,6 +351,13 @@ impl<T> OptionalExtension<T> for Result<T, StoreError> {
     }
 }
 
+fn insert_events(rows: usize) -> String {
+    format!(
+        "INSERT INTO events (message, device, at_ms, hop, detail) VALUES {}",
+        vec!["(?, ?, ?, ?, ?)"; rows].join(", ")
+    )
+}
+
 fn prepared(
     t: &mut postgres::Transaction<'_>,
     statements: &mut Statements,
@@ -306,5 +432,49 @@ mod tests {
         ] {
             assert_eq!(in_postgres(written), there);
         }
+    }
+
+    #[test]
+    fn events_are_written_in_the_order_of_their_jobs_and_a_failed_jobs_are_not() {
+        let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
+        connection.execute_batch(include_str!("schema.sql")).expect("a schema");
+        let transaction = connection.transaction().expect("begun");
+        let t = Transaction::sqlite(&transaction);
+        let add = |t: &Transaction<'_>, message: &str| {
+            let (device, detail) = (String::new(), String::new());
+            t.add_event(NewEvent { message: message.to_owned(), device, at_ms: 1, hop: "accepted", detail });
+        };
+        let well = |message: &str| {
+            let done = t.job(|t| {
+                add(t, message);
+                Ok(())
+            });
+            done.expect("carried out");
+        };
+        let fails = |reads: bool| {
+            t.job(|t| {
+                add(t, "undone");
+                if reads {
+                    t.write_events()?;
+                    add(t, "undone too");
+                }
+                Err::<(), _>(StoreError::NoRow)
+            })
+        };
+        well("first");
+        fails(false).expect_err("undone");
+        well("second");
+        fails(true).expect_err("undone, with the events before it that it had written");
+        t.job(|t| t.write_events()).expect("written");
+        fails(true).expect_err("undone");
+        for more in 0..2 * TOGETHER + 3 {
+            well(&format!("more {more}"));
+        }
+        t.commit().expect("written");
+        let mut found = transaction.prepare("SELECT message FROM events ORDER BY number").expect("read");
+        let found: Vec<String> = found.query_map([], |r| r.get(0)).expect("read").map(|m| m.expect("text")).collect();
+        let more = (0..2 * TOGETHER + 3).map(|more| format!("more {more}"));
+        let expected: Vec<String> = ["first", "second"].map(str::to_owned).into_iter().chain(more).collect();
+        assert_eq!(found, expected);
     }
 }

@@ -175,11 +175,11 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &H
                 continue;
             }
         };
-        let finishes: Vec<Finish> = {
+        let (finishes, written) = {
             let t = Transaction::sqlite(&transaction);
-            some(&mut jobs, &t)
+            (some(&mut jobs, &t), t.commit())
         };
-        finish(finishes, transaction.commit().map_err(StoreError::from), health);
+        finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), health);
         checkpoints.committed();
     }
 }

@@ -1,6 +1,6 @@
 //! What happened to each message, hop by hop: numbered events that are only ever added.
 
-use super::sql::{OptionalExtension as _, Transaction, params};
+use super::sql::{NewEvent, OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::delivery::Hop;
 use crate::protocol::Message;
@@ -16,20 +16,14 @@ pub struct TraceLine {
 }
 
 /// Adds an event.
-///
-/// # Errors
-/// [`StoreError`].
-pub(super) fn note(
-    t: &Transaction<'_>,
-    message: &str,
-    device: &str,
-    now_ms: u64,
-    hop: Hop,
-    detail: &str,
-) -> Result<(), StoreError> {
-    t.prepare_cached("INSERT INTO events (message, device, at_ms, hop, detail) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![message, device, as_i64(now_ms), hop.as_str(), detail])?;
-    Ok(())
+pub(super) fn note(t: &Transaction<'_>, message: &str, device: &str, now_ms: u64, hop: Hop, detail: &str) {
+    t.add_event(NewEvent {
+        message: message.to_owned(),
+        device: device.to_owned(),
+        at_ms: as_i64(now_ms),
+        hop: hop.as_str(),
+        detail: detail.to_owned(),
+    });
 }
 
 /// Whether a message's trace says just that of this device.
@@ -43,6 +37,7 @@ pub(super) fn has(
     hop: Hop,
     detail: &str,
 ) -> Result<bool, StoreError> {
+    t.write_events()?;
     let sql = "SELECT 1 FROM events WHERE message = ?1 AND device = ?2 AND hop = ?3 AND detail = ?4 LIMIT 1";
     let found = t.prepare_cached(sql)?.query_row(params![message, device, hop.as_str(), detail], |r| r.get::<i64>(0));
     Ok(found.optional()?.is_some())
@@ -53,6 +48,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn trace(&self, app: String, id: String) -> Result<Vec<TraceLine>, StoreError> {
         self.run(move |t| {
+            t.write_events()?;
             // A trace is its own app's affair, for as long as the message is kept.
             let found: Option<(String, String, i64)> = t
                 .query_row("SELECT app, message, accepted_ms FROM messages WHERE id = ?1", [&id], |r| {

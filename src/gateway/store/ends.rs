@@ -81,7 +81,6 @@ impl Store {
                 .query_map(params![before, as_i64(now_ms.saturating_sub(rules.trace_s * 1000)), BATCH], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
             swept.more |= gone.len() == BATCH as usize;
-            t.write_events()?;
             // The newest event stays, so that no number is given twice.
             for id in &gone {
                 for what in [

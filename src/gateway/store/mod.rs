@@ -25,6 +25,7 @@ mod nodes;
 mod orders;
 mod own;
 mod pairs;
+mod pending;
 mod presence;
 mod probe;
 mod ready;

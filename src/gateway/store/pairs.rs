@@ -1,6 +1,6 @@
 //! Rows of deliveries: a pair is loaded, decided on by [`crate::delivery`] and written back in one transaction.
 
-use super::sql::{OptionalExtension as _, Row, Transaction, params};
+use super::sql::{NewDelivery, OptionalExtension as _, Row, Transaction, params};
 use super::traces::note;
 use super::{StoreError, address, as_i64, as_u64, devices};
 use crate::delivery::{Pair, Shown, State, Step};
@@ -107,11 +107,16 @@ pub(super) fn put(
         };
         t.prepare_cached(sql)?.execute(values)?;
     } else if before.state == State::New && !done {
-        t.prepare_cached(
-            "INSERT OR IGNORE INTO deliveries (message, app, user, device, state, nonce, attempts, due_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![message, app, user, device, state, nonce, attempts, due_ms])?;
+        t.add_delivery(NewDelivery {
+            message: message.to_string(),
+            app: app.to_owned(),
+            user: user.to_owned(),
+            device: device.to_owned(),
+            state,
+            nonce: nonce.to_owned(),
+            attempts: *attempts,
+            due_ms,
+        });
     }
     for line in &step.lines {
         note(t, message, device, now_ms, line.hop, &line.detail);

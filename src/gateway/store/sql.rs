@@ -9,7 +9,9 @@
 //! | `/* lock */`, `/* lock d */`, `/* share */`, `/* claim */` | `FOR UPDATE`, `FOR UPDATE OF d`, `FOR SHARE`, `FOR UPDATE OF d SKIP LOCKED`: SQLite has one writer |
 
 use super::StoreError;
-use super::value::from_postgres;
+use super::pending::Pending;
+pub(super) use super::pending::{NewDelivery, NewEvent};
+use super::value::{Bound, from_postgres};
 pub(super) use super::value::{Params, Row, Value, params};
 use postgres::error::SqlState;
 use postgres::types::ToSql;
@@ -33,27 +35,13 @@ pub(super) struct Transaction<'a> {
     edition: RefCell<Option<Rc<str>>>,
     /// The server behind the connection takes no writes.
     read_only: Cell<bool>,
-    /// Events that are written together, by one statement for all of the transaction's jobs.
-    events: RefCell<Vec<NewEvent>>,
-    /// How many of those are of jobs before the one that is carried out.
-    earlier: Cell<usize>,
-    /// Events of jobs before this one, which wrote them: if it fails they are to be written again.
-    written: RefCell<Vec<NewEvent>>,
+    events: Pending<NewEvent>,
+    deliveries: Pending<NewDelivery>,
     /// Where the job that is carried out began.
     savepoint: Cell<Savepoint>,
 }
 
-/// An event that is not written yet.
-#[derive(Debug)]
-pub(super) struct NewEvent {
-    pub message: String,
-    pub device: String,
-    pub at_ms: i64,
-    pub hop: &'static str,
-    pub detail: String,
-}
-
-/// Most events of one statement on SQLite; fewer are written one by one.
+/// Rows of one statement on SQLite; fewer are written one by one.
 const TOGETHER: usize = 16;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,9 +73,8 @@ impl<'t> Transaction<'t> {
             backend,
             edition: RefCell::default(),
             read_only: Cell::default(),
-            events: RefCell::default(),
-            earlier: Cell::default(),
-            written: RefCell::default(),
+            events: Pending::default(),
+            deliveries: Pending::default(),
             savepoint: Cell::default(),
         }
     }
@@ -98,6 +85,7 @@ impl<'t> Transaction<'t> {
     /// [`StoreError`]: PostgreSQL did not commit. SQLite's is its owner's to commit, unless this fails.
     pub fn commit(self) -> Result<(), StoreError> {
         self.write_events()?;
+        self.write_deliveries()?;
         match self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(held) => Ok(held.into_inner().0.commit()?),
@@ -119,61 +107,96 @@ impl<'t> Transaction<'t> {
             // One round trip for both.
             (Savepoint::Used, Backend::Postgres(_)) => self.execute_batch("RELEASE SAVEPOINT job; SAVEPOINT job")?,
         }
-        self.earlier.set(self.events.borrow().len());
-        self.written.borrow_mut().clear();
+        self.events.begin();
+        self.deliveries.begin();
         self.savepoint.set(Savepoint::Used);
         let done = job(self);
         if done.is_err() {
             self.execute_batch("ROLLBACK TO SAVEPOINT job")?;
             self.savepoint.set(Savepoint::Unused);
-            let mut events = self.events.borrow_mut();
-            events.truncate(self.earlier.get());
-            events.splice(0..0, self.written.take());
+            self.events.undo();
+            self.deliveries.undo();
         }
         done
     }
 
-    /// Adds an event; it is written at the transaction's end at the latest.
+    /// Adds an event; it is written at the transaction's end, or before the first statement that names its table.
     pub fn add_event(&self, event: NewEvent) {
-        self.events.borrow_mut().push(event);
+        self.events.add(event);
     }
 
-    /// Writes the events that were added: whoever reads events needs them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn write_events(&self) -> Result<(), StoreError> {
-        let events = self.events.take();
-        let written = self.insert(&events);
-        self.written.borrow_mut().extend(events.into_iter().take(self.earlier.replace(0)));
-        written
+    /// The same of a delivery.
+    pub fn add_delivery(&self, delivery: NewDelivery) {
+        self.deliveries.add(delivery);
     }
 
-    fn insert(&self, events: &[NewEvent]) -> Result<(), StoreError> {
-        if events.is_empty() {
-            return Ok(());
+    /// Writes what the statement may read or change.
+    fn write_for(&self, sql: &str) -> Result<(), StoreError> {
+        if !self.events.is_empty() && sql.contains("events") {
+            self.write_events()?;
         }
-        if let Backend::Postgres(held) = &self.backend {
-            let (t, statements) = &mut *held.borrow_mut();
-            // Numbers are given in the order in which rows come.
-            let sql =
-                "INSERT INTO events (message, device, at_ms, hop, detail) SELECT * FROM unnest(CAST(?1 AS text[]),
-                 CAST(?2 AS text[]), CAST(?3 AS bigint[]), CAST(?4 AS text[]), CAST(?5 AS text[]))";
-            let statement = prepared(t, statements, sql)?;
+        if !self.deliveries.is_empty() && sql.contains("deliveries") {
+            self.write_deliveries()?;
+        }
+        Ok(())
+    }
+
+    fn write_events(&self) -> Result<(), StoreError> {
+        self.events.write(|events| {
             let texts = |of: fn(&NewEvent) -> &str| events.iter().map(of).collect::<Vec<_>>();
-            let (messages, devices) = (texts(|e| &e.message), texts(|e| &e.device));
-            let (hops, details) = (texts(|e| e.hop), texts(|e| &e.detail));
-            let at_ms: Vec<i64> = events.iter().map(|e| e.at_ms).collect();
-            t.execute(&statement, &[&messages, &devices, &at_ms, &hops, &details])
-                .inspect_err(|error| self.note(error))?;
-            return Ok(());
-        }
-        let (one, many) = (insert_events(1), insert_events(TOGETHER));
-        for group in events.chunks(TOGETHER) {
-            let whole = group.len() == TOGETHER;
-            for rows in group.chunks(if whole { TOGETHER } else { 1 }) {
-                let values = rows.iter().flat_map(|e| params![e.message, e.device, e.at_ms, e.hop, e.detail]);
-                self.execute(if whole { &many } else { &one }, values.collect::<Vec<_>>())?;
+            if self.is_shared() {
+                // Numbers are given in the order in which rows come.
+                let sql = "INSERT INTO events (message, device, at_ms, hop, detail) SELECT * FROM unnest(
+                     CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[]), CAST(?4 AS text[]), CAST(?5 AS text[]))";
+                let at_ms: Vec<i64> = events.iter().map(|e| e.at_ms).collect();
+                let (messages, devices) = (texts(|e| &e.message), texts(|e| &e.device));
+                return self.write_arrays(sql, &[&messages, &devices, &at_ms, &texts(|e| e.hop), &texts(|e| &e.detail)]);
+            }
+            let sql = "INSERT INTO events (message, device, at_ms, hop, detail) VALUES ";
+            let values = events.iter().map(|e| params![e.message, e.device, e.at_ms, e.hop, e.detail]);
+            self.write_rows(sql, &values.collect::<Vec<_>>())
+        })
+    }
+
+    fn write_deliveries(&self) -> Result<(), StoreError> {
+        self.deliveries.write(|rows| {
+            let texts = |of: fn(&NewDelivery) -> &str| rows.iter().map(of).collect::<Vec<_>>();
+            if self.is_shared() {
+                let sql = "INSERT OR IGNORE INTO deliveries (message, app, user, device, state, nonce, attempts, due_ms)
+                     SELECT * FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]),
+                     CAST(?5 AS text[]), CAST(?6 AS text[]), CAST(?7 AS bigint[]), CAST(?8 AS bigint[]))";
+                let attempts: Vec<i64> = rows.iter().map(|d| i64::from(d.attempts)).collect();
+                let due_ms: Vec<Option<i64>> = rows.iter().map(|d| d.due_ms).collect();
+                let (messages, apps, users) = (texts(|d| &d.message), texts(|d| &d.app), texts(|d| &d.user));
+                let (devices, states, nonces) = (texts(|d| &d.device), texts(|d| d.state), texts(|d| &d.nonce));
+                return self.write_arrays(
+                    sql,
+                    &[&messages, &apps, &users, &devices, &states, &nonces, &attempts, &due_ms],
+                );
+            }
+            let sql =
+                "INSERT OR IGNORE INTO deliveries (message, app, user, device, state, nonce, attempts, due_ms) VALUES ";
+            let values = rows.iter().map(|d| {
+                params![d.message, d.app, d.user, d.device, d.state, d.nonce, d.attempts, d.due_ms]
+            });
+            self.write_rows(sql, &values.collect::<Vec<_>>())
+        })
+    }
+
+    fn write_arrays(&self, sql: &str, arrays: &[&(dyn ToSql + Sync)]) -> Result<(), StoreError> {
+        let Backend::Postgres(held) = &self.backend else { return Ok(()) };
+        let (t, statements) = &mut *held.borrow_mut();
+        let statement = prepared(t, statements, sql)?;
+        t.execute(&statement, arrays).inspect_err(|error| self.note(error))?;
+        Ok(())
+    }
+
+    fn write_rows(&self, sql: &str, rows: &[Vec<Bound<'_>>]) -> Result<(), StoreError> {
+        for group in rows.chunks(TOGETHER) {
+            for rows in group.chunks(if group.len() == TOGETHER { TOGETHER } else { 1 }) {
+                let row = format!("({})", vec!["?"; rows[0].len()].join(", "));
+                let sql = format!("{sql}{}", vec![row; rows.len()].join(", "));
+                self.execute(&sql, rows.concat())?;
             }
         }
         Ok(())
@@ -227,6 +250,7 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<usize, StoreError> {
+        self.write_for(sql)?;
         let values = params.bound();
         match &self.backend {
             Backend::Sqlite(t) => {
@@ -278,6 +302,7 @@ impl<'t> Transaction<'t> {
     }
 
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
+        self.write_for(sql)?;
         let values = params.bound();
         match &self.backend {
             Backend::Sqlite(t) => {
@@ -349,13 +374,6 @@ impl<T> OptionalExtension<T> for Result<T, StoreError> {
             Err(error) => Err(error),
         }
     }
-}
-
-fn insert_events(rows: usize) -> String {
-    format!(
-        "INSERT INTO events (message, device, at_ms, hop, detail) VALUES {}",
-        vec!["(?, ?, ?, ?, ?)"; rows].join(", ")
-    )
 }
 
 fn prepared(
@@ -455,7 +473,7 @@ mod tests {
             t.job(|t| {
                 add(t, "undone");
                 if reads {
-                    t.write_events()?;
+                    t.query_row("SELECT count(*) FROM events", params![], |r| r.get::<i64>(0))?;
                     add(t, "undone too");
                 }
                 Err::<(), _>(StoreError::NoRow)
@@ -465,7 +483,7 @@ mod tests {
         fails(false).expect_err("undone");
         well("second");
         fails(true).expect_err("undone, with the events before it that it had written");
-        t.job(|t| t.write_events()).expect("written");
+        t.job(|t| t.execute("DELETE FROM events WHERE message = 'none'", params![])).expect("written");
         fails(true).expect_err("undone");
         for more in 0..2 * TOGETHER + 3 {
             well(&format!("more {more}"));

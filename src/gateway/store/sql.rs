@@ -192,12 +192,14 @@ impl<'t> Transaction<'t> {
     }
 
     fn write_rows(&self, sql: &str, rows: &[Vec<Bound<'_>>]) -> Result<(), StoreError> {
-        for group in rows.chunks(TOGETHER) {
-            for rows in group.chunks(if group.len() == TOGETHER { TOGETHER } else { 1 }) {
-                let row = format!("({})", vec!["?"; rows[0].len()].join(", "));
-                let sql = format!("{sql}{}", vec![row; rows.len()].join(", "));
-                self.execute(&sql, rows.concat())?;
-            }
+        let row = format!("({})", vec!["?"; rows.first().map_or(0, Vec::len)].join(", "));
+        let (one, many) = (format!("{sql}{row}"), format!("{sql}{}", vec![&*row; TOGETHER].join(", ")));
+        let (whole, rest) = rows.as_chunks::<TOGETHER>();
+        for rows in whole {
+            self.execute(&many, rows.concat())?;
+        }
+        for row in rest {
+            self.execute(&one, row.clone())?;
         }
         Ok(())
     }

@@ -72,6 +72,19 @@ new_app() { # vendor, id, file of the secret, keys
     cloud apps -d @"$home/app.json" >/dev/null
 }
 
+# What the SDKs took for sent was shown on the phone: a title of each.
+shown() {
+    local titles
+    titles=$(cloud "tray?vendor=$1&token=$TOKEN" | { grep -o '"title":"hello from [a-z-]*"' || true; } | sort -u | wc -l)
+    if [ "$titles" = "$sdks" ]; then
+        row "the $1 phone" "shows what was sent" ok "$titles titles"
+        passed=$((passed + 1))
+    else
+        row "the $1 phone" "shows what was sent" FAILED "$titles titles of $sdks"
+        failed=$((failed + 1))
+    fi
+}
+
 ec_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2>/dev/null; }
 ec_key "$home/apns.p8"
 ec_key "$home/other.p8"
@@ -81,16 +94,22 @@ export APNS_KEY=$home/apns.p8 WRONG_KEY=$home/other.p8
 sdks=0
 if from_npm @parse/node-apn; then sdks=$((sdks + 1)); sdk node-apn 5 node "$here/node_apn.js"; else skip node-apn "npm failed"; fi
 if from_pypi aioapns; then sdks=$((sdks + 1)); sdk aioapns 5 "$tools/py/bin/python" "$here/aioapns_send.py"; else skip aioapns "pip failed"; fi
+shown apns
 
-# What the SDKs took for sent was shown on the phone.
-shown=$(cloud "tray?vendor=apns&token=$TOKEN" | { grep -o '"title":"hello from [a-z-]*"' || true; } | sort -u | wc -l)
-if [ "$shown" = "$sdks" ]; then
-    row "the phone" "shows what was sent" ok "$shown titles"
-    passed=$((passed + 1))
+openssl genpkey -algorithm RSA -out "$home/fcm.pem" 2>/dev/null
+openssl genpkey -algorithm RSA -out "$home/other.pem" 2>/dev/null
+keys='{"client_email":"push@acme-demo.iam.gserviceaccount.com","private_key_id":"0a1b2c3d"}'
+new_app fcm acme-demo "$home/fcm.pem" "$keys"
+tokens fcm acme-demo
+export RSA_KEY=$home/fcm.pem WRONG_KEY=$home/other.pem
+sdks=0
+if from_npm firebase-admin; then
+    sdks=1
+    sdk firebase-admin 4 node "$here/firebase_admin.js"
 else
-    row "the phone" "shows what was sent" FAILED "$shown titles of $sdks"
-    failed=$((failed + 1))
+    skip firebase-admin "npm failed"
 fi
+shown fcm
 
 echo "$passed ok, $failed FAILED, $skipped skipped"
 [ "$failed" = 0 ]

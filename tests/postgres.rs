@@ -51,6 +51,32 @@ fn a_database_that_turns_read_only_behind_open_connections_is_reached_anew() {
 }
 
 #[test]
+fn a_statement_that_hangs_is_ended_and_answered_503_and_what_is_sent_after_it_is_taken() {
+    let test = "a_statement_that_hangs_is_ended_and_answered_503_and_what_is_sent_after_it_is_taken";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let plain = stage.gateway("plain");
+    stage.phone(&stage.rest(&plain));
+    send(&stage.rest(&plain), "ann", 1);
+    stage.common = stage.common.replace("/postgres?", "/postgres?options=-c%20statement_timeout%3D500&");
+    let gateway = stage.gateway("short");
+    let rest = stage.rest(&gateway);
+    send(&rest, "ann", 2);
+    let address = stage.postgres.url.clone();
+    let hold = std::thread::spawn(move || {
+        let mut psql = std::process::Command::new("psql");
+        psql.args([&address, "-c", "BEGIN; LOCK TABLE messages IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT"]);
+        assert!(psql.status().expect("psql runs").success());
+    });
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'messages'::regclass AND granted";
+    support::eventually("the table is locked", || stage.postgres.ask(locked) == "1");
+    let began = Instant::now();
+    assert_eq!(sent(&rest), 503);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    hold.join().expect("ended");
+    assert_eq!(sent(&rest), 200);
+}
+
+#[test]
 fn transactions_are_read_committed_whatever_the_databases_default_is() {
     let test = "transactions_are_read_committed_whatever_the_databases_default_is";
     let Some(stage) = Stage::new(test) else { return };

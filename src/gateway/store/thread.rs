@@ -34,6 +34,9 @@ const IDLE: Duration = Duration::from_millis(500);
 const VALID: Duration = Duration::from_secs(5);
 /// Pause between attempts to reach PostgreSQL; callers are told meanwhile.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// What no statement of the store comes near, unless the role or the database has a deadline already.
+const DEADLINE: &str =
+    "SELECT set_config('statement_timeout', '30s', false) WHERE current_setting('statement_timeout') = '0'";
 /// A database's version as this gateway writes it, and what makes a new one.
 const VERSION: usize = 10;
 const SCHEMA: &str = include_str!("schema.sql");
@@ -115,7 +118,12 @@ pub(super) async fn postgres(
 
 impl Server {
     fn connect(&self) -> Result<Client, StoreError> {
-        Ok(self.config.connect(self.tls.clone())?)
+        let mut client = self.config.connect(self.tls.clone())?;
+        // Not among the connection's options: poolers refuse those.
+        if !self.config.get_options().is_some_and(|options| options.contains("statement_timeout")) {
+            client.batch_execute(DEADLINE)?;
+        }
+        Ok(client)
     }
 }
 
@@ -149,7 +157,8 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
         )));
     }
     // Several gateways may start at once; the number is this schema's own.
-    t.batch_execute("SELECT pg_advisory_xact_lock(7466001)")?;
+    // To grow a large one, or to wait for who does, takes its time.
+    t.batch_execute("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(7466001)")?;
     // A role that may create nothing serves on a schema that is complete.
     if t.query_one("SELECT to_regclass('schema_version') IS NULL", &[])?.get(0) {
         t.batch_execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")?;

@@ -33,6 +33,15 @@ for _ in $(seq 100); do cloud 'counts?vendor=apns' >/dev/null 2>&1 && { up=1; br
 
 passed=0 failed=0 skipped=0
 row() { printf '%-16s %-34s %-7s %s\n' "$@"; }
+judge() { # name, case, what was expected, what came
+    if [ "$3" = "$4" ]; then
+        row "$1" "$2" ok "$4"
+        passed=$((passed + 1))
+    else
+        row "$1" "$2" FAILED "got '$4' for '$3'"
+        failed=$((failed + 1))
+    fi
+}
 # Each program says a line a case: what was expected and what the SDK said, `case<TAB>expected<TAB>got`.
 sdk() { # name, cases it must say, command
     local name=$1 cases=$2 said=0 what expected got
@@ -40,13 +49,7 @@ sdk() { # name, cases it must say, command
     timeout 60 "$@" >"$home/said" 2>"$home/err" || echo "ended with $?" >>"$home/err"
     while IFS=$'\t' read -r what expected got; do
         said=$((said + 1))
-        if [ "$expected" = "$got" ]; then
-            row "$name" "$what" ok "$got"
-            passed=$((passed + 1))
-        else
-            row "$name" "$what" FAILED "got '$got' for '$expected'"
-            failed=$((failed + 1))
-        fi
+        judge "$name" "$what" "$expected" "$got"
     done < <(grep $'\t' "$home/said" || true)
     if [ "$said" != "$cases" ]; then
         row "$name" "said $said of $cases cases" FAILED "$(tail -n 1 "$home/err")"
@@ -76,13 +79,7 @@ new_app() { # vendor, id, file of the secret, keys
 shown() {
     local titles
     titles=$(cloud "tray?vendor=$1&token=$TOKEN" | { grep -o '"title":"hello from [a-z-]*"' || true; } | sort -u | wc -l)
-    if [ "$titles" = "$sdks" ]; then
-        row "the $1 phone" "shows what was sent" ok "$titles titles"
-        passed=$((passed + 1))
-    else
-        row "the $1 phone" "shows what was sent" FAILED "$titles titles of $sdks"
-        failed=$((failed + 1))
-    fi
+    judge "the $1 phone" "shows what was sent" "$sdks titles" "$titles titles"
 }
 
 ec_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2>/dev/null; }

@@ -84,6 +84,12 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`]: PostgreSQL did not commit. SQLite's is its owner's to commit, unless this fails.
     pub fn commit(self) -> Result<(), StoreError> {
+        if let Backend::Sqlite(t) = &self.backend
+            && t.is_autocommit()
+        {
+            // As when the disk is full. What is left to write would be written by itself.
+            return Err(StoreError::NotCommitted("SQLite has undone the transaction".to_owned()));
+        }
         self.write_events()?;
         self.write_deliveries()?;
         match self.backend {
@@ -496,5 +502,19 @@ mod tests {
         let more = (0..2 * TOGETHER + 3).map(|more| format!("more {more}"));
         let expected: Vec<String> = ["first", "second"].map(str::to_owned).into_iter().chain(more).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn of_a_transaction_that_sqlite_has_undone_nothing_is_written_at_its_end() {
+        let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
+        connection.execute_batch(include_str!("schema.sql")).expect("a schema");
+        let transaction = connection.transaction().expect("begun");
+        let t = Transaction::sqlite(&transaction);
+        let (message, device, detail) = ("lost".to_owned(), String::new(), String::new());
+        t.add_event(NewEvent { message, device, at_ms: 1, hop: "accepted", detail });
+        t.execute_batch("ROLLBACK").expect("undone");
+        assert!(matches!(t.commit(), Err(StoreError::NotCommitted(_))));
+        let left: i64 = transaction.query_row("SELECT count(*) FROM events", [], |r| r.get(0)).expect("counted");
+        assert_eq!(left, 0);
     }
 }

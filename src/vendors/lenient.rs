@@ -14,7 +14,7 @@ fn as_text(json: Json) -> Option<String> {
     }
 }
 
-fn as_number(json: &Json) -> Option<i64> {
+pub(super) fn as_number(json: &Json) -> Option<i64> {
     match json {
         Json::Number(number) => number.as_i64(),
         Json::String(text) => text.trim().parse().ok(),

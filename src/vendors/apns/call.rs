@@ -135,7 +135,11 @@ impl Protocol for Apns {
 
     fn read(&self, answer: &Answer<'_>) -> Reading {
         if answer.status == 200 {
-            return Reading::all(Meaning::Ok, "200", "").id(answer.id_header.map(str::to_owned));
+            // Apple says no more than the status; a page is from something between.
+            return match answer.json::<Json>() {
+                Err(reading) if !answer.body.is_empty() => reading,
+                _ => Reading::all(Meaning::Ok, "200", "").id(answer.id_header.map(str::to_owned)),
+            };
         }
         let said: Said = match answer.json() {
             Ok(said) => said,
@@ -212,6 +216,18 @@ mod tests {
         assert_eq!(read(410, json!({"reason": "Unregistered", "timestamp": "7"})).dead_since_ms, Some(7));
         assert_eq!(read(503, json!({"reason": "Shutdown"})).rest.meaning, Meaning::Retry);
         assert_eq!(read(400, json!({"reason": "Whatever"})).rest.meaning, Meaning::Unknown);
+    }
+
+    #[test]
+    fn only_apples_own_200_is_a_success() {
+        let apns = Apns::new("https://a", "https://s");
+        let read = |body: &[u8]| apns.read(&Answer { status: 200, body, id_header: Some("id") });
+        for own in [&b""[..], b"{}"] {
+            assert_eq!((read(own).rest.meaning, read(own).vendor_id.as_deref()), (Meaning::Ok, Some("id")));
+        }
+        for other in [&b"<html>Sign in</html>"[..], b"{\"code\": 0, ", b"OK"] {
+            assert_eq!(read(other).rest.meaning, Meaning::Retry);
+        }
     }
 
     #[test]

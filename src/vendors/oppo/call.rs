@@ -120,7 +120,9 @@ impl Protocol for Oppo {
         let said: Said = answer.json().map_err(|reading| later(reading.rest))?;
         match (said.code, said.data["auth_token"].as_str()) {
             (0, Some(token)) => {
-                let made_ms = said.data["create_time"].as_u64().unwrap_or(now_ms).min(now_ms);
+                let made_ms =
+                    lenient::as_number(&said.data["create_time"]).and_then(|made_ms| u64::try_from(made_ms).ok());
+                let made_ms = made_ms.map_or(now_ms, |made_ms| made_ms.min(now_ms));
                 Ok(Credential { value: Secret::new(token), renew_at_ms: made_ms + RENEW_AFTER_MS })
             }
             _ => {
@@ -154,7 +156,7 @@ impl Protocol for Oppo {
             Ok(said) => said,
             Err(reading) => return reading,
         };
-        let id = said.data["messageId"].as_str().map(str::to_owned);
+        let id = lenient::some_text(&said.data["messageId"]).unwrap_or_default();
         let mut reading = Reading::all(meaning_of(CODES, &said.code), said.code.to_string(), said.message).id(id);
         let items: Vec<Item> = lenient::items(said.data).unwrap_or_default();
         for item in items {

@@ -137,6 +137,8 @@ impl Protocol for Vivo {
         let said: Said = answer.json()?;
         match said.task_id {
             Some(task) if said.result == 0 => Ok(task),
+            // Stored under a name nobody knows: sent to no one.
+            None if said.result == 0 => Err(Reading::all(Meaning::Retry, "0", "the answer names no taskId")),
             _ => Err(read(said)),
         }
     }
@@ -235,6 +237,20 @@ mod tests {
             assert_eq!((reading.rest.meaning, reading.vendor_id.as_deref()), (Meaning::Ok, Some("7")), "{body}");
             assert_eq!(reading.of("t").meaning, Meaning::Ok);
         }
+    }
+
+    #[test]
+    fn a_message_stored_without_a_task_was_sent_to_nobody() {
+        let vivo = Vivo::new("https://v");
+        let handle = |body: Json| {
+            let body = body.to_string();
+            vivo.handle(&Answer { status: 200, body: body.as_bytes(), id_header: None })
+        };
+        assert_eq!(handle(json!({"result": 0, "taskId": 7})).expect("a task"), "7");
+        for odd in [json!({"result": 0}), json!({"result": 0, "taskId": null}), json!({"result": "0", "taskId": []})] {
+            assert_eq!(handle(odd).expect_err("no task").rest.meaning, Meaning::Retry);
+        }
+        assert_eq!(handle(json!({"result": 10070})).expect_err("no task").rest.meaning, Meaning::LimitedToday);
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Clouds {
 
 /// A gateway whose vendors are all at the clouds.
 fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
-    gateway_with(dir, clouds, "")
+    gateway_with(dir, clouds, "timeout_ms = 700")
 }
 
 /// ... with more settings of the vendors.
@@ -59,7 +59,7 @@ fn gateway_with(dir: &Path, clouds: &Clouds, more: &str) -> Gateway {
     let urls: String = hosts.iter().map(|key| format!("{key} = '{}'\n", clouds.url)).collect();
     let (port, ca) = (free_port(), clouds.ca.display());
     let extra = format!(
-        "[vendors]\n{more}\n{urls}ca_file = '{ca}'\ntimeout_ms = 700\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
+        "[vendors]\n{more}\n{urls}ca_file = '{ca}'\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
     );
     Gateway::start_at(dir, port, &extra)
 }
@@ -165,6 +165,16 @@ impl Case {
         self.lab("faults", &json!({"vendor": self.vendor, "fault": fault, "times": times}));
     }
 
+    fn counts(&self) -> Value {
+        let (_, counts) = self.rest.ask("GET", &format!("{}/_lab/counts?vendor={}", self.clouds, self.vendor), None);
+        counts
+    }
+
+    /// Notifications asked for at the vendor.
+    fn calls(&self) -> u64 {
+        self.counts()["calls"].as_u64().expect("a number")
+    }
+
     /// Installs the app on a new device and binds its token.
     fn device(&mut self) -> String {
         self.devices += 1;
@@ -230,9 +240,14 @@ const TEXT: &str = "你好，会议改到下午三点。";
 
 /// Runs the same story for all vendors at once: faults are each vendor's own.
 fn for_each_vendor(story: impl Fn(Case) + Sync) {
+    for_each_vendor_with("timeout_ms = 700", story);
+}
+
+/// ... with these settings of the vendors.
+fn for_each_vendor_with(settings: &str, story: impl Fn(Case) + Sync) {
     let dir = tempfile::tempdir().expect("a directory");
     let clouds = Clouds::start(dir.path());
-    let gateway = gateway(dir.path(), &clouds);
+    let gateway = gateway_with(dir.path(), &clouds, settings);
     let at = At::new(&gateway, &clouds);
     std::thread::scope(|scope| {
         let stories: Vec<_> = VENDORS
@@ -401,7 +416,7 @@ fn vendors_are_reached_through_a_proxy_and_named_hosts_straight() {
     let tried = |settings: &str, wanted: &str| {
         let dir = tempfile::tempdir().expect("a directory");
         let clouds = Clouds::start(dir.path());
-        let gateway = gateway_with(dir.path(), &clouds, settings);
+        let gateway = gateway_with(dir.path(), &clouds, &format!("timeout_ms = 700\n{settings}"));
         let mut case = Case::new("honor", &At::new(&gateway, &clouds));
         case.device();
         let before = opened.load(Ordering::SeqCst);
@@ -496,6 +511,87 @@ fn what_passes_by_itself_is_tried_again_and_arrives_once() {
         }
         assert!(case.is_bound(&token));
     });
+}
+
+#[test]
+fn a_success_is_a_success_whatever_its_answer_leaves_out_or_writes_otherwise() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        for (sent, fault) in [(1, "nulls"), (2, "other_types")] {
+            // Credentials too are read out of such answers.
+            case.store_certificate(sent);
+            case.fault(fault, 20);
+            let id = case.send(TITLE, TEXT);
+            let trace = case.rest.traced(&id, &["vendor_sent"]);
+            case.fault(fault, 0);
+            assert!(!trace.iter().any(|line| line.starts_with("vendor_retry")), "{fault}: {trace:?}");
+            assert_eq!((case.tray(&token).len(), case.calls()), (sent as usize, sent.into()), "{fault}");
+        }
+        assert!(case.is_bound(&token));
+    });
+}
+
+#[test]
+fn a_page_of_something_between_is_no_success_and_what_it_held_up_arrives_once() {
+    for_each_vendor(|mut case| {
+        let token = case.device();
+        // In place of a credential, where the vendor gives one; then of the answer to the notification.
+        for sent in 1..=2 {
+            case.fault("html", 1);
+            let id = case.send(TITLE, TEXT);
+            let trace = case.rest.traced(&id, &["vendor_retry", "vendor_sent"]);
+            assert!(trace.iter().any(|line| line.contains("a page")), "{trace:?}");
+            assert_eq!((case.tray(&token).len(), case.calls()), (sent, sent as u64));
+        }
+        assert!(case.is_bound(&token));
+    });
+}
+
+#[test]
+fn a_slow_answer_is_waited_for_within_its_time_and_one_beyond_it_asked_for_again() {
+    for (timeout_ms, beyond) in [(6000, false), (700, true)] {
+        for_each_vendor_with(&format!("timeout_ms = {timeout_ms}"), |mut case| {
+            let token = case.device();
+            let id = case.send(TITLE, TEXT);
+            case.rest.traced(&id, &["vendor_sent"]);
+            case.fault("slow", 1);
+            let id = case.send(TITLE, TEXT);
+            let trace = case.rest.traced(&id, &["vendor_sent"]);
+            assert_eq!(trace.iter().any(|line| line.starts_with("vendor_retry")), beyond, "{trace:?}");
+            // The vendor had taken it: the second takes the first's place.
+            let tray = case.tray(&token);
+            let replaced = tray.iter().filter(|shown| shown["replaced"] == true).count();
+            assert_eq!((tray.len() - replaced, replaced), (2, usize::from(beyond)), "{tray:?}");
+        });
+    }
+}
+
+#[test]
+fn an_idle_connection_that_its_server_closes_costs_the_next_call_nothing() {
+    for http1 in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clouds = Clouds::start(dir.path());
+        let gateway = gateway(dir.path(), &clouds);
+        let at = At::new(&gateway, &clouds);
+        for vendor in VENDORS.into_iter().filter(|vendor| !(http1 && *vendor == "apns")) {
+            let mut case = Case::new(vendor, &at);
+            case.lab("connections", &json!({"http1": http1}));
+            let token = case.device();
+            let id = case.send(TITLE, TEXT);
+            case.rest.traced(&id, &["vendor_sent"]);
+            let before = case.counts();
+            case.fault("idle_close", 1);
+            let id = case.send(TITLE, TEXT);
+            case.rest.traced(&id, &["vendor_sent"]);
+            support::eventually("closed", || case.counts()["idle_closed"] != before["idle_closed"]);
+            let id = case.send(TITLE, TEXT);
+            let trace = case.rest.traced(&id, &["vendor_sent"]);
+            assert!(!trace.iter().any(|line| line.starts_with("vendor_retry")), "{vendor}: {trace:?}");
+            let (after, tray) = (case.counts(), case.tray(&token));
+            let made = after["connections"].as_u64().zip(before["connections"].as_u64()).map(|(after, b)| after - b);
+            assert_eq!((tray.len(), made), (3, Some(1)), "{vendor}: another connection took its place");
+        }
+    }
 }
 
 #[test]

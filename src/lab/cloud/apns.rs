@@ -44,7 +44,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: true,
-    says_success: false,
+    needs: &[],
 };
 
 fn router(world: World) -> Router {

@@ -21,8 +21,8 @@ pub struct Cloud {
     pub takes_back: bool,
     /// Whether a public client of it is measured beside the gateway.
     pub peer: bool,
-    /// Whether its success has a body, which then can be broken.
-    pub says_success: bool,
+    /// Fields of a good answer, wherever they stand in it, without which it says nothing.
+    pub needs: &'static [&'static str],
 }
 
 /// Devices whose apps have their tokens bound over REST.

@@ -33,7 +33,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: false,
-    says_success: true,
+    needs: &["code"],
 };
 
 fn router(world: World) -> Router {

@@ -10,12 +10,13 @@
 //! | `GET /_lab/tray?vendor&token&after&wait_ms` | notifications shown on that device |
 //! | `POST /_lab/clicks` `{vendor, token, number}` | the user taps one |
 //! | `POST /_lab/tokens` `{vendor, token, state}` | `active`, `dead`, `off` |
-//! | `POST /_lab/faults` `{vendor, fault, times}` | the next calls go wrong: `server_error`, `rate_limit`, `quota`, `auth_expired`, `bad_json`, `hang`, `broken_answer`, `unknown`; or the answer is `gzip`, `clock_ahead`, `retry_date` |
+//! | `POST /_lab/faults` `{vendor, fault, times}` | what befalls so many of the next calls ([`Fault`]); 0 ends it |
 //! | `POST /_lab/connections` `{blow, http1, streams}` | what befalls those that are open (`goaway`, `silence`, `reset`), and how later ones are served: HTTP/1.1 alone, so many calls at once on one |
-//! | `GET /_lab/counts?vendor` | calls of that vendor, and connections of all |
+//! | `GET /_lab/counts?vendor` | calls of that vendor, and all its connections: how many were made (`connections`), and how many ended as `idle_close` has it (`idle_closed`) |
 
 mod catalogue;
 mod clock;
+mod odd;
 mod receipt;
 mod server;
 mod trouble;
@@ -33,12 +34,12 @@ use catalogue::Cloud;
 pub(super) use catalogue::{Phone, WithoutAgent};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
-use server::{Blow, Manner};
+use server::{Blow, Counts, Manner};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use world::{App, TokenState};
@@ -137,10 +138,14 @@ fn once() -> u32 {
     1
 }
 
-fn router(world: World, connections: Arc<AtomicU64>) -> Router {
+fn router(world: World, counted: Arc<Counts>) -> Router {
     let of_world = world.clone();
     let counts = async move |Query(of): Query<OfVendor>| {
-        Json(json!({ "calls": of_world.calls(of.vendor), "connections": connections.load(Ordering::Relaxed) }))
+        let (made, ended) = (&counted.made, &counted.idle_closed);
+        Json(json!({
+            "calls": of_world.calls(of.vendor), "connections": made.load(Ordering::Relaxed),
+            "idle_closed": ended.load(Ordering::Relaxed),
+        }))
     };
     let own = Router::new()
         .route("/_lab/apps", post(add_app))
@@ -153,7 +158,7 @@ fn router(world: World, connections: Arc<AtomicU64>) -> Router {
         .route("/_lab/counts", get(counts))
         .with_state(world.clone());
     let cloud = |vendor: Vendor| {
-        let over = from_fn_with_state((world.clone(), vendor), trouble::over_answer);
+        let over = from_fn_with_state((world.clone(), vendor), trouble::on_its_way);
         (of(vendor).router)(world.clone()).layer(over)
     };
     Vendor::ORDER.into_iter().fold(own, |all, vendor| all.merge(cloud(vendor)))
@@ -216,9 +221,9 @@ pub(super) async fn serve(
     let http = Http::new(Some(ca_file), RECEIPT_TIMEOUT).map_err(io::Error::other)?;
     let world = World::new(receipt::Sender::start(http));
     faults.iter().for_each(|fault| world.always(*fault));
-    let (manner, connections) = (world.manner.subscribe(), Arc::new(AtomicU64::new(0)));
-    let router = router(world, connections.clone());
+    let (manner, counts) = (world.manner.subscribe(), Arc::new(Counts::default()));
+    let router = router(world, counts.clone());
     super::show::line(&json!({ "clouds": format!("https://localhost:{}", address.port()), "ca_file": ca_file }))?;
-    server::serve(listener, tls, router, connections, manner, shutdown).await;
+    server::serve(listener, tls, router, counts, manner, shutdown).await;
     Ok(())
 }

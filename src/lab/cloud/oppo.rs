@@ -37,7 +37,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: false,
-    says_success: true,
+    needs: &["code", "auth_token"],
 };
 
 fn router(world: World) -> Router {

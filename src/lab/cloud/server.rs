@@ -1,23 +1,28 @@
 //! HTTPS for all clouds on one port, HTTP/1.1 and HTTP/2, with connections that can be told to go away.
 
 use axum::Router;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde::Deserialize;
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
+use tower_service::Service as _;
+
+/// A connection without a call for so long is idle.
+const IDLE: Duration = Duration::from_millis(50);
 
 /// The clouds' TLS, offering both versions of HTTP or the older one alone.
 #[derive(Clone)]
@@ -71,12 +76,68 @@ pub(super) struct Manner {
     pub streams: u32,
 }
 
-/// Serves until `shutdown`. `connections` counts them.
+/// Connections so far.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub made: AtomicU64,
+    /// Ended while they were idle, which their next call finds out.
+    pub idle_closed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    open: AtomicUsize,
+    last: AtomicBool,
+    changed: Notify,
+}
+
+/// The connection a call came by: an extension of its request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Line(Arc<Calls>);
+
+impl Line {
+    /// Ends it once no call is open, as a server does that keeps idle ones for a while only.
+    pub fn end_when_idle(&self) {
+        self.0.last.store(true, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+
+    fn begin(&self) -> Open {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+        Open(self.clone())
+    }
+
+    /// Until it is idle and was to end then.
+    async fn ended(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            let idle = self.0.last.load(Ordering::Relaxed) && self.0.open.load(Ordering::Relaxed) == 0;
+            if !idle {
+                changed.await;
+            } else if tokio::time::timeout(IDLE, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A call that is open.
+struct Open(Line);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.changed.notify_one();
+    }
+}
+
+/// Serves until `shutdown`.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Tls,
     router: Router,
-    connections: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     manner: watch::Receiver<Manner>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -86,14 +147,14 @@ pub(super) async fn serve(
             () = &mut shutdown => return,
             accepted = listener.accept() => {
                 let Ok((tcp, _)) = accepted else { continue };
-                connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(one(tcp, tls.clone(), router.clone(), manner.clone()));
+                counts.made.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(one(tcp, tls.clone(), router.clone(), counts.clone(), manner.clone()));
             }
         }
     }
 }
 
-async fn one(tcp: TcpStream, tls: Tls, router: Router, mut changes: watch::Receiver<Manner>) {
+async fn one(tcp: TcpStream, tls: Tls, router: Router, counts: Arc<Counts>, mut changes: watch::Receiver<Manner>) {
     let _ = tcp.set_nodelay(true);
     let Ok(socket) = tcp.as_fd().try_clone_to_owned() else { return };
     let manner = *changes.borrow_and_update();
@@ -104,25 +165,49 @@ async fn one(tcp: TcpStream, tls: Tls, router: Router, mut changes: watch::Recei
     if manner.streams > 0 {
         builder.http2().max_concurrent_streams(manner.streams);
     }
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let line = Line::default();
+    let of_calls = line.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(of_calls.clone());
+        let open = of_calls.begin();
+        let answer = router.clone().call(request);
+        async move {
+            let answer = answer.await;
+            drop(open);
+            answer
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     loop {
         tokio::select! {
             // The client left, or broke the protocol: either way it is over.
             _ = connection.as_mut() => return,
+            () = line.ended() => {
+                counts.idle_closed.fetch_add(1, Ordering::Relaxed);
+                return reset_at_next_word(socket).await;
+            }
             Ok(()) = changes.changed() => {
                 let now = *changes.borrow_and_update();
                 match now.blow.filter(|_| now.blows > manner.blows) {
                     Some(Blow::Goaway) => connection.as_mut().graceful_shutdown(),
                     Some(Blow::Silence) => std::future::pending().await,
-                    Some(Blow::Reset) => {
-                        // Closing then sends RST, not FIN (socket(7), SO_LINGER).
-                        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
-                        return;
-                    }
+                    Some(Blow::Reset) => return reset(&socket),
                     None => {}
                 }
             }
         }
     }
+}
+
+/// Closing then sends RST, not FIN (socket(7), SO_LINGER).
+fn reset(socket: impl AsFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}
+
+/// As when the peer's next request and the server's FIN cross: the request is unread, and its answer RST.
+async fn reset_at_next_word(socket: OwnedFd) {
+    let Ok(watched) = TcpStream::from_std(socket.into()) else { return };
+    let _ = watched.readable().await;
+    reset(watched);
 }

@@ -36,7 +36,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: false,
-    says_success: true,
+    needs: &["result", "authToken"],
 };
 
 fn router(world: World) -> Router {

@@ -68,6 +68,27 @@ pub enum Fault {
     ClockAhead,
     /// 429, and an HTTP date that is two seconds on
     RetryDate,
+    /// 200 with a page of something between, before the call comes to the vendor
+    Html,
+    /// A good answer, in which all that may be missing is null
+    Nulls,
+    /// A good answer with texts for numbers, and other types than usual
+    OtherTypes,
+    /// A good answer that takes a second, piece by piece
+    Slow,
+    /// A good answer; then the connection ends, which the next call on it finds out
+    IdleClose,
+}
+
+/// Which part of a call a fault befalls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// It does not come to the vendor.
+    Before,
+    /// The vendor's own answer.
+    Within,
+    /// The answer that is ready.
+    After,
 }
 
 fn first(waiting: &mut Vec<Fault>) -> Option<Fault> {
@@ -75,9 +96,18 @@ fn first(waiting: &mut Vec<Fault>) -> Option<Fault> {
 }
 
 impl Fault {
-    /// Befalls an answer that was made already.
-    const fn is_over_answers(self) -> bool {
-        matches!(self, Self::Gzip | Self::ClockAhead | Self::RetryDate)
+    const fn part(self) -> Part {
+        match self {
+            Self::Html => Part::Before,
+            Self::Gzip
+            | Self::ClockAhead
+            | Self::RetryDate
+            | Self::Nulls
+            | Self::OtherTypes
+            | Self::Slow
+            | Self::IdleClose => Part::After,
+            _ => Part::Within,
+        }
     }
 }
 
@@ -123,8 +153,7 @@ struct Install {
 struct Inner {
     apps: HashMap<(Vendor, String), App>,
     installs: HashMap<(Vendor, String), Install>,
-    faults: HashMap<Vendor, Vec<Fault>>,
-    over_answers: HashMap<Vendor, Vec<Fault>>,
+    faults: HashMap<(Vendor, Part), Vec<Fault>>,
     /// Befall every call, where there is none of its own.
     always: Vec<Fault>,
     /// Access tokens given out: whose, and until when (milliseconds since the Unix epoch).
@@ -228,11 +257,12 @@ impl World {
         }
     }
 
+    /// So many more times; with none, it is over.
     pub fn set_fault(&self, vendor: Vendor, fault: Fault, times: u32) {
         let mut inner = self.inner();
-        let inner = &mut *inner;
-        let of = if fault.is_over_answers() { &mut inner.over_answers } else { &mut inner.faults };
-        of.entry(vendor).or_default().extend((0..times).map(|_| fault));
+        let of_part = inner.faults.entry((vendor, fault.part())).or_default();
+        of_part.retain(|waiting| times > 0 || *waiting != fault);
+        of_part.extend((0..times).map(|_| fault));
     }
 
     /// Each call goes wrong in this way.
@@ -240,21 +270,16 @@ impl World {
         self.inner().always.push(fault);
     }
 
-    /// What befalls the answer that is ready, used up by asking.
-    pub fn take_over_answer(&self, vendor: Vendor) -> Option<Fault> {
+    /// The fault that befalls this part of the call, used up by asking.
+    pub fn take_fault(&self, vendor: Vendor, part: Part) -> Option<Fault> {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let always = inner.always.iter().find(|fault| fault.is_over_answers()).copied();
-        inner.over_answers.get_mut(&vendor).and_then(first).or(always)
+        let always = inner.always.iter().find(|fault| fault.part() == part).copied();
+        inner.faults.get_mut(&(vendor, part)).and_then(first).or(always)
     }
 
-    /// The fault the next call must show, used up by asking. Counts the call.
-    pub fn take_fault(&self, vendor: Vendor) -> Option<Fault> {
-        let mut inner = self.inner();
-        *inner.calls.entry(vendor).or_default() += 1;
-        let inner = &mut *inner;
-        let always = inner.always.iter().find(|fault| !fault.is_over_answers()).copied();
-        inner.faults.get_mut(&vendor).and_then(first).or(always)
+    pub fn count_call(&self, vendor: Vendor) {
+        *self.inner().calls.entry(vendor).or_default() += 1;
     }
 
     pub fn calls(&self, vendor: Vendor) -> u64 {

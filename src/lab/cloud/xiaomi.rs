@@ -36,7 +36,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: true,
     peer: false,
-    says_success: true,
+    needs: &["code"],
 };
 
 fn router(world: World) -> Router {

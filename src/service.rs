@@ -42,7 +42,7 @@ impl Service {
         }
     }
 
-    /// The start waits for something else, which this line names, and is not to be given up within `more`.
+    /// The start, or the end, waits for something else, which this line names, and is not to be given up within `more`.
     pub fn waiting(&mut self, text: String, more: Duration) {
         self.status(text);
         self.tell(&format!("EXTEND_TIMEOUT_USEC={}\n", more.as_micros()));

@@ -3,7 +3,6 @@
 use crate::logs;
 use crate::untrusted::escaped_lines;
 use clap::Parser;
-use std::future::Future;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -76,13 +75,13 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     Ok(value.trim_start_matches('\u{feff}').trim().to_owned())
 }
 
-/// Done when the process is asked to end (SIGTERM, SIGINT). Call it inside a runtime.
+/// Done, each time it is called, when the process is asked to end (SIGTERM, SIGINT). Call it inside a runtime.
 ///
 /// # Errors
 /// The system's error.
-pub fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
+pub fn asked_to_stop() -> io::Result<impl AsyncFnMut()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
+    Ok(async move || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

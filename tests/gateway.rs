@@ -10,7 +10,7 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode,
 };
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -556,4 +556,126 @@ fn a_phone_rests_while_its_certificate_is_on_and_holds_a_connection_while_it_is_
     until(&agent, "online", "disabled");
     rest.ok("PATCH", "certificates/288", Some(&json!({"enabled": true})));
     until(&agent, "resting", "unproven");
+}
+
+/// One connection to the REST API, kept as long as the gateway keeps it.
+struct Kept {
+    address: String,
+    token: String,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Kept {
+    fn begin(&mut self, method: &str, path: &str, body: &str, part: usize) {
+        let Self { address, token, stream } = self;
+        let stream = stream.get_or_insert_with(|| {
+            let stream = TcpStream::connect(&*address).expect("accepted");
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+            BufReader::new(stream)
+        });
+        let length = body.len();
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{}",
+            &body[..part]
+        );
+        stream.get_mut().write_all(text.as_bytes()).expect("sent");
+    }
+
+    /// The answer's head and body.
+    fn end(&mut self, rest: &str) -> (String, String) {
+        let stream = self.stream.as_mut().expect("begun");
+        stream.get_mut().write_all(rest.as_bytes()).expect("sent");
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(stream.read_line(&mut head).expect("an answer"), 0, "cut off: {head}");
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let mut body = vec![0; length.parse().expect("a number")];
+        stream.read_exact(&mut body).expect("a body");
+        if head.contains("connection: close") {
+            self.stream = None;
+        }
+        (head, String::from_utf8(body).expect("text"))
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: &str) -> (String, String) {
+        self.begin(method, path, body, body.len());
+        self.end("")
+    }
+}
+
+/// A gateway that is asked to stop with so many seconds for its balancers, and connections to its API.
+fn draining(dir: &Path, seconds: &str) -> (Gateway, impl Fn() -> Kept + use<>) {
+    let gateway = Gateway::start_in(dir, support::free_port(), "", &[("IMPUSH_GATEWAY_API_DRAIN_S", seconds)]);
+    let address = gateway.reach["api"].as_str().expect("an address").trim_start_matches("http://").to_owned();
+    gateway.user("ann");
+    let grant = json!({"grant_type": "client_credentials", "client_id": "admin", "client_secret":
+        std::fs::read_to_string(gateway.home.join("state/admin.secret")).expect("read")});
+    let mut first = Kept { address: address.clone(), token: String::new(), stream: None };
+    let (_, answer) = first.ask("POST", "/org/app/token", &grant.to_string());
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let token = answer["access_token"].as_str().expect("a token").to_owned();
+    (gateway, move || Kept { address: address.clone(), token: token.clone(), stream: None })
+}
+
+const MESSAGES: &str = "/org/app/messages/users";
+const MESSAGE: &str = r#"{"to": ["ann"], "body": {"type": "txt", "msg": "hello"}}"#;
+
+#[test]
+fn a_gateway_that_is_to_stop_tells_its_balancer_before_it_closes_and_no_call_fails() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut gateway, client) = draining(dir.path(), "2");
+    let left = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..2)
+        .map(|_| {
+            let (mut client, left) = (client(), left.clone());
+            std::thread::spawn(move || {
+                let (mut before, mut since) = (0, 0);
+                while !left.load(Ordering::Relaxed) {
+                    let (head, _) = client.ask("POST", MESSAGES, MESSAGE);
+                    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                    *if client.stream.is_some() { &mut before } else { &mut since } += 1;
+                }
+                (before, since)
+            })
+        })
+        .collect();
+    let mut slow = client();
+    slow.begin("POST", MESSAGES, MESSAGE, 9);
+    let ready = || client().ask("GET", "/readyz", "");
+    for _ in 0..10 {
+        let (head, body) = ready();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}{body}");
+    }
+    gateway.process.signal(rustix::process::Signal::TERM);
+    // As HAProxy does: after three bad answers in a row it sends elsewhere.
+    let mut bad = 0;
+    while bad < 3 {
+        let (head, body) = ready();
+        if head.starts_with("HTTP/1.1 503") {
+            assert!(body.contains(r#""error":"stopping""#), "{body}");
+            bad += 1;
+        }
+    }
+    assert!(client().ask("GET", "/healthz", "").0.starts_with("HTTP/1.1 200"), "it is alive");
+    drop(TcpStream::connect(("127.0.0.1", gateway.port().parse().expect("a port"))).expect("devices still get in"));
+    left.store(true, Ordering::Relaxed);
+    for sender in senders {
+        let (before, since) = sender.join().expect("no call failed");
+        assert!(before > 0 && since > 0, "{before} {since}");
+    }
+    support::eventually("the listener closes", || TcpStream::connect(&slow.address).is_err());
+    let (head, _) = slow.end(&MESSAGE[9..]);
+    assert!(head.starts_with("HTTP/1.1 200"), "what was under way is finished: {head}");
+    assert!(gateway.process.child.wait().expect("ended").success());
+}
+
+#[test]
+fn a_second_signal_ends_the_wait_for_balancers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut gateway, client) = draining(dir.path(), "300");
+    gateway.process.signal(rustix::process::Signal::TERM);
+    support::eventually("/readyz says so", || client().ask("GET", "/readyz", "").0.starts_with("HTTP/1.1 503"));
+    assert!(gateway.process.terminate().success());
 }

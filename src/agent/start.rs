@@ -57,7 +57,8 @@ pub fn run(
         .map_err(RunError::Runtime)?;
     let result = runtime.block_on(async {
         let mut asked = terminal::asked_to_reload().map_err(RunError::Runtime)?;
-        let mut shutdown = std::pin::pin!(terminal::asked_to_stop().map_err(RunError::Runtime)?);
+        let mut stop = terminal::asked_to_stop().map_err(RunError::Runtime)?;
+        let mut shutdown = std::pin::pin!(stop());
         loop {
             let start = async {
                 let config = source()?;

@@ -37,6 +37,10 @@ pub struct Config {
 pub struct Api {
     /// Address of the REST API. Put a TLS front before it when it leaves this machine.
     pub listen: SocketAddr,
+    /// Seconds for which, once it is asked to stop, the gateway goes on serving while `/readyz` answers 503, so that load
+    /// balancers send elsewhere before the listener closes. -1 to 300; -1 is 10 where `/readyz` was asked twice within the last
+    /// minute, which only a balancer does, else 0.
+    pub drain_s: i64,
     /// Seconds a user token lives. 60 to 31536000.
     pub user_token_s: u64,
     /// Requests a second an app may make to its users, bindings and settings, of this gateway alone. 1 to 100000.
@@ -49,6 +53,7 @@ impl Default for Api {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8680)),
+            drain_s: -1,
             user_token_s: 60 * 86_400,
             requests_per_s: 100,
             messages_per_s: 0,
@@ -301,6 +306,9 @@ impl Config {
             if !(low..=high).contains(&value) {
                 return Err(bad(format!("{key} is {value}; {low} to {high}")));
             }
+        }
+        if !(-1..=300).contains(&self.api.drain_s) {
+            return Err(bad(format!("api.drain_s is {}; -1 to 300", self.api.drain_s)));
         }
         self.vendors.ways().map_err(bad)?;
         for (key, url) in self.vendors.hosts.iter() {

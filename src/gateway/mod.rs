@@ -22,6 +22,7 @@ mod database;
 mod devices;
 mod dispatch;
 mod door;
+mod drain;
 mod endings;
 mod enrolment;
 mod error;

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 /// Keys, or the beginnings of keys, that take effect at once.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 11] = [
     "log.level",
+    "api.drain_s",
     "api.requests_per_s",
     "api.messages_per_s",
     "delivery.ack_deadline_ms",
@@ -47,7 +48,7 @@ impl Reload {
         let keys = changed(&self.config, &new);
         let (live, later): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| LIVE.contains(&key.as_str()));
         self.rules.send_replace(Rules { lease_ms: self.config.rules().lease_ms, ..new.rules() });
-        if live.iter().any(|key| key.starts_with("api.")) {
+        if live.iter().any(|key| key.ends_with("_per_s")) {
             self.limits.change(new.api.requests_per_s, new.api.messages_per_s);
         }
         info!(event = "config.reloaded", changed = live.join(" "), "the configuration was read again");
@@ -57,6 +58,7 @@ impl Reload {
         // Last: a quieter level would swallow what was just said.
         self.levels.set(&new.log.level);
         self.config.log.level = new.log.level;
+        self.config.api.drain_s = new.api.drain_s;
         self.config.api.requests_per_s = new.api.requests_per_s;
         self.config.api.messages_per_s = new.api.messages_per_s;
         let concurrency = self.config.delivery.concurrency;

@@ -8,6 +8,7 @@ use super::config::Config;
 use super::devices::{Authority, Devices, Identity, Shared, Table};
 use super::dispatch::Dispatch;
 use super::door::Door;
+use super::drain::Drain;
 use super::enrolment::{Enrolment, Serving};
 use super::error::ServeError;
 use super::mending;
@@ -34,7 +35,6 @@ use crate::logs::Levels;
 use crate::service::Service;
 use crate::store::StateDirectory;
 use serde_json::json;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,10 @@ pub struct Start {
     pub levels: Levels,
 }
 
-/// Serves until `shutdown` is done; reads the configuration again whenever `reloads` is done.
+/// What ends last of all has so long after the listener has closed: the times below, and some.
+const ENDING: Duration = Duration::from_secs(30);
+
+/// Serves until `stops` is done, and then as long as load balancers need, unless it is done again; reads the configuration again whenever `reloads` is done.
 ///
 /// # Errors
 /// [`ServeError`], before anything is served.
@@ -60,10 +63,9 @@ pub async fn serve(
     config: Config,
     start: Start,
     mut reloads: impl AsyncFnMut(),
-    shutdown: impl Future<Output = ()>,
+    mut stops: impl AsyncFnMut(),
 ) -> Result<(), ServeError> {
     let Start { announce, source, levels } = start;
-    tokio::pin!(shutdown);
     let (mut service, mut waiting) = (Service::from_environment(), Waiting::default());
     let (topics, url) = config.check()?;
     let directory = StateDirectory::open(&config.state_directory())?;
@@ -71,7 +73,7 @@ pub async fn serve(
     let opened = open(&config, |error| waiting.lasts(&mut service, "PostgreSQL", error));
     let mut store = tokio::select! {
         store = opened => store?,
-        () = &mut shutdown => return Ok(()),
+        () = stops() => return Ok(()),
     };
     let metrics = Metrics::default();
     let time = Timekeeping::start(store.clone(), metrics.clone()).await?;
@@ -201,7 +203,7 @@ pub async fn serve(
         let (store, dispatch, asking) = (store.clone(), dispatch.clone(), asking.clone());
         neighbours.start(Parts { node, store, dispatch, asking, metrics, database, tls }, &wire_stop);
     }
-    let leaving = store.clone();
+    let (leaving, drain) = (store.clone(), Drain::default());
     let state_of_api = api::State {
         asking,
         store,
@@ -210,6 +212,7 @@ pub async fn serve(
         dispatch,
         push,
         time,
+        drain: drain.clone(),
         limits: limits.clone(),
         replays: api::Replays::default(),
         admin,
@@ -250,7 +253,7 @@ pub async fn serve(
     let mut ready = false;
     loop {
         tokio::select! {
-            () = &mut shutdown => break,
+            () = stops() => break,
             () = reloads() => {
                 reload.apply();
                 if let Some(devices) = &devices {
@@ -268,7 +271,20 @@ pub async fn serve(
             }
         }
     }
+    let lasts = drain.begin(reload.config.api.drain_s);
     service.stopping();
+    if !lasts.is_zero() {
+        let seconds = lasts.as_secs();
+        service.waiting(format!("stopping: load balancers have {seconds} s to send elsewhere"), lasts + ENDING);
+        info!(
+            event = "gateway.draining",
+            seconds, "to stop: /readyz says so, and everything is served on until load balancers send elsewhere"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(lasts) => {}
+            () = stops() => {}
+        }
+    }
     info!(event = "gateway.stopping", "stopping: no new work, what is under way is finished");
     stop.cancel();
     drop(tokio::time::timeout(Duration::from_secs(5), api_task).await);

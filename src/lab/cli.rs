@@ -327,9 +327,8 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Demo { json, all_vendors: true, .. } => demo::run(json, &Vendor::ORDER).await,
             Command::Demo { json, vendor, .. } => demo::run(json, &[vendor]).await,
             Command::Clouds { listen, ca_file, fault } => {
-                cloud::serve(listen, &ca_file, &fault, terminal::asked_to_stop().map_err(|e| e.to_string())?)
-                    .await
-                    .map_err(|e| format!("{listen}: {e}"))?;
+                let mut stop = terminal::asked_to_stop().map_err(|e| e.to_string())?;
+                cloud::serve(listen, &ca_file, &fault, stop()).await.map_err(|e| format!("{listen}: {e}"))?;
                 Ok(true)
             }
             Command::Device { vendor, name, app_id, clouds, ca_file, socket, root } => {

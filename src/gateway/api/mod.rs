@@ -23,6 +23,7 @@ mod who;
 use super::attempts::Attempts;
 use super::dispatch::Dispatch;
 use super::door::Door;
+use super::drain::Drain;
 use super::enrolment::Enrolment;
 use super::mending::Asking;
 use super::metrics::Metrics;
@@ -38,7 +39,7 @@ use crate::vendors::Vendor;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State as Shared};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use axum::middleware::map_response_with_state;
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
@@ -62,6 +63,7 @@ pub struct State {
     pub asking: Asking,
     pub push: Push,
     pub time: Timekeeping,
+    pub drain: Drain,
     pub limits: Limits,
     pub replays: Replays,
     /// The operator's secret, for app tokens.
@@ -133,12 +135,21 @@ pub fn router(state: State) -> Router {
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(map_response_with_state(state.push.metrics.clone(), count_refused))
+        .layer(map_response_with_state(state.drain.clone(), let_go))
         .with_state(Arc::new(state))
 }
 
 async fn count_refused(Shared(metrics): Shared<Metrics>, response: Response) -> Response {
     if let Some(Refused(why)) = response.extensions().get() {
         metrics.refused("app", why);
+    }
+    response
+}
+
+/// A connection that is kept would be closed under a request that is on its way. HTTP/1.1 is all that is spoken here.
+async fn let_go(Shared(drain): Shared<Drain>, mut response: Response) -> Response {
+    if drain.is_on() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

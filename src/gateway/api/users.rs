@@ -234,6 +234,9 @@ pub(super) async fn bind(
 }
 
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Result<String, ApiError> {
+    if state.drain.on_asked() {
+        return Err(ApiError::unavailable("stopping: what comes is still served; send elsewhere").saying("stopping"));
+    }
     match tokio::time::timeout(WRITABLE_WITHIN, state.store.writable()).await {
         Ok(writable) => writable?,
         Err(_) => return Err(ApiError::from(StoreError::Closed)),

@@ -274,8 +274,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             let program = logs::Program { name: "impush-gateway", state: Some(&state) };
             let start = Start { announce, levels: logs::init(&config.log, program), source: Box::new(source) };
             let result = runtime.block_on(async {
-                let (reloads, shutdown) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
-                Ok(serve(config, start, reloads, shutdown).await?)
+                let (reloads, stops) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
+                Ok(serve(config, start, reloads, stops).await?)
             });
             logs::finish();
             result

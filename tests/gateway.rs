@@ -14,10 +14,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{Agent, Certificates, Flaw, Gateway, Mosquitto, Process, Rest, certificates, free_port, has, skipped};
+use support::{
+    Agent, Certificates, Flaw, Gateway, Mosquitto, Process, Rest, certificates, eventually, free_port, has, skipped,
+};
 
 fn clients_or_skip(test: &str) -> bool {
     let there = has("mosquitto_pub") && has("mosquitto_sub");
@@ -245,6 +247,91 @@ fn the_api_refuses_in_one_shape_what_it_cannot_take() {
     let listed = gateway.ok(&["certificate", "list", "--app", "org/app"]);
     assert!(listed.contains("288") && !listed.contains("very-secret"), "{listed}");
     assert_eq!(gateway.run(&["trace", "--app", "org/app", "nothing"]).status.code(), Some(65));
+}
+
+/// The operator's token for an app.
+fn operators(gateway: &Gateway, rest: &Rest, app: &str) -> String {
+    let secret = std::fs::read_to_string(gateway.reach["admin_secret_file"].as_str().expect("a file")).expect("read");
+    let grant = json!({"grant_type": "client_credentials", "client_id": "admin", "client_secret": secret});
+    let (_, answer) = rest.ask("POST", &format!("{app}/token"), Some(&grant));
+    answer["access_token"].as_str().expect("a token").to_owned()
+}
+
+#[test]
+fn one_apps_single_messages_are_answered_while_another_apps_calls_to_thousands_go_on() {
+    const CALLS: usize = 12;
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start(dir.path(), "");
+    let rest = || Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let single = rest();
+    let large = single.base.replace("/org/app", "/org/large");
+    let token = operators(&gateway, &single, &large);
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for call in 0..CALLS {
+            let (rest, url, token, answered) = (rest(), format!("{large}/messages/users"), &token, &answered);
+            scope.spawn(move || {
+                let to: Vec<String> = (0..600).map(|n| format!("user-{call}-{n}")).collect();
+                let (status, answer) = rest.ask_as(token, "POST", &url, Some(&json!({ "to": to, "body": {} })));
+                let ids = answer["data"].as_object().map(serde_json::Map::len);
+                assert_eq!((status, ids), (200, Some(600)), "{answer}");
+                answered.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        // From here on the others wait in the store's queue.
+        eventually("a large call is answered", || answered.load(Ordering::Relaxed) > 0);
+        for n in 0..3 {
+            single.ok("POST", "messages/users", Some(&json!({ "to": [format!("one-{n}")], "body": {} })));
+        }
+        let answered = answered.load(Ordering::Relaxed);
+        assert!(answered <= CALLS / 2, "{answered} of {CALLS} large calls were answered before three single messages");
+    });
+}
+
+#[test]
+fn a_call_to_many_that_a_kill_cut_off_half_way_is_finished_by_its_repeat_without_doubles() {
+    const CALLS: i64 = 4;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut gateway = Gateway::start(dir.path(), "");
+    let mut rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let bearer = operators(&gateway, &rest, &rest.base);
+    let body =
+        |call: i64| json!({ "to": (0..600).map(|n| format!("user-{call}-{n}")).collect::<Vec<_>>(), "body": {} });
+    let address = rest.base.trim_start_matches("http://").split('/').next().expect("an address").to_owned();
+    let calls: Vec<TcpStream> = (0..CALLS)
+        .map(|call| {
+            let body = body(call).to_string();
+            let mut stream = TcpStream::connect(&address).expect("connected");
+            let head = format!(
+                "POST /org/app/messages/users HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {bearer}\r\n\
+                 idempotency-key: call-{call}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).expect("written");
+            stream
+        })
+        .collect();
+    let database = rusqlite::Connection::open(dir.path().join("state/gateway.sqlite")).expect("opened");
+    let stored = |what: &str| -> i64 {
+        database.query_row(&format!("SELECT count({what}) FROM messages"), [], |row| row.get(0)).expect("counted")
+    };
+    eventually("some of it is stored", || stored("*") > 0);
+    gateway.process.kill();
+    let half = stored("*");
+    assert!(half < CALLS * 600, "all of it was stored at once");
+    drop(calls);
+    gateway = Gateway::start(dir.path(), "");
+    rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    for call in 0..CALLS {
+        let (key, url) = (format!("call-{call}"), format!("{}/messages/users", rest.base));
+        let (status, answer) = rest.ask_with("POST", &url, &[("idempotency-key", &key)], Some(&body(call)));
+        assert_eq!((status, answer["data"].as_object().map(serde_json::Map::len)), (200, Some(600)), "{answer}");
+    }
+    assert_eq!(
+        (stored("*"), stored("DISTINCT user")),
+        (CALLS * 600, CALLS * 600),
+        "{half} were stored before the kill"
+    );
 }
 
 #[test]

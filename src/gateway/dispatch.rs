@@ -1,5 +1,6 @@
 //! Carries deliveries out: publishes, watches deadlines, calls vendors, notes what came of it.
 
+mod accepting;
 mod carrying;
 mod telling;
 
@@ -13,9 +14,7 @@ use super::neighbours::Neighbours;
 use super::outgoing::Wire;
 use super::push::{Push, together};
 use super::renewal::Renewal;
-use super::store::{
-    Accepted, Acked, Bind, BindReply, Claimed, Look, NewMessage, Reach, Recall, Store, StoreError, Swept, Welcome,
-};
+use super::store::{Acked, Bind, BindReply, Claimed, Look, Reach, Recall, Store, StoreError, Swept, Welcome};
 use super::timekeeping::Timekeeping;
 use crate::delivery::Rules;
 use crate::ids::{MessageId, Nonce};
@@ -25,14 +24,11 @@ use crate::service::Service;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-/// How long it is asked whether a commit took place whose answer was lost, and the pause in between.
-const UNSURE: Duration = Duration::from_secs(10);
-const UNSURE_PAUSE: Duration = Duration::from_millis(200);
 /// How often expired messages are removed.
 const SWEEP: Duration = Duration::from_secs(60);
 /// The longest sleep while every vendor call is in use, in milliseconds.
@@ -95,81 +91,6 @@ impl Dispatch {
 
     pub(super) fn rules(&self) -> Rules {
         *self.rules.borrow()
-    }
-
-    /// Accepts messages, all or none: after the answer, which has their ids, they will not be lost.
-    /// Publishing goes on behind it.
-    ///
-    /// # Errors
-    /// [`StoreError`]; nothing was accepted then.
-    pub async fn accept(
-        &self,
-        app: &str,
-        messages: Vec<Message>,
-        idempotency: Option<&str>,
-    ) -> Result<Vec<MessageId>, StoreError> {
-        let (now, rules) = (now_ms(), self.rules());
-        let new = |message: Message| NewMessage {
-            app: app.to_owned(),
-            message: Arc::new(message),
-            expires_ms: now + rules.keep_s * 1000,
-            idempotency: idempotency.map(str::to_owned),
-        };
-        let new: Vec<NewMessage> = messages.into_iter().map(new).collect();
-        let messages: Vec<Arc<Message>> = new.iter().map(|new| new.message.clone()).collect();
-        // A lease runs from the claim, so a claim has its call first.
-        let mut calls = self.calls_for(new.len());
-        let reach = self.reach(calls.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        let all = self.accept_surely(new, rules, reach, now).await?;
-        let mut ids = Vec::new();
-        for (accepted, message) in all.into_iter().zip(messages) {
-            self.push.metrics.accepted();
-            accepted.due_ms.into_iter().for_each(|due_ms| self.alarm.ring(due_ms));
-            self.take_back(accepted.recalls);
-            self.send(accepted.live, &message);
-            self.neighbours.publish(accepted.elsewhere, &accepted.id);
-            for group in together(accepted.jobs) {
-                if let Some(permit) = calls.as_mut().and_then(|calls| calls.split(1)) {
-                    self.carry(group, permit);
-                }
-            }
-            ids.push(accepted.id);
-        }
-        Ok(ids)
-    }
-
-    /// A commit whose answer was lost is asked for again, over another connection: the messages have their ids, so that
-    /// they are accepted now if they were not, and are found if they were.
-    async fn accept_surely(
-        &self,
-        new: Vec<NewMessage>,
-        rules: Rules,
-        reach: Reach,
-        now_ms: u64,
-    ) -> Result<Vec<Accepted>, StoreError> {
-        let first = self.store.accept(new.clone(), rules, reach, now_ms).await;
-        let Err(unsure) = first else { return first };
-        if !unsure.is_unsure() {
-            return Err(unsure);
-        }
-        let end = tokio::time::Instant::now() + UNSURE;
-        loop {
-            match self.store.accept(new.clone(), rules, reach, now_ms).await {
-                Err(error) if error.is_away() && tokio::time::Instant::now() < end => {
-                    tokio::time::sleep(UNSURE_PAUSE).await;
-                }
-                // It could not be asked.
-                Err(error) if error.is_away() => return Err(unsure),
-                known => return known,
-            }
-        }
-    }
-
-    /// As many vendor calls as there are messages, if that leaves enough for what is due already.
-    fn calls_for(&self, messages: usize) -> Option<OwnedSemaphorePermit> {
-        let free = self.calls.available_permits().saturating_sub(self.spared);
-        let most = u32::try_from(messages.min(free)).ok().filter(|most| *most > 0)?;
-        self.calls.clone().try_acquire_many_owned(most).ok()
     }
 
     /// What can be done at once.

@@ -9,7 +9,7 @@ use super::kills::{self, Kills};
 use super::noise::Brokers;
 use super::trouble::{self, Trouble};
 use super::wire::{self, Weather};
-use super::{bench, cloud, connected, demo, fleet, footprint, manual, network, senders, simulate, throughput};
+use super::{bench, cloud, connected, demo, fair, fleet, footprint, manual, network, senders, simulate, throughput};
 use crate::logs;
 use crate::terminal;
 use crate::vendors::Vendor;
@@ -104,7 +104,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "connected", "devices", "footprint"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "devices", "footprint"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -128,7 +128,7 @@ enum Command {
         /// Connections that say nothing, beside which a login is timed; 0 leaves that out
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=10_000))]
         silent: u32,
-        /// A gateway to measure with `connected` instead of the one beside this program
+        /// A gateway to measure with `connected` or `fair` instead of the one beside this program
         #[arg(long, value_name = "FILE")]
         gateway: Option<PathBuf>,
         /// How often the gateway is killed under load
@@ -349,6 +349,9 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, count, .. } if what == "gateway" => {
                 throughput::measure(json, count).await.map(|()| true)
+            }
+            Command::Bench { what, json, count, gateway, .. } if what == "fair" => {
+                fair::measure(json, count, gateway).await
             }
             Command::Bench { what, json, count, devices, silent, gateway, .. } if what == "connected" => {
                 connected::measure(json, &connected::Options { devices, count, silent, gateway }).await

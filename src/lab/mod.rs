@@ -11,6 +11,7 @@ mod comeback;
 mod connected;
 mod demo;
 mod device;
+mod fair;
 mod figure;
 mod fleet;
 mod footprint;

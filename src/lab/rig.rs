@@ -65,10 +65,7 @@ impl Rig {
         let (gateway, reach) = gateway(&program, home.path(), pinned).await?;
         let http = Http::new(Some(&ca), timeout)?;
         let base = format!("http://{api}/o/a");
-        let secret = std::fs::read_to_string(home.path().join("state/admin.secret")).map_err(|e| e.to_string())?;
-        let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
-        let answer = call(&http, "POST", &format!("{base}/token"), Some(grant)).await?;
-        let token = answer["access_token"].as_str().unwrap_or_default().to_owned();
+        let token = operators(&http, &base, home.path()).await?;
         Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, clouds_process: clouds, pinned, program })
     }
 
@@ -80,6 +77,16 @@ impl Rig {
         self.gateway.kill().await?;
         (self.gateway, self.reach) = gateway(&self.program, self.home.path(), self.pinned).await?;
         Ok(())
+    }
+
+    /// Another app of the same organisation: its REST API, and the operator's token for it.
+    ///
+    /// # Errors
+    /// A sentence with the refusal.
+    pub async fn app(&self, name: &str) -> Result<(String, String), String> {
+        let base = self.base.rsplit_once('/').map_or_else(String::new, |(base, _)| format!("{base}/{name}"));
+        let token = operators(&self.http, &base, self.home.path()).await?;
+        Ok((base, token))
     }
 
     /// A call to the gateway's API.
@@ -149,6 +156,14 @@ impl Rig {
         }
         Ok(last)
     }
+}
+
+/// The operator's token for an app.
+async fn operators(http: &Http, base: &str, home: &Path) -> Result<String, String> {
+    let secret = std::fs::read_to_string(home.join("state/admin.secret")).map_err(|e| e.to_string())?;
+    let grant = json!({ "grant_type": "client_credentials", "client_id": "admin", "client_secret": secret });
+    let answer = call(http, "POST", &format!("{base}/token"), Some(grant)).await?;
+    Ok(answer["access_token"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Moves this process, and what it starts from here on, to the other cores, if there are any.

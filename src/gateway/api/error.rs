@@ -90,15 +90,21 @@ impl From<StoreError> for ApiError {
             return Self { refused: Some("store"), ..Self::illegal(error.to_string()) };
         }
         error.tell("a request could not be stored");
-        let description = if error.is_unsure() {
-            "the store failed, and did not say whether it took the request; a repeat with the same Idempotency-Key is safe"
-        } else {
-            "the store failed; nothing was accepted, try again"
+        let description = match &error {
+            StoreError::InPart { accepted, of, .. } => format!(
+                "the store failed, and {accepted} of {of} messages were accepted; a repeat with the same Idempotency-Key \
+                 sends the others alone"
+            ),
+            error if error.is_unsure() => {
+                "the store failed, and did not say whether it took the request; a repeat with the same Idempotency-Key is safe"
+                    .to_owned()
+            }
+            _ => "the store failed; nothing was accepted, try again".to_owned(),
         };
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             error: "service_unavailable",
-            description: description.to_owned(),
+            description,
             retry_after_s: Some(1),
             refused: None,
         }

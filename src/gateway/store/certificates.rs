@@ -4,7 +4,7 @@ use super::edition;
 use super::limits;
 use super::own::with_key;
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
-use super::{Store, StoreError, Vault, as_i64};
+use super::{Store, StoreError, Vault, as_i64, turn_of};
 use crate::vendors::Vendor;
 use crate::vendors::certificate::Certificate;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl Store {
     /// [`StoreError`]; [`StoreError::Sealed`] when others were sealed with a key that is gone.
     pub async fn put_certificate(&self, certificate: Certificate, now_ms: u64) -> Result<(), StoreError> {
         let vault = self.vault.clone();
-        self.run(move |t| {
+        self.run_in(turn_of(&certificate.app), move |t| {
             with_key(t, &vault)?;
             let fields = vault.seal(&certificate.fields_text(), &place(&certificate.app, &certificate.name))?;
             t.execute(
@@ -108,7 +108,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn certificates(&self, app: String) -> Result<Vec<Result<Certificate, Unreadable>>, StoreError> {
         let vault = self.vault.clone();
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = format!("SELECT {COLUMNS} FROM certificates WHERE app = ?1 ORDER BY name");
             let rows = t.prepare_cached(&sql)?.query_map([&app], read)?.collect::<Result<Vec<_>, _>>()?;
             Ok(rows.into_iter().map(|row| built(&vault, row)).collect())
@@ -122,7 +122,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn known_certificates(&self, app: String) -> Result<Arc<[Arc<Certificate>]>, StoreError> {
         let known = self.known.clone();
-        self.run(move |t| known.certificates(t, &app)).await
+        self.run_in(turn_of(&app), move |t| known.certificates(t, &app)).await
     }
 
     /// Those of all apps that nothing opens.
@@ -143,7 +143,7 @@ impl Store {
     /// [`StoreError`]; [`StoreError::Sealed`] when nothing opens it.
     pub async fn certificate(&self, app: String, name: String) -> Result<Option<Certificate>, StoreError> {
         let vault = self.vault.clone();
-        self.run(move |t| find(t, &vault, &app, &name)).await
+        self.run_in(turn_of(&app), move |t| find(t, &vault, &app, &name)).await
     }
 
     /// The certificate whose receipts are sent to `path`, by the rule that makes such paths of app and name. Where no
@@ -169,7 +169,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn enable_certificate(&self, app: String, name: String, enabled: bool) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = "UPDATE certificates SET enabled = ?3 WHERE app = ?1 AND name = ?2";
             let changed = t.execute(sql, params![app, name, enabled])?;
             edition::next(t)?;
@@ -183,7 +183,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn remove_certificate(&self, app: String, name: String) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let gone = t.execute("DELETE FROM certificates WHERE app = ?1 AND name = ?2", params![&app, &name])?;
             edition::next(t)?;
             Ok(gone > 0)

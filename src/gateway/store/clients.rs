@@ -1,7 +1,7 @@
 //! Programs of an IM app: who may call the REST API for it, and what they may.
 
 use super::sql::{OptionalExtension as _, params};
-use super::{Store, StoreError, as_i64, as_u64};
+use super::{Store, StoreError, as_i64, as_u64, turn_of};
 use crate::secret::{Secret, digest_hex};
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn add_client(&self, app: String, client: Client, secret: Secret) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let count = "SELECT count(*) FROM clients WHERE app = ?1";
             if as_u64(t.query_row(count, params![app], |r| r.get(0))?) >= MOST {
                 return Ok(false);
@@ -44,7 +44,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn clients(&self, app: String) -> Result<Vec<Client>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.prepare_cached("SELECT id, name, scope, created_ms FROM clients WHERE app = ?1 ORDER BY created_ms, id")?
                 .query_map(params![app], |r| {
                     let (client_id, name, scope) = (r.get(0)?, r.get(1)?, r.get(2)?);
@@ -60,7 +60,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn renew_client(&self, app: String, id: String, secret: Secret) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = "UPDATE clients SET secret = ?3 WHERE app = ?1 AND id = ?2";
             Ok(t.execute(sql, params![app, id, digest_hex(secret.expose())])? > 0)
         })
@@ -72,7 +72,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn remove_client(&self, app: String, id: String) -> Result<bool, StoreError> {
-        self.run(move |t| Ok(t.execute("DELETE FROM clients WHERE app = ?1 AND id = ?2", params![app, id])? > 0)).await
+        self.run_in(turn_of(&app), move |t| {
+            Ok(t.execute("DELETE FROM clients WHERE app = ?1 AND id = ?2", params![app, id])? > 0)
+        })
+        .await
     }
 
     /// What a client with this secret may; `None` where there is none, or the secret is another's.
@@ -80,7 +83,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn client_scope(&self, app: String, id: String, secret: Secret) -> Result<Option<String>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             // Of 128 random bits there is nothing to guess, so that a fast digest serves, and its comparison tells nothing.
             let sql = "SELECT scope FROM clients WHERE app = ?1 AND id = ?2 AND secret = ?3";
             t.query_row(sql, params![app, id, digest_hex(secret.expose())], |r| r.get(0)).optional()
@@ -93,7 +96,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn is_client(&self, app: String, id: String) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = "SELECT EXISTS (SELECT 1 FROM clients WHERE app = ?1 AND id = ?2)";
             t.prepare_cached(sql)?.query_row(params![app, id], |r| r.get(0))
         })

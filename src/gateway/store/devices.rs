@@ -2,7 +2,7 @@
 
 use super::pairs::Recall;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, as_u64, presence, whose};
+use super::{Store, StoreError, address, as_i64, as_u64, presence, turn_of, whose};
 use crate::delivery::Rules;
 use crate::delivery::presence::Event as Presence;
 use crate::ids::{DeviceId, Nonce};
@@ -187,7 +187,7 @@ impl Store {
         user: String,
         device: Option<String>,
     ) -> Result<Vec<Binding>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let rows = t
                 .prepare_cached(
                     "SELECT device, token, notifier, dead_ms, dead_code FROM bindings WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) ORDER BY device, notifier",
@@ -210,7 +210,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn devices(&self, app: String, user: String) -> Result<Vec<DeviceRow>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let rows = t
                 .prepare_cached(
                     "SELECT device, logged_in, online, channel, platform, model, seen_ms, turns,
@@ -255,7 +255,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn is_connected(&self, address: Address, nonce: Option<Nonce>) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&address.app), move |t| {
             let Address { app, user, device } = &address;
             let current: Option<String> = t
                 .prepare_cached(
@@ -308,7 +308,7 @@ impl Store {
         most: usize,
     ) -> Result<Vec<Address>, StoreError> {
         let (most, node) = (i64::try_from(most).unwrap_or(i64::MAX), self.node().clone());
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let (user, device) = after.as_ref().map_or(("", ""), |a| (a.user.as_str(), a.device.as_str()));
             let rows = t
                 .prepare_cached(

@@ -1,7 +1,7 @@
 //! Enrolment codes, and which device became which user with which of them.
 
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Issue, Store, StoreError, as_i64, as_u64, logins};
+use super::{Issue, Store, StoreError, as_i64, as_u64, logins, turn_of};
 use crate::ids::UserId;
 use crate::protocol::{EnrolRefusal, NO_SERIAL, serial_word};
 use crate::secret::{Secret, digest_hex};
@@ -105,7 +105,7 @@ impl Store {
         secret: Secret,
         ca: Option<String>,
     ) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let over = as_i64(code.created_ms.saturating_sub(KEPT_MS));
             let old = "SELECT id FROM enrolment_codes WHERE app = ?1 AND (expires_ms < ?2 OR revoked_ms < ?2)";
             t.execute(&format!("DELETE FROM enrolments WHERE code IN ({old})"), params![app, over])?;
@@ -141,7 +141,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn enrolment_codes(&self, app: String) -> Result<Vec<(EnrolmentCode, Vec<Enrolment>)>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let codes: Vec<EnrolmentCode> = t
                 .prepare_cached(
                     "SELECT id, user, uses, uses_left, expires_ms, created_ms, created_by, revoked_ms FROM enrolment_codes
@@ -179,7 +179,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn revoke_enrolment_code(&self, app: String, id: String, now_ms: u64) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = "UPDATE enrolment_codes SET revoked_ms = coalesce(revoked_ms, ?3) WHERE app = ?1 AND id = ?2";
             Ok(t.execute(sql, params![app, id, as_i64(now_ms)])? > 0)
         })

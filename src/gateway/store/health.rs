@@ -66,6 +66,7 @@ impl StoreError {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Closed | Self::NotCommitted(_) => true,
+            Self::InPart { why, .. } => why.is_away(),
             Self::Postgres(error) => match error.code() {
                 Some(code) => ["08", "53", "57P", "25006"].iter().any(|class| code.code().starts_with(class)),
                 // Nothing was answered, or the connection ended.

@@ -2,7 +2,7 @@
 //! here.
 
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, as_i64, as_u64, whose};
+use super::{Store, StoreError, as_i64, as_u64, turn_of, whose};
 use crate::protocol::{Address, KickCode, client_part};
 use serde::Serialize;
 
@@ -189,7 +189,7 @@ impl Store {
         device: Option<String>,
         renewed: bool,
     ) -> Result<Option<Issue>, StoreError> {
-        self.run(move |t| issue(t, &app, &user, device.as_deref(), renewed)).await
+        self.run_in(turn_of(&app), move |t| issue(t, &app, &user, device.as_deref(), renewed)).await
     }
 
     /// Why the token's login is over; `None` while it stands. With a device that enters with it, the login is noted.
@@ -218,7 +218,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn logins(&self, app: String, user: String) -> Result<Vec<LoginRow>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.prepare_cached(
                 "SELECT login, device, entered_ms, ended_ms FROM logins WHERE app = ?1 AND user = ?2 AND login <> '' ORDER BY entered_ms DESC, login",
             )?
@@ -240,7 +240,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn devices_of_login(&self, app: String, user: String, login: String) -> Result<Vec<String>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.prepare_cached("SELECT device FROM logins WHERE app = ?1 AND user = ?2 AND login = ?3 ORDER BY device")?
                 .query_map(params![app, user, login], |r| r.get(0))?
                 .collect()

@@ -2,7 +2,7 @@
 //!
 //! One thread owns the SQLite file, or each connection to PostgreSQL. Work that arrives while it commits is
 //! carried out together in the next transaction, so that a burst costs a few fsyncs and not one each; every
-//! caller is answered only after the commit that holds its work.
+//! caller is answered only after the commit that holds its work. Apps take turns, by what their work costs.
 
 mod accept;
 mod certificates;
@@ -28,6 +28,7 @@ mod pairs;
 mod pending;
 mod presence;
 mod probe;
+mod queue;
 mod ready;
 mod receipts;
 mod room;
@@ -37,6 +38,7 @@ mod standing;
 mod thread;
 mod time;
 mod traces;
+mod turns;
 mod users;
 mod value;
 mod vault;
@@ -58,6 +60,7 @@ pub use orders::Order;
 pub use pairs::Recall;
 pub use ready::VendorJob;
 pub use settings::Key;
+pub use turns::SLICE;
 pub use users::UserChange;
 pub use vault::Vault;
 
@@ -65,18 +68,19 @@ use super::database::in_full;
 use crate::protocol::Address;
 use health::Health;
 use known::Known;
+use queue::{Entrance, queue};
 use room::Room;
 use sql::Transaction;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use turns::Flow;
 
-/// Jobs that wait for the thread; callers beyond that wait themselves.
-const QUEUE: usize = 1024;
 /// Pause between attempts to reach PostgreSQL at the start.
 const START_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the store failed: {0}")]
@@ -102,6 +106,9 @@ pub enum StoreError {
     /// Nothing of it was written.
     #[error("the database did not take the change: {0}")]
     NotCommitted(String),
+    /// Some of a call's messages are committed, and the others are not.
+    #[error("{accepted} of {of} messages were accepted, then: {why}")]
+    InPart { accepted: usize, of: usize, why: Box<Self> },
     /// The database is away, or the gateway ends.
     #[error("the store is closed")]
     Closed,
@@ -109,6 +116,8 @@ pub enum StoreError {
 
 /// A piece of a transaction.
 struct Job {
+    /// The app whose turn it takes.
+    flow: Flow,
     /// Whose rows it writes: no two transactions on PostgreSQL hold the same user at a time, and each takes all of its users
     /// before it writes anything, in one order. So none waits for another that waits for it.
     users: Vec<String>,
@@ -117,13 +126,20 @@ struct Job {
     carry_out: Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>,
 }
 
+impl Job {
+    /// What it costs its app.
+    fn cost(&self) -> usize {
+        self.users.len().max(1)
+    }
+}
+
 /// Tells the caller, once the commit has succeeded or failed.
 type Finish = Box<dyn FnOnce(Result<(), &str>) + Send>;
 
 /// A handle; clones share its threads.
 #[derive(Debug, Clone)]
 pub struct Store {
-    jobs: mpsc::Sender<Job>,
+    jobs: Entrance,
     vault: Arc<Vault>,
     known: Known,
     /// What this start of the gateway is called in it; empty where a broker holds the devices' connections.
@@ -140,7 +156,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (jobs, queue) = queue();
         thread::sqlite(path, Health::default(), queue)?;
         Ok(Self::over(jobs, vault, path.parent()))
     }
@@ -158,7 +174,7 @@ impl Store {
         mut waiting: impl FnMut(&StoreError),
     ) -> Result<Self, StoreError> {
         loop {
-            let (jobs, queue) = mpsc::channel(QUEUE);
+            let (jobs, queue) = queue();
             match thread::postgres(config.clone(), tls.clone(), connections, Health::default(), queue).await {
                 Ok(()) => return Ok(Self::over(jobs, vault, None)),
                 Err(error) if error.is_away() => waiting(&error),
@@ -169,7 +185,7 @@ impl Store {
     }
 
     /// `directory` is where the file is, if it is one.
-    fn over(jobs: mpsc::Sender<Job>, vault: Vault, directory: Option<&Path>) -> Self {
+    fn over(jobs: Entrance, vault: Vault, directory: Option<&Path>) -> Self {
         let (vault, shared) = (Arc::new(vault), directory.is_none());
         let probe = probe::Probe::new(directory);
         let known = Known::new(vault.clone());
@@ -181,13 +197,22 @@ impl Store {
         self.shared
     }
 
-    /// Runs `job` in a transaction and returns its result after the commit. A job that fails changes
-    /// nothing.
+    /// Runs `job`, which is the gateway's own, in a transaction and returns its result after the commit. A job that fails
+    /// changes nothing.
     async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run_as((Vec::new(), false), job).await
+        self.run_as((None, Vec::new(), false), job).await
+    }
+
+    /// The same of a job that an app asked for.
+    async fn run_in<T: Send + 'static>(
+        &self,
+        flow: Flow,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run_as((flow, Vec::new(), false), job).await
     }
 
     /// The same of a job that writes rows of these users.
@@ -196,7 +221,7 @@ impl Store {
         users: Vec<String>,
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run_as((users, false), job).await
+        self.run_as((flow(&users), users, false), job).await
     }
 
     /// The same of a job that finds out whose rows it writes.
@@ -204,12 +229,12 @@ impl Store {
         &self,
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.run_as((Vec::new(), true), job).await
+        self.run_as((None, Vec::new(), true), job).await
     }
 
     async fn run_as<T: Send + 'static>(
         &self,
-        (users, alone): (Vec<String>, bool),
+        (flow, users, alone): (Flow, Vec<String>, bool),
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (sender, receiver) = oneshot::channel();
@@ -224,9 +249,22 @@ impl Store {
                 drop(sender.send(result));
             })
         });
-        self.jobs.send(Job { users, alone, carry_out }).await.map_err(|_| StoreError::Closed)?;
+        self.jobs.send(Job { flow, users, alone, carry_out }).await?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }
+}
+
+/// Among the jobs of this app.
+fn turn_of(app: &str) -> Flow {
+    Some(app.into())
+}
+
+/// The one app of these users; none, if they are of several.
+fn flow(users: &[String]) -> Flow {
+    // No app's name has the separator of [`whose`].
+    let app = |user: &String| user.split_once('/').map(|(app, _)| app.to_owned());
+    let first = users.first().and_then(app)?;
+    users.iter().all(|user| user.split_once('/').is_some_and(|(app, _)| app == first)).then(|| first.into())
 }
 
 /// A user's name among all apps'.

@@ -2,7 +2,7 @@
 
 use super::edition;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError};
+use super::{Store, StoreError, turn_of};
 use crate::delivery::content::Profile;
 use crate::delivery::policy::AppRules;
 use crate::delivery::silence::Silence;
@@ -120,7 +120,7 @@ impl Store {
         user: String,
         key: Key,
     ) -> Result<T, StoreError> {
-        self.run(move |t| get(t, &app, &user, &key)).await
+        self.run_in(turn_of(&app), move |t| get(t, &app, &user, &key)).await
     }
 
     /// # Errors
@@ -133,7 +133,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn set<T: Serialize>(&self, app: String, user: String, key: Key, value: &T) -> Result<(), StoreError> {
         let value = serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.execute(
                 "INSERT INTO settings (app, user, key, value) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (app, user, key) DO UPDATE SET value = excluded.value",
@@ -149,7 +149,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn unset(&self, app: String, user: String, key: Key) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = "DELETE FROM settings WHERE app = ?1 AND user = ?2 AND key = ?3";
             let gone = t.execute(sql, [&app, &user, &key.text()])?;
             forget_if_app_wide(t, &user)?;

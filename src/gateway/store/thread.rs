@@ -3,7 +3,9 @@
 
 use super::checkpoint::Checkpoints;
 use super::health::Health;
+use super::queue::Queue;
 use super::sql::{Statements, Transaction, in_postgres};
+use super::turns::{Group, SLICE};
 use super::{Finish, Job, StoreError};
 use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
@@ -13,19 +15,13 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Most jobs of one transaction.
-const BATCH: usize = 256;
-/// From so many jobs in one transaction on, the next one waits a moment for more: each costs a write to the
-/// disk, however many it carries.
-const BUSY: usize = 8;
-const GATHER: Duration = Duration::from_millis(2);
-/// A transaction takes no further job after this: what is in it would wait for too long.
-const LONGEST: Duration = Duration::from_millis(25);
 /// Most jobs one connection to PostgreSQL takes while others may be free.
 const SHARE: usize = 16;
+/// ... and the receivers of those, from which on it takes no more.
+const SHARE_COST: usize = 2 * SLICE;
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
 /// A connection that was not used for so long is asked whether it stands before it is given work.
@@ -54,7 +50,7 @@ fn private(path: &Path) -> std::io::Result<()> {
 }
 
 /// Opens or makes a SQLite file and starts its thread.
-pub(super) fn sqlite(path: &Path, health: Health, queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
+pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), StoreError> {
     private(path).map_err(|source| StoreError::Key { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
@@ -90,7 +86,7 @@ pub(super) async fn postgres(
     tls: MakeRustlsConnect,
     connections: usize,
     health: Health,
-    queue: mpsc::Receiver<Job>,
+    queue: Queue,
 ) -> Result<(), StoreError> {
     let server = Server { config, tls };
     let queue = Arc::new(Mutex::new(queue));
@@ -172,28 +168,28 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     Ok(t.commit()?)
 }
 
-fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &Health, mut queue: mpsc::Receiver<Job>) {
+fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &Health, mut queue: Queue) {
     let mut last = 0;
-    let mut jobs = VecDeque::with_capacity(BATCH);
-    while gather(&mut queue, &mut jobs, &mut last) {
+    while queue.wait_for_more(last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
             Ok(transaction) => transaction,
             Err(error) => {
                 health.failed(&error);
-                jobs.clear();
+                queue.clear();
                 continue;
             }
         };
         let (finishes, written) = {
             let t = Transaction::sqlite(&transaction);
-            (some(&mut jobs, &t), t.commit())
+            (some(&t, |_| queue.next()), t.commit())
         };
+        last = finishes.len();
         finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), health);
         checkpoints.committed();
     }
 }
 
-fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex<Queue>) {
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
     let mut statements = Statements::new();
@@ -240,7 +236,10 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
             }
         };
         again = false;
-        let finishes = some(&mut jobs, &t);
+        let finishes = some(&t, |group| match jobs.front() {
+            Some(job) if job.alone && !group.is_empty() => None,
+            _ => jobs.pop_front(),
+        });
         suspect = t.was_read_only();
         let committed = t.commit();
         // A statement prepared in a transaction that was undone is prepared again.
@@ -251,35 +250,20 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
     }
 }
 
-/// Adds the jobs of the next transaction to those left over; `false` when there will be none. `last` is how
-/// many the one before had.
-#[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for jobs")]
-fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut VecDeque<Job>, last: &mut usize) -> bool {
-    if jobs.is_empty() {
-        jobs.extend(queue.blocking_recv());
-        if *last >= BUSY {
-            std::thread::sleep(GATHER);
-        }
-    }
-    while jobs.len() < BATCH
-        && let Ok(job) = queue.try_recv()
-    {
-        jobs.push_back(job);
-    }
-    *last = jobs.len();
-    !jobs.is_empty()
-}
-
 /// Adds one connection's share of the jobs to those left over; `false` when there will be none.
-#[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for jobs")]
-fn share(queue: &Mutex<mpsc::Receiver<Job>>, jobs: &mut VecDeque<Job>) -> bool {
+fn share(queue: &Mutex<Queue>, jobs: &mut VecDeque<Job>) -> bool {
     if jobs.is_empty() {
         // Who waits here for a job keeps the others waiting for theirs, which is the same.
         let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.extend(queue.blocking_recv());
+        if !queue.wait() {
+            return false;
+        }
+        let mut cost = 0;
         while jobs.len() < SHARE
-            && let Ok(job) = queue.try_recv()
+            && cost < SHARE_COST
+            && let Some(job) = queue.next()
         {
+            cost += job.cost();
             jobs.push_back(job);
         }
     }
@@ -287,19 +271,14 @@ fn share(queue: &Mutex<mpsc::Receiver<Job>>, jobs: &mut VecDeque<Job>) -> bool {
 }
 
 /// Carries jobs out, all of them or as many as one transaction may hold.
-fn some(jobs: &mut VecDeque<Job>, t: &Transaction<'_>) -> Vec<Finish> {
+fn some(t: &Transaction<'_>, mut next: impl FnMut(&Group) -> Option<Job>) -> Vec<Finish> {
     let started = Instant::now();
-    let mut finishes = Vec::with_capacity(jobs.len());
-    while let Some(job) = jobs.pop_front() {
-        let alone = job.alone && t.is_shared();
-        if alone && !finishes.is_empty() {
-            jobs.push_front(job);
-            break;
-        }
+    let (mut group, mut finishes) = (Group::default(), Vec::new());
+    while !group.is_full(started.elapsed())
+        && let Some(job) = next(&group)
+    {
+        group.add(job.flow, job.alone && t.is_shared());
         finishes.push((job.carry_out)(t));
-        if alone || started.elapsed() >= LONGEST {
-            break;
-        }
     }
     finishes
 }

@@ -1,7 +1,7 @@
 //! What happened to each message, hop by hop: numbered events that are only ever added.
 
 use super::sql::{NewEvent, OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, as_i64, as_u64};
+use super::{Store, StoreError, as_i64, as_u64, turn_of};
 use crate::delivery::Hop;
 use crate::protocol::Message;
 use serde::Serialize;
@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn trace(&self, app: String, id: String) -> Result<Vec<TraceLine>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             // A trace is its own app's affair, for as long as the message is kept.
             let found: Option<(String, String, i64)> = t
                 .query_row("SELECT app, message, accepted_ms FROM messages WHERE id = ?1", [&id], |r| {

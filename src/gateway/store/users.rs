@@ -2,7 +2,7 @@
 
 use super::kicks::{Kick, end};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins, orders, whose};
+use super::{Store, StoreError, address, as_i64, logins, orders, turn_of, whose};
 use crate::delivery::Rules;
 use crate::protocol::KickCode;
 
@@ -28,7 +28,7 @@ impl Store {
         users: Vec<(String, String)>,
         now_ms: u64,
     ) -> Result<Vec<String>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let mut added = Vec::new();
             for (user, hash) in users {
                 // A generation that no token of an earlier user of this name has.
@@ -50,7 +50,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn password(&self, app: String, user: String) -> Result<Option<String>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.query_row("SELECT password FROM users WHERE app = ?1 AND user = ?2", params![&app, &user], |r| r.get(0))
                 .optional()
         })
@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn rehashed(&self, app: String, user: String, old: String, new: String) -> Result<(), StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.execute(
                 "UPDATE users SET password = ?4 WHERE app = ?1 AND user = ?2 AND password = ?3",
                 params![app, user, old, new],
@@ -142,7 +142,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn users(&self, app: String, after: String, most: u32) -> Result<Vec<(String, bool, i64)>, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             t.prepare_cached(
                 "SELECT user, active, created_ms FROM users WHERE app = ?1 AND user > ?2 ORDER BY user LIMIT ?3",
             )?
@@ -155,7 +155,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn user_exists(&self, app: String, user: String) -> Result<bool, StoreError> {
-        self.run(move |t| {
+        self.run_in(turn_of(&app), move |t| {
             let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
             Ok(t.query_row(sql, params![&app, &user], |_| Ok(())).optional()?.is_some())
         })

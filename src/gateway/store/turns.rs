@@ -1,0 +1,216 @@
+//! Whose job is next: apps take turns by what their jobs cost, so that one app's call to thousands does not keep
+//! another's single message waiting.
+//!
+//! Deficit round robin with new flows first, as FQ-CoDel has it (RFC 8290, section 4): an app that had nothing to do is
+//! served before those that always have, and then waits for its turn as they do.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An app's jobs; `None`: the gateway's own.
+pub(super) type Flow = Option<Arc<str>>;
+
+/// Most receivers of a job, and what an app may do in one turn. One receiver costs 1.
+pub const SLICE: usize = 64;
+/// A transaction takes no further job after this: what is in it would wait for too long.
+const LONGEST: Duration = Duration::from_millis(25);
+/// The same once jobs of two apps are in it: one of them may have come while the other's were carried out.
+const SHARED: Duration = Duration::from_millis(5);
+/// Most jobs of one transaction.
+const BATCH: usize = 256;
+
+/// Jobs that wait, by their apps.
+pub(super) struct Turns<T> {
+    flows: HashMap<Flow, Waiting<T>>,
+    /// Those that had nothing to do until now.
+    fresh: VecDeque<Flow>,
+    /// The others; one that has nothing more to do leaves when its turn comes.
+    old: VecDeque<Flow>,
+    cost: usize,
+}
+
+struct Waiting<T> {
+    jobs: VecDeque<(usize, T)>,
+    /// What it may still do in this turn.
+    credit: i64,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self { flows: HashMap::new(), fresh: VecDeque::new(), old: VecDeque::new(), cost: 0 }
+    }
+}
+
+fn credit(cost: usize) -> i64 {
+    i64::try_from(cost).unwrap_or(i64::MAX)
+}
+
+impl<T> Turns<T> {
+    pub fn push(&mut self, flow: Flow, cost: usize, job: T) {
+        let waiting = self.flows.entry(flow.clone()).or_insert_with(|| {
+            self.fresh.push_back(flow);
+            Waiting { jobs: VecDeque::new(), credit: credit(SLICE) }
+        });
+        waiting.jobs.push_back((cost, job));
+        self.cost += cost;
+    }
+
+    /// The next job, and whose it is.
+    pub fn next(&mut self) -> Option<(Flow, T)> {
+        loop {
+            let is_fresh = !self.fresh.is_empty();
+            let flow = if is_fresh { self.fresh.pop_front() } else { self.old.pop_front() }?;
+            let Some(waiting) = self.flows.get_mut(&flow) else { continue };
+            if waiting.credit <= 0 {
+                waiting.credit += credit(SLICE);
+                self.old.push_back(flow);
+                continue;
+            }
+            let Some((cost, job)) = waiting.jobs.pop_front() else {
+                if is_fresh {
+                    // Else one that always has one job would always be first.
+                    self.old.push_back(flow);
+                } else {
+                    self.flows.remove(&flow);
+                }
+                continue;
+            };
+            waiting.credit -= credit(cost);
+            self.cost -= cost;
+            let list = if is_fresh { &mut self.fresh } else { &mut self.old };
+            list.push_front(flow.clone());
+            return Some((flow, job));
+        }
+    }
+
+    /// What all jobs that wait cost.
+    pub const fn cost(&self) -> usize {
+        self.cost
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// What is in a transaction.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    jobs: usize,
+    app: Flow,
+    /// Jobs of more than one app.
+    is_mixed: bool,
+    is_closed: bool,
+}
+
+impl Group {
+    /// `alone`: nothing else goes with it.
+    pub fn add(&mut self, flow: Flow, alone: bool) {
+        self.jobs += 1;
+        self.is_closed |= alone;
+        if flow.is_some() {
+            self.is_mixed |= self.app.is_some() && self.app != flow;
+            self.app = flow;
+        }
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.jobs == 0
+    }
+
+    /// Whether it is to be committed now.
+    pub fn is_full(&self, elapsed: Duration) -> bool {
+        let longest = if self.is_mixed { SHARED } else { LONGEST };
+        self.is_closed || self.jobs >= BATCH || (self.jobs > 0 && elapsed >= longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(name: &str) -> Flow {
+        Some(name.into())
+    }
+
+    fn flows(turns: &mut Turns<usize>, most: usize) -> String {
+        let name = |flow: Flow| flow.map_or_else(|| "-".to_owned(), |app| app.to_string());
+        std::iter::from_fn(|| turns.next()).take(most).map(|(flow, _)| name(flow)).collect()
+    }
+
+    #[test]
+    fn a_single_message_is_next_though_thousands_of_another_app_wait() {
+        let mut turns = Turns::default();
+        (0..100).for_each(|n| turns.push(app("a"), SLICE, n));
+        assert_eq!(flows(&mut turns, 3), "aaa");
+        turns.push(app("b"), 1, 0);
+        turns.push(None, 1, 0);
+        assert_eq!(flows(&mut turns, 4), "b-aa");
+        assert_eq!(turns.cost(), 95 * SLICE);
+    }
+
+    #[test]
+    fn apps_that_always_have_work_get_equal_shares_whatever_their_jobs_sizes() {
+        let mut turns = Turns::default();
+        (0..1000).for_each(|n| turns.push(app("a"), SLICE, n));
+        (0..100_000).for_each(|n| turns.push(app("b"), 1, n));
+        (0..1000).for_each(|n| turns.push(app("c"), 1000, n));
+        let mut served = HashMap::new();
+        for _ in 0..10_000 {
+            let (flow, _) = turns.next().expect("work");
+            let cost = [("a", SLICE), ("b", 1), ("c", 1000)].into_iter().find(|(name, _)| flow == app(name));
+            *served.entry(flow).or_insert(0) += cost.expect("known").1;
+        }
+        let most = served.values().max().expect("some");
+        // By a turn, or by the largest job.
+        assert!(served.len() == 3 && served.values().all(|cost| most - cost <= 1000), "{served:?}");
+    }
+
+    #[test]
+    fn an_app_that_always_has_one_job_is_not_always_first() {
+        let mut turns = Turns::default();
+        (0..100).for_each(|n| turns.push(app("a"), SLICE, n));
+        let mut taken = String::new();
+        for n in 0..20 {
+            turns.push(app("b"), SLICE, n);
+            taken += &flows(&mut turns, 2);
+        }
+        assert_eq!(taken.matches('a').count(), 20, "{taken}");
+    }
+
+    #[test]
+    fn one_apps_jobs_keep_their_order_and_nothing_is_lost() {
+        let mut turns = Turns::default();
+        for n in 0..300 {
+            turns.push(app(["a", "b", "c"][n % 3]), 1 + n % 100, n);
+        }
+        let mut last = HashMap::new();
+        let mut count = 0;
+        while let Some((flow, n)) = turns.next() {
+            assert!(last.insert(flow, n).is_none_or(|before| before < n));
+            count += 1;
+        }
+        assert_eq!((count, turns.cost(), turns.flows.len()), (300, 0, 0), "an app without work is forgotten");
+    }
+
+    #[test]
+    fn a_transaction_ends_soon_once_a_second_app_is_in_it() {
+        let (mut group, ms) = (Group::default(), Duration::from_millis);
+        assert!(!group.is_full(ms(100)), "there is nothing to commit");
+        group.add(app("a"), false);
+        group.add(None, false);
+        assert!(!group.is_full(ms(24)) && group.is_full(ms(25)));
+        group.add(app("b"), false);
+        assert!(!group.is_full(ms(4)) && group.is_full(ms(12)));
+        group.add(app("b"), true);
+        assert!(group.is_full(ms(0)), "nothing goes with that one");
+    }
+
+    #[test]
+    fn a_transaction_holds_no_more_jobs_than_it_may() {
+        let mut group = Group::default();
+        (0..BATCH).for_each(|_| group.add(app("a"), false));
+        assert!(group.is_full(Duration::ZERO));
+    }
+}

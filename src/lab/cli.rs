@@ -9,7 +9,9 @@ use super::kills::{self, Kills};
 use super::noise::Brokers;
 use super::trouble::{self, Trouble};
 use super::wire::{self, Weather};
-use super::{bench, cloud, connected, demo, fair, fleet, footprint, manual, network, senders, simulate, throughput};
+use super::{
+    bench, cloud, connected, demo, fair, far, fleet, footprint, manual, network, senders, simulate, throughput,
+};
 use crate::logs;
 use crate::terminal;
 use crate::vendors::Vendor;
@@ -104,7 +106,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "devices", "footprint"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "devices", "footprint", "far"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -137,6 +139,9 @@ enum Command {
         /// Notifications through each vendor under way at once
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
         concurrency: u32,
+        /// The network of `far` is laid out already
+        #[arg(long, hide = true)]
+        inside: bool,
     },
     /// Kill gateways, and nodes of their broker, under load, and count what was lost or shown twice
     #[command(
@@ -356,6 +361,7 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Bench { what, json, count, devices, silent, gateway, .. } if what == "connected" => {
                 connected::measure(json, &connected::Options { devices, count, silent, gateway }).await
             }
+            Command::Bench { what, json, inside, .. } if what == "far" => far::measure(json, inside).await,
             Command::Bench { what, json, agent, .. } if what == "footprint" => {
                 show(&footprint::measure(agent).await?, json)
             }

@@ -122,12 +122,16 @@ pub(super) async fn settled(
     }
 }
 
+/// Of which message a notification in a tray is.
+pub(super) fn message_of(notification: &Value) -> String {
+    let payload: Value = serde_json::from_str(notification["payload"].as_str().unwrap_or_default()).unwrap_or_default();
+    payload["m"].as_str().unwrap_or_default().to_owned()
+}
+
 fn count(ids: &[String], shown: &[Value]) -> Kills {
     let (mut first, mut again): (HashMap<String, u64>, u64) = (HashMap::new(), 0);
     for notification in shown {
-        let payload: Value =
-            serde_json::from_str(notification["payload"].as_str().unwrap_or_default()).unwrap_or_default();
-        let id = payload["m"].as_str().unwrap_or_default().to_owned();
+        let id = message_of(notification);
         if notification["replaced"] == true {
             again += 1;
         } else {

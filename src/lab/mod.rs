@@ -12,6 +12,7 @@ mod connected;
 mod demo;
 mod device;
 mod fair;
+mod far;
 mod figure;
 mod fleet;
 mod footprint;

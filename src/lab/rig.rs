@@ -28,7 +28,27 @@ pub(super) struct Rig {
     program: PathBuf,
 }
 
+/// How the clouds are started: a program and its first words, and where they listen.
+struct Clouds<'a> {
+    program: &'a Path,
+    before: &'a [&'a str],
+    listen: &'a str,
+}
+
 impl Rig {
+    /// Starts the clouds at another address, in another network namespace (`ip netns`).
+    ///
+    /// # Errors
+    /// A sentence about what did not start.
+    pub async fn start_away(timeout: Duration, netns: &str, listen: &str) -> Result<Self, String> {
+        let program = sibling("impush-gateway")?;
+        let home = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let lab = sibling("impush-lab")?;
+        let start = ["netns", "exec", netns, lab.to_str().unwrap_or_default()];
+        let clouds = Clouds { program: Path::new("ip"), before: &start, listen };
+        Self::with_clouds(false, timeout, program, home, clouds).await
+    }
+
     /// Starts both. `pinned`: the gateway has the first core for itself.
     ///
     /// # Errors
@@ -44,12 +64,25 @@ impl Rig {
     pub async fn start_with(pinned: bool, timeout: Duration, program: Option<&Path>) -> Result<Self, String> {
         let program = program.map_or_else(|| sibling("impush-gateway"), |program| Ok(program.to_owned()))?;
         let home = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let lab = sibling("impush-lab")?;
+        let clouds = Clouds { program: &lab, before: &[], listen: "127.0.0.1:0" };
+        Self::with_clouds(pinned, timeout, program, home, clouds).await
+    }
+
+    async fn with_clouds(
+        pinned: bool,
+        timeout: Duration,
+        program: PathBuf,
+        home: tempfile::TempDir,
+        Clouds { program: starter, before, listen }: Clouds<'_>,
+    ) -> Result<Self, String> {
         let ca = home.path().join("clouds.pem");
-        let arguments = ["clouds", "--listen", "127.0.0.1:0", "--ca-file", ca.to_str().unwrap_or_default()];
+        let own = ["clouds", "--listen", listen, "--ca-file", ca.to_str().unwrap_or_default()];
+        let arguments: Vec<&str> = before.iter().copied().chain(own).collect();
         if pinned {
             leave_first_core().await?;
         }
-        let mut clouds = Process::start("clouds", &sibling("impush-lab")?, &arguments, home.path())?;
+        let mut clouds = Process::start("clouds", starter, &arguments, home.path())?;
         let url = clouds.next(START).await?["clouds"].as_str().unwrap_or_default().to_owned();
         // Both keep their addresses over restarts.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string());

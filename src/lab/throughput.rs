@@ -174,7 +174,7 @@ async fn flood(
 }
 
 /// Milliseconds from the request to the vendor's answer, read in the traces.
-async fn followed(rig: &Rig, sent: Vec<(String, u64)>) -> Result<Vec<f64>, String> {
+pub(super) async fn followed(rig: &Rig, sent: Vec<(String, u64)>) -> Result<Vec<f64>, String> {
     let mut times = Vec::new();
     for (id, at) in sent {
         let deadline = Instant::now() + Duration::from_secs(30);

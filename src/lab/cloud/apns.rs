@@ -44,6 +44,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: true,
+    http2: true,
     needs: &[],
 };
 

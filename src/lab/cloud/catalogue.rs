@@ -21,6 +21,8 @@ pub struct Cloud {
     pub takes_back: bool,
     /// Whether a public client of it is measured beside the gateway.
     pub peer: bool,
+    /// Whether it is measured over HTTP/2; else over HTTP/1.1, which every server speaks.
+    pub http2: bool,
     /// Fields of a good answer, wherever they stand in it, without which it says nothing.
     pub needs: &'static [&'static str],
 }

@@ -43,6 +43,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: false,
+    http2: true,
     needs: &["access_token"],
 };
 

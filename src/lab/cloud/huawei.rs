@@ -47,6 +47,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: Some(WithoutAgent { account: account_next, ext: "em_harmony_push_ext" }),
     takes_back: false,
     peer: false,
+    http2: false,
     needs: &["code", "access_token"],
 };
 

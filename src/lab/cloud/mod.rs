@@ -215,7 +215,9 @@ pub(super) async fn serve(
     faults: &[Fault],
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let tls = server::identity(ca_file)?;
+    // Who calls from another machine or namespace calls the address.
+    let other = Some(listen.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    let tls = server::identity(ca_file, other)?;
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let http = Http::new(Some(ca_file), RECEIPT_TIMEOUT).map_err(io::Error::other)?;
@@ -223,7 +225,8 @@ pub(super) async fn serve(
     faults.iter().for_each(|fault| world.always(*fault));
     let (manner, counts) = (world.manner.subscribe(), Arc::new(Counts::default()));
     let router = router(world, counts.clone());
-    super::show::line(&json!({ "clouds": format!("https://localhost:{}", address.port()), "ca_file": ca_file }))?;
+    let url = other.map_or_else(|| format!("https://localhost:{}", address.port()), |_| format!("https://{address}"));
+    super::show::line(&json!({ "clouds": url, "ca_file": ca_file }))?;
     server::serve(listener, tls, router, counts, manner, shutdown).await;
     Ok(())
 }

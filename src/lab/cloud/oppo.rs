@@ -37,6 +37,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: false,
     peer: false,
+    http2: false,
     needs: &["code", "auth_token"],
 };
 

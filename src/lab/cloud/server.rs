@@ -11,6 +11,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde::Deserialize;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,13 +32,14 @@ pub(super) struct Tls {
     plain: TlsAcceptor,
 }
 
-/// Makes a certificate for this machine's own names and writes it to `ca_file`.
+/// Makes a certificate for this machine's own names and `other`, and writes it to `ca_file`.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn identity(ca_file: &Path) -> io::Result<Tls> {
+pub(super) fn identity(ca_file: &Path, other: Option<IpAddr>) -> io::Result<Tls> {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()].into_iter().chain(other.map(|ip| ip.to_string()));
     let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).map_err(io::Error::other)?;
+        generate_simple_self_signed(names.collect::<Vec<_>>()).map_err(io::Error::other)?;
     std::fs::write(ca_file, cert.pem())?;
     let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -18,6 +18,8 @@ const TRAY_PAGE: usize = 1000;
 pub struct Shown {
     /// Counts what this device was shown.
     pub number: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
     /// What replaces what: the same id is the same place in the tray.
     pub notify_id: String,
     pub title: String,
@@ -322,6 +324,7 @@ impl World {
                 TokenState::Active => {
                     install.shown.push(Shown {
                         number: install.shown.len() as u64 + 1,
+                        at_ms: now_ms(),
                         notify_id: notice.notify_id.clone(),
                         title: notice.title.to_owned(),
                         body: notice.body.to_owned(),

@@ -36,6 +36,7 @@ pub(super) const CLOUD: Cloud = Cloud {
     without_agent: None,
     takes_back: true,
     peer: false,
+    http2: false,
     needs: &["code"],
 };
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::stage::send;
-use support::{Agent, Gateway, Postgres, Process, Rest, eventually, free_port, skipped};
+use support::{Agent, Gateway, Pgbouncer, Postgres, Process, Rest, eventually, free_port, skipped};
 
 struct Stage {
     dir: tempfile::TempDir,
@@ -41,6 +41,13 @@ impl Stage {
 
     /// A gateway whose log can be read.
     fn logging(&self, name: &str) -> Process {
+        let mut process = self.started(name);
+        process.event("gateway.started");
+        process
+    }
+
+    /// The same, which may not get as far.
+    fn started(&self, name: &str) -> Process {
         let home = self.dir.path().join(name);
         std::fs::create_dir_all(&home).expect("made");
         let text = format!(
@@ -52,9 +59,7 @@ impl Stage {
         let file = home.join("gateway.toml");
         std::fs::write(&file, text).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
-        let mut process = Process::start(command.arg("--config").arg(&file).arg("serve"), true);
-        process.event("gateway.started");
-        process
+        Process::start(command.arg("--config").arg(&file).arg("serve"), true)
     }
 
     /// An agent on a gateway, or on what stands before it, logged in and connected.
@@ -424,4 +429,63 @@ fn a_rolling_restart_loses_nothing_and_shows_nothing_twice() {
         let times = watches[*at].seen.iter().filter(|line| line.contains(id.as_str())).count();
         assert_eq!(times, 1, "{id}");
     }
+}
+
+#[test]
+fn behind_pgbouncer_in_transaction_mode_gateways_serve_where_it_keeps_statements_and_are_refused_where_not() {
+    let test =
+        "behind_pgbouncer_in_transaction_mode_gateways_serve_where_it_keeps_statements_and_are_refused_where_not";
+    let Some(version) = Pgbouncer::version() else { return skipped(test, "pgbouncer is not installed") };
+    let Some(mut stage) = Stage::new(test) else { return };
+    let dir = stage.dir.path().to_owned();
+    let straight = stage.postgres.url.clone();
+    let common = stage.common.clone();
+    let before = |stage: &mut Stage, lines: &str| {
+        let pgbouncer = Pgbouncer::start(&dir, &stage.postgres, lines);
+        stage.common = common.replace(&straight, &pgbouncer.url);
+        pgbouncer
+    };
+    let keeps =
+        |number: u32| if version >= (1, 21) { format!("max_prepared_statements = {number}") } else { String::new() };
+
+    let session = before(&mut stage, "pool_mode = session");
+    drop(stage.gateway("session"));
+    drop(session);
+
+    let nothing = before(&mut stage, &format!("pool_mode = transaction\n{}", keeps(0)));
+    let mut refused = stage.started("refused");
+    refused.wait_for("the reason", |line| line.contains("keeps no prepared statements").then_some(()));
+    assert_eq!(refused.child.wait().expect("ended").code(), Some(74));
+    drop(nothing);
+
+    if version < (1, 21) {
+        return skipped(test, "this pgbouncer is older than 1.21: that gateways serve behind a later one");
+    }
+    let _pgbouncer = before(&mut stage, &format!("pool_mode = transaction\ndefault_pool_size = 3\n{}", keeps(200)));
+    let mut told = stage.started("told");
+    assert_eq!(told.event("store.pooled")["statement_timeout"], "0");
+    told.event("node.deaf");
+    told.event("gateway.started");
+    let (a, b) = (stage.gateway("a"), stage.gateway("b"));
+    let agent = stage.agent(&b, port(&b), "ann");
+    let mut shown = watch(&agent);
+    for n in 0..5 {
+        let id = send(&rest(&a), "ann", n);
+        shows(&mut shown, &id);
+    }
+    let listeners = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    assert_eq!(stage.postgres.ask(listeners), "0", "a shared connection would keep it");
+    // One that hears all the same.
+    stage.common += &format!("notices_url = '{}'\n", stage.postgres.url);
+    drop(a);
+    let a = stage.gateway("a");
+    let heard = || {
+        rest(&a).ok("GET", "gateways", None)["entities"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|g| g["name"] == "a" && g["alive"] == true && g["listens"] == true)
+    };
+    eventually("notices come", heard);
+    shows(&mut shown, &send(&rest(&a), "ann", 5));
 }

@@ -167,6 +167,9 @@ pub struct Store {
     /// Without it a SQLite file in the state directory. Gateways that share it need
     /// the same `paths.secrets_key`; each has devices of its own, or all use the same broker (`broker.url`).
     pub url: Option<Secret>,
+    /// The same database without a pooler in transaction mode, where `store.url` has one: over it notices of other gateways
+    /// are heard at once. One connection.
+    pub notices_url: Option<Secret>,
     /// PEM file of the authorities to trust for PostgreSQL, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Connections of this gateway to PostgreSQL, 1 to 64; one more hears notices of other gateways.
@@ -178,7 +181,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: None, ca_file: None, connections: 4, node: None }
+        Self { url: None, notices_url: None, ca_file: None, connections: 4, node: None }
     }
 }
 
@@ -268,6 +271,10 @@ impl Config {
             ));
         }
         self.postgres()?;
+        self.notices()?;
+        if self.store.notices_url.is_some() && self.store.url.is_none() {
+            return Err(bad("store.notices_url is for gateways that share a store.url".into()));
+        }
         if self
             .store
             .node
@@ -335,9 +342,21 @@ impl Config {
     /// # Errors
     /// [`SettingsError::BadValue`] when `store.url` cannot be read.
     pub fn postgres(&self) -> Result<Option<Database>, SettingsError> {
+        self.database("store.url", self.store.url.as_ref())
+    }
+
+    /// Where notices of other gateways are told and heard.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadValue`] when `store.notices_url` cannot be read.
+    pub fn notices(&self) -> Result<Option<Database>, SettingsError> {
+        self.database("store.notices_url", self.store.notices_url.as_ref().or(self.store.url.as_ref()))
+    }
+
+    fn database(&self, key: &str, url: Option<&Secret>) -> Result<Option<Database>, SettingsError> {
         let read = |url: &Secret| Database::parse(url.expose(), self.store.ca_file.as_deref());
-        let bad = |why: String| SettingsError::BadValue { message: format!("store.url: {why}") };
-        self.store.url.as_ref().map(read).transpose().map_err(bad)
+        let bad = |why: String| SettingsError::BadValue { message: format!("{key}: {why}") };
+        url.map(read).transpose().map_err(bad)
     }
 
     /// The key's file, and whether it may be made.

@@ -72,9 +72,11 @@ pub(super) struct Parts {
     pub dispatch: Dispatch,
     pub asking: Asking,
     pub metrics: Metrics,
-    /// The same database as the store's.
+    /// The same database as the store's, perhaps by another way.
     pub database: Database,
     pub tls: MakeRustlsConnect,
+    /// What a connection there listens to is heard on it.
+    pub session: bool,
 }
 
 impl Neighbours {
@@ -115,8 +117,8 @@ impl Neighbours {
     /// Starts what hears and tells; it ends with `stop`.
     pub(super) fn start(&self, parts: Parts, stop: &CancellationToken) {
         let Some(inner) = self.0.clone() else { return };
-        let Parts { node, store, dispatch, asking, metrics, database, tls } = parts;
-        tokio::spawn(link::keep(inner.clone(), (database.config, tls), node.id.clone(), stop.child_token()));
+        let Parts { node, store, dispatch, asking, metrics, database, tls, session } = parts;
+        tokio::spawn(link::keep(inner.clone(), (database.config, tls), (node.id.clone(), session), stop.child_token()));
         let hands =
             hands::Hands { store: store.clone(), dispatch: dispatch.clone(), asking, recent: Recent::default() };
         tokio::spawn(hands.run(inner.clone(), stop.child_token()));

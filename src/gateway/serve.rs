@@ -198,10 +198,11 @@ pub async fn serve(
     }
     let timer_task = tokio::spawn(dispatch.clone().run(Service::from_environment(), time.clone(), stop.child_token()));
     let asking = mending::Asking::start(store.clone(), wire.clone(), neighbours.clone());
-    if let (Some(node), Some(database)) = (node, config.postgres()?) {
+    if let (Some(node), Some(database)) = (node, config.notices()?) {
         let (tls, metrics) = (tls(&database)?, push.metrics.clone());
+        let session = config.store.notices_url.is_some() || store.keeps_sessions();
         let (store, dispatch, asking) = (store.clone(), dispatch.clone(), asking.clone());
-        neighbours.start(Parts { node, store, dispatch, asking, metrics, database, tls }, &wire_stop);
+        neighbours.start(Parts { node, store, dispatch, asking, metrics, database, tls, session }, &wire_stop);
     }
     let (leaving, drain) = (store.clone(), Drain::default());
     let state_of_api = api::State {

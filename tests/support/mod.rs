@@ -278,6 +278,47 @@ pub struct Postgres {
     pub url: String,
 }
 
+/// A pgbouncer before a [`Postgres`]: the one on the path, or the one that `PGBOUNCER` names.
+pub struct Pgbouncer {
+    _process: Process,
+    pub url: String,
+}
+
+impl Pgbouncer {
+    fn program() -> String {
+        std::env::var("PGBOUNCER").unwrap_or_else(|_| "pgbouncer".to_owned())
+    }
+
+    /// Major and minor version; `None` where it is not installed.
+    pub fn version() -> Option<(u32, u32)> {
+        let said = Command::new(Self::program()).arg("--version").env("PATH", all_paths()).output().ok()?;
+        let text = String::from_utf8(said.stdout).ok()?;
+        let mut numbers = text.lines().next()?.trim_start_matches("PgBouncer ").split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// With these lines in its configuration.
+    pub fn start(dir: &Path, postgres: &Postgres, lines: &str) -> Self {
+        let port = free_port();
+        let file = dir.join(format!("pgbouncer-{port}.ini"));
+        let text = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={} dbname=postgres user=impush\n[pgbouncer]\nauth_type = any\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n{lines}\n",
+            postgres.port
+        );
+        std::fs::write(&file, text).expect("written");
+        // It refuses to run as root, as PostgreSQL does.
+        let root = rustix::process::geteuid().is_root();
+        let mut command = Command::new(if root { "setpriv" } else { "env" });
+        if root {
+            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]);
+        }
+        let mut process = Process::start(command.arg(Self::program()).arg(&file).env("PATH", all_paths()), true);
+        process.wait_for("its listener", |line| line.contains("process up").then_some(()));
+        Self { _process: process, url: format!("postgres://impush@127.0.0.1:{port}/postgres?sslmode=disable") }
+    }
+}
+
 impl Postgres {
     /// `None` where it is not installed.
     pub fn start(dir: &Path) -> Option<Self> {

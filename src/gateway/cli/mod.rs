@@ -275,7 +275,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             let start = Start { announce, levels: logs::init(&config.log, program), source: Box::new(source) };
             let result = runtime.block_on(async {
                 let (reloads, stops) = (terminal::asked_to_reload()?, terminal::asked_to_stop()?);
-                Ok(serve(config, start, reloads, stops).await?)
+                Ok(Box::pin(serve(config, start, reloads, stops)).await?)
             });
             logs::finish();
             result

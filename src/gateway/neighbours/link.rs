@@ -38,11 +38,12 @@ impl Drop for Link {
     }
 }
 
-/// Until `stop`.
+/// Until `stop`. Without a `session` of its own the connection tells, and hears nothing: a LISTEN would stay on a connection
+/// that others are given.
 pub(super) async fn keep(
     inner: Arc<Inner>,
     (mut config, tls): (Config, MakeRustlsConnect),
-    node: Arc<str>,
+    (node, session): (Arc<str>, bool),
     stop: CancellationToken,
 ) {
     // What the operator sees in pg_stat_activity.
@@ -51,15 +52,19 @@ pub(super) async fn keep(
     let work = async {
         let mut pause = PAUSE;
         let mut deaf = false;
+        if !session {
+            tell_deaf(&mut deaf);
+        }
         loop {
             *locked(&inner.beat) = None;
-            match timeout(ANSWER * 2, open(&inner, &config, &tls, &node)).await {
+            let channels = session.then(|| [channel(&node), channel(ALL)]);
+            match timeout(ANSWER * 2, open(&inner, &config, &tls, channels)).await {
                 Ok(Ok(link)) => {
                     // What was said while nobody listened.
                     locked(&inner.heard).look = true;
                     inner.hears.notify_one();
-                    let heard = serve(&inner, link, &mut deaf).await;
-                    pause = if heard { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                    let heard = serve(&inner, link, session, &mut deaf).await;
+                    pause = if heard || !session { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
                 }
                 Ok(Err(error)) => debug!(event = "node.link_failed", %error, "no connection for notices"),
                 Err(_) => debug!(event = "node.link_failed", error = "no answer in time", "no connection for notices"),
@@ -78,12 +83,14 @@ async fn open(
     inner: &Arc<Inner>,
     config: &Config,
     tls: &MakeRustlsConnect,
-    node: &str,
+    channels: Option<[String; 2]>,
 ) -> Result<Link, tokio_postgres::Error> {
     let (client, connection) = config.connect(tls.clone()).await?;
     let link = Link { client, reads: tokio::spawn(read(connection, inner.clone())) };
-    // Names are hexadecimal; a channel cannot be a parameter.
-    link.client.batch_execute(&format!("LISTEN {}; LISTEN {}", channel(node), channel(ALL))).await?;
+    if let Some([own, all]) = channels {
+        // Names are hexadecimal; a channel cannot be a parameter.
+        link.client.batch_execute(&format!("LISTEN {own}; LISTEN {all}")).await?;
+    }
     Ok(link)
 }
 
@@ -100,7 +107,7 @@ async fn read(mut connection: Connection, inner: Arc<Inner>) {
 }
 
 /// To the connection's end. Returns whether it ever brought anything.
-async fn serve(inner: &Inner, mut link: Link, deaf: &mut bool) -> bool {
+async fn serve(inner: &Inner, mut link: Link, session: bool, deaf: &mut bool) -> bool {
     let (began, mut looks) = (Instant::now(), tokio::time::interval(LOOK));
     let mut heard = false;
     loop {
@@ -112,7 +119,7 @@ async fn serve(inner: &Inner, mut link: Link, deaf: &mut bool) -> bool {
                     return heard;
                 }
             }
-            _ = looks.tick() => {
+            _ = looks.tick(), if session => {
                 let last = *locked(&inner.beat);
                 let listens = last.is_some_and(|last| last.elapsed() < HEARS);
                 heard |= listens;
@@ -121,13 +128,20 @@ async fn serve(inner: &Inner, mut link: Link, deaf: &mut bool) -> bool {
                     info!(event = "node.hears", "notices of other gateways come at once again");
                 }
                 if !listens && last.unwrap_or(began).elapsed() >= HEARS {
-                    if !std::mem::replace(deaf, true) {
-                        warn!(event = "node.deaf", "notices of other gateways do not come; the database is looked through twice a second instead. A pooler in transaction mode keeps no LISTEN");
-                    }
+                    tell_deaf(deaf);
                     return heard;
                 }
             }
         }
+    }
+}
+
+fn tell_deaf(deaf: &mut bool) {
+    if !std::mem::replace(deaf, true) {
+        warn!(
+            event = "node.deaf",
+            "notices of other gateways do not come; the database is looked through twice a second instead. A pooler in transaction mode keeps no LISTEN: set store.notices_url"
+        );
     }
 }
 

@@ -26,6 +26,7 @@ mod orders;
 mod own;
 mod pairs;
 mod pending;
+mod pooler;
 mod presence;
 mod probe;
 mod queue;
@@ -68,6 +69,7 @@ use super::database::in_full;
 use crate::protocol::Address;
 use health::Health;
 use known::Known;
+use pooler::Session;
 use queue::{Entrance, queue};
 use room::Room;
 use sql::Transaction;
@@ -146,6 +148,7 @@ pub struct Store {
     node: Arc<str>,
     /// Other gateways use it too.
     shared: bool,
+    session: Session,
     room: Room,
     probe: probe::Probe,
 }
@@ -158,7 +161,7 @@ impl Store {
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
         let (jobs, queue) = queue();
         thread::sqlite(path, Health::default(), queue)?;
-        Ok(Self::over(jobs, vault, path.parent()))
+        Ok(Self::over(jobs, vault, path.parent(), Session::Kept))
     }
 
     /// Connects to a PostgreSQL that other gateways may use too, once it is there; `waiting` hears each time that it is
@@ -176,7 +179,7 @@ impl Store {
         loop {
             let (jobs, queue) = queue();
             match thread::postgres(config.clone(), tls.clone(), connections, Health::default(), queue).await {
-                Ok(()) => return Ok(Self::over(jobs, vault, None)),
+                Ok(session) => return Ok(Self::over(jobs, vault, None, session)),
                 Err(error) if error.is_away() => waiting(&error),
                 Err(error) => return Err(error),
             }
@@ -185,11 +188,16 @@ impl Store {
     }
 
     /// `directory` is where the file is, if it is one.
-    fn over(jobs: Entrance, vault: Vault, directory: Option<&Path>) -> Self {
+    fn over(jobs: Entrance, vault: Vault, directory: Option<&Path>, session: Session) -> Self {
         let (vault, shared) = (Arc::new(vault), directory.is_none());
         let probe = probe::Probe::new(directory);
         let known = Known::new(vault.clone());
-        Self { jobs, known, node: Arc::default(), vault, shared, room: Room::default(), probe }
+        Self { jobs, known, node: Arc::default(), vault, shared, session, room: Room::default(), probe }
+    }
+
+    /// Whether what a connection to it listens to is heard on that connection.
+    pub fn keeps_sessions(&self) -> bool {
+        self.session == Session::Kept
     }
 
     /// Whether other gateways put work into it too.

@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpoints;
 use super::health::Health;
+use super::pooler::{self, Session};
 use super::queue::Queue;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::turns::{Group, SLICE};
@@ -78,22 +79,27 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), St
 struct Server {
     config: Config,
     tls: MakeRustlsConnect,
+    session: Session,
 }
 
-/// Connects to PostgreSQL, grows the schema and starts a thread for each connection.
+/// Looks at what stands before PostgreSQL, connects, grows the schema and starts a thread for each connection.
 pub(super) async fn postgres(
     config: Config,
     tls: MakeRustlsConnect,
     connections: usize,
     health: Health,
     queue: Queue,
-) -> Result<(), StoreError> {
-    let server = Server { config, tls };
+) -> Result<Session, StoreError> {
+    let mut server = Server { config, tls, session: Session::Kept };
+    let (looked, answer) = oneshot::channel();
+    let looking = server.clone();
+    // The client has a runtime of its own, which cannot be started inside another.
+    spawn(move || drop(looked.send(looking.look())))?;
+    server.session = answer.await.map_err(|_| StoreError::Closed)??;
     let queue = Arc::new(Mutex::new(queue));
     for _ in 0..connections.max(1) {
         let (server, health, queue) = (server.clone(), health.clone(), queue.clone());
         let (opened, answer) = oneshot::channel();
-        // The client has a runtime of its own, which cannot be started inside another.
         spawn(move || {
             let connected = server.connect().and_then(|mut client| {
                 grow_postgres(&mut client)?;
@@ -109,14 +115,23 @@ pub(super) async fn postgres(
         })?;
         answer.await.map_err(|_| StoreError::Closed)??;
     }
-    Ok(())
+    Ok(server.session)
 }
 
 impl Server {
+    fn look(&self) -> Result<Session, StoreError> {
+        let mut one = self.config.connect(self.tls.clone())?;
+        // Where there is no room for a second one there is none to mix the first up with.
+        let Ok(mut other) = self.config.connect(self.tls.clone()) else { return Ok(Session::Kept) };
+        pooler::look(&mut one, &mut other)
+    }
+
     fn connect(&self) -> Result<Client, StoreError> {
         let mut client = self.config.connect(self.tls.clone())?;
-        // Not among the connection's options: poolers refuse those.
-        if !self.config.get_options().is_some_and(|options| options.contains("statement_timeout")) {
+        // Not among the connection's options: poolers refuse those. One in transaction mode would give it to others.
+        if self.session == Session::Kept
+            && !self.config.get_options().is_some_and(|options| options.contains("statement_timeout"))
+        {
             client.batch_execute(DEADLINE)?;
         }
         Ok(client)

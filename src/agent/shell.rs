@@ -23,6 +23,7 @@ use crate::names::Names;
 use crate::protocol::{Leg, SESSION_EXPIRY_S, State as Announced};
 use crate::session::{
     Action, Broker, Dial, Event, Goodbye, LinkStanding, Now, Packet, RequestId, Server, Session, Sight, Write,
+    user_name,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -202,7 +203,7 @@ impl Shell {
         let run = Box::pin(async move {
             let options = |ordinal| ConnectOptions {
                 client_id: dial.address.client_id(),
-                user_name: dial.address.user_name(),
+                user_name: user_name(&dial.address, &dial.password),
                 password: dial.password.clone(),
                 keep_alive_s: dial.keep_alive_s,
                 session_expiry_s: SESSION_EXPIRY_S,

@@ -12,7 +12,7 @@ use crate::keepalive::{Cause, Failure, Moment, ProbeOutcome};
 use crate::mqtt::{Asked, ConnectOptions, Connection, Incoming, Route, Stream, establish};
 use crate::protocol::{Address, Down, Leg, PROBE_SUFFIX, Topics, Up, decode_down};
 use crate::secret::Secret;
-use crate::session::{Side, SideKind, SideOutcome};
+use crate::session::{Side, SideKind, SideOutcome, user_name};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ async fn connected(way: &Way, options: &ConnectOptions, topic: Option<&str>) -> 
 fn options(client_id: String, address: &Address, password: Secret, idle: Duration) -> ConnectOptions {
     ConnectOptions {
         client_id,
-        user_name: address.user_name(),
+        user_name: user_name(address, &password),
         password,
         // The server must not cut it while it idles on purpose.
         keep_alive_s: u16::try_from(idle.as_secs().saturating_add(60)).unwrap_or(u16::MAX),

@@ -76,6 +76,9 @@ pub struct Broker {
     /// The broker publishes its clients' ends under `$SYS/brokers`, as EMQX and RMQTT do, and lets the
     /// gateway's account hear of them.
     pub client_events: bool,
+    /// The broker is a mosquitto that keeps logins in its dynamic security plugin, where the gateway's account may change
+    /// them: `impush-gateway broker-config mosquitto` writes both sides.
+    pub dynamic_security: bool,
     /// With it a broker may ask from another machine who may enter, as `Authorization: Bearer <it>` or as the query
     /// `?secret=<it>`; without it only one on this machine is answered. At least 16 characters.
     pub ask_secret: Option<Secret>,
@@ -107,6 +110,7 @@ impl Default for Broker {
             ca_file: None,
             shared_subscriptions: true,
             client_events: false,
+            dynamic_security: false,
             ask_secret: None,
             listen: SocketAddr::from(([0, 0, 0, 0], 8883)),
             proxy_from: Vec::new(),
@@ -286,6 +290,12 @@ impl Config {
         if self.broker.client_events && self.broker.url.is_none() {
             return Err(bad(
                 "broker.client_events is for a broker at broker.url; the gateway's own endpoint needs none".into(),
+            ));
+        }
+        if self.broker.dynamic_security && self.broker.url.is_none() {
+            return Err(bad(
+                "broker.dynamic_security is for a mosquitto at broker.url; the gateway's own endpoint needs none"
+                    .into(),
             ));
         }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {

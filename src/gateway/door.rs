@@ -61,7 +61,9 @@ impl Door {
         let own = client.app == client_part(&claims.app)
             && client.user == client_part(&claims.sub)
             && claims.device.as_ref().is_none_or(|device| client.device == client_part(device))
-            && user == Some(user_name(&claims.app, &claims.sub).as_str());
+            && user.is_some_and(|user| {
+                user == user_name(&claims.app, &claims.sub) || claims.username.as_deref() == Some(user)
+            });
         if !own {
             return Err(Refused::NotItsOwn);
         }

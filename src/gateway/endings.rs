@@ -23,6 +23,7 @@ impl Dispatch {
         let kicked = self.store.kick(app, user, device, code, self.rules(), now_ms()).await?;
         let devices = kicked.iter().filter(|kick| kick.known).map(|kick| kick.address.device.clone()).collect();
         self.tell_kicked(kicked);
+        self.wire.logins_ended();
         Ok(devices)
     }
 
@@ -35,6 +36,7 @@ impl Dispatch {
             return Ok(false);
         };
         self.tell_kicked(kicked);
+        self.wire.logins_ended();
         Ok(true)
     }
 

@@ -5,9 +5,9 @@ use super::attempts::Attempts;
 use super::clock::now_ms;
 use super::config::Broker;
 use super::error::ServeError;
+use super::issuing::Issuer;
 use super::metrics::Metrics;
 use super::store::{Enrolling, LetIn, Store, StoreError};
-use super::tokens::{TokenError, Tokens};
 use crate::mqtt::Endpoint;
 use crate::protocol::{Address, EnrolAnswer, EnrolRefusal};
 use ring::digest::{SHA256, digest};
@@ -24,11 +24,9 @@ pub const LONGEST_CA: usize = 32 * 1024;
 #[derive(Clone)]
 pub struct Enrolment {
     pub store: Store,
-    pub tokens: Tokens,
+    pub issuer: Issuer,
     pub attempts: Attempts,
     pub metrics: Metrics,
-    /// Seconds a token lives.
-    pub life_s: u64,
     pub serving: Serving,
 }
 
@@ -118,7 +116,10 @@ impl Enrolment {
             error.tell("a device could not enrol");
             Err(EnrolRefusal::Unavailable)
         });
-        let answer = answer.and_then(|let_in| self.answered(&app, &device, let_in));
+        let answer = match answer {
+            Ok(let_in) => self.answered(&app, &device, let_in).await,
+            Err(refused) => Err(refused),
+        };
         let from = from.map(|ip| ip.to_string());
         match answer {
             Ok((answer, LetIn { user, code, again, .. })) => {
@@ -150,12 +151,9 @@ impl Enrolment {
     }
 
     /// Whoever is refused here comes again with the same code, and takes no second use of it.
-    fn answered(&self, app: &str, device: &str, let_in: LetIn) -> Result<(EnrolAnswer, LetIn), EnrolRefusal> {
-        let times = (now_ms() / 1000, self.life_s);
-        let token = self.tokens.issue_user(app, &let_in.user, Some(device), let_in.issue, times);
-        let token = token.map_err(|error| match error {
-            TokenError::NoKey | TokenError::Expired | TokenError::Invalid(_) => EnrolRefusal::Unavailable,
-        })?;
+    async fn answered(&self, app: &str, device: &str, let_in: LetIn) -> Result<(EnrolAnswer, LetIn), EnrolRefusal> {
+        let token = self.issuer.issue(app, &let_in.user, Some(device), let_in.issue).await;
+        let token = token.map_err(|_| EnrolRefusal::Unavailable)?;
         let ca = let_in.ca.clone().or_else(|| self.serving.ca.clone());
         let answer =
             EnrolAnswer::Enrolled { user: let_in.user.clone(), token, ca, prefix: self.serving.prefix.clone() };

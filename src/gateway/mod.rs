@@ -10,6 +10,7 @@
 //!
 //! What is decided is decided in [`crate::delivery`], as plain values; `dispatch`, `wire` and `api` carry it out.
 
+mod accounts;
 mod alarm;
 mod api;
 mod attempts;
@@ -28,6 +29,7 @@ mod enrolment;
 mod error;
 mod events;
 mod held;
+mod issuing;
 mod keyring;
 mod mending;
 mod metrics;
@@ -38,6 +40,7 @@ mod overdue;
 mod password;
 mod proof;
 mod push;
+mod recipes;
 mod reload;
 mod renewal;
 mod secrets;

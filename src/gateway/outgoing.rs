@@ -1,6 +1,7 @@
 //! Messages on their way to devices: to a connection of this process, or through the bounded queue between those who
 //! decide and the connection to a broker.
 
+use super::accounts::Accounts;
 use super::devices::{End, Given, Holder, Table};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Down, KickCode};
@@ -77,8 +78,8 @@ pub enum NotHanded {
 /// Where devices are.
 #[derive(Clone)]
 enum Way {
-    /// Behind a broker.
-    Broker(mpsc::Sender<Outgoing>),
+    /// Behind a broker, which may keep an account for each login.
+    Broker(mpsc::Sender<Outgoing>, Accounts),
     /// On connections of this process.
     Own(Table),
 }
@@ -109,10 +110,18 @@ impl Wire {
     }
 
     /// Cuts a device off whose login has ended, after what it was told before. A broker that others run lets nobody but
-    /// its operator do that.
+    /// its operator do that, unless it keeps accounts for the gateway.
     pub fn end(&self, address: &Address, code: KickCode) {
-        if let Way::Own(table) = &self.way {
-            table.end_login(&address.client_id(), code);
+        match &self.way {
+            Way::Own(table) => table.end_login(&address.client_id(), code),
+            Way::Broker(_, accounts) => accounts.ended(),
+        }
+    }
+
+    /// Logins have ended, also of devices that nobody has heard of.
+    pub fn logins_ended(&self) {
+        if let Way::Broker(_, accounts) = &self.way {
+            accounts.ended();
         }
     }
 
@@ -123,7 +132,7 @@ impl Wire {
                 let (link, end) = table.link(address);
                 (link.map_or(Holder::Elsewhere { gateway }, Holder::Here), end)
             }
-            Way::Broker(_) => (Holder::Broker, None),
+            Way::Broker(..) => (Holder::Broker, None),
         }
     }
 
@@ -138,7 +147,7 @@ impl Wire {
     pub fn table(&self) -> Option<&Table> {
         match &self.way {
             Way::Own(table) => Some(table),
-            Way::Broker(_) => None,
+            Way::Broker(..) => None,
         }
     }
 
@@ -158,7 +167,7 @@ impl Wire {
                     Ok(())
                 }
             }),
-            Way::Broker(queue) => {
+            Way::Broker(queue, _) => {
                 let (done, handed) = oneshot::channel();
                 let full = match queue.try_send(Outgoing { address, word, done }) {
                     Ok(()) => None,
@@ -180,7 +189,7 @@ impl Wire {
 }
 
 /// A handle and the queue it feeds.
-pub(super) fn outgoing() -> (Wire, mpsc::Receiver<Outgoing>) {
+pub(super) fn outgoing(accounts: Accounts) -> (Wire, mpsc::Receiver<Outgoing>) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    (Wire { way: Way::Broker(sender), state: watch::Sender::new(None) }, queue)
+    (Wire { way: Way::Broker(sender, accounts), state: watch::Sender::new(None) }, queue)
 }

@@ -1,9 +1,8 @@
 //! New tokens for devices whose old one comes to its end: asked for over the device's own connection.
 
-use super::clock::now_ms;
+use super::issuing::Issuer;
 use super::overdue::Overdue;
 use super::store::{Store, StoreError};
-use super::tokens::Tokens;
 use crate::protocol::{Address, Down};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::num::NonZeroU32;
@@ -19,16 +18,15 @@ const REMEMBERED: usize = 10_000;
 /// Who may have a new token, and how long it lives. Clones share the limit.
 #[derive(Clone)]
 pub(super) struct Renewal {
-    tokens: Tokens,
-    life_s: u64,
+    issuer: Issuer,
     limit: Arc<DefaultKeyedRateLimiter<Address>>,
     overdue: Overdue,
 }
 
 impl Renewal {
-    pub fn new(tokens: Tokens, life_s: u64, overdue: Overdue) -> Self {
+    pub fn new(issuer: Issuer, overdue: Overdue) -> Self {
         let quota = Quota::with_period(PAUSE).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
-        Self { tokens, life_s, limit: Arc::new(RateLimiter::keyed(quota)), overdue }
+        Self { issuer, limit: Arc::new(RateLimiter::keyed(quota)), overdue }
     }
 
     /// Its token's life is over, and nothing but a new one is this device's.
@@ -52,8 +50,7 @@ impl Renewal {
             warn!(event = "login.not_renewed", device = %address, "a device whose login has ended asks for a new token");
             return Ok(None);
         };
-        let now_s = now_ms() / 1000;
-        match self.tokens.issue_user(&address.app, &address.user, Some(&address.device), issue, (now_s, self.life_s)) {
+        match self.issuer.issue(&address.app, &address.user, Some(&address.device), issue).await {
             Ok(token) => {
                 self.overdue.clear(&address.client_id());
                 info!(event = "login.renewed", device = %address, token = token.fingerprint(), "a login's token was renewed");

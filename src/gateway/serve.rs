@@ -1,5 +1,6 @@
 //! The gateway process: opens everything, serves, and closes in the other order.
 
+use super::accounts::Accounts;
 use super::api;
 use super::attempts::Attempts;
 use super::broker::External;
@@ -11,6 +12,7 @@ use super::door::Door;
 use super::drain::Drain;
 use super::enrolment::{Enrolment, Serving};
 use super::error::ServeError;
+use super::issuing::Issuer;
 use super::mending;
 use super::metrics::Metrics;
 use super::neighbours::{Neighbours, Parts};
@@ -89,7 +91,7 @@ pub async fn serve(
     }
     let admin_file = state.join("admin.secret");
     let Secrets { keys, admin, receipts, tickets } = Secrets::read(&store, &admin_file).await?;
-    let tokens = Tokens::new(keys, topics.clone());
+    let tokens = Tokens::new(keys, topics.clone()).named_by_login(config.broker.dynamic_security);
     // For the command line on this machine; the file's mode keeps others out.
     crate::store::write_atomically(&admin_file, admin.expose().as_bytes())
         .map_err(|source| ServeError::Write { path: admin_file.clone(), source })?;
@@ -113,11 +115,18 @@ pub async fn serve(
 
     let broker = url.as_ref().map(ToString::to_string).unwrap_or_default();
     let table = Table::default();
+    let (accounts, desk) = match config.broker.dynamic_security {
+        true => {
+            let (accounts, desk) = Accounts::kept(topics.clone(), store.clone());
+            (accounts, Some(desk))
+        }
+        false => (Accounts::default(), None),
+    };
     let (wire, driver) = match url {
         Some(endpoint) => {
-            let (wire, queue) = outgoing();
+            let (wire, queue) = outgoing(accounts.clone());
             let access = External::new(&config.broker, endpoint)?.access();
-            (wire.clone(), Some(Driver::new(wire, queue, access, topics)))
+            (wire.clone(), Some(Driver::new((wire, queue), access, topics, desk)))
         }
         None => (Wire::own(table.clone()), None),
     };
@@ -134,7 +143,8 @@ pub async fn serve(
         rules: rules.clone(),
         reports: Reports::start(http.clone()),
     };
-    let renewal = Renewal::new(tokens.clone(), config.api.user_token_s, overdue);
+    let issuer = Issuer { tokens: tokens.clone(), accounts: accounts.clone(), life_s: config.api.user_token_s };
+    let renewal = Renewal::new(issuer.clone(), overdue);
     let dispatch = Dispatch::new(
         store.clone(),
         (wire.clone(), neighbours.clone()),
@@ -149,14 +159,14 @@ pub async fn serve(
     if store.is_shared() {
         tokio::spawn(follow_keys(store.clone(), tokens.clone(), stop.child_token()));
     }
+    tokio::spawn(accounts.run(stop.child_token()));
     let wire_stop = CancellationToken::new();
     let attempts = Attempts::default();
     let mut enrolment = Enrolment {
         store: store.clone(),
-        tokens: tokens.clone(),
+        issuer,
         attempts: attempts.clone(),
         metrics: push.metrics.clone(),
-        life_s: config.api.user_token_s,
         serving: Serving::new(&config.broker, config.broker.url.as_ref().and(config.broker.ca_file.clone()))?,
     };
     let devices = match driver {
@@ -222,6 +232,7 @@ pub async fn serve(
         attempts,
         enrolment,
         broker_secret: config.broker.ask_secret.clone(),
+        broker_account: config.broker.user.clone().zip(config.broker.password.clone()),
         user_token_s: config.api.user_token_s,
     };
     let (known, telling) = (state_of_api.store.clone(), state_of_api.dispatch.clone());

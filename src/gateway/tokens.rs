@@ -1,11 +1,11 @@
 //! The tokens the gateway issues: JWTs (RFC 7519) signed with HS256, for users and for app servers.
 //!
-//! A user token is also the device's MQTT password. Its `acl` claim is what EMQX reads, so that an
-//! external broker can enforce the same topics the gateway's own endpoint does.
+//! A user token is also the device's MQTT password. Its `username`, `clientid` and `acl` claims are what EMQX checks, so
+//! that an external broker can enforce the same names and topics the gateway's own endpoint does.
 
 use super::keyring::{FIRST, Keyring};
 use super::store::{Issue, LoginClaim};
-use crate::protocol::{Address, Leg, Topics};
+use crate::protocol::{Address, Leg, Topics, user_name};
 use crate::secret::{Secret, random_hex};
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
@@ -58,6 +58,12 @@ pub struct Claims {
     /// Generation of the user's logins: what ends them all raises it.
     #[serde(default, rename = "gen")]
     pub generation: u64,
+    /// The MQTT user name that its device enters with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The MQTT client id of its device, where it is bound to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clientid: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Json>,
 }
@@ -112,6 +118,8 @@ pub struct Tokens {
     keys: Arc<RwLock<Keys>>,
     validation: Validation,
     topics: Topics,
+    /// Each login has a user name of its own.
+    by_login: bool,
 }
 
 impl Tokens {
@@ -124,7 +132,13 @@ impl Tokens {
         validation.validate_exp = false;
         validation.required_spec_claims = ["exp".to_owned()].into();
         let keys = keys.map_or_else(|| Keys::Unreadable(Secret::new(random_hex::<32>())), Keys::Ring);
-        Self { keys: Arc::new(RwLock::new(keys)), validation, topics }
+        Self { keys: Arc::new(RwLock::new(keys)), validation, topics, by_login: false }
+    }
+
+    /// Each login enters under a user name of its own, for a broker that keeps an account for each.
+    #[must_use]
+    pub fn named_by_login(self, by_login: bool) -> Self {
+        Self { by_login, ..self }
     }
 
     /// Others than before; tokens of keys that are not among them are taken no more.
@@ -152,6 +166,8 @@ impl Tokens {
             renew_after: None,
             life: None,
             generation: 0,
+            username: None,
+            clientid: None,
             acl: None,
         })
     }
@@ -168,12 +184,17 @@ impl Tokens {
         issue: Issue,
         (now_s, life_s): (u64, u64),
     ) -> Result<Secret, TokenError> {
+        let login = random_hex::<8>();
+        let name = user_name(app, user);
+        let device_of = |device| Address::new(app, user, device).map_err(|e| TokenError::Invalid(e.to_string()));
         self.sign(&Claims {
+            username: Some(if self.by_login { format!("{name}/{login}") } else { name }),
+            clientid: device.map(device_of).transpose()?.map(|address| address.client_id()),
             scope: Scope::User,
             app: app.to_owned(),
             sub: user.to_owned(),
             device: device.map(str::to_owned),
-            login: random_hex::<8>(),
+            login,
             exp: now_s + life_s + GRACE_S,
             // What was ended in this second was issued before.
             iat: Some(now_s.max(issue.after_s + 1)),

@@ -1,5 +1,6 @@
 //! The gateway's own MQTT connection: what devices say comes in, what they are told goes out.
 
+use super::accounts::{ANSWERS, Desk};
 use super::broker::Access;
 use super::dispatch::Dispatch;
 use super::events;
@@ -28,11 +29,18 @@ pub struct Driver {
     started: Instant,
     /// For what the workers answer.
     wire: Wire,
+    /// Where the broker keeps an account for each login.
+    accounts: Option<Desk>,
 }
 
 impl Driver {
-    pub fn new(wire: Wire, queue: mpsc::Receiver<Outgoing>, access: Access, topics: Topics) -> Self {
-        Self { queue, access, topics, started: Instant::now(), wire }
+    pub fn new(
+        (wire, queue): (Wire, mpsc::Receiver<Outgoing>),
+        access: Access,
+        topics: Topics,
+        accounts: Option<Desk>,
+    ) -> Self {
+        Self { queue, access, topics, started: Instant::now(), wire, accounts }
     }
 
     /// Connects and serves until `stop`.
@@ -69,6 +77,7 @@ impl Driver {
                 () = &mut end => return,
                 () = stop.cancelled() => return,
                 Some(outgoing) = self.queue.recv() => { let _ = outgoing.done.send(Err(NotHanded::Away)); }
+                asked = Desk::next(&mut self.accounts) => drop(asked),
             }
         }
     }
@@ -87,6 +96,9 @@ impl Driver {
         info!(event = "broker.up", broker = %self.access.endpoint, "connected to the broker");
         if self.wire.set_up(true) {
             dispatch.on_broker_up();
+        }
+        if let Some(desk) = &mut self.accounts {
+            desk.on_connected();
         }
         let mut link = Link::new(self.started.elapsed(), HEARTBEAT, Duration::ZERO);
         // Messages the broker has not answered for.
@@ -114,6 +126,12 @@ impl Driver {
                         }
                         connection.send_queued().await
                     }
+                    Ok(Incoming::Publish { topic, payload, packet_id }) if topic == ANSWERS => {
+                        if let Some(desk) = &mut self.accounts {
+                            desk.on_answer(&payload);
+                        }
+                        acknowledge(&mut connection, packet_id).await
+                    }
                     Ok(incoming) => self.on_incoming(incoming, &mut connection, &mut link, (&workers, dispatch)).await,
                     Err(error) => Err(error),
                 },
@@ -135,6 +153,19 @@ impl Driver {
                     let _ = outgoing.done.send(done);
                     result
                 }
+                asked = Desk::next(&mut self.accounts) => match &mut self.accounts {
+                    Some(desk) => {
+                        let (topic, payload) = desk.ask(asked);
+                        let written = connection.publish(topic, payload, false).await;
+                        link.on_written(self.started.elapsed());
+                        match written {
+                            // Whoever asked finds out by itself.
+                            Err(error) if !matches!(error.cause, Cause::PacketTooLarge | Cause::QuotaExceeded) => Err(error),
+                            _ => Ok(()),
+                        }
+                    }
+                    None => Ok(()),
+                },
                 () = tokio::time::sleep(pause) => match link.on_tick(self.started.elapsed()) {
                     LinkAction::Ping => {
                         link.on_ping_sent(self.started.elapsed());
@@ -166,6 +197,9 @@ impl Driver {
         let group = if self.access.shared { "$share/gateway/" } else { "" };
         for leg in [Leg::Up, Leg::State] {
             connection.subscribe(&format!("{group}{}", self.topics.everyone(leg))).await?;
+        }
+        if self.accounts.is_some() {
+            connection.subscribe(ANSWERS).await?;
         }
         let events = match self.access.events {
             true => Some(connection.subscribe(&format!("{group}{}", events::FILTER)).await?),

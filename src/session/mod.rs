@@ -52,6 +52,7 @@ pub use request::{Answer, Ask, Patience, Refusal, RequestId};
 pub use saved::{Ended, Login, Reports, Saved};
 pub use status::{CauseReport, NextAttempt, State, Status, Trusted, WakeLockReport};
 pub use timers::{Timer, Timers};
+pub use token::user_name;
 
 use crate::binding::Binding;
 use crate::channel::Choice;

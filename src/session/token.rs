@@ -1,11 +1,15 @@
 //! What a login's own token says of its life: the claims of a JWT (RFC 7519), read and not verified.
 
 use crate::ids::AppId;
+use crate::protocol::Address;
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+/// A user name that a token may ask for, in bytes.
+const LONGEST_NAME: usize = 1024;
 
 /// The claims of a JWT; `None` for any other password.
 pub(super) fn claims<T: DeserializeOwned>(password: &Secret) -> Option<T> {
@@ -20,6 +24,17 @@ pub(super) fn app(password: &Secret) -> Option<AppId> {
         app: AppId,
     }
     claims::<Issued>(password).map(|issued| issued.app)
+}
+
+/// The MQTT user name that a login enters with: the one that its token names, as for a broker that keeps an account for
+/// each login, or else the user's.
+pub fn user_name(address: &Address, password: &Secret) -> String {
+    #[derive(Deserialize)]
+    struct Issued {
+        username: String,
+    }
+    let named = claims::<Issued>(password).map(|issued| issued.username);
+    named.filter(|name| (1..=LONGEST_NAME).contains(&name.len())).unwrap_or_else(|| address.user_name())
 }
 
 /// The ends of a token's life, in seconds since the Unix epoch. Passwords that are no JWT have none.
@@ -68,6 +83,19 @@ mod tests {
 
     fn token(claims: &str) -> Secret {
         Secret::new(format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)))
+    }
+
+    #[test]
+    fn a_login_enters_under_the_name_that_its_token_says_or_its_users() {
+        let address = Address::new("o#a", "ann", "phone").expect("an address");
+        let entered = |password: Secret| user_name(&address, &password);
+        assert_eq!(entered(token(r#"{"username":"o%23a/ann/01"}"#)), "o%23a/ann/01");
+        let long = format!(r#"{{"username":"{}"}}"#, "a".repeat(LONGEST_NAME + 1));
+        for none in
+            [token("{}"), token(r#"{"username":""}"#), token(r#"{"username":7}"#), token(&long), Secret::new("p")]
+        {
+            assert_eq!(entered(none), "o%23a/ann");
+        }
     }
 
     #[test]

@@ -52,8 +52,7 @@ pub(super) async fn token(
             check_password(&state, &app, &username, password, &from).await?;
             let issue = state.store.issue(app.clone(), username.clone(), device_id.clone(), false).await?;
             let issue = issue.ok_or_else(|| ApiError::forbidden("this user may not log in"))?;
-            let times = (now_ms() / 1000, state.user_token_s);
-            let token = state.tokens.issue_user(&app, &username, device_id.as_deref(), issue, times);
+            let token = state.enrolment.issuer.issue(&app, &username, device_id.as_deref(), issue).await?;
             (token, state.user_token_s, Some(username))
         }
         Grant::ClientCredentials { client_id, client_secret } => {
@@ -64,10 +63,9 @@ pub(super) async fn token(
             };
             let scope = scope.ok_or_else(|| ApiError::unauthorized("the client id or secret is wrong"))?;
             state.attempts.right(&app, NOBODY, from.0);
-            (state.tokens.issue_app(&app, (scope, client), now_ms() / 1000, APP_TOKEN_S), APP_TOKEN_S, None)
+            (state.tokens.issue_app(&app, (scope, client), now_ms() / 1000, APP_TOKEN_S)?, APP_TOKEN_S, None)
         }
     };
-    let token = token?;
     Ok(Json(
         json!({ "access_token": token.expose(), "expires_in": life, "user": user.map(|u| json!({ "username": u })) }),
     ))

@@ -5,6 +5,7 @@
 mod asked;
 mod certificates;
 mod clients;
+mod emqx;
 mod enrolments;
 mod error;
 mod keys;
@@ -74,6 +75,8 @@ pub struct State {
     pub enrolment: Enrolment,
     /// What a broker on another machine shows.
     pub broker_secret: Option<Secret>,
+    /// The gateway's own account at a broker.
+    pub broker_account: Option<(String, Secret)>,
     pub user_token_s: u64,
 }
 
@@ -124,6 +127,7 @@ pub fn router(state: State) -> Router {
         .route("/{org}/{app}/certificates/{name}/test", post(certificates::test))
         .route("/receipts/{vendor}/{path}", post(receipts::receive).layer(DefaultBodyLimit::max(receipts::MAX_BODY)))
         .route("/broker/rabbitmq/{about}", post(rabbitmq::ask))
+        .route("/broker/emqx/{about}", post(emqx::ask))
         .route("/broker/rmqtt/{about}", post(rmqtt::ask))
         .route("/metrics", get(receipts::metrics))
         .route("/{org}/{app}/messages/users", post(messages::send))

@@ -8,7 +8,9 @@
 //! | a user (`user`) | what is the user's own: settings, templates, silences |
 
 use super::{ApiError, State, app_of};
+use crate::gateway::accounts::AccountError;
 use crate::gateway::clock::now_ms;
+use crate::gateway::issuing::IssueError;
 use crate::gateway::tokens::{Claims, Scope, TokenError, Tokens};
 use crate::input;
 use axum::extract::{FromRequestParts, Path};
@@ -147,6 +149,16 @@ fn bearer(parts: &Parts, tokens: &Tokens) -> Result<Claims, ApiError> {
         .strip_prefix("Bearer ")
         .ok_or_else(|| ApiError::unauthorized("the header `Authorization: Bearer <token>` is missing"))?;
     Ok(tokens.check(token.trim(), now_ms() / 1000)?)
+}
+
+impl From<IssueError> for ApiError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Token(error) => error.into(),
+            IssueError::Account(error @ AccountError::NoDevice) => Self::illegal(error.to_string()),
+            IssueError::Account(error) => Self::unavailable(error.to_string()),
+        }
+    }
 }
 
 impl From<TokenError> for ApiError {

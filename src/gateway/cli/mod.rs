@@ -1,6 +1,7 @@
 //! The `impush-gateway` command line: the server, and an operator's questions to it.
 
 mod authority;
+mod brokers;
 mod enrolments;
 mod programs;
 mod users;
@@ -82,6 +83,11 @@ enum Command {
     Authority {
         #[command(subcommand)]
         command: authority::AuthorityCommand,
+    },
+    /// How a broker of yours lets in this gateway's logins, and nobody else
+    BrokerConfig {
+        #[command(subcommand)]
+        command: brokers::BrokerCommand,
     },
     /// Push certificates: a vendor's credentials under the name devices bind to
     Certificate {
@@ -305,6 +311,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             }
             Ok(())
         }
+        Command::BrokerConfig { command } => brokers::execute(&config, command),
         command => runtime.block_on(ask(&config, command)),
     }
 }
@@ -374,7 +381,7 @@ async fn ask(config: &Config, command: Command) -> Result<(), CommandError> {
             }
             Ok(())
         }
-        Command::Serve { .. } | Command::Check { .. } | Command::NewSecretsKey => Ok(()),
+        Command::Serve { .. } | Command::Check { .. } | Command::NewSecretsKey | Command::BrokerConfig { .. } => Ok(()),
     }
 }
 

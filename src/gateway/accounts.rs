@@ -1,0 +1,396 @@
+//! Accounts of logins at a mosquitto, which asks nobody: its dynamic security plugin holds one for each login, and the
+//! gateway adds and removes them over its own connection.
+//!
+//! An account is named by its token (the claim `username`), its password is the token, and it is taken from one client id
+//! alone. Its description says whose login it is, so that the broker's own list is enough to find those that have ended,
+//! also after a gateway was away.
+//!
+//! Source of the commands: <https://mosquitto.org/documentation/dynamic-security/>. An account that is deleted is
+//! disconnected by the plugin at once.
+
+use super::clock::now_ms;
+use super::store::{LoginClaim, Store, StoreError};
+use super::tokens::Claims;
+use crate::protocol::{Address, Leg, Topics};
+use crate::secret::Secret;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+const CONTROL: &str = "$CONTROL/dynamic-security/v1";
+/// Where the plugin answers whoever asked.
+pub(super) const ANSWERS: &str = "$CONTROL/dynamic-security/v1/response";
+/// Commands that wait for the connection; a caller beyond that waits itself.
+const QUEUE: usize = 256;
+/// How long the broker may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How often all accounts are looked through, for those whose tokens are over.
+const EVERY: Duration = Duration::from_secs(3600);
+/// Accounts in one answer, which stays below 64 KiB.
+const PAGE: usize = 100;
+/// Of one device these many accounts stay besides those whose tokens live: a device that was away renews with an old one,
+/// and may miss the answer.
+const NEWEST: usize = 4;
+
+/// Why there is no account.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    #[error("the broker that keeps the logins is away; try again")]
+    Away,
+    #[error("the broker takes no logins from the gateway: {0}")]
+    Refused(String),
+    #[error("the broker takes a login of a named device only: give `device_id`")]
+    NoDevice,
+    #[error("the store does not work now; try again")]
+    Store,
+}
+
+/// Commands on their way to the broker, and the way back.
+#[derive(Debug)]
+pub(super) struct Asked {
+    commands: Vec<Json>,
+    answered: oneshot::Sender<Vec<Json>>,
+}
+
+struct Shared {
+    desk: mpsc::Sender<Asked>,
+    /// A login has ended, or the broker is back.
+    look: Notify,
+    topics: Topics,
+    store: Store,
+}
+
+/// Clones share the queue. Empty where the broker keeps no accounts.
+#[derive(Clone, Default)]
+pub struct Accounts(Option<Arc<Shared>>);
+
+/// The connection's end of the queue.
+pub(super) struct Desk {
+    queue: mpsc::Receiver<Asked>,
+    waiting: HashMap<String, oneshot::Sender<Vec<Json>>>,
+    asked: u64,
+    shared: Arc<Shared>,
+}
+
+impl Accounts {
+    pub(super) fn kept(topics: Topics, store: Store) -> (Self, Desk) {
+        let (desk, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared { desk, look: Notify::new(), topics, store });
+        (Self(Some(shared.clone())), Desk { queue, waiting: HashMap::new(), asked: 0, shared })
+    }
+
+    /// Lets a login in, before its device has the token.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn add(&self, claims: &Claims, token: &Secret) -> Result<(), AccountError> {
+        let Some(shared) = &self.0 else { return Ok(()) };
+        let (Some(noted), Some(login), Some(name)) = (Noted::of(claims), claims.login(), &claims.username) else {
+            return Err(AccountError::NoDevice);
+        };
+        let device = noted.device.clone();
+        // It stands in the list of logins from now on, since nobody says when it enters.
+        let ended = shared.store.login_ended(login, Some(device), now_ms()).await;
+        if ended.map_err(|_| AccountError::Store)?.is_some() {
+            return Err(AccountError::Refused("the login has ended meanwhile".to_owned()));
+        }
+        shared.ask(added(&noted, name, token, &shared.topics).ok_or(AccountError::NoDevice)?).await.map(drop)
+    }
+
+    /// Those of logins that have ended go.
+    pub fn ended(&self) {
+        if let Some(shared) = &self.0 {
+            shared.look.notify_one();
+        }
+    }
+
+    /// Looks after them until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let Some(shared) = self.0 else { return };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = shared.look.notified() => {}
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            match shared.sweep().await {
+                Ok(0) | Err(AccountError::Away) => {}
+                Ok(removed) => {
+                    info!(event = "accounts.removed", removed, "logins that have ended are out of the broker")
+                }
+                Err(error) => {
+                    warn!(event = "accounts.failed", %error, "accounts of logins that have ended could not be removed from the broker");
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn ask(&self, commands: Vec<Json>) -> Result<Vec<Json>, AccountError> {
+        let (answered, answer) = oneshot::channel();
+        let asking = async {
+            self.desk.send(Asked { commands, answered }).await.ok()?;
+            answer.await.ok()
+        };
+        let answers = tokio::time::timeout(ANSWER, asking).await.ok().flatten().ok_or(AccountError::Away)?;
+        match answers.iter().find_map(|answer| answer["error"].as_str()) {
+            Some(why) => Err(AccountError::Refused(why.to_owned())),
+            None => Ok(answers),
+        }
+    }
+
+    /// Removes the accounts of logins that have ended, and returns how many.
+    async fn sweep(&self) -> Result<usize, AccountError> {
+        let mut all = Vec::new();
+        let mut offset = 0;
+        loop {
+            let list = json!({"command": "listClients", "verbose": true, "count": PAGE, "offset": offset});
+            let answers = self.ask(vec![list]).await?;
+            let clients = answers.first().and_then(|answer| answer["data"]["clients"].as_array()).cloned();
+            let clients = clients.unwrap_or_default();
+            all.extend(clients.iter().filter_map(Listed::read));
+            offset += PAGE;
+            if clients.len() < PAGE {
+                break;
+            }
+        }
+        let now_s = now_ms() / 1000;
+        let mut out = superseded(&all, now_s);
+        for account in &all {
+            match self.store.login_ended(account.noted.claim(), Some(account.noted.device.clone()), now_ms()).await {
+                Ok(None) => {}
+                Ok(Some(_)) => out.push(account.name.clone()),
+                Err(StoreError::NoRow) => {}
+                Err(_) => return Err(AccountError::Store),
+            }
+        }
+        out.sort();
+        out.dedup();
+        for names in out.chunks(PAGE) {
+            let removed = names.iter().flat_map(|name| {
+                [
+                    json!({"command": "deleteClient", "username": name}),
+                    json!({"command": "deleteRole", "rolename": name}),
+                ]
+            });
+            match self.ask(removed.collect()).await {
+                // Another gateway was faster.
+                Ok(_) | Err(AccountError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(out.len())
+    }
+}
+
+impl Desk {
+    /// The next commands; for ever where nobody has any.
+    pub async fn next(desk: &mut Option<Self>) -> Asked {
+        match desk {
+            Some(desk) => match desk.queue.recv().await {
+                Some(asked) => asked,
+                None => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What is published for them, and where.
+    pub fn ask(&mut self, Asked { commands, answered }: Asked) -> (&'static str, Bytes) {
+        // Who has given up waiting goes here at last.
+        self.waiting.retain(|_, waits| !waits.is_closed());
+        self.asked += 1;
+        let id = self.asked.to_string();
+        let named = commands.into_iter().map(|mut command| {
+            command["correlationData"] = json!(id);
+            command
+        });
+        let payload = json!({ "commands": named.collect::<Vec<_>>() }).to_string();
+        self.waiting.insert(id, answered);
+        (CONTROL, payload.into())
+    }
+
+    pub fn on_answer(&mut self, payload: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<Json>(payload) else { return };
+        let answers = answer["responses"].as_array().cloned().unwrap_or_default();
+        let id = answers.first().and_then(|answer| answer["correlationData"].as_str());
+        if let Some(waits) = id.and_then(|id| self.waiting.remove(id)) {
+            // It may have given up.
+            drop(waits.send(answers));
+        }
+    }
+
+    /// There is another connection, which answers nothing that the last one was asked.
+    pub fn on_connected(&mut self) {
+        self.waiting.clear();
+        self.shared.look.notify_one();
+    }
+}
+
+/// Whose login an account is: its description.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Noted {
+    app: String,
+    user: String,
+    device: String,
+    login: String,
+    generation: u64,
+    issued_s: u64,
+    /// Until then its token lives.
+    life_s: u64,
+    /// Nobody takes the token after it.
+    end_s: u64,
+}
+
+impl Noted {
+    fn of(claims: &Claims) -> Option<Self> {
+        Some(Self {
+            app: claims.app.clone(),
+            user: claims.sub.clone(),
+            device: claims.device.clone()?,
+            login: claims.login.clone(),
+            generation: claims.generation,
+            issued_s: claims.iat.unwrap_or(0),
+            life_s: claims.life.unwrap_or(claims.exp),
+            end_s: claims.exp,
+        })
+    }
+
+    fn claim(&self) -> LoginClaim {
+        LoginClaim {
+            app: self.app.clone(),
+            user: self.user.clone(),
+            device: Some(self.device.clone()),
+            login: self.login.clone(),
+            generation: self.generation,
+            issued_s: self.issued_s,
+        }
+    }
+}
+
+/// An account as the broker lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
+    name: String,
+    noted: Noted,
+}
+
+impl Listed {
+    /// `None`: it is somebody else's.
+    fn read(client: &Json) -> Option<Self> {
+        let noted = serde_json::from_str(client["textdescription"].as_str()?).ok()?;
+        Some(Self { name: client["username"].as_str()?.to_owned(), noted })
+    }
+}
+
+/// The commands that make an account, with its topics; `None`: its ids are none.
+fn added(noted: &Noted, name: &str, token: &Secret, topics: &Topics) -> Option<Vec<Json>> {
+    let address = Address::new(&noted.app, &noted.user, &noted.device).ok()?;
+    let rule = |kind, leg| json!({"acltype": kind, "topic": topics.topic(&address, leg), "allow": true});
+    let rules = [
+        rule("publishClientSend", Leg::Up),
+        rule("publishClientSend", Leg::State),
+        rule("subscribeLiteral", Leg::Down),
+        rule("publishClientReceive", Leg::Down),
+    ];
+    Some(vec![
+        json!({"command": "createRole", "rolename": name, "acls": rules}),
+        json!({
+            "command": "createClient", "username": name, "password": token.expose(), "clientid": address.client_id(),
+            "textdescription": serde_json::to_string(noted).ok()?, "roles": [{"rolename": name}],
+        }),
+    ])
+}
+
+/// Those that newer ones of their device have taken the place of, and those whose tokens nobody takes.
+fn superseded(all: &[Listed], now_s: u64) -> Vec<String> {
+    let mut devices: HashMap<(&str, &str, &str), Vec<&Listed>> = HashMap::new();
+    for account in all {
+        let Noted { app, user, device, .. } = &account.noted;
+        devices.entry((app, user, device)).or_default().push(account);
+    }
+    let mut out = Vec::new();
+    for mut accounts in devices.into_values() {
+        accounts.sort_by_key(|account| std::cmp::Reverse(account.noted.issued_s));
+        let over = accounts.into_iter().enumerate().filter(|(newer, account)| {
+            account.noted.end_s <= now_s || (*newer >= NEWEST && account.noted.life_s <= now_s)
+        });
+        out.extend(over.map(|(_, account)| account.name.clone()));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(device: &str, issued_s: u64) -> Listed {
+        let noted = Noted {
+            app: "o#a".to_owned(),
+            user: "ann".to_owned(),
+            device: device.to_owned(),
+            login: "0123".to_owned(),
+            generation: 0,
+            issued_s,
+            life_s: issued_s + 60,
+            end_s: issued_s + 1000,
+        };
+        Listed { name: format!("{device}/{issued_s}"), noted }
+    }
+
+    #[test]
+    fn an_account_is_read_back_as_it_was_written_and_is_its_own_devices_alone() {
+        let Listed { name, noted } = account("phone", 1);
+        let topics = Topics::new("im/v1").expect("a prefix");
+        let made = added(&noted, &name, &Secret::new("token"), &topics).expect("made");
+        assert_eq!(
+            made[0]["acls"][2],
+            json!({"acltype": "subscribeLiteral", "topic": "im/v1/o%23a/ann/phone/down", "allow": true})
+        );
+        assert_eq!((&made[1]["clientid"], &made[1]["password"]), (&json!("ann:phone@o%23a"), &json!("token")));
+        assert_eq!(Listed::read(&made[1]), Some(Listed { name, noted }));
+        assert_eq!(Listed::read(&json!({"username": "gateway", "textdescription": "the operator's"})), None);
+    }
+
+    #[test]
+    fn a_device_keeps_the_accounts_that_it_may_still_come_with() {
+        let many: Vec<Listed> = (0..6).map(|n| account("phone", n * 100)).collect();
+        let all = [many.clone(), vec![account("tablet", 0)]].concat();
+        assert_eq!(superseded(&all, 50), Vec::<String>::new(), "all live");
+        assert_eq!(superseded(&all, 200), ["phone/0", "phone/100"], "not the tablet's only one");
+        assert_eq!(superseded(&many[..1], 1000), ["phone/0"], "nobody takes its token");
+    }
+
+    #[tokio::test]
+    async fn an_answer_finds_who_asked_and_a_new_connection_leaves_nobody_waiting() {
+        let home = tempfile::tempdir().expect("a directory");
+        let vault = super::super::store::Vault::open(&home.path().join("key"), true).expect("a key");
+        let store = Store::open(&home.path().join("db"), vault).expect("a store");
+        let (accounts, mut desk) = Accounts::kept(Topics::new("im/v1").expect("a prefix"), store);
+        let shared = accounts.0.expect("kept");
+        let asked = async |desk: &mut Desk| {
+            let asked = desk.queue.recv().await.expect("asked");
+            serde_json::from_slice::<Json>(&desk.ask(asked).1).expect("JSON")
+        };
+        let (one, said) = tokio::join!(shared.ask(vec![json!({"command": "a"})]), async {
+            let said = asked(&mut desk).await;
+            let id = &said["commands"][0]["correlationData"];
+            desk.on_answer(json!({"responses": [{"command": "a", "correlationData": "7"}]}).to_string().as_bytes());
+            desk.on_answer(json!({"responses": [{"command": "a", "correlationData": id}]}).to_string().as_bytes());
+            said
+        });
+        assert_eq!((one.expect("answered").len(), &said["commands"][0]["command"]), (1, &json!("a")));
+        let (two, ()) = tokio::join!(shared.ask(vec![json!({"command": "b"})]), async {
+            asked(&mut desk).await;
+            desk.on_connected();
+        });
+        assert_eq!(two, Err(AccountError::Away));
+    }
+}

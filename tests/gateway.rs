@@ -289,6 +289,26 @@ fn one_apps_single_messages_are_answered_while_another_apps_calls_to_thousands_g
 }
 
 #[test]
+fn an_app_that_sent_more_than_its_limit_waits_and_another_does_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let limit = [("IMPUSH_GATEWAY_API_MESSAGES_PER_S", "10")];
+    let gateway = Gateway::start_in(dir.path(), free_port(), "", &limit);
+    let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
+    let other = rest.base.replace("/org/app", "/org/other");
+    let token = operators(&gateway, &rest, &other);
+    let to = |count: usize| json!({ "to": (0..count).map(|n| format!("user-{n}")).collect::<Vec<_>>(), "body": {} });
+    // It is taken whole, and owed for a minute.
+    rest.ok("POST", "messages/users", Some(&to(600)));
+    let (status, answer) = rest.ask("POST", &format!("{}/messages/users", rest.base), Some(&to(1)));
+    let why = answer["error_description"].as_str().unwrap_or_default();
+    assert!(status == 429 && why.starts_with("too many messages of this app; again in 5"), "{status} {answer}");
+    let (status, answer) = rest.ask_as(&token, "POST", &format!("{other}/messages/users"), Some(&to(1)));
+    assert_eq!(status, 200, "{answer}");
+    let counted = "impush_gateway_requests_limited_total{limit=\"messages\"} 1";
+    assert!(rest.text("/metrics").lines().any(|line| line == counted), "{}", rest.text("/metrics"));
+}
+
+#[test]
 fn a_call_to_many_that_a_kill_cut_off_half_way_is_finished_by_its_repeat_without_doubles() {
     const CALLS: i64 = 4;
     let dir = tempfile::tempdir().expect("a directory");

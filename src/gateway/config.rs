@@ -45,8 +45,10 @@ pub struct Api {
     pub user_token_s: u64,
     /// Requests a second an app may make to its users, bindings and settings, of this gateway alone. 1 to 100000.
     pub requests_per_s: u32,
-    /// The same for messages; 0 is no limit.
+    /// Messages a second an app may send over this gateway alone: each receiver of a call is one. 0 to 1000000; 0 is no limit.
     pub messages_per_s: u32,
+    /// Bytes of messages a second, likewise: of each receiver's as it goes to a device. 0 to 4000000000; 0 is no limit.
+    pub bytes_per_s: u32,
 }
 
 impl Default for Api {
@@ -57,6 +59,7 @@ impl Default for Api {
             user_token_s: 60 * 86_400,
             requests_per_s: 100,
             messages_per_s: 0,
+            bytes_per_s: 0,
         }
     }
 }
@@ -307,6 +310,8 @@ impl Config {
         let ranges = [
             ("api.user_token_s", self.api.user_token_s, 60, 31_536_000),
             ("api.requests_per_s", u64::from(self.api.requests_per_s), 1, 100_000),
+            ("api.messages_per_s", u64::from(self.api.messages_per_s), 0, 1_000_000),
+            ("api.bytes_per_s", u64::from(self.api.bytes_per_s), 0, 4_000_000_000),
             ("broker.max_devices", self.broker.max_devices as u64, 1, 1_000_000),
             ("delivery.ack_deadline_ms", self.delivery.ack_deadline_ms, 100, 300_000),
             ("delivery.reconnect_grace_ms", self.delivery.reconnect_grace_ms, 0, 60_000),

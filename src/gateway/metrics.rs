@@ -39,6 +39,11 @@ struct RefusedInput {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitedRequest {
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ended {
     cause: &'static str,
 }
@@ -67,6 +72,7 @@ pub struct Metrics {
     accepted: Counter,
     hops: Family<Passed, Counter>,
     refused: Family<RefusedInput, Counter>,
+    limited: Family<LimitedRequest, Counter>,
     enrolments: Family<Enrolled, Counter>,
     clock_ahead: Gauge<f64, AtomicU64>,
     links: Links,
@@ -125,6 +131,12 @@ impl Default for Metrics {
         registry.register("hops", "Steps of messages on their way, by the trace's word", hops.clone());
         let refused = Family::default();
         registry.register("input_refused", "What came in and was not taken, by who said it and why", refused.clone());
+        let limited = Family::default();
+        registry.register(
+            "requests_limited",
+            "Requests that were answered 429 because their app has come to a limit (`requests`, `messages`, `bytes`)",
+            limited.clone(),
+        );
         let enrolments = Family::default();
         registry.register(
             "enrolments",
@@ -159,6 +171,7 @@ impl Default for Metrics {
             accepted,
             hops,
             refused,
+            limited,
             enrolments,
             clock_ahead,
             links,
@@ -210,6 +223,10 @@ impl Metrics {
     /// first of its kind.
     pub fn refused(&self, from: &'static str, reason: &'static str) -> bool {
         self.refused.get_or_create(&RefusedInput { from, reason }).inc() == 0
+    }
+
+    pub fn limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&LimitedRequest { limit }).inc();
     }
 
     pub fn enrolled(&self, outcome: &'static str) {

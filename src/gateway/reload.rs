@@ -9,11 +9,12 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 /// Keys, or the beginnings of keys, that take effect at once.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 12] = [
     "log.level",
     "api.drain_s",
     "api.requests_per_s",
     "api.messages_per_s",
+    "api.bytes_per_s",
     "delivery.ack_deadline_ms",
     "delivery.reconnect_grace_ms",
     "delivery.keep_s",
@@ -49,7 +50,7 @@ impl Reload {
         let (live, later): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| LIVE.contains(&key.as_str()));
         self.rules.send_replace(Rules { lease_ms: self.config.rules().lease_ms, ..new.rules() });
         if live.iter().any(|key| key.ends_with("_per_s")) {
-            self.limits.change(new.api.requests_per_s, new.api.messages_per_s);
+            self.limits.change(&new.api);
         }
         info!(event = "config.reloaded", changed = live.join(" "), "the configuration was read again");
         if !later.is_empty() {
@@ -61,6 +62,7 @@ impl Reload {
         self.config.api.drain_s = new.api.drain_s;
         self.config.api.requests_per_s = new.api.requests_per_s;
         self.config.api.messages_per_s = new.api.messages_per_s;
+        self.config.api.bytes_per_s = new.api.bytes_per_s;
         let concurrency = self.config.delivery.concurrency;
         self.config.delivery = super::config::Delivery { concurrency, ..new.delivery };
     }

@@ -153,7 +153,7 @@ pub async fn serve(
         rules,
         config.delivery.concurrency,
     );
-    let limits = api::Limits::new(config.api.requests_per_s, config.api.messages_per_s);
+    let limits = api::Limits::new(&config.api);
     let stop = CancellationToken::new();
     tokio::spawn(time.clone().run(stop.child_token()));
     if store.is_shared() {

@@ -2,6 +2,7 @@
 
 use super::super::password::PasswordError;
 use super::super::store::StoreError;
+use super::allowance::{Limit, Over};
 use crate::input;
 use axum::Json;
 use axum::http::StatusCode;
@@ -19,11 +20,13 @@ pub struct ApiError {
     retry_after_s: Option<u64>,
     /// Why what the request says is never taken in.
     refused: Option<&'static str>,
+    /// Which of the app's limits it has come to.
+    limited: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, error: &'static str, description: impl Into<String>) -> Self {
-        Self { status, error, description: description.into(), retry_after_s: None, refused: None }
+        Self { status, error, description: description.into(), retry_after_s: None, refused: None, limited: None }
     }
 
     pub fn bad(error: &'static str, description: impl Into<String>) -> Self {
@@ -40,11 +43,6 @@ impl ApiError {
 
     pub fn forbidden(description: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden_op", description)
-    }
-
-    pub fn too_many(wait_s: u64) -> Self {
-        let description = format!("too many requests of this app; again in {wait_s} s");
-        Self { retry_after_s: Some(wait_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "reach_limit", description) }
     }
 
     /// Passwords were guessed, or too many are being checked at once.
@@ -107,7 +105,20 @@ impl From<StoreError> for ApiError {
             description,
             retry_after_s: Some(1),
             refused: None,
+            limited: None,
         }
+    }
+}
+
+impl From<Over> for ApiError {
+    fn from(Over { limit, wait_s }: Over) -> Self {
+        let what = match limit {
+            Limit::Requests => "requests",
+            Limit::Messages => "messages",
+            Limit::Bytes => "bytes of messages",
+        };
+        let new = Self::held_back(wait_s * 1000, format!("too many {what} of this app; again in {wait_s} s"));
+        Self { limited: Some(limit.as_str()), ..new }
     }
 }
 
@@ -131,6 +142,10 @@ impl From<input::Refused> for ApiError {
     }
 }
 
+/// Goes with the answer to a request of an app that has come to this limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limited(pub &'static str);
+
 /// Goes with the answer to a request that held something that is never taken in: why.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refused(pub &'static str);
@@ -148,6 +163,9 @@ impl IntoResponse for ApiError {
         }
         if let Some(why) = self.refused {
             response.extensions_mut().insert(Refused(why));
+        }
+        if let Some(limit) = self.limited {
+            response.extensions_mut().insert(Limited(limit));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,6 +1,7 @@
 //! Sending messages, and asking what became of one.
 
 use super::super::clock::{message_id, now_ms};
+use super::super::store::SLICE;
 use super::who::AppRequest;
 use super::{ApiError, Body, State};
 use crate::delivery::content;
@@ -62,9 +63,13 @@ pub(super) async fn send(
     if let (Some(kind), Value::Object(map)) = (new.kind, &mut body) {
         map.entry("type").or_insert(json!(kind));
     }
-    let mut messages = Vec::new();
+    let (mut messages, mut bytes) = (Vec::new(), 0);
     let mut named = HashSet::new();
-    for to in new.to {
+    for (n, to) in new.to.into_iter().enumerate() {
+        if n % SLICE == SLICE - 1 {
+            // Other requests on this thread have their turn.
+            tokio::task::yield_now().await;
+        }
         // A user named twice gets one message.
         if !named.insert(to.clone()) {
             continue;
@@ -85,11 +90,13 @@ pub(super) async fn send(
         if size > MAX_PAYLOAD {
             return Err(ApiError::illegal(format!("the message is {size} bytes; at most {MAX_PAYLOAD}")));
         }
+        bytes += size;
         messages.push(message);
     }
     if let Some(first) = messages.first() {
         fits(&state, &request.app, first).await?;
     }
+    state.limits.admit_messages(&request.app, messages.len(), bytes)?;
     let to: Vec<String> = messages.iter().map(|message| message.to.clone()).collect();
     let ids = state.dispatch.accept(&request.app, messages, key.as_deref()).await?;
     let data: Map<String, Value> = to.into_iter().zip(ids).map(|(to, id)| (to, json!(id))).collect();

@@ -2,6 +2,7 @@
 //!
 //! `openapi.json` describes every path; it is served at `/openapi.json`, and a test holds the server to it.
 
+mod allowance;
 mod asked;
 mod certificates;
 mod clients;
@@ -46,7 +47,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 pub use clients::Clients;
 pub(super) use error::ApiError;
-use error::Refused;
+use error::{Limited, Refused};
 pub use limits::Limits;
 pub use replays::Replays;
 use serde::de::DeserializeOwned;
@@ -146,6 +147,9 @@ pub fn router(state: State) -> Router {
 async fn count_refused(Shared(metrics): Shared<Metrics>, response: Response) -> Response {
     if let Some(Refused(why)) = response.extensions().get() {
         metrics.refused("app", why);
+    }
+    if let Some(Limited(limit)) = response.extensions().get() {
+        metrics.limited(limit);
     }
     response
 }

@@ -125,9 +125,7 @@ async fn admitted(
     } else if !state.clients.stands(&state.store, &app, &claims.sub).await? {
         return Err(ApiError::unauthorized("the client this token was issued to is not there any more"));
     }
-    if let Err(wait_s) = state.limits.admit(&app, parts.uri.path()) {
-        return Err(ApiError::too_many(wait_s));
-    }
+    state.limits.admit(&app, parts.uri.path())?;
     let by_app = claims.scope != Scope::User;
     let by = if claims.scope == Scope::Admin { "admin".to_owned() } else { claims.sub.clone() };
     let request = AppRequest { app, path, started_ms, by_app, by };

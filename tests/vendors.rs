@@ -362,12 +362,19 @@ fn an_expired_credential_is_renewed_once_and_a_refused_one_touches_no_binding() 
         let own =
             listed["entities"].as_array().expect("a list").iter().find(|c| c["name"] == case.certificate.as_str());
         assert!(own.expect("listed")["out_of_use"]["reason"].is_string(), "{listed}");
+        let counted = |count| {
+            let line = format!("certificates_out_of_use{{vendor=\"{}\"}} {count}", case.vendor);
+            let metrics = case.rest.text("/metrics");
+            assert!(metrics.contains(&line), "{line}: {metrics}");
+        };
+        counted(1);
         // A certificate put in anew works at once, be it the same, and for those too that wait minutes for it.
         case.store_certificate(0);
         let id = case.send(TITLE, TEXT);
         for id in [&refused, &held, &id] {
             case.rest.traced(id, &["vendor_sent"]);
         }
+        counted(0);
     });
 }
 
@@ -671,6 +678,10 @@ fn a_certificate_is_checked_on_entry_sealed_at_rest_and_tested_on_a_raw_token() 
     let said = gateway.ok(&["certificate", "test", "--app", "org/app", "apple", &token]);
     assert!(said.contains("delivered"), "{said}");
     assert_eq!(case.tray(&token).len(), 1);
+    let never_issued = json!({"token": "ab".repeat(32)});
+    let (_, answer) =
+        case.rest.ask("POST", &format!("{}/certificates/apple/test", case.rest.base), Some(&never_issued));
+    assert!(answer.to_string().contains("BadDeviceToken"), "{answer}");
     gateway.ok(&["certificate", "disable", "--app", "org/app", "apple"]);
     let id = case.send(TITLE, TEXT);
     case.rest.traced(&id, &["stopped: notifier disabled"]);

@@ -1,6 +1,7 @@
 //! What is counted, for Prometheus: one name for each thing, with the words the traces and logs use.
 
 use crate::untrusted::label;
+use crate::vendors::Vendor;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -44,6 +45,11 @@ struct LimitedRequest {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfVendor {
+    vendor: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ended {
     cause: &'static str,
 }
@@ -78,6 +84,8 @@ pub struct Metrics {
     links: Links,
     gateways: Gauge,
     notices_come: Gauge,
+    out_of_use: Family<OfVendor, Gauge>,
+    rejecting: Family<OfVendor, Gauge>,
 }
 
 /// Devices' connections to the gateway's own endpoint.
@@ -160,6 +168,17 @@ impl Default for Metrics {
             "Whether other gateways' notices come at once (1), or the database is looked through instead (0)",
             notices_come.clone(),
         );
+        let (out_of_use, rejecting) = (Family::default(), Family::default());
+        registry.register(
+            "certificates_out_of_use",
+            "Certificates whose vendor refuses them or is away, so that it is not called now",
+            out_of_use.clone(),
+        );
+        registry.register(
+            "certificates_rejecting",
+            "Certificates whose vendor refuses each notification for good and accepts none",
+            rejecting.clone(),
+        );
         let links = Links::registered(&mut registry);
         let (registry, codes) = (Arc::new(registry), Arc::default());
         Self {
@@ -177,6 +196,8 @@ impl Default for Metrics {
             links,
             gateways,
             notices_come,
+            out_of_use,
+            rejecting,
         }
     }
 }
@@ -265,6 +286,19 @@ impl Metrics {
     pub fn neighbours(&self, alive: usize, listens: bool) {
         self.gateways.set(i64::try_from(alive).unwrap_or(i64::MAX));
         self.notices_come.set(i64::from(listens));
+    }
+
+    /// Certificates that are in trouble: each one's vendor, whether it is out of use, and whether all it sends is refused.
+    pub fn certificates(&self, in_trouble: &[(Vendor, bool, bool)]) {
+        for vendor in Vendor::ORDER {
+            let count = |is: &dyn Fn(&(Vendor, bool, bool)) -> bool| {
+                let count = in_trouble.iter().filter(|one| one.0 == vendor && is(one)).count();
+                i64::try_from(count).unwrap_or(i64::MAX)
+            };
+            let of = OfVendor { vendor: vendor.as_str() };
+            self.out_of_use.get_or_create(&of).set(count(&|one| one.1));
+            self.rejecting.get_or_create(&of).set(count(&|one| one.2));
+        }
     }
 
     /// The text Prometheus reads.

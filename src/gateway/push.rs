@@ -4,7 +4,7 @@ use super::clock::now_ms;
 use super::metrics::Metrics;
 use super::proof::Proof;
 use super::sender::{Open, Rejections, Senders};
-use super::store::{Limited, Recall, VendorJob, VendorResult};
+use super::store::{Limited, Recall, Store, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::delivery::content::{Setting, badge, compose, sound};
 use crate::delivery::outcome::{Limit, Outcome};
@@ -115,6 +115,20 @@ impl Push {
     /// Why this certificate has not been usable for ten minutes or more.
     pub fn failing(&self, certificate: &Certificate) -> Option<Open> {
         self.senders.failing(certificate, now_ms())
+    }
+
+    /// Counts the certificates that are in trouble now. Which they are the list of an app's certificates says.
+    pub async fn count_certificates(&self, store: &Store) {
+        let mut counted = Vec::new();
+        for (vendor, one) in self.senders.in_trouble() {
+            let is_same = |known: &Arc<Certificate>| known.name == one.name && known.identity() == one.identity;
+            match store.known_certificates(one.app.clone()).await {
+                Ok(known) if !known.iter().any(is_same) => self.senders.forget(vendor, &one.identity),
+                // A store that is away for now makes no certificate well.
+                Ok(_) | Err(_) => counted.push((vendor, one.out_of_use, one.rejecting)),
+            }
+        }
+        self.metrics.certificates(&counted);
     }
 
     /// Whether that is so of any.

@@ -16,8 +16,10 @@ mod heard;
 mod route;
 #[cfg(test)]
 mod tests;
+mod troubled;
 
 pub use circuit::{Open, Rejections};
+pub use troubled::InTrouble;
 
 use crate::delivery::outcome::{Limit, Outcome};
 use crate::http::Http;
@@ -87,6 +89,18 @@ impl Senders {
     /// Why a certificate has not been usable for ten minutes or more.
     pub fn failing(&self, certificate: &Certificate, now_ms: u64) -> Option<Open> {
         self.of(certificate)?.failing(certificate, now_ms)
+    }
+
+    /// Certificates that are out of use or rejected now, by their vendor.
+    pub fn in_trouble(&self) -> impl Iterator<Item = (Vendor, InTrouble)> {
+        self.0.iter().flat_map(|(vendor, route)| route.in_trouble().into_iter().map(|one| (*vendor, one)))
+    }
+
+    /// This one was replaced or taken away.
+    pub fn forget(&self, vendor: Vendor, identity: &str) {
+        if let Some(route) = self.0.get(&vendor) {
+            route.forget(identity);
+        }
     }
 
     /// Whether that is so of any.

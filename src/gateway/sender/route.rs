@@ -5,6 +5,7 @@ use super::credential::Credentials;
 use super::failed::Failed;
 use super::heard::Heard;
 use super::outcome;
+use super::troubled::{InTrouble, Troubled};
 use crate::delivery::outcome::{Limit, Outcome};
 use crate::gateway::clock;
 use crate::http::Http;
@@ -28,11 +29,13 @@ pub(super) struct Route {
     http: Http,
     credentials: Credentials,
     circuits: Circuits,
+    troubled: Troubled,
 }
 
 impl Route {
     pub fn new(http: &Http, protocol: Box<dyn Protocol>) -> Self {
-        Self { protocol, http: http.clone(), credentials: Credentials::default(), circuits: Circuits::default() }
+        let (credentials, circuits, troubled) = Default::default();
+        Self { protocol, http: http.clone(), credentials, circuits, troubled }
     }
 
     /// Sends to each token; the outcomes are in the tokens' order.
@@ -78,6 +81,14 @@ impl Route {
     /// What its vendor refuses for good, again and again.
     pub fn rejecting(&self, certificate: &Certificate) -> Option<Rejections> {
         self.circuits.rejecting(certificate.identity())
+    }
+
+    pub fn in_trouble(&self) -> Vec<InTrouble> {
+        self.troubled.now(&self.circuits)
+    }
+
+    pub fn forget(&self, identity: &str) {
+        self.troubled.forget(identity);
     }
 
     pub fn any_failing(&self, now_ms: u64) -> bool {
@@ -211,7 +222,11 @@ impl Route {
             Err(failed) => Sign::Unreachable { reason: failed.outcome.detail(), lost: failed.lost },
         };
         let (vendor, name) = (certificate.vendor.as_str(), &certificate.name);
-        match self.circuits.note(key, sign, now_ms) {
+        let change = self.circuits.note(key, sign, now_ms);
+        if matches!(change, Some(Change::Opened(_) | Change::Rejecting(_))) {
+            self.troubled.note(key, &certificate.app, name);
+        }
+        match change {
             Some(Change::Opened(open)) => error!(
                 event = "certificate.circuit_opened", vendor, certificate = %name, reason = open.reason,
                 again_in_s = open.until_ms.saturating_sub(now_ms) / 1000,

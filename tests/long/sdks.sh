@@ -89,8 +89,8 @@ new_app apns com.acme.demo "$home/apns.p8" '{"key_id":"ABC123DEFG","team_id":"DE
 tokens apns com.acme.demo
 export APNS_KEY=$home/apns.p8 WRONG_KEY=$home/other.p8
 sdks=0
-if from_npm @parse/node-apn; then sdks=$((sdks + 1)); sdk node-apn 5 node "$here/node_apn.js"; else skip node-apn "npm failed"; fi
-if from_pypi aioapns; then sdks=$((sdks + 1)); sdk aioapns 5 "$tools/py/bin/python" "$here/aioapns_send.py"; else skip aioapns "pip failed"; fi
+if from_npm @parse/node-apn; then sdks=$((sdks + 1)); sdk node-apn 6 node "$here/node_apn.js"; else skip node-apn "npm failed"; fi
+if from_pypi aioapns; then sdks=$((sdks + 1)); sdk aioapns 6 "$tools/py/bin/python" "$here/aioapns_send.py"; else skip aioapns "pip failed"; fi
 shown apns
 
 openssl genpkey -algorithm RSA -out "$home/fcm.pem" 2>/dev/null

@@ -69,7 +69,7 @@ fn account() -> Result<Account, String> {
 async fn send(state: State<World>, version: Version, path: Path<String>, headers: HeaderMap, body: Bytes) -> Response {
     let id = headers.get("apns-id").cloned();
     let mut response = answer(state, version, path, headers, body).await;
-    let id = id.or_else(|| random_hex::<16>().parse().ok());
+    let id = id.or_else(|| uuid(&random_hex::<16>()).parse().ok());
     response.headers_mut().extend(id.map(|id| (HeaderName::from_static("apns-id"), id)));
     response
 }
@@ -111,7 +111,8 @@ async fn answer(
     if !["10", "5", "1", ""].contains(&header("apns-priority")) {
         return refused(StatusCode::BAD_REQUEST, "BadPriority");
     }
-    if header("apns-expiration").parse::<u64>().is_err() {
+    // Without it the notification is not stored.
+    if !header("apns-expiration").is_empty() && header("apns-expiration").parse::<u64>().is_err() {
         return refused(StatusCode::BAD_REQUEST, "BadExpirationDate");
     }
     if body.len() > MAX_PAYLOAD {
@@ -122,8 +123,11 @@ async fn answer(
     if !payload["aps"].is_object() {
         return refused(StatusCode::BAD_REQUEST, "PayloadEmpty");
     }
-    if token.len() < 64 || !token.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return refused(StatusCode::BAD_REQUEST, "BadDeviceToken");
+    match world.app_of(Vendor::Apns, &token) {
+        // Apple knows its own: what was never given out is no token, whatever it looks like.
+        None => return refused(StatusCode::BAD_REQUEST, "BadDeviceToken"),
+        Some(own) if own != topic => return refused(StatusCode::BAD_REQUEST, "DeviceTokenNotForTopic"),
+        Some(_) => {}
     }
     let own = payload.to_string();
     let notice = Notice {
@@ -162,6 +166,11 @@ fn check_provider(app: &App, token: &str) -> Result<(), &'static str> {
     }
     let (now, made) = (now_ms() / 1000, claims["iat"].as_u64().unwrap_or(0));
     if made > now + 60 || now.saturating_sub(made) > MAX_AGE_S { Err("ExpiredProviderToken") } else { Ok(()) }
+}
+
+/// 32 hexadecimal digits, in groups.
+fn uuid(digits: &str) -> String {
+    [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| digits.get(group).unwrap_or_default()).join("-")
 }
 
 fn refused(status: StatusCode, reason: &str) -> Response {

@@ -249,6 +249,11 @@ impl World {
         true
     }
 
+    /// For which app this token was given out.
+    pub fn app_of(&self, vendor: Vendor, token: &str) -> Option<String> {
+        self.inner().installs.get(&(vendor, token.to_owned())).map(|install| install.app.clone())
+    }
+
     pub fn set_state(&self, vendor: Vendor, token: &str, state: TokenState) -> bool {
         match self.inner().installs.get_mut(&(vendor, token.to_owned())) {
             Some(install) => {

@@ -32,6 +32,7 @@ async def main():
     await read("a living token", "sent", own, os.environ["TOKEN"])
     await read("a dead token", "410 Unregistered", own, os.environ["DEAD"])
     await read("what is no token", "400 BadDeviceToken", own, "abcd")
+    await read("a token never given out", "400 BadDeviceToken", own, "ab" * 32)
     await read("another app", "400 TopicDisallowed", other, os.environ["TOKEN"])
     await read("a wrong key", "403 InvalidProviderToken", client("WRONG_KEY", "com.acme.demo"), os.environ["TOKEN"])
 

@@ -26,6 +26,7 @@ async function read(what, expected, from, token, topic) {
     await read('a living token', 'sent', right, TOKEN, 'com.acme.demo');
     await read('a dead token', '410 Unregistered', right, DEAD, 'com.acme.demo');
     await read('what is no token', '400 BadDeviceToken', right, 'abcd', 'com.acme.demo');
+    await read('a token never given out', '400 BadDeviceToken', right, 'ab'.repeat(32), 'com.acme.demo');
     await read('another app', '400 TopicDisallowed', right, TOKEN, 'com.acme.other');
     await read('a wrong key', '403 InvalidProviderToken', wrong, TOKEN, 'com.acme.demo');
     right.shutdown();

@@ -4,9 +4,13 @@ mod support;
 
 use impush::protocol::EnrolCode;
 use serde_json::json;
+use std::io::Write as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::Rest;
 use support::stage::{Stage, send};
+use support::{Postgres, Process, Rest};
 
 /// The answer's status.
 fn sent(rest: &Rest) -> u16 {
@@ -61,19 +65,146 @@ fn a_statement_that_hangs_is_ended_and_answered_503_and_what_is_sent_after_it_is
     let gateway = stage.gateway("short");
     let rest = stage.rest(&gateway);
     send(&rest, "ann", 2);
-    let address = stage.postgres.url.clone();
-    let hold = std::thread::spawn(move || {
-        let mut psql = std::process::Command::new("psql");
-        psql.args([&address, "-c", "BEGIN; LOCK TABLE messages IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT"]);
-        assert!(psql.status().expect("psql runs").success());
-    });
-    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'messages'::regclass AND granted";
-    support::eventually("the table is locked", || stage.postgres.ask(locked) == "1");
+    let (mut psql, mut say) = Process::start_told(Command::new("psql").args(["-AtX", &stage.postgres.url]));
+    writeln!(say, "BEGIN; LOCK TABLE messages IN ACCESS EXCLUSIVE MODE; SELECT 'locked';").expect("said");
+    psql.wait_for("the lock", |line| (line == "locked").then_some(()));
     let began = Instant::now();
     assert_eq!(sent(&rest), 503);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    hold.join().expect("ended");
+    drop(say);
+    psql.child.wait().expect("ended");
     assert_eq!(sent(&rest), 200);
+}
+
+#[test]
+fn of_sends_whose_transactions_are_cut_again_and_again_each_is_answered_and_shown_once() {
+    let test = "of_sends_whose_transactions_are_cut_again_and_again_each_is_answered_and_shown_once";
+    let Some(stage) = Stage::new(test) else { return };
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    let token = stage.phone(&rest);
+    let rests: Vec<Rest> = (0..4).map(|_| stage.rest(&gateway)).collect();
+    let (mut psql, mut say) = Process::start_told(Command::new("psql").args(["-AtX", &stage.postgres.url]));
+    let cut = "SELECT 'cut ' || count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+         AND xact_start IS NOT NULL AND pid <> pg_backend_pid() \\watch 0.02";
+    writeln!(say, "{cut}").expect("said");
+    let began = Instant::now();
+    let senders: Vec<_> = (0..)
+        .zip(rests)
+        .map(|(sender, rest): (u32, Rest)| {
+            std::thread::spawn(move || {
+                let (mut ids, mut refused) = (Vec::new(), 0);
+                for n in 0..25 {
+                    let key = format!("{sender}-{n}");
+                    let message = json!({"to": ["ann"], "body": {"type": "txt", "msg": key}});
+                    let url = format!("{}/messages/users", rest.base);
+                    loop {
+                        match rest.ask_with("POST", &url, &[("idempotency-key", &key)], Some(&message)) {
+                            (200, answer) => break ids.push(answer["data"]["ann"].as_str().expect("an id").to_owned()),
+                            (503, _) => refused += 1,
+                            other => panic!("{other:?}"),
+                        }
+                        assert!(began.elapsed() < Duration::from_secs(60), "{refused} times 503");
+                    }
+                }
+                (ids, refused)
+            })
+        })
+        .collect();
+    let (mut ids, mut refused) = (Vec::new(), 0);
+    for sender in senders {
+        let (accepted, not) = sender.join().expect("every call is answered");
+        ids.extend(accepted);
+        refused += not;
+    }
+    psql.kill();
+    let cuts: u32 = psql.rest().iter().filter_map(|line| line.strip_prefix("cut ")?.parse::<u32>().ok()).sum();
+    println!("{} accepted, {refused} times 503, {cuts} transactions cut in {:?}", ids.len(), began.elapsed());
+    assert!(cuts > 20, "{cuts}");
+    support::eventually("all are shown", || stage.shown(&rest, &token).len() >= ids.len());
+    let shown = stage.shown(&rest, &token);
+    assert_eq!(shown.len(), 100, "a repeat with the same key is the same message");
+    for id in ids {
+        assert_eq!(shown.get(&id), Some(&1), "{id}");
+    }
+}
+
+/// A standby takes over from the first server under load; `end` is what becomes of that one.
+fn taken_over(test: &str, end: impl Fn(&mut Postgres)) {
+    let Some(mut stage) = Stage::new(test) else { return };
+    let second = stage.postgres.standby(stage.dir.path());
+    for statement in [
+        "ALTER SYSTEM SET synchronous_standby_names = '*'",
+        "ALTER SYSTEM SET synchronous_commit = remote_apply",
+        "SELECT pg_reload_conf()",
+    ] {
+        stage.postgres.ask(statement);
+    }
+    let follows = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    support::eventually("the standby is synchronous", || stage.postgres.ask(follows) == "1");
+    let both = format!(
+        "{}/postgres?target_session_attrs=read-write&",
+        format_args!("127.0.0.1:{},127.0.0.1:{}", second.port, stage.postgres.port)
+    );
+    stage.common = stage.common.replace(&format!("127.0.0.1:{}/postgres?", stage.postgres.port), &both);
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    let token = stage.phone(&rest);
+    let mut ids: Vec<String> = (0..20).map(|n| send(&rest, "ann", n)).collect();
+    let (over, at) = (Arc::new(AtomicBool::new(false)), Instant::now());
+    let sender = std::thread::spawn({
+        let (rest, over) = (stage.rest(&gateway), over.clone());
+        move || {
+            let (mut accepted, mut refused) = (Vec::new(), 0);
+            while !over.load(Ordering::Relaxed) {
+                let message = json!({"to": ["ann"], "body": {"type": "txt", "msg": "under way"}});
+                match rest.ask("POST", &format!("{}/messages/users", rest.base), Some(&message)) {
+                    (200, answer) => {
+                        accepted.push((at.elapsed(), answer["data"]["ann"].as_str().expect("an id").to_owned()))
+                    }
+                    (503, _) => refused += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            (accepted, refused)
+        }
+    });
+    end(&mut stage.postgres);
+    second.ask("SELECT pg_promote()");
+    let promoted = at.elapsed();
+    let mut in_a_row = 0;
+    while in_a_row < 20 {
+        in_a_row = if sent(&rest) == 200 { in_a_row + 1 } else { 0 };
+        assert!(at.elapsed() < promoted + Duration::from_secs(10), "it still answers 503");
+    }
+    let back = at.elapsed() - promoted;
+    over.store(true, Ordering::Relaxed);
+    let (accepted, refused) = sender.join().expect("every call is answered");
+    println!("back {back:?} after the promotion; {} accepted meanwhile, {refused} times 503", accepted.len());
+    ids.extend(accepted.into_iter().map(|(_, id)| id));
+    support::eventually("all are shown", || {
+        let shown = stage.shown(&rest, &token);
+        ids.iter().all(|id| shown.contains_key(id))
+    });
+    let shown = stage.shown(&rest, &token);
+    assert!(shown.values().all(|times| *times == 1), "{shown:?}");
+}
+
+#[test]
+fn a_standby_that_is_promoted_when_the_first_server_ends_is_used_and_nothing_accepted_is_lost() {
+    taken_over(
+        "a_standby_that_is_promoted_when_the_first_server_ends_is_used_and_nothing_accepted_is_lost",
+        Postgres::stop,
+    );
+}
+
+#[test]
+fn a_standby_that_is_promoted_when_the_first_server_turns_read_only_is_used_and_nothing_accepted_is_lost() {
+    let test = "a_standby_that_is_promoted_when_the_first_server_turns_read_only_is_used_and_nothing_accepted_is_lost";
+    taken_over(test, |first| {
+        first.ask("ALTER SYSTEM SET default_transaction_read_only = on");
+        first.ask("SELECT pg_reload_conf()");
+    });
 }
 
 #[test]

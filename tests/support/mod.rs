@@ -329,9 +329,17 @@ impl Postgres {
 
     /// Its data, and nobody who serves them yet.
     pub fn made(dir: &Path) -> Option<Self> {
+        Self::made_by(dir, "postgres", |data, bin| {
+            let mut make = bin("initdb");
+            make.args(["-A", "trust", "-U", "impush", "-D"]).arg(data);
+            make
+        })
+    }
+
+    fn made_by(dir: &Path, name: &str, by: impl Fn(&Path, &dyn Fn(&str) -> Command) -> Command) -> Option<Self> {
         let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
         let bin = versions.map(|v| v.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max()?;
-        let data = dir.join("postgres");
+        let data = dir.join(name);
         std::fs::create_dir_all(&data).expect("made");
         let port = free_port();
         // It refuses to run as root.
@@ -347,10 +355,11 @@ impl Postgres {
         if root {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("permitted");
+            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).expect("permitted");
             let owned = Command::new("chown").arg("nobody").arg(&data).status().expect("ran");
             assert!(owned.success());
         }
-        let made = run("initdb").args(["-A", "trust", "-U", "impush", "-D"]).arg(&data).output().expect("ran");
+        let made = by(&data, &run).output().expect("ran");
         assert!(made.status.success(), "{made:?}");
         let mut server = run("postgres");
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
@@ -361,8 +370,21 @@ impl Postgres {
     /// Starts it, or starts it again.
     pub fn run(&mut self) {
         let mut process = Process::start(&mut self.server, true);
-        process.wait_for("ready", |line| line.contains("ready to accept connections").then_some(()));
+        process.wait_for("ready", |line| line.contains("ready to accept ").then_some(()));
         self.process = Some(process);
+    }
+
+    /// A standby that follows this one, and serves readers.
+    pub fn standby(&self, dir: &Path) -> Self {
+        let mut standby = Self::made_by(dir, "standby", |data, bin| {
+            let mut copy = bin("pg_basebackup");
+            copy.args(["-c", "fast", "-R", "-h", "127.0.0.1", "-U", "impush", "-p", &self.port.to_string(), "-D"])
+                .arg(data);
+            copy
+        })
+        .expect("installed");
+        standby.run();
+        standby
     }
 
     /// What one statement answers: a line a row, `|` between the columns.

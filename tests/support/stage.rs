@@ -75,6 +75,12 @@ impl Stage {
         file
     }
 
+    /// Starts one that may not get as far as to serve; what it says on standard error is heard.
+    pub fn started(&self, name: &str) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        Process::start(command.arg("--config").arg(self.config(name)).arg("serve"), true)
+    }
+
     /// Starts, or starts again at the same address.
     pub fn gateway(&self, name: &str) -> Gateway {
         self.gateway_in(name, &[])

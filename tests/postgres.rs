@@ -208,6 +208,37 @@ fn a_standby_that_is_promoted_when_the_first_server_turns_read_only_is_used_and_
 }
 
 #[test]
+fn gateways_with_devices_of_their_own_and_ones_beside_a_broker_do_not_start_on_one_database() {
+    let test = "gateways_with_devices_of_their_own_and_ones_beside_a_broker_do_not_start_on_one_database";
+    let Some(mut stage) = Stage::new(test) else { return };
+    let beside = stage.gateway("beside");
+    stage.phone(&stage.rest(&beside));
+    let with_broker = stage.common.clone();
+    let (before, rest) = with_broker.split_once("[broker]").expect("a section");
+    let (_, store) = rest.split_once("[store]").expect("the next");
+    stage.common = format!("{before}[broker]\nlisten = '127.0.0.1:0'\n[store]{store}");
+    let reason = |process: &mut Process, says: &str| process.wait_for(says, |line| line.contains(says).then_some(()));
+    reason(&mut stage.started("own"), "gateways with broker.url serve it");
+    let others =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let nobody = |stage: &Stage| support::eventually("what it had begun ends", || stage.postgres.ask(others) == "0");
+    drop(beside);
+    nobody(&stage);
+    // As ten seconds later.
+    stage.postgres.ask("UPDATE meta SET value = '0' WHERE key = 'broker_lease_ms'");
+    let mut own = stage.gateway("own");
+    stage.postgres.ask("UPDATE devices SET online = 1, nonce = 'n', node = (SELECT node FROM nodes)");
+    stage.common = with_broker.clone();
+    reason(&mut stage.started("again"), "gateways with devices of their own serve it (");
+    own.process.kill();
+    nobody(&stage);
+    stage.postgres.ask("UPDATE nodes SET lease_ms = 0");
+    let _again = stage.gateway("again");
+    assert_eq!(stage.postgres.ask("SELECT count(*) FROM devices WHERE online = 1"), "0");
+    assert_eq!(stage.postgres.ask("SELECT count(*) FROM nodes"), "0");
+}
+
+#[test]
 fn transactions_are_read_committed_whatever_the_databases_default_is() {
     let test = "transactions_are_read_committed_whatever_the_databases_default_is";
     let Some(stage) = Stage::new(test) else { return };

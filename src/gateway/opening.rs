@@ -1,5 +1,6 @@
-//! The store as the configuration names it, with the key that opens its secrets, and what this gateway is called in it.
+//! The store as the configuration names it, with the key that opens its secrets, and what this gateway is in it.
 
+use super::clock::now_ms;
 use super::config::Config;
 use super::database::Database;
 use super::error::ServeError;
@@ -7,7 +8,13 @@ use super::store::{Node, Store, StoreError, Vault};
 use crate::mqtt::{TlsSetupError, client_config};
 use crate::secret::random_hex;
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
+
+/// How often gateways beside a broker renew their lease: five times in one.
+const BEAT: Duration = Duration::from_secs(2);
 
 /// Opens the file, or connects to PostgreSQL once it is there; `away` hears each time that it is not.
 ///
@@ -51,4 +58,30 @@ pub(super) fn node(config: &Config, state: &Path) -> Result<Node, ServeError> {
     let name = format!("{}-{}", host.trim(), random_hex::<2>());
     crate::store::write_atomically(&path, name.as_bytes()).map_err(|source| ServeError::Write { path, source })?;
     Ok(Node { id, name })
+}
+
+/// Gateways with devices of their own do not start while this goes on; it ends with `stop`.
+pub(super) async fn stay_beside_broker(store: Store, stop: CancellationToken) {
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut mixed = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = beats.tick() => {}
+        }
+        match store.renew_beside_broker(now_ms()).await {
+            Ok(others) => {
+                if !others.is_empty() && !mixed {
+                    tracing::error!(
+                        event = "store.mixed",
+                        others = others.join(" "),
+                        "two kinds of gateways serve one database, and take each other's devices for gone: stop one of them"
+                    );
+                }
+                mixed = !others.is_empty();
+            }
+            Err(error) => error.tell("that gateways beside a broker serve could not be said; it is tried again"),
+        }
+    }
 }

@@ -90,6 +90,10 @@ pub async fn serve(
         info!(event = "node.entered", name = node.name, node = %node.id, replaced, "one of the gateways that share the database");
     }
     let admin_file = state.join("admin.secret");
+    let beside_broker = store.is_shared() && url.is_some();
+    if beside_broker {
+        store.enter_beside_broker(now_ms()).await?;
+    }
     let Secrets { keys, admin, receipts, tickets } = Secrets::read(&store, &admin_file).await?;
     let tokens = Tokens::new(keys, topics.clone()).named_by_login(config.broker.dynamic_security);
     // For the command line on this machine; the file's mode keeps others out.
@@ -160,6 +164,9 @@ pub async fn serve(
         tokio::spawn(follow_keys(store.clone(), tokens.clone(), stop.child_token()));
     }
     tokio::spawn(accounts.run(stop.child_token()));
+    if beside_broker {
+        tokio::spawn(opening::stay_beside_broker(store.clone(), stop.child_token()));
+    }
     let wire_stop = CancellationToken::new();
     let attempts = Attempts::default();
     let mut enrolment = Enrolment {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How often devices are looked for that are at no gateway, in beats.
 const ORPHANS: u64 = 300;
@@ -33,6 +33,7 @@ impl Beats {
         let mut beats = tokio::time::interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut number, mut held_since) = (0_u64, Instant::now());
+        let mut mixed = false;
         let mut burying: Vec<(String, JoinHandle<()>)> = Vec::new();
         loop {
             tokio::select! {
@@ -40,7 +41,8 @@ impl Beats {
                 _ = beats.tick() => {}
             }
             let listens = self.inner.listens.load(Ordering::Relaxed);
-            let Beat { lapsed, dead, alive } = match self.store.beat(&self.node, listens, now_ms()).await {
+            let Beat { lapsed, dead, alive, beside_broker } = match self.store.beat(&self.node, listens, now_ms()).await
+            {
                 Ok(beat) => beat,
                 Err(error) => {
                     error.tell("the lease could not be renewed; it is tried again");
@@ -48,6 +50,14 @@ impl Beats {
                 }
             };
             self.metrics.neighbours(alive, listens);
+            if beside_broker && !mixed {
+                error!(
+                    event = "store.mixed",
+                    others = "gateways with broker.url",
+                    "two kinds of gateways serve one database, and take each other's devices for gone: stop one of them"
+                );
+            }
+            mixed = beside_broker;
             if lapsed {
                 held_since = Instant::now();
                 warn!(

@@ -17,6 +17,7 @@ mod ends;
 mod enrolments;
 mod health;
 mod kicks;
+mod kinds;
 mod known;
 mod limits;
 mod logins;

@@ -1,7 +1,7 @@
 //! The gateways that share a store, each with connections of its own: who lives, and what becomes of a dead one's devices.
 
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, as_u64, presence};
+use super::{Store, StoreError, address, as_i64, as_u64, kinds, presence};
 use crate::delivery::presence::Event;
 use crate::ids::{DeviceId, Nonce};
 use serde::Serialize;
@@ -48,6 +48,8 @@ pub struct Beat {
     pub dead: Vec<Dead>,
     /// Gateways that live, this one counted.
     pub alive: usize,
+    /// Gateways beside a broker serve too, which should not be.
+    pub beside_broker: bool,
 }
 
 /// A gateway whose lease is over.
@@ -73,6 +75,17 @@ fn insert(t: &Transaction<'_>, node: &Node, now_ms: u64) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Of the devices that are at gateways; others are at a broker.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn find_orphans_of_nodes(t: &Transaction<'_>) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO nodes (node, name, version, started_ms, lease_ms)
+         SELECT DISTINCT v.node, '', '', CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM devices v
+         WHERE v.online = 1 AND v.node <> '' AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = v.node)";
+    t.execute(sql, params![]).map(drop)
+}
+
 /// Devices whose gateway is in no row are a dead one's, and so are orders.
 fn find_orphans(t: &Transaction<'_>) -> Result<(), StoreError> {
     t.execute(
@@ -95,11 +108,12 @@ impl Store {
     /// seemed to live.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Version`]: gateways beside a broker serve; and every other.
     pub async fn enter(&mut self, node: &Node, now_ms: u64) -> Result<usize, StoreError> {
         self.node = node.id.clone();
         let node = node.clone();
         self.run_alone(move |t| {
+            kinds::refuse_beside_broker(t, now_ms)?;
             let sql = "UPDATE nodes SET lease_ms = 0 WHERE name = ?1 AND lease_ms >= ?2";
             let before = t.execute(sql, params![node.name, as_i64(now_ms)])?;
             insert(t, &node, now_ms)?;
@@ -129,7 +143,8 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             let (alive, dead): (Vec<_>, Vec<_>) = all.into_iter().partition(|(.., lease)| as_u64(*lease) >= now_ms);
             let dead = dead.into_iter().map(|(node, name, lease)| Dead { node, name, left: lease == 0 }).collect();
-            Ok(Beat { lapsed: held == 0, dead, alive: alive.len() })
+            let beside_broker = kinds::broker_lease(t, now_ms)?.is_some();
+            Ok(Beat { lapsed: held == 0, dead, alive: alive.len(), beside_broker })
         })
         .await
     }

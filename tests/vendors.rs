@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
-use support::{Gateway, Process, Rest, free_port};
+use support::{Gateway, Process, Rest, eventually, free_port};
 
 const VENDORS: [&str; 8] = ["xiaomi", "huawei", "meizu", "oppo", "vivo", "honor", "apns", "fcm"];
 const PACKAGE: &str = "com.example.app";
@@ -42,6 +42,11 @@ fn gateway(dir: &Path, clouds: &Clouds) -> Gateway {
 
 /// ... with more settings of the vendors.
 fn gateway_with(dir: &Path, clouds: &Clouds, more: &str) -> Gateway {
+    gateway_in(dir, clouds, more, &[])
+}
+
+/// ... and more variables in its environment.
+fn gateway_in(dir: &Path, clouds: &Clouds, more: &str, environment: &[(&str, &str)]) -> Gateway {
     let hosts = [
         "xiaomi_url",
         "huawei_oauth_url",
@@ -61,7 +66,7 @@ fn gateway_with(dir: &Path, clouds: &Clouds, more: &str) -> Gateway {
     let extra = format!(
         "[vendors]\n{more}\n{urls}ca_file = '{ca}'\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
     );
-    Gateway::start_at(dir, port, &extra)
+    Gateway::start_in(dir, port, &extra, environment)
 }
 
 /// Where gateway and clouds are.
@@ -571,6 +576,44 @@ fn a_slow_answer_is_waited_for_within_its_time_and_one_beyond_it_asked_for_again
             assert_eq!((tray.len() - replaced, replaced), (2, usize::from(beyond)), "{tray:?}");
         });
     }
+}
+
+#[test]
+fn one_apps_notification_is_not_behind_all_of_another_apps() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let environment = [("IMPUSH_GATEWAY_DELIVERY_CONCURRENCY", "8")];
+    let gateway = gateway_in(dir.path(), &clouds, "timeout_ms = 6000", &environment);
+    let mut many = Case::new("xiaomi", &At::new(&gateway, &clouds));
+    many.device();
+    let quiet = many.rest.base.replace("/org/app", "/org/quiet");
+    let secret = std::fs::read_to_string(gateway.reach["admin_secret_file"].as_str().expect("a file")).expect("read");
+    let grant = json!({"grant_type": "client_credentials", "client_id": "admin", "client_secret": secret});
+    let (_, answer) = many.rest.ask("POST", &format!("{quiet}/token"), Some(&grant));
+    let bearer = answer["access_token"].as_str().expect("a token");
+    let ask = |method: &str, path: &str, body: Value| {
+        let (status, answer) = many.rest.ask_as(bearer, method, &format!("{quiet}/{path}"), Some(&body));
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    };
+    let token = many.lab("installs", &json!({"vendor": "xiaomi", "id": many.cloud_id, "device": "quiet"}));
+    ask("POST", "certificates", json!({"vendor": "xiaomi", "name": many.certificate, "fields": many.fields}));
+    ask("POST", "users", json!({"username": "ann", "password": "a password"}));
+    let binding = json!({"device_id": "d", "device_token": token["token"], "notifier_name": many.certificate});
+    ask("PUT", "users/ann/push/binding", binding);
+
+    // Each call takes a second, and eight are made at once.
+    many.fault("slow", 1000);
+    let last = (0..60).map(|_| many.send(TITLE, TEXT)).last().expect("an id");
+    let answer = ask("POST", "messages/users", json!({"to": ["ann"], "body": {"msg": TEXT}}));
+    let id = answer["data"]["ann"].as_str().expect("an id").to_owned();
+    let trace = |bearer: &str, app: &str, id: &str| {
+        let (_, answer) = many.rest.ask_as(bearer, "GET", &format!("{app}/messages/{id}/trace"), None);
+        answer["entities"].as_array().expect("lines").iter().any(|line| line["hop"] == "vendor_sent")
+    };
+    eventually("the quiet app's notification is with its vendor", || trace(bearer, &quiet, &id));
+    let (_, answer) = many.rest.ask("GET", &format!("{}/messages/{last}/trace", many.rest.base), None);
+    assert!(!answer.to_string().contains("vendor_sent"), "the other app's sixty were all before it: {answer}");
 }
 
 #[test]

@@ -145,7 +145,8 @@ pub struct Delivery {
     pub push_life_s: u64,
     /// `any_offline`: push to each device that is offline. `all_offline`: only when every device is.
     pub policy: MultiDevice,
-    /// Vendor calls under way at once. 1 to 4096.
+    /// Vendor calls under way at once. What waits for its vendor leaves a quarter of them free, and an app that has less
+    /// than an eighth makes its own at once: it is not behind another app's thousands. 1 to 4096.
     pub concurrency: usize,
 }
 

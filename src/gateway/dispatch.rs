@@ -5,6 +5,7 @@ mod carrying;
 mod telling;
 
 use super::alarm::Alarm;
+use super::calls::Calls;
 use super::clock::now_ms;
 use super::endings::refused;
 use super::events::CLOCKS_MS;
@@ -54,9 +55,7 @@ pub struct Dispatch {
     rules: watch::Receiver<Rules>,
     alarm: Arc<Alarm>,
     /// Vendor calls under way.
-    calls: Arc<Semaphore>,
-    /// Calls that are left for what came due earlier.
-    spared: usize,
+    calls: Calls,
     /// Recalls under way: they neither wait for sends nor hold them up.
     recalls: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
@@ -82,8 +81,7 @@ impl Dispatch {
             coming: Arc::default(),
             rules,
             alarm: Arc::default(),
-            calls: Arc::new(Semaphore::new(concurrency)),
-            spared: concurrency / 2,
+            calls: Calls::new(concurrency),
             recalls: Arc::new(Semaphore::new(concurrency.div_ceil(4))),
             tasks: TaskTracker::new(),
         }
@@ -347,8 +345,8 @@ impl Dispatch {
             let now = now_ms();
             let longest = if self.store.is_shared() { SHARED_SLEEP_MS } else { LONGEST_SLEEP_MS };
             let until = due.unwrap_or(u64::MAX).min(now + longest);
-            // With every call in use, what is due waits for one to end.
-            let starved = until <= now && self.calls.available_permits() <= self.spared / 2;
+            // With every call in use that it may have, what is due waits for one to end.
+            let starved = until <= now && self.calls.for_waiting() == 0;
             let until = if starved { now + ALL_BUSY_MS } else { until };
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -363,7 +361,7 @@ impl Dispatch {
     /// Claims what is due. `true` when there may be more at once.
     async fn round(&self) -> Result<bool, StoreError> {
         // No more than can be sent now: a lease runs from the claim.
-        let reach = self.reach(self.calls.available_permits());
+        let reach = self.reach(self.calls.for_waiting());
         let Claimed { jobs, again, elsewhere, silent } = self.store.claim(self.rules(), reach, now_ms()).await?;
         let any = !jobs.is_empty() || !silent.is_empty();
         if !silent.is_empty() {
@@ -375,8 +373,9 @@ impl Dispatch {
             self.send([address], &message);
         }
         for group in together(jobs) {
-            let Ok(permit) = self.calls.clone().acquire_owned().await else { return Ok(false) };
-            self.carry(group, permit);
+            let Some(first) = group.first() else { continue };
+            let Some(call) = self.calls.next(&first.address.app).await else { return Ok(false) };
+            self.carry(group, call);
         }
         Ok(any)
     }

@@ -15,6 +15,7 @@ mod alarm;
 mod api;
 mod attempts;
 mod broker;
+mod calls;
 mod check;
 pub mod cli;
 mod clock;

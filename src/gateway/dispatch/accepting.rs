@@ -10,7 +10,6 @@ use crate::protocol::Message;
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// How long it is asked whether a commit took place whose answer was lost, and the rest of a call is tried of which a
@@ -65,8 +64,8 @@ impl Dispatch {
     /// All of them or none.
     async fn accept_slice(&self, new: &[NewMessage], rules: Rules, now: u64) -> Result<Vec<MessageId>, StoreError> {
         // A lease runs from the claim, so a claim has its call first.
-        let mut calls = self.calls_for(new.len());
-        let reach = self.reach(calls.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let mut calls = new.first().map_or_else(Vec::new, |first| self.calls.at_once(&first.app, new.len()));
+        let reach = self.reach(calls.len());
         let all = self.accept_surely(new, rules, reach, now).await?;
         let mut ids = Vec::new();
         for (accepted, NewMessage { message, .. }) in all.into_iter().zip(new) {
@@ -76,8 +75,8 @@ impl Dispatch {
             self.send(accepted.live, message);
             self.neighbours.publish(accepted.elsewhere, &accepted.id);
             for group in together(accepted.jobs) {
-                if let Some(permit) = calls.as_mut().and_then(|calls| calls.split(1)) {
-                    self.carry(group, permit);
+                if let Some(call) = calls.pop() {
+                    self.carry(group, call);
                 }
             }
             ids.push(accepted.id);
@@ -108,12 +107,5 @@ impl Dispatch {
                 known => return known,
             }
         }
-    }
-
-    /// As many vendor calls as there are messages, if that leaves enough for what is due already.
-    fn calls_for(&self, messages: usize) -> Option<OwnedSemaphorePermit> {
-        let free = self.calls.available_permits().saturating_sub(self.spared);
-        let most = u32::try_from(messages.min(free)).ok().filter(|most| *most > 0)?;
-        self.calls.clone().try_acquire_many_owned(most).ok()
     }
 }

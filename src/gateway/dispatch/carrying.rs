@@ -2,22 +2,22 @@
 
 use super::{Dispatch, report};
 use crate::delivery::AfterVendor;
+use crate::gateway::calls::Call;
 use crate::gateway::clock::now_ms;
 use crate::gateway::store::{VendorJob, Waiting};
 use crate::vendors::certificate::Certificate;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::info;
 
 impl Dispatch {
     /// One vendor call, and what comes of it.
-    pub(super) fn carry(&self, group: Vec<VendorJob>, permit: OwnedSemaphorePermit) {
+    pub(super) fn carry(&self, group: Vec<VendorJob>, call: Call) {
         let this = self.clone();
         self.tasks.spawn(async move {
             let Some(certificate) = group.first().map(|job| job.certificate.clone()) else { return };
             let results = this.push.push(group).await;
-            drop(permit);
+            drop(call);
             // A claim for a single call costs the store as much as one for many.
-            if this.calls.available_permits() > this.spared / 2 {
+            if this.calls.for_waiting() > 0 {
                 this.alarm.calls_free();
             }
             let now = now_ms();

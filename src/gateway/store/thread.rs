@@ -6,7 +6,7 @@ use super::health::Health;
 use super::pooler::{self, Session};
 use super::queue::Queue;
 use super::sql::{Statements, Transaction, in_postgres};
-use super::turns::{Group, SLICE};
+use super::turns::{Group, Pace, SLICE};
 use super::{Finish, Job, StoreError};
 use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -22,7 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Most jobs one connection to PostgreSQL takes while others may be free.
 const SHARE: usize = 16;
 /// ... and the receivers of those, from which on it takes no more.
-const SHARE_COST: usize = 2 * SLICE;
+const SHARE_COST: usize = 4 * SLICE;
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
 /// A connection that was not used for so long is asked whether it stands before it is given work.
@@ -55,9 +55,11 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), St
     private(path).map_err(|source| StoreError::Key { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
-    // operator's sqlite3) do not stop it.
+    // operator's sqlite3) do not stop it. MEMORY: what undoes a job that fails; from 64 KiB on, as with a few dozen messages,
+    // it would be written to a file, a page at a time.
     connection.execute_batch(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA cache_size=-8192;",
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA cache_size=-8192;
+         PRAGMA temp_store=MEMORY;",
     )?;
     // Else SQLite looks at values to choose a plan, and prepares a statement anew for each run with others.
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -184,7 +186,7 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
 }
 
 fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &Health, mut queue: Queue) {
-    let mut last = 0;
+    let (mut last, mut pace) = (0, Pace::default());
     while queue.wait_for_more(last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
             Ok(transaction) => transaction,
@@ -196,7 +198,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &H
         };
         let (finishes, written) = {
             let t = Transaction::sqlite(&transaction);
-            (some(&t, |_| queue.next()), t.commit())
+            (some(&t, &mut pace, |_| queue.next()), t.commit())
         };
         last = finishes.len();
         finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), health);
@@ -207,7 +209,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &H
 fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex<Queue>) {
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
-    let mut statements = Statements::new();
+    let (mut statements, mut pace) = (Statements::new(), Pace::default());
     let mut used = Instant::now();
     // The connection is not to be used again, and whether these jobs have already been given a second one.
     let (mut suspect, mut again) = (false, false);
@@ -251,7 +253,7 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
             }
         };
         again = false;
-        let finishes = some(&t, |group| match jobs.front() {
+        let finishes = some(&t, &mut pace, |group| match jobs.front() {
             Some(job) if job.alone && !group.is_empty() => None,
             _ => jobs.pop_front(),
         });
@@ -286,16 +288,22 @@ fn share(queue: &Mutex<Queue>, jobs: &mut VecDeque<Job>) -> bool {
 }
 
 /// Carries jobs out, all of them or as many as one transaction may hold.
-fn some(t: &Transaction<'_>, mut next: impl FnMut(&Group) -> Option<Job>) -> Vec<Finish> {
-    let started = Instant::now();
-    let (mut group, mut finishes) = (Group::default(), Vec::new());
-    while !group.is_full(started.elapsed())
+fn some(t: &Transaction<'_>, pace: &mut Pace, mut next: impl FnMut(&Group<'_>) -> Option<Job>) -> Vec<Finish> {
+    let mut group = pace.group(now());
+    let mut finishes = Vec::new();
+    while !group.is_full(now())
         && let Some(job) = next(&group)
     {
-        group.add(job.flow, job.alone && t.is_shared());
+        group.add(job.flow, job.alone && t.is_shared(), now());
         finishes.push((job.carry_out)(t));
     }
     finishes
+}
+
+/// The time since the first store of this process was opened.
+fn now() -> Duration {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    STARTED.elapsed()
 }
 
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do until the database is back")]

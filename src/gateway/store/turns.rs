@@ -12,11 +12,15 @@ use std::time::Duration;
 pub(super) type Flow = Option<Arc<str>>;
 
 /// Most receivers of a job, and what an app may do in one turn. One receiver costs 1.
-pub const SLICE: usize = 64;
+pub const SLICE: usize = 32;
 /// A transaction takes no further job after this: what is in it would wait for too long.
 const LONGEST: Duration = Duration::from_millis(25);
-/// The same once jobs of two apps are in it: one of them may have come while the other's were carried out.
-const SHARED: Duration = Duration::from_millis(5);
+/// The same where other apps' jobs come too: one that comes waits for the commit of all that was done before.
+const AMONG_APPS: Duration = Duration::from_millis(5);
+/// The same once jobs of two apps are in it.
+const MIXED: Duration = Duration::from_millis(1);
+/// After so long without jobs of a second app one is taken to be alone.
+const ALONE: Duration = Duration::from_secs(60);
 /// Most jobs of one transaction.
 const BATCH: usize = 256;
 
@@ -94,23 +98,53 @@ impl<T> Turns<T> {
     }
 }
 
-/// What is in a transaction.
+/// How large transactions are, by who has had jobs lately. Moments are counted from whenever the caller began to.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct Pace {
+    /// The last one's app.
+    app: Flow,
+    /// When that was last another one than before.
+    changed: Option<Duration>,
+}
+
+impl Pace {
+    fn add(&mut self, flow: &Flow, now: Duration) {
+        if flow.is_some() && self.app != *flow {
+            if self.app.is_some() {
+                self.changed = Some(now);
+            }
+            self.app.clone_from(flow);
+        }
+    }
+
+    /// The next transaction.
+    pub fn group(&mut self, now: Duration) -> Group<'_> {
+        let among_apps = self.changed.is_some_and(|changed| now.saturating_sub(changed) < ALONE);
+        let longest = if among_apps { AMONG_APPS } else { LONGEST };
+        Group { pace: self, began: now, longest, jobs: 0, app: None, is_closed: false }
+    }
+}
+
+/// What is in a transaction.
+pub(super) struct Group<'a> {
+    pace: &'a mut Pace,
+    began: Duration,
+    longest: Duration,
     jobs: usize,
     app: Flow,
-    /// Jobs of more than one app.
-    is_mixed: bool,
     is_closed: bool,
 }
 
-impl Group {
+impl Group<'_> {
     /// `alone`: nothing else goes with it.
-    pub fn add(&mut self, flow: Flow, alone: bool) {
+    pub fn add(&mut self, flow: Flow, alone: bool, now: Duration) {
         self.jobs += 1;
         self.is_closed |= alone;
+        self.pace.add(&flow, now);
         if flow.is_some() {
-            self.is_mixed |= self.app.is_some() && self.app != flow;
+            if self.app.is_some() && self.app != flow {
+                self.longest = MIXED;
+            }
             self.app = flow;
         }
     }
@@ -120,9 +154,9 @@ impl Group {
     }
 
     /// Whether it is to be committed now.
-    pub fn is_full(&self, elapsed: Duration) -> bool {
-        let longest = if self.is_mixed { SHARED } else { LONGEST };
-        self.is_closed || self.jobs >= BATCH || (self.jobs > 0 && elapsed >= longest)
+    pub fn is_full(&self, now: Duration) -> bool {
+        let lasted = now.saturating_sub(self.began);
+        self.is_closed || self.jobs >= BATCH || (self.jobs > 0 && lasted >= self.longest)
     }
 }
 
@@ -196,21 +230,37 @@ mod tests {
 
     #[test]
     fn a_transaction_ends_soon_once_a_second_app_is_in_it() {
-        let (mut group, ms) = (Group::default(), Duration::from_millis);
-        assert!(!group.is_full(ms(100)), "there is nothing to commit");
-        group.add(app("a"), false);
-        group.add(None, false);
-        assert!(!group.is_full(ms(24)) && group.is_full(ms(25)));
-        group.add(app("b"), false);
-        assert!(!group.is_full(ms(4)) && group.is_full(ms(12)));
-        group.add(app("b"), true);
-        assert!(group.is_full(ms(0)), "nothing goes with that one");
+        let (mut pace, ms) = (Pace::default(), Duration::from_millis);
+        let mut group = pace.group(ms(1000));
+        assert!(!group.is_full(ms(1100)), "there is nothing to commit");
+        group.add(app("a"), false, ms(1000));
+        group.add(None, false, ms(1000));
+        assert!(!group.is_full(ms(1024)) && group.is_full(ms(1025)));
+        group.add(app("b"), false, ms(1012));
+        assert!(group.is_full(ms(1012)));
     }
 
     #[test]
-    fn a_transaction_holds_no_more_jobs_than_it_may() {
-        let mut group = Group::default();
-        (0..BATCH).for_each(|_| group.add(app("a"), false));
-        assert!(group.is_full(Duration::ZERO));
+    fn an_app_that_is_not_alone_has_shorter_transactions_until_it_is_alone_again() {
+        let (mut pace, ms) = (Pace::default(), Duration::from_millis);
+        pace.group(ms(0)).add(app("a"), false, ms(0));
+        pace.group(ms(10)).add(app("b"), false, ms(10));
+        let mut group = pace.group(ms(20));
+        group.add(app("b"), false, ms(20));
+        assert!(!group.is_full(ms(24)) && group.is_full(ms(25)));
+        let mut group = pace.group(ms(61_000));
+        group.add(app("b"), false, ms(61_000));
+        assert!(!group.is_full(ms(61_024)) && group.is_full(ms(61_025)));
+    }
+
+    #[test]
+    fn a_transaction_holds_no_more_jobs_than_it_may_and_nothing_goes_with_what_is_alone() {
+        let (mut pace, now) = (Pace::default(), Duration::ZERO);
+        let mut group = pace.group(now);
+        (0..BATCH).for_each(|_| group.add(app("a"), false, now));
+        assert!(group.is_full(now));
+        let mut group = pace.group(now);
+        group.add(None, true, now);
+        assert!(group.is_full(now));
     }
 }

@@ -1,0 +1,138 @@
+//! Vendor calls under way, and who may make another: a part of them is kept from what has waited, so that an app that
+//! makes few is not behind another app's many.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Which calls may be made, as a value.
+#[derive(Debug)]
+struct Shares {
+    most: usize,
+    /// By app.
+    under_way: HashMap<Arc<str>, usize>,
+}
+
+impl Shares {
+    /// Calls that what has waited leaves to what comes.
+    const fn kept(&self) -> usize {
+        self.most / 4
+    }
+
+    /// How many of `wanted` an app may make at once for what it sends now, if so many are free: while half of all are, any
+    /// number of those beyond; else as many as keep it a small part of all.
+    fn at_once(&self, app: &str, wanted: usize, free: usize) -> usize {
+        let own = self.under_way.get(app).copied().unwrap_or_default();
+        let beyond_half = free.saturating_sub(self.most / 2);
+        let small = (self.most / 8).saturating_sub(own);
+        wanted.min(beyond_half.max(small)).min(free)
+    }
+}
+
+/// The calls of one gateway; clones share them.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    free: Arc<Semaphore>,
+    shares: Arc<Mutex<Shares>>,
+}
+
+/// Leave for one call; it ends with this.
+#[derive(Debug)]
+pub struct Call {
+    _permit: OwnedSemaphorePermit,
+    app: Arc<str>,
+    shares: Arc<Mutex<Shares>>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut shares = lock(&self.shares);
+        if let Some(own) = shares.under_way.get_mut(&self.app) {
+            *own -= 1;
+            if *own == 0 {
+                shares.under_way.remove(&self.app);
+            }
+        }
+    }
+}
+
+fn lock(shares: &Mutex<Shares>) -> MutexGuard<'_, Shares> {
+    shares.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Calls {
+    pub fn new(most: usize) -> Self {
+        let shares = Shares { most, under_way: HashMap::new() };
+        Self { free: Arc::new(Semaphore::new(most)), shares: Arc::new(Mutex::new(shares)) }
+    }
+
+    /// For what an app sends now: as many as it may make at once, and no more than wanted.
+    pub fn at_once(&self, app: &str, wanted: usize) -> Vec<Call> {
+        let granted = lock(&self.shares).at_once(app, wanted, self.free.available_permits());
+        let app: Arc<str> = app.into();
+        let permits = std::iter::from_fn(|| self.free.clone().try_acquire_owned().ok()).take(granted);
+        permits.map(|permit| self.call(app.clone(), permit)).collect()
+    }
+
+    /// How many may be made for what has waited.
+    pub fn for_waiting(&self) -> usize {
+        self.free.available_permits().saturating_sub(lock(&self.shares).kept())
+    }
+
+    /// Leave for one of those, once there is a place. `None`: the gateway ends.
+    pub async fn next(&self, app: &str) -> Option<Call> {
+        let permit = self.free.clone().acquire_owned().await.ok()?;
+        Some(self.call(app.into(), permit))
+    }
+
+    fn call(&self, app: Arc<str>, permit: OwnedSemaphorePermit) -> Call {
+        *lock(&self.shares).under_way.entry(app.clone()).or_default() += 1;
+        Call { _permit: permit, app, shares: self.shares.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_app_with_few_calls_makes_its_own_at_once_while_anothers_backlog_takes_all_it_may() {
+        let calls = Calls::new(256);
+        let mut backlog = Vec::new();
+        for _ in 0..calls.for_waiting() {
+            backlog.extend(calls.next("a").await);
+        }
+        assert_eq!((backlog.len(), calls.for_waiting()), (192, 0));
+        assert_eq!(calls.at_once("a", 64).len(), 0, "it has its part");
+        let own: Vec<Call> = (0..100).flat_map(|_| calls.at_once("b", 1)).collect();
+        assert_eq!(own.len(), 32);
+        drop(own);
+        assert_eq!(calls.at_once("b", 64).len(), 32, "what has ended makes room");
+        assert_eq!(calls.at_once("c", 64).len(), 32);
+    }
+
+    #[test]
+    fn one_app_alone_has_half_of_all_at_once_and_leaves_the_rest_to_what_waits() {
+        let calls = Calls::new(256);
+        let held: Vec<Call> = (0..10).flat_map(|_| calls.at_once("a", 64)).collect();
+        assert_eq!((held.len(), calls.for_waiting()), (128, 64));
+    }
+
+    #[test]
+    fn the_smallest_gateway_still_makes_calls() {
+        for most in 1..8 {
+            let calls = Calls::new(most);
+            assert!(calls.for_waiting() > 0, "{most}");
+            let all: Vec<Call> = (0..10).flat_map(|_| calls.at_once("a", 10)).collect();
+            assert!(all.len() <= most);
+        }
+    }
+
+    #[test]
+    fn an_app_without_calls_is_forgotten() {
+        let calls = Calls::new(8);
+        drop(calls.at_once("a", 3));
+        assert!(lock(&calls.shares).under_way.is_empty());
+        assert_eq!(calls.free.available_permits(), 8);
+    }
+}

@@ -35,6 +35,7 @@ mod ready;
 mod receipts;
 mod room;
 mod settings;
+mod shape;
 mod sql;
 mod standing;
 mod thread;

@@ -5,6 +5,7 @@ use super::checkpoint::Checkpoints;
 use super::health::Health;
 use super::pooler::{self, Session};
 use super::queue::Queue;
+use super::shape;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::turns::{Group, Pace, SLICE};
 use super::{Finish, Job, StoreError};
@@ -72,6 +73,7 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), St
         transaction.pragma_update(None, "user_version", VERSION as i64)?;
         transaction.commit()?;
     }
+    shape::check_sqlite(&connection, SCHEMA)?;
     let checkpoints = Checkpoints::start(path, &connection)?;
     spawn(move || work_sqlite(connection, &checkpoints, &health, queue))
 }
@@ -182,6 +184,7 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
         t.batch_execute(&in_postgres(step))?;
         t.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&(VERSION as i64)])?;
     }
+    shape::check_postgres(&mut t, SCHEMA)?;
     Ok(t.commit()?)
 }
 
@@ -351,7 +354,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_version_that_is_neither_known_nor_taken_over_is_refused_with_what_to_do() {
-        for (version, says) in [(5, "only version 9 is taken over"), (99, "use the newer gateway")] {
+        let unfinished = "a build from between two releases";
+        for (version, says) in [(5, "only version 9 is taken over"), (10, unfinished), (99, "use the newer gateway")] {
             let home = tempfile::tempdir().expect("a directory");
             let refused = opened(home.path(), version).err().map(|error| error.to_string());
             assert!(refused.as_ref().is_some_and(|why| why.contains(says)), "{version}: {refused:?}");

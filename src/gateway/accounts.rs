@@ -28,12 +28,18 @@ const CONTROL: &str = "$CONTROL/dynamic-security/v1";
 pub(super) const ANSWERS: &str = "$CONTROL/dynamic-security/v1/response";
 /// Commands that wait for the connection; a caller beyond that waits itself.
 const QUEUE: usize = 256;
-/// How long the broker may take to answer.
+/// How long the broker may take to answer who waits for a login.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long it may take over what nobody waits for.
+const SWEEP: Duration = Duration::from_secs(60);
 /// How often all accounts are looked through, for those whose tokens are over.
 const EVERY: Duration = Duration::from_secs(3600);
+/// When it is tried again after it went wrong.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Accounts in one answer, which stays below 64 KiB.
 const PAGE: usize = 100;
+/// Accounts removed by one packet: the broker writes all of them anew for each, and serves nobody meanwhile.
+const REMOVED: usize = 10;
 /// Of one device these many accounts stay besides those whose tokens live: a device that was away renews with an old one,
 /// and may miss the answer.
 const NEWEST: usize = 4;
@@ -100,7 +106,7 @@ impl Accounts {
         if ended.map_err(|_| AccountError::Store)?.is_some() {
             return Err(AccountError::Refused("the login has ended meanwhile".to_owned()));
         }
-        shared.ask(added(&noted, name, token, &shared.topics).ok_or(AccountError::NoDevice)?).await.map(drop)
+        shared.ask(added(&noted, name, token, &shared.topics).ok_or(AccountError::NoDevice)?, ANSWER).await.map(drop)
     }
 
     /// Those of logins that have ended go.
@@ -113,13 +119,16 @@ impl Accounts {
     /// Looks after them until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
         let Some(shared) = self.0 else { return };
+        let mut pause = EVERY;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = shared.look.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            match shared.sweep().await {
+            let swept = shared.sweep().await;
+            pause = if swept.is_ok() { EVERY } else { AGAIN };
+            match swept {
                 Ok(0) | Err(AccountError::Away) => {}
                 Ok(removed) => {
                     info!(event = "accounts.removed", removed, "logins that have ended are out of the broker")
@@ -133,13 +142,13 @@ impl Accounts {
 }
 
 impl Shared {
-    async fn ask(&self, commands: Vec<Json>) -> Result<Vec<Json>, AccountError> {
+    async fn ask(&self, commands: Vec<Json>, limit: Duration) -> Result<Vec<Json>, AccountError> {
         let (answered, answer) = oneshot::channel();
         let asking = async {
             self.desk.send(Asked { commands, answered }).await.ok()?;
             answer.await.ok()
         };
-        let answers = tokio::time::timeout(ANSWER, asking).await.ok().flatten().ok_or(AccountError::Away)?;
+        let answers = tokio::time::timeout(limit, asking).await.ok().flatten().ok_or(AccountError::Away)?;
         match answers.iter().find_map(|answer| answer["error"].as_str()) {
             Some(why) => Err(AccountError::Refused(why.to_owned())),
             None => Ok(answers),
@@ -152,7 +161,7 @@ impl Shared {
         let mut offset = 0;
         loop {
             let list = json!({"command": "listClients", "verbose": true, "count": PAGE, "offset": offset});
-            let answers = self.ask(vec![list]).await?;
+            let answers = self.ask(vec![list], SWEEP).await?;
             let clients = answers.first().and_then(|answer| answer["data"]["clients"].as_array()).cloned();
             let clients = clients.unwrap_or_default();
             all.extend(clients.iter().filter_map(Listed::read));
@@ -173,14 +182,14 @@ impl Shared {
         }
         out.sort();
         out.dedup();
-        for names in out.chunks(PAGE) {
+        for names in out.chunks(REMOVED) {
             let removed = names.iter().flat_map(|name| {
                 [
                     json!({"command": "deleteClient", "username": name}),
                     json!({"command": "deleteRole", "rolename": name}),
                 ]
             });
-            match self.ask(removed.collect()).await {
+            match self.ask(removed.collect(), SWEEP).await {
                 // Another gateway was faster.
                 Ok(_) | Err(AccountError::Refused(_)) => {}
                 Err(error) => return Err(error),
@@ -364,7 +373,7 @@ mod tests {
         let many: Vec<Listed> = (0..6).map(|n| account("phone", n * 100)).collect();
         let all = [many.clone(), vec![account("tablet", 0)]].concat();
         assert_eq!(superseded(&all, 50), Vec::<String>::new(), "all live");
-        assert_eq!(superseded(&all, 200), ["phone/0", "phone/100"], "not the tablet's only one");
+        assert_eq!(superseded(&all, 200), ["phone/100", "phone/0"], "not the tablet's only one");
         assert_eq!(superseded(&many[..1], 1000), ["phone/0"], "nobody takes its token");
     }
 
@@ -379,7 +388,7 @@ mod tests {
             let asked = desk.queue.recv().await.expect("asked");
             serde_json::from_slice::<Json>(&desk.ask(asked).1).expect("JSON")
         };
-        let (one, said) = tokio::join!(shared.ask(vec![json!({"command": "a"})]), async {
+        let (one, said) = tokio::join!(shared.ask(vec![json!({"command": "a"})], ANSWER), async {
             let said = asked(&mut desk).await;
             let id = &said["commands"][0]["correlationData"];
             desk.on_answer(json!({"responses": [{"command": "a", "correlationData": "7"}]}).to_string().as_bytes());
@@ -387,7 +396,7 @@ mod tests {
             said
         });
         assert_eq!((one.expect("answered").len(), &said["commands"][0]["command"]), (1, &json!("a")));
-        let (two, ()) = tokio::join!(shared.ask(vec![json!({"command": "b"})]), async {
+        let (two, ()) = tokio::join!(shared.ask(vec![json!({"command": "b"})], ANSWER), async {
             asked(&mut desk).await;
             desk.on_connected();
         });

@@ -129,8 +129,9 @@ fn of_sends_whose_transactions_are_cut_again_and_again_each_is_answered_and_show
     }
 }
 
-/// A standby takes over from the first server under load; `end` is what becomes of that one.
-fn taken_over(test: &str, end: impl Fn(&mut Postgres)) {
+/// A standby takes over from the first server under load; `end` is what becomes of that one, and `fence` of what still waits there for
+/// the standby.
+fn taken_over(test: &str, end: impl Fn(&mut Postgres), fence: impl Fn(&Postgres)) {
     let Some(mut stage) = Stage::new(test) else { return };
     let second = stage.postgres.standby(stage.dir.path());
     for statement in [
@@ -172,11 +173,21 @@ fn taken_over(test: &str, end: impl Fn(&mut Postgres)) {
     end(&mut stage.postgres);
     second.ask("SELECT pg_promote()");
     let promoted = at.elapsed();
-    let mut in_a_row = 0;
-    while in_a_row < 20 {
-        in_a_row = if sent(&rest) == 200 { in_a_row + 1 } else { 0 };
-        assert!(at.elapsed() < promoted + Duration::from_secs(10), "it still answers 503");
-    }
+    let asking = std::thread::spawn({
+        let rest = stage.rest(&gateway);
+        move || {
+            let mut in_a_row = 0;
+            while in_a_row < 20 {
+                in_a_row = if sent(&rest) == 200 { in_a_row + 1 } else { 0 };
+                assert!(at.elapsed() < promoted + Duration::from_secs(10), "it still answers 503");
+            }
+        }
+    });
+    support::eventually("the answer", || {
+        fence(&stage.postgres);
+        asking.is_finished()
+    });
+    asking.join().expect("it is back");
     let back = at.elapsed() - promoted;
     over.store(true, Ordering::Relaxed);
     let (accepted, refused) = sender.join().expect("every call is answered");
@@ -192,19 +203,20 @@ fn taken_over(test: &str, end: impl Fn(&mut Postgres)) {
 
 #[test]
 fn a_standby_that_is_promoted_when_the_first_server_ends_is_used_and_nothing_accepted_is_lost() {
-    taken_over(
-        "a_standby_that_is_promoted_when_the_first_server_ends_is_used_and_nothing_accepted_is_lost",
-        Postgres::stop,
-    );
+    let test = "a_standby_that_is_promoted_when_the_first_server_ends_is_used_and_nothing_accepted_is_lost";
+    taken_over(test, Postgres::stop, |_| {});
 }
 
 #[test]
 fn a_standby_that_is_promoted_when_the_first_server_turns_read_only_is_used_and_nothing_accepted_is_lost() {
     let test = "a_standby_that_is_promoted_when_the_first_server_turns_read_only_is_used_and_nothing_accepted_is_lost";
-    taken_over(test, |first| {
+    let read_only = |first: &mut Postgres| {
         first.ask("ALTER SYSTEM SET default_transaction_read_only = on");
         first.ask("SELECT pg_reload_conf()");
-    });
+    };
+    // A commit that waits for a standby which follows no more waits for ever: no deadline of PostgreSQL's ends that.
+    let waits = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    taken_over(test, read_only, |first| drop(first.ask(waits)));
 }
 
 #[test]

@@ -331,7 +331,7 @@ impl Postgres {
     pub fn made(dir: &Path) -> Option<Self> {
         Self::made_by(dir, "postgres", |data, bin| {
             let mut make = bin("initdb");
-            make.args(["-A", "trust", "-U", "impush", "-D"]).arg(data);
+            make.args(["-N", "-A", "trust", "-U", "impush", "-D"]).arg(data);
             make
         })
     }
@@ -378,8 +378,20 @@ impl Postgres {
     pub fn standby(&self, dir: &Path) -> Self {
         let mut standby = Self::made_by(dir, "standby", |data, bin| {
             let mut copy = bin("pg_basebackup");
-            copy.args(["-c", "fast", "-R", "-h", "127.0.0.1", "-U", "impush", "-p", &self.port.to_string(), "-D"])
-                .arg(data);
+            copy.args([
+                "-N",
+                "-c",
+                "fast",
+                "-R",
+                "-h",
+                "127.0.0.1",
+                "-U",
+                "impush",
+                "-p",
+                &self.port.to_string(),
+                "-D",
+            ])
+            .arg(data);
             copy
         })
         .expect("installed");

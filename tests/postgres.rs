@@ -129,6 +129,26 @@ fn of_sends_whose_transactions_are_cut_again_and_again_each_is_answered_and_show
     }
 }
 
+#[test]
+fn a_commit_that_waits_for_a_standby_that_is_away_is_answered_503_and_holds_nobody_up_for_ever() {
+    let test = "a_commit_that_waits_for_a_standby_that_is_away_is_answered_503_and_holds_nobody_up_for_ever";
+    let Some(stage) = Stage::new(test) else { return };
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    stage.phone(&rest);
+    stage.postgres.ask("ALTER SYSTEM SET synchronous_standby_names = 'away'");
+    stage.postgres.ask("SELECT pg_reload_conf()");
+    let began = Instant::now();
+    // The first may have been committed before the server knew of it.
+    while sent(&rest) != 503 {
+        assert!(began.elapsed() < Duration::from_secs(3), "commits do not wait");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    stage.postgres.ask("ALTER SYSTEM RESET synchronous_standby_names");
+    stage.postgres.ask("SELECT pg_reload_conf()");
+    support::eventually("it takes messages again", || sent(&rest) == 200);
+}
+
 /// A standby takes over from the first server under load; `end` is what becomes of that one, and `fence` of what still waits there for
 /// the standby.
 fn taken_over(test: &str, end: impl Fn(&mut Postgres), fence: impl Fn(&Postgres)) {

@@ -109,6 +109,11 @@ impl Accepting<'_, '_> {
                 .query_row(params![app, user, id, idempotency], |r| r.get(0))
                 .optional()?;
             let id = known.ok_or_else(|| StoreError::Corrupt(format!("the message id {id} is taken")))?;
+            if t.is_shared() {
+                // It was found, and a standby may not have it: the commit of a write waits until it has both.
+                let sql = "UPDATE messages SET accepted_ms = accepted_ms WHERE id = ?1";
+                t.prepare_cached(sql)?.execute(params![id])?;
+            }
             return Ok(Accepted::new(id));
         }
         let mut found = devices(t, app, user)?;

@@ -26,6 +26,7 @@ mod nodes;
 mod orders;
 mod own;
 mod pairs;
+mod patience;
 mod pending;
 mod pooler;
 mod presence;

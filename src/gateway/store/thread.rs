@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpoints;
 use super::health::Health;
+use super::patience::Commits;
 use super::pooler::{self, Session};
 use super::queue::Queue;
 use super::shape;
@@ -101,7 +102,10 @@ pub(super) async fn postgres(
     spawn(move || drop(looked.send(looking.look())))?;
     server.session = answer.await.map_err(|_| StoreError::Closed)??;
     let queue = Arc::new(Mutex::new(queue));
-    for _ in 0..connections.max(1) {
+    let connections = connections.max(1);
+    let commits = Commits::watch(connections, server.tls.clone())?;
+    for number in 0..connections {
+        let commits = commits.clone();
         let (server, health, queue) = (server.clone(), health.clone(), queue.clone());
         let (opened, answer) = oneshot::channel();
         spawn(move || {
@@ -112,7 +116,7 @@ pub(super) async fn postgres(
             match connected {
                 Ok(client) => {
                     drop(opened.send(Ok(())));
-                    work_postgres(client, &server, &health, &queue);
+                    work_postgres(client, &server, (number, &commits), &health, &queue);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
@@ -209,7 +213,13 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &H
     }
 }
 
-fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex<Queue>) {
+fn work_postgres(
+    client: Client,
+    server: &Server,
+    (number, commits): (usize, &Commits),
+    health: &Health,
+    queue: &Mutex<Queue>,
+) {
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
     let (mut statements, mut pace) = (Statements::new(), Pace::default());
@@ -235,6 +245,7 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
             pause();
             continue;
         };
+        let token = open.cancel_token();
         // Whatever the database's default is: the store's locks are made for this one.
         let begun = open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
         let users = jobs.iter().flat_map(|job| job.users.iter().map(String::as_str)).collect();
@@ -261,9 +272,10 @@ fn work_postgres(client: Client, server: &Server, health: &Health, queue: &Mutex
             _ => jobs.pop_front(),
         });
         suspect = t.was_read_only();
-        let committed = t.commit();
+        let committed = commits.commit(number, token, || t.commit());
         // A statement prepared in a transaction that was undone is prepared again.
-        if committed.is_err() {
+        if let Err(error) = &committed {
+            suspect |= error.is_unsure();
             statements.clear();
         }
         finish(finishes, committed, health);

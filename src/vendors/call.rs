@@ -142,14 +142,18 @@ impl Answer<'_> {
 
     /// What an answer without the vendor's JSON means: a proxy's page, a broken server.
     pub fn by_status(&self) -> Reading {
+        let is_page = self.body.trim_ascii_start().starts_with(b"<");
         let meaning = match self.status {
             401 | 403 => Meaning::Auth,
+            // Vendors answer such calls in JSON: it is something between, which knows no vendor, or a wrong host. Neither
+            // is this notification's fault.
+            404 | 405 if is_page => Meaning::Retry,
             400 | 404 | 405 | 413 => Meaning::Request,
             429 | 503 => Meaning::LimitedShort,
             _ => Meaning::Retry,
         };
         // None of the body: it may hold an access token, or what was sent.
-        let form = if self.body.trim_ascii_start().starts_with(b"<") { "a page" } else { "text" };
+        let form = if is_page { "a page" } else { "text" };
         let reason = format!("not the vendor's JSON: {} bytes of {form}", self.body.len());
         Reading::all(meaning, self.status.to_string(), reason)
     }
@@ -432,10 +436,13 @@ pub(crate) mod tests {
     #[test]
     fn an_answer_that_is_no_json_is_judged_by_its_status() {
         for (status, meaning) in
-            [(200, Meaning::Retry), (401, Meaning::Auth), (404, Meaning::Request), (429, Meaning::LimitedShort)]
+            [(200, Meaning::Retry), (401, Meaning::Auth), (413, Meaning::Request), (429, Meaning::LimitedShort)]
         {
             let answer = Answer { status, body: b"<html>", id_header: None };
             assert_eq!(answer.json::<Json>().expect_err("no JSON").rest.meaning, meaning);
+        }
+        for (body, meaning) in [(&b"<html>"[..], Meaning::Retry), (b"", Meaning::Request), (b"no", Meaning::Request)] {
+            assert_eq!(Answer { status: 404, body, id_header: None }.by_status().rest.meaning, meaning);
         }
     }
 }

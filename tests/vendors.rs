@@ -47,6 +47,15 @@ fn gateway_with(dir: &Path, clouds: &Clouds, more: &str) -> Gateway {
 
 /// ... and more variables in its environment.
 fn gateway_in(dir: &Path, clouds: &Clouds, more: &str, environment: &[(&str, &str)]) -> Gateway {
+    let (port, ca, urls) = (free_port(), clouds.ca.display(), urls(&clouds.url));
+    let extra = format!(
+        "[vendors]\n{more}\n{urls}ca_file = '{ca}'\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
+    );
+    Gateway::start_in(dir, port, &extra, environment)
+}
+
+/// Every vendor's hosts at the clouds.
+fn urls(clouds: &str) -> String {
     let hosts = [
         "xiaomi_url",
         "huawei_oauth_url",
@@ -61,12 +70,7 @@ fn gateway_in(dir: &Path, clouds: &Clouds, more: &str, environment: &[(&str, &st
         "fcm_oauth_url",
         "fcm_url",
     ];
-    let urls: String = hosts.iter().map(|key| format!("{key} = '{}'\n", clouds.url)).collect();
-    let (port, ca) = (free_port(), clouds.ca.display());
-    let extra = format!(
-        "[vendors]\n{more}\n{urls}ca_file = '{ca}'\nreceipts_url = 'http://127.0.0.1:{port}'\n[log]\nlevel = 'warn'\n"
-    );
-    Gateway::start_in(dir, port, &extra, environment)
+    hosts.iter().map(|key| format!("{key} = '{clouds}'\n")).collect()
 }
 
 /// Where gateway and clouds are.
@@ -442,6 +446,33 @@ fn vendors_are_reached_through_a_proxy_and_named_hosts_straight() {
     assert_eq!(tried(&straight, "vendor_sent"), 0);
     assert_eq!(tried(&format!("proxy = 'http://ann:wrong@127.0.0.1:{port}'"), "407"), 0);
     assert_eq!(tried("proxy = 'direct'", "vendor_sent"), 0);
+}
+
+#[test]
+fn check_says_which_vendors_hosts_are_reached_and_by_which_way() {
+    let (port, opened) = proxy();
+    let dir = tempfile::tempdir().expect("a directory");
+    let clouds = Clouds::start(dir.path());
+    let checked = |settings: &str| {
+        let config = dir.path().join("check.toml");
+        let state = dir.path().join("checked");
+        let (urls, ca) = (urls(&clouds.url), clouds.ca.display());
+        let text = format!("paths.state = '{}'\n[vendors]\n{settings}\n{urls}ca_file = '{ca}'\n", state.display());
+        std::fs::write(&config, text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+        let output = command.arg("--config").arg(config).args(["check", "--vendors"]).output().expect("ran");
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(!said.contains("pass"), "{said}");
+        (output.status.code(), said)
+    };
+    let straight = checked("proxy = 'direct'");
+    assert!(straight.0 == Some(0) && straight.1.matches(" straight: answered 404 in ").count() == 12, "{straight:?}");
+    let by_proxy = checked(&format!("proxy = 'http://ann:pass@127.0.0.1:{port}'"));
+    let line = format!(" by http://127.0.0.1:{port}: answered 404 in ");
+    assert!(by_proxy.0 == Some(0) && by_proxy.1.matches(&line).count() == 12, "{by_proxy:?}");
+    assert!(opened.load(Ordering::SeqCst) > 0);
+    let refused = checked(&format!("proxy = 'http://ann:wrong@127.0.0.1:{port}'"));
+    assert!(refused.0 == Some(69) && refused.1.matches("407").count() == 12, "{refused:?}");
 }
 
 #[test]

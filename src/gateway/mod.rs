@@ -50,6 +50,7 @@ mod serve;
 mod store;
 mod timekeeping;
 mod tokens;
+mod vendor_hosts;
 mod waiting;
 mod webhook;
 mod wire;

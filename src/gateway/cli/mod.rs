@@ -2,17 +2,16 @@
 
 mod authority;
 mod brokers;
+mod checking;
 mod enrolments;
 mod programs;
 mod users;
 
-use super::check;
 use super::config::{Config, SYSTEM_FILE, VARIABLES};
 use super::error::ServeError;
 use super::opening::open;
 use super::serve::{Start, serve};
 use super::store::Vault;
-use crate::access::Account;
 use crate::http::Http;
 use crate::logs;
 use crate::settings::{self, SettingsError};
@@ -123,11 +122,16 @@ enum Command {
     )]
     NewSecretsKey,
     /// Exit 0 if the gateway could start with this configuration, 78 with the reasons if not
-    #[command(after_help = "Looks at every file a start needs, as the user the service runs as.")]
+    #[command(
+        after_help = "Looks at every file a start needs, as the user the service runs as. --vendors takes HTTPS_PROXY and NO_PROXY from its own environment, the service from its unit's."
+    )]
     Check {
         /// Look as this user [default: the service's user, for root where a service manager starts it]
         #[arg(long, value_name = "USER")]
         as_user: Option<String>,
+        /// Then call each vendor's host by the proxy or straight, as it is set, and exit 69 if one is not reached
+        #[arg(long)]
+        vendors: bool,
     },
 }
 
@@ -213,6 +217,8 @@ enum CommandError {
     File { path: PathBuf, source: io::Error },
     #[error("{}", .0.join("\nimpush-gateway: "))]
     CannotStart(Vec<String>),
+    #[error("{}", .0.join("\nimpush-gateway: "))]
+    NotReached(Vec<String>),
     #[error("cannot look as that user: {0}")]
     User(io::Error),
     #[error("--app is `org/app`")]
@@ -236,7 +242,7 @@ impl CommandError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
             Self::File { .. } => 66,
             Self::App => 64,
-            Self::Unreachable { .. } => 69,
+            Self::Unreachable { .. } | Self::NotReached(_) => 69,
             Self::Refused(_) => 65,
             Self::Io(_) => 74,
         }
@@ -286,19 +292,10 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
             logs::finish();
             result
         }
-        Command::Check { as_user } => {
+        Command::Check { as_user, vendors } => {
             let config = good(config)?;
-            let account = match as_user {
-                Some(name) => Some(Account::named(&name).map_err(CommandError::User)?),
-                None => check::service_account(),
-            };
-            let system = Path::new(SYSTEM_FILE);
-            let file = file.as_deref().or_else(|| system.exists().then_some(system));
-            let obstacles = check::obstacles(file, &config, account.as_ref()).map_err(CommandError::User)?;
-            if !obstacles.is_empty() {
-                return Err(CommandError::CannotStart(obstacles));
-            }
-            print("configuration is good")
+            checking::execute(file.as_deref(), &config, as_user.as_deref())?;
+            if vendors { runtime.block_on(checking::vendors(&config)) } else { Ok(()) }
         }
         Command::NewSecretsKey => {
             let (path, _) = config.secrets_key();

@@ -302,6 +302,12 @@ impl Config {
                     .into(),
             ));
         }
+        if self.broker.dynamic_security && (self.broker.user.is_none() || self.broker.password.is_none()) {
+            return Err(bad(
+                "broker.dynamic_security needs broker.user and broker.password, the account that may change the others"
+                    .into(),
+            ));
+        }
         if self.broker.certificate.is_some() != self.broker.key.is_some() {
             return Err(bad("broker.certificate and broker.key go together".into()));
         }
@@ -392,6 +398,16 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_keeps_the_accounts_of_a_mosquitto_needs_one_there() {
+        let refused = |text: &str| toml::from_str::<Config>(text).expect("a configuration").check().err();
+        let on = "[broker]\ndynamic_security = true\n";
+        assert!(refused(on).is_some_and(|why| why.to_string().contains("broker.url")));
+        let at = format!("{on}url = 'mqtts://127.0.0.1'\nuser = 'gateway'\n");
+        assert!(refused(&at).is_some_and(|why| why.to_string().contains("broker.password")));
+        assert!(refused(&format!("{at}password = 'secret'\n")).is_none());
+    }
 
     fn refused(url: &str, password: Option<&str>) -> Option<String> {
         let mut config = Config::default();

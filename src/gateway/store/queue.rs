@@ -3,16 +3,16 @@
 use super::turns::{Flow, Turns};
 use super::{Job, StoreError};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Jobs of one app that wait; its callers beyond that wait themselves, and nobody else's.
 const EACH: usize = 256;
-/// Jobs that were handed over since a thread last looked, which it does before each job.
-const HANDED: usize = 1024;
 /// Apps that are remembered before those without work are forgotten.
 const APPS: usize = 64;
+/// A job of more receivers is large: half of the threads, where there are several, carry none out.
+pub(super) const SMALL: usize = 8;
 /// From so many jobs in one transaction on, the next one waits a moment for more: each costs a write to the disk, however
 /// many it carries.
 const BUSY: usize = 8;
@@ -20,26 +20,86 @@ const GATHER: Duration = Duration::from_millis(2);
 /// Receivers for whom no more are waited for.
 const ENOUGH: usize = 128;
 
+/// Which jobs are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    Any,
+    Small,
+    Large,
+}
+
 /// A job and its app's place for it.
 type Placed = (Job, OwnedSemaphorePermit);
 
-/// Where jobs are handed in; clones share it.
-#[derive(Debug, Clone)]
-pub(super) struct Entrance {
-    jobs: mpsc::Sender<Placed>,
-    places: Arc<Mutex<HashMap<Flow, Arc<Semaphore>>>>,
+struct State {
+    turns: Turns<Placed>,
+    threads: usize,
+    /// Threads that carry large jobs out.
+    large: usize,
+    is_closed: bool,
+}
+
+impl State {
+    /// Which jobs a thread may take of those that are looked for.
+    fn fits(&self, size: Size, has_large: bool) -> impl Fn(usize) -> bool + use<> {
+        let may_large = has_large || self.large < (self.threads / 2).max(1);
+        move |cost| match (cost > SMALL, size) {
+            (true, Size::Any | Size::Large) => may_large,
+            (false, Size::Any | Size::Small) => true,
+            _ => false,
+        }
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    places: Mutex<HashMap<Flow, Arc<Semaphore>>>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where jobs are handed in; clones share it, and threads end once all are gone.
+#[derive(Clone)]
+pub(super) struct Entrance(Arc<Open>);
+
+struct Open(Arc<Shared>);
+
+impl std::fmt::Debug for Entrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entrance").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.state().is_closed = true;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Entrance {
     /// # Errors
-    /// [`StoreError::Closed`].
+    /// [`StoreError::Closed`]: no thread is left.
     pub async fn send(&self, job: Job) -> Result<(), StoreError> {
+        let shared = &self.0.0;
         let place = self.places(&job.flow).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        self.jobs.send((job, place)).await.map_err(|_| StoreError::Closed)
+        let mut state = shared.state();
+        if state.is_closed {
+            return Err(StoreError::Closed);
+        }
+        state.turns.push(job.flow.clone(), job.cost(), (job, place));
+        // One alone may be none of those that may take it.
+        shared.changed.notify_all();
+        Ok(())
     }
 
     fn places(&self, flow: &Flow) -> Arc<Semaphore> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.0.0.places.lock().unwrap_or_else(PoisonError::into_inner);
         if places.len() > APPS {
             // A job that waits, and who waits for a place, holds its app's.
             places.retain(|_, places| Arc::strong_count(places) > 1);
@@ -48,54 +108,142 @@ impl Entrance {
     }
 }
 
-/// Where threads take them.
+/// Where one thread takes them.
 pub(super) struct Queue {
-    handed: mpsc::Receiver<Placed>,
-    turns: Turns<Placed>,
+    shared: Arc<Shared>,
+    /// It has taken a large one since it last waited.
+    has_large: bool,
 }
 
 impl Queue {
-    fn look(&mut self) {
-        while let Ok((job, place)) = self.handed.try_recv() {
-            self.turns.push(job.flow.clone(), job.cost(), (job, place));
-        }
+    /// For another thread.
+    pub fn another(&self) -> Self {
+        self.shared.state().threads += 1;
+        Self { shared: self.shared.clone(), has_large: false }
     }
 
-    /// Waits for a job; `false` when there will be none.
-    #[allow(clippy::disallowed_methods, reason = "a thread of the store has nothing else to do than to wait for jobs")]
+    /// What was taken is done: waits for a job that this thread may take; `false` when there will be none.
     pub fn wait(&mut self) -> bool {
-        self.look();
-        if self.turns.cost() == 0 {
-            let Some((job, place)) = self.handed.blocking_recv() else { return false };
-            self.turns.push(job.flow.clone(), job.cost(), (job, place));
+        let mut state = self.shared.state();
+        if std::mem::take(&mut self.has_large) {
+            state.large -= 1;
+            self.shared.changed.notify_all();
         }
-        true
+        loop {
+            if state.turns.has(state.fits(Size::Any, false)) {
+                return true;
+            }
+            if state.is_closed {
+                return false;
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// The same, and a moment more if there is much to do. `last`: how many jobs the transaction before had.
     #[allow(clippy::disallowed_methods, reason = "a thread of the store has nothing else to do than to wait for jobs")]
     pub fn wait_for_more(&mut self, last: usize) -> bool {
         let any = self.wait();
-        if any && last >= BUSY && self.turns.cost() < ENOUGH {
+        if any && last >= BUSY && self.shared.state().turns.cost() < ENOUGH {
             std::thread::sleep(GATHER);
         }
         any
     }
 
-    /// The job whose turn it is, of all that were handed over until now.
-    pub fn next(&mut self) -> Option<Job> {
-        self.look();
-        self.turns.next().map(|(_, (job, _))| job)
+    /// The job whose turn it is, of those that this thread may take.
+    pub fn next(&mut self, size: Size) -> Option<Job> {
+        let mut state = self.shared.state();
+        let fits = state.fits(size, self.has_large);
+        let (_, (job, _place)) = state.turns.next(fits)?;
+        if job.cost() > SMALL && !self.has_large {
+            self.has_large = true;
+            state.large += 1;
+        }
+        Some(job)
     }
 
     /// Callers of all that wait hear that the store is closed.
     pub fn clear(&mut self) {
-        self.look();
-        self.turns.clear();
+        let waiting = std::mem::take(&mut self.shared.state().turns);
+        drop(waiting);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.threads -= 1;
+        state.large -= usize::from(self.has_large);
+        if state.threads == 0 {
+            state.is_closed = true;
+            let waiting = std::mem::take(&mut state.turns);
+            drop(state);
+            drop(waiting);
+        } else {
+            self.shared.changed.notify_all();
+        }
     }
 }
 
 pub(super) fn queue() -> (Entrance, Queue) {
-    let (jobs, handed) = mpsc::channel(HANDED);
-    (Entrance { jobs, places: Arc::default() }, Queue { handed, turns: Turns::default() })
+    let state = State { turns: Turns::default(), threads: 1, large: 0, is_closed: false };
+    let (state, changed) = (Mutex::new(state), Condvar::new());
+    let shared = Arc::new(Shared { state, changed, places: Mutex::default() });
+    (Entrance(Arc::new(Open(shared.clone()))), Queue { shared, has_large: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(app: &str, receivers: usize) -> Job {
+        let users = (0..receivers).map(|n| format!("{app}/{n}")).collect();
+        Job { flow: Some(app.into()), users, alone: false, carry_out: Box::new(|_| Box::new(|_| ())) }
+    }
+
+    #[tokio::test]
+    async fn half_of_the_threads_are_left_to_small_jobs() {
+        let (entrance, mut first) = queue();
+        let mut others: Vec<Queue> = (0..3).map(|_| first.another()).collect();
+        for _ in 0..10 {
+            entrance.send(job("a", 32)).await.expect("taken");
+        }
+        let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.cost());
+        assert_eq!((taken(&mut first), taken(&mut others[0])), (Some(32), Some(32)));
+        assert_eq!((taken(&mut others[1]), taken(&mut others[2])), (None, None));
+        entrance.send(job("b", 1)).await.expect("taken");
+        assert!(others[1].wait());
+        assert_eq!((taken(&mut others[1]), taken(&mut others[1])), (Some(1), None));
+        // It has done what it had, and one that ended leaves its share.
+        assert!(first.wait());
+        assert_eq!(taken(&mut others[2]), Some(32));
+        drop(others);
+        assert_eq!(taken(&mut first), Some(32));
+    }
+
+    #[tokio::test]
+    async fn one_app_that_fills_its_places_keeps_nobody_else_out() {
+        let (entrance, mut queue) = queue();
+        for _ in 0..EACH {
+            entrance.send(job("a", 1)).await.expect("taken");
+        }
+        let late = tokio::time::timeout(Duration::from_millis(1), entrance.send(job("a", 1))).await;
+        assert!(late.is_err(), "it waits itself");
+        entrance.send(job("b", 1)).await.expect("taken");
+        assert!(queue.next(Size::Any).is_some());
+        entrance.send(job("a", 1)).await.expect("there is a place again");
+    }
+
+    #[tokio::test]
+    async fn without_threads_jobs_are_refused_and_without_callers_threads_end() {
+        let (entrance, queue_) = queue();
+        entrance.send(job("a", 1)).await.expect("taken");
+        drop(queue_);
+        assert!(matches!(entrance.send(job("a", 1)).await, Err(StoreError::Closed)));
+        let (entrance, mut queue) = queue();
+        entrance.send(job("a", 1)).await.expect("taken");
+        drop(entrance);
+        assert!(queue.wait() && queue.next(Size::Any).is_some());
+        assert!(!queue.wait());
+    }
 }

@@ -5,10 +5,10 @@ use super::checkpoint::Checkpoints;
 use super::health::Health;
 use super::patience::Commits;
 use super::pooler::{self, Session};
-use super::queue::Queue;
+use super::queue::{Queue, SMALL, Size};
 use super::shape;
 use super::sql::{Statements, Transaction, in_postgres};
-use super::turns::{Group, Pace, SLICE};
+use super::turns::{Group, Pace};
 use super::{Finish, Job, StoreError};
 use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
@@ -16,15 +16,15 @@ use std::collections::VecDeque;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Most jobs one connection to PostgreSQL takes while others may be free.
 const SHARE: usize = 16;
-/// ... and the receivers of those, from which on it takes no more.
-const SHARE_COST: usize = 4 * SLICE;
+/// The same of large ones.
+const SHARE_LARGE: usize = 4;
 /// Statements kept prepared.
 const STATEMENTS: usize = 200;
 /// A connection that was not used for so long is asked whether it stands before it is given work.
@@ -101,12 +101,11 @@ pub(super) async fn postgres(
     // The client has a runtime of its own, which cannot be started inside another.
     spawn(move || drop(looked.send(looking.look())))?;
     server.session = answer.await.map_err(|_| StoreError::Closed)??;
-    let queue = Arc::new(Mutex::new(queue));
     let connections = connections.max(1);
     let commits = Commits::watch(connections, server.tls.clone())?;
     for number in 0..connections {
         let commits = commits.clone();
-        let (server, health, queue) = (server.clone(), health.clone(), queue.clone());
+        let (server, health, queue) = (server.clone(), health.clone(), queue.another());
         let (opened, answer) = oneshot::channel();
         spawn(move || {
             let connected = server.connect().and_then(|mut client| {
@@ -116,7 +115,7 @@ pub(super) async fn postgres(
             match connected {
                 Ok(client) => {
                     drop(opened.send(Ok(())));
-                    work_postgres(client, &server, (number, &commits), &health, &queue);
+                    work_postgres(client, &server, (number, &commits), &health, queue);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
@@ -205,7 +204,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &H
         };
         let (finishes, written) = {
             let t = Transaction::sqlite(&transaction);
-            (some(&t, &mut pace, |_| queue.next()), t.commit())
+            (some(&t, (&mut pace, false), |_| queue.next(Size::Any)), t.commit())
         };
         last = finishes.len();
         finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), health);
@@ -218,7 +217,7 @@ fn work_postgres(
     server: &Server,
     (number, commits): (usize, &Commits),
     health: &Health,
-    queue: &Mutex<Queue>,
+    mut queue: Queue,
 ) {
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
@@ -226,7 +225,7 @@ fn work_postgres(
     let mut used = Instant::now();
     // The connection is not to be used again, and whether these jobs have already been given a second one.
     let (mut suspect, mut again) = (false, false);
-    while share(queue, &mut jobs) {
+    while share(&mut queue, &mut jobs) {
         if std::mem::take(&mut suspect) {
             client = None;
         }
@@ -267,7 +266,7 @@ fn work_postgres(
             }
         };
         again = false;
-        let finishes = some(&t, &mut pace, |group| match jobs.front() {
+        let finishes = some(&t, (&mut pace, is_large(&jobs)), |group| match jobs.front() {
             Some(job) if job.alone && !group.is_empty() => None,
             _ => jobs.pop_front(),
         });
@@ -282,29 +281,36 @@ fn work_postgres(
     }
 }
 
-/// Adds one connection's share of the jobs to those left over; `false` when there will be none.
-fn share(queue: &Mutex<Queue>, jobs: &mut VecDeque<Job>) -> bool {
-    if jobs.is_empty() {
-        // Who waits here for a job keeps the others waiting for theirs, which is the same.
-        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+/// Adds one connection's share of the jobs to those left over: large ones, or small ones; `false` when there will be none.
+fn share(queue: &mut Queue, jobs: &mut VecDeque<Job>) -> bool {
+    while jobs.is_empty() {
         if !queue.wait() {
             return false;
         }
-        let mut cost = 0;
-        while jobs.len() < SHARE
-            && cost < SHARE_COST
-            && let Some(job) = queue.next()
-        {
-            cost += job.cost();
-            jobs.push_back(job);
-        }
+        // Another may have been faster.
+        jobs.extend(queue.next(Size::Any));
     }
-    !jobs.is_empty()
+    let (most, size) = if is_large(jobs) { (SHARE_LARGE, Size::Large) } else { (SHARE, Size::Small) };
+    while jobs.len() < most
+        && let Some(job) = queue.next(size)
+    {
+        jobs.push_back(job);
+    }
+    true
+}
+
+/// Whether the next of them is large.
+fn is_large(jobs: &VecDeque<Job>) -> bool {
+    jobs.front().is_some_and(|first| first.cost() > SMALL)
 }
 
 /// Carries jobs out, all of them or as many as one transaction may hold.
-fn some(t: &Transaction<'_>, pace: &mut Pace, mut next: impl FnMut(&Group<'_>) -> Option<Job>) -> Vec<Finish> {
-    let mut group = pace.group(now());
+fn some(
+    t: &Transaction<'_>,
+    (pace, apart): (&mut Pace, bool),
+    mut next: impl FnMut(&Group<'_>) -> Option<Job>,
+) -> Vec<Finish> {
+    let mut group = pace.group(apart, now());
     let mut finishes = Vec::new();
     while !group.is_full(now())
         && let Some(job) = next(&group)

@@ -19,6 +19,8 @@ const LONGEST: Duration = Duration::from_millis(25);
 const AMONG_APPS: Duration = Duration::from_millis(5);
 /// The same once jobs of two apps are in it.
 const MIXED: Duration = Duration::from_millis(1);
+/// The same of what others need not wait for: a connection's transaction of large jobs, beside those of small ones.
+const APART: Duration = Duration::from_millis(250);
 /// After so long without jobs of a second app one is taken to be alone.
 const ALONE: Duration = Duration::from_secs(60);
 /// Most jobs of one transaction.
@@ -60,12 +62,32 @@ impl<T> Turns<T> {
         self.cost += cost;
     }
 
-    /// The next job, and whose it is.
-    pub fn next(&mut self) -> Option<(Flow, T)> {
+    /// The next job of a cost that fits, and whose it is. An app whose first one does not keeps its turn.
+    pub fn next(&mut self, fits: impl Fn(usize) -> bool) -> Option<(Flow, T)> {
+        if !self.has(&fits) {
+            if self.cost == 0 {
+                *self = Self::default();
+            }
+            return None;
+        }
+        let mut passed = [VecDeque::new(), VecDeque::new()];
+        let next = self.next_of(&fits, &mut passed);
+        let [fresh, old] = passed;
+        for (list, passed) in [(&mut self.fresh, fresh), (&mut self.old, old)] {
+            passed.into_iter().rev().for_each(|flow| list.push_front(flow));
+        }
+        next
+    }
+
+    fn next_of(&mut self, fits: impl Fn(usize) -> bool, passed: &mut [VecDeque<Flow>; 2]) -> Option<(Flow, T)> {
         loop {
             let is_fresh = !self.fresh.is_empty();
             let flow = if is_fresh { self.fresh.pop_front() } else { self.old.pop_front() }?;
             let Some(waiting) = self.flows.get_mut(&flow) else { continue };
+            if waiting.jobs.front().is_some_and(|(cost, _)| !fits(*cost)) {
+                passed[usize::from(!is_fresh)].push_back(flow);
+                continue;
+            }
             if waiting.credit <= 0 {
                 waiting.credit += credit(SLICE);
                 self.old.push_back(flow);
@@ -88,13 +110,14 @@ impl<T> Turns<T> {
         }
     }
 
+    /// Whether there is one that fits, and is its app's first.
+    pub fn has(&self, fits: impl Fn(usize) -> bool) -> bool {
+        self.flows.values().any(|waiting| waiting.jobs.front().is_some_and(|(cost, _)| fits(*cost)))
+    }
+
     /// What all jobs that wait cost.
     pub const fn cost(&self) -> usize {
         self.cost
-    }
-
-    pub fn clear(&mut self) {
-        *self = Self::default();
     }
 }
 
@@ -117,11 +140,15 @@ impl Pace {
         }
     }
 
-    /// The next transaction.
-    pub fn group(&mut self, now: Duration) -> Group<'_> {
+    /// The next transaction; `apart`: others carry small jobs out beside it.
+    pub fn group(&mut self, apart: bool, now: Duration) -> Group<'_> {
         let among_apps = self.changed.is_some_and(|changed| now.saturating_sub(changed) < ALONE);
-        let longest = if among_apps { AMONG_APPS } else { LONGEST };
-        Group { pace: self, began: now, longest, jobs: 0, app: None, is_closed: false }
+        let (longest, mixed) = match (apart, among_apps) {
+            (true, _) => (APART, APART),
+            (false, true) => (AMONG_APPS, MIXED),
+            (false, false) => (LONGEST, MIXED),
+        };
+        Group { pace: self, began: now, longest, mixed, jobs: 0, app: None, is_closed: false }
     }
 }
 
@@ -130,6 +157,8 @@ pub(super) struct Group<'a> {
     pace: &'a mut Pace,
     began: Duration,
     longest: Duration,
+    /// The same with jobs of two apps.
+    mixed: Duration,
     jobs: usize,
     app: Flow,
     is_closed: bool,
@@ -143,7 +172,7 @@ impl Group<'_> {
         self.pace.add(&flow, now);
         if flow.is_some() {
             if self.app.is_some() && self.app != flow {
-                self.longest = MIXED;
+                self.longest = self.mixed;
             }
             self.app = flow;
         }
@@ -170,7 +199,7 @@ mod tests {
 
     fn flows(turns: &mut Turns<usize>, most: usize) -> String {
         let name = |flow: Flow| flow.map_or_else(|| "-".to_owned(), |app| app.to_string());
-        std::iter::from_fn(|| turns.next()).take(most).map(|(flow, _)| name(flow)).collect()
+        std::iter::from_fn(|| turns.next(|_| true)).take(most).map(|(flow, _)| name(flow)).collect()
     }
 
     #[test]
@@ -192,7 +221,7 @@ mod tests {
         (0..1000).for_each(|n| turns.push(app("c"), 1000, n));
         let mut served = HashMap::new();
         for _ in 0..10_000 {
-            let (flow, _) = turns.next().expect("work");
+            let (flow, _) = turns.next(|_| true).expect("work");
             let cost = [("a", SLICE), ("b", 1), ("c", 1000)].into_iter().find(|(name, _)| flow == app(name));
             *served.entry(flow).or_insert(0) += cost.expect("known").1;
         }
@@ -214,6 +243,23 @@ mod tests {
     }
 
     #[test]
+    fn an_app_whose_next_job_is_too_large_is_passed_over_and_keeps_its_turn() {
+        let mut turns = Turns::default();
+        turns.push(app("a"), SLICE, 0);
+        turns.push(app("a"), 1, 1);
+        turns.push(app("b"), 1, 2);
+        turns.push(app("b"), 1, 3);
+        assert_eq!(turns.next(|cost| cost <= 1), Some((app("b"), 2)));
+        assert_eq!(turns.next(|_| true), Some((app("a"), 0)));
+        assert!(turns.has(|cost| cost <= 1));
+        assert_eq!(
+            (turns.next(|cost| cost <= 1), turns.next(|cost| cost <= 1)),
+            (Some((app("b"), 3)), Some((app("a"), 1)))
+        );
+        assert_eq!((turns.has(|_| true), turns.next(|_| true)), (false, None));
+    }
+
+    #[test]
     fn one_apps_jobs_keep_their_order_and_nothing_is_lost() {
         let mut turns = Turns::default();
         for n in 0..300 {
@@ -221,7 +267,7 @@ mod tests {
         }
         let mut last = HashMap::new();
         let mut count = 0;
-        while let Some((flow, n)) = turns.next() {
+        while let Some((flow, n)) = turns.next(|_| true) {
             assert!(last.insert(flow, n).is_none_or(|before| before < n));
             count += 1;
         }
@@ -231,24 +277,28 @@ mod tests {
     #[test]
     fn a_transaction_ends_soon_once_a_second_app_is_in_it() {
         let (mut pace, ms) = (Pace::default(), Duration::from_millis);
-        let mut group = pace.group(ms(1000));
+        let mut group = pace.group(false, ms(1000));
         assert!(!group.is_full(ms(1100)), "there is nothing to commit");
         group.add(app("a"), false, ms(1000));
         group.add(None, false, ms(1000));
         assert!(!group.is_full(ms(1024)) && group.is_full(ms(1025)));
         group.add(app("b"), false, ms(1012));
         assert!(group.is_full(ms(1012)));
+        let mut group = pace.group(true, ms(2000));
+        group.add(app("a"), false, ms(2000));
+        group.add(app("b"), false, ms(2100));
+        assert!(!group.is_full(ms(2249)) && group.is_full(ms(2250)), "others carry small jobs out beside it");
     }
 
     #[test]
     fn an_app_that_is_not_alone_has_shorter_transactions_until_it_is_alone_again() {
         let (mut pace, ms) = (Pace::default(), Duration::from_millis);
-        pace.group(ms(0)).add(app("a"), false, ms(0));
-        pace.group(ms(10)).add(app("b"), false, ms(10));
-        let mut group = pace.group(ms(20));
+        pace.group(false, ms(0)).add(app("a"), false, ms(0));
+        pace.group(false, ms(10)).add(app("b"), false, ms(10));
+        let mut group = pace.group(false, ms(20));
         group.add(app("b"), false, ms(20));
         assert!(!group.is_full(ms(24)) && group.is_full(ms(25)));
-        let mut group = pace.group(ms(61_000));
+        let mut group = pace.group(false, ms(61_000));
         group.add(app("b"), false, ms(61_000));
         assert!(!group.is_full(ms(61_024)) && group.is_full(ms(61_025)));
     }
@@ -256,10 +306,10 @@ mod tests {
     #[test]
     fn a_transaction_holds_no_more_jobs_than_it_may_and_nothing_goes_with_what_is_alone() {
         let (mut pace, now) = (Pace::default(), Duration::ZERO);
-        let mut group = pace.group(now);
+        let mut group = pace.group(false, now);
         (0..BATCH).for_each(|_| group.add(app("a"), false, now));
         assert!(group.is_full(now));
-        let mut group = pace.group(now);
+        let mut group = pace.group(false, now);
         group.add(None, true, now);
         assert!(group.is_full(now));
     }

@@ -1,5 +1,6 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
+use super::bulk::Together;
 use super::ends::evict;
 use super::known::Known;
 use super::pairs::{self, Place, Recall};
@@ -7,11 +8,13 @@ use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob, usable};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, users, whose};
+use super::value::{Bound, Param as _};
+use super::{Store, StoreError, Work, address, as_i64, flow, users, whose};
 use crate::delivery::policy::{ONLINE_ONLY, Stop};
 use crate::delivery::{Act, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, kept_until, step};
 use crate::ids::{DeviceId, MessageId};
 use crate::protocol::{Address, Message};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A message to accept.
@@ -68,13 +71,98 @@ impl Store {
         reach: Reach,
         now_ms: u64,
     ) -> Result<Vec<Accepted>, StoreError> {
+        let users: Vec<String> = messages.iter().flat_map(|new| whose(&new.app, &new.message.to)).collect();
         let (room, known, node) = (self.room.clone(), self.known.clone(), self.node().clone());
-        self.run_for(messages.iter().flat_map(|new| whose(&new.app, &new.message.to)).collect(), move |t| {
-            let mut accepting = Accepting { t, room: &room, known: &known, node: &node, rules, now_ms, reach };
-            messages.into_iter().map(|new| accepting.accept(&new)).collect()
-        })
-        .await
+        let accept = Accept { messages, rules, reach, now_ms, room, known, node };
+        self.ask((flow(&users), users, false), |answer| Work::Accept((accept, answer))).await
     }
+}
+
+/// Messages of one call.
+pub(super) struct Accept {
+    messages: Vec<NewMessage>,
+    rules: Rules,
+    reach: Reach,
+    now_ms: u64,
+    room: Room,
+    known: Known,
+    /// This gateway's.
+    node: Arc<str>,
+}
+
+impl Together for Accept {
+    type Done = Vec<Accepted>;
+
+    fn weight(&self) -> usize {
+        self.messages.len()
+    }
+
+    fn carry_out(t: &Transaction<'_>, jobs: &[Self]) -> Result<Vec<Vec<Accepted>>, StoreError> {
+        let mut new_here = insert(t, jobs)?;
+        let receivers = jobs.iter().flat_map(|job| &job.messages).zip(&new_here);
+        let receivers = receivers.filter(|(_, new_here)| **new_here).map(|(new, _)| (&*new.app, &*new.message.to));
+        let devices = devices_of(t, receivers)?;
+        let accepted = jobs.iter().map(|job| {
+            let Self { room, known, node, rules, now_ms, reach, .. } = job;
+            let (rules, now_ms, reach) = (*rules, *now_ms, *reach);
+            let mut accepting = Accepting { t, room, known, node, rules, now_ms, reach };
+            let new_here = new_here.drain(..job.messages.len());
+            let all = job.messages.iter().zip(new_here).map(|(new, new_here)| match new_here {
+                true => accepting.accept(new, &devices),
+                false => known_already(t, new),
+            });
+            all.collect()
+        });
+        accepted.collect()
+    }
+}
+
+/// Stores what is not stored yet; which that is.
+fn insert(t: &Transaction<'_>, jobs: &[Accept]) -> Result<Vec<bool>, StoreError> {
+    macro_rules! columns {
+        () => {
+            "messages (id, app, user, message, accepted_ms, expires_ms, idempotency)"
+        };
+    }
+    const ONE: &str =
+        concat!("INSERT OR IGNORE INTO ", columns!(), " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id");
+    const ALL: &str = concat!(
+        "INSERT INTO ",
+        columns!(),
+        " SELECT * FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]),
+         CAST(?5 AS bigint[]), CAST(?6 AS bigint[]), CAST(?7 AS text[])) ON CONFLICT DO NOTHING RETURNING id"
+    );
+    let all = || jobs.iter().flat_map(|job| job.messages.iter().map(|new| (new, as_i64(job.now_ms))));
+    let body = |(new, _): (&NewMessage, _)| serde_json::to_string(&*new.message);
+    let bodies: Vec<String> =
+        all().map(body).collect::<Result<_, _>>().map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    let rows = all().zip(&bodies).map(|((new, accepted_ms), body)| {
+        let NewMessage { app, message, expires_ms, idempotency } = new;
+        let mut row = [&*message.id, app, &*message.to, body].map(Bound::Text).to_vec();
+        row.extend([accepted_ms, as_i64(*expires_ms)].map(Bound::Integer));
+        row.push(idempotency.bound());
+        row
+    });
+    let mut inserted: HashSet<MessageId> = t.for_rows((ONE, ALL), rows, |r| r.get(0))?.into_iter().collect();
+    // One that comes twice is stored once.
+    Ok(all().map(|(new, _)| inserted.remove(&new.message.id)).collect())
+}
+
+/// It was accepted before, and the answer was lost.
+fn known_already(t: &Transaction<'_>, new: &NewMessage) -> Result<Accepted, StoreError> {
+    let NewMessage { app, message, idempotency, .. } = new;
+    let (id, user) = (&message.id, &message.to);
+    let known = t
+        .prepare_cached("SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND (id = ?3 OR idempotency = ?4)")?
+        .query_row(params![app, user, id, idempotency], |r| r.get(0))
+        .optional()?;
+    let id = known.ok_or_else(|| StoreError::Corrupt(format!("the message id {id} is taken")))?;
+    if t.is_shared() {
+        // It was found, and a standby may not have it: the commit of a write waits until it has both.
+        let sql = "UPDATE messages SET accepted_ms = accepted_ms WHERE id = ?1";
+        t.prepare_cached(sql)?.execute(params![id])?;
+    }
+    Ok(Accepted::new(id))
 }
 
 /// Messages that are accepted together.
@@ -90,45 +178,24 @@ struct Accepting<'a, 't> {
 }
 
 impl Accepting<'_, '_> {
-    fn accept(&mut self, new: &NewMessage) -> Result<Accepted, StoreError> {
-        let (t, now_ms) = (self.t, self.now_ms);
-        let NewMessage { app, message, expires_ms, idempotency } = new;
-        let (id, user) = (&message.id, &message.to);
-        let body = serde_json::to_string(&**message).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        let new_here = t
-            .prepare_cached(
-                "INSERT OR IGNORE INTO messages (id, app, user, message, accepted_ms, expires_ms, idempotency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![id, app, user, body, as_i64(now_ms), as_i64(*expires_ms), idempotency])?;
-        if new_here == 0 {
-            let known = t
-                // Its own id: it was accepted before, and the answer was lost.
-                .prepare_cached(
-                    "SELECT id FROM messages WHERE app = ?1 AND user = ?2 AND (id = ?3 OR idempotency = ?4)",
-                )?
-                .query_row(params![app, user, id, idempotency], |r| r.get(0))
-                .optional()?;
-            let id = known.ok_or_else(|| StoreError::Corrupt(format!("the message id {id} is taken")))?;
-            if t.is_shared() {
-                // It was found, and a standby may not have it: the commit of a write waits until it has both.
-                let sql = "UPDATE messages SET accepted_ms = accepted_ms WHERE id = ?1";
-                t.prepare_cached(sql)?.execute(params![id])?;
-            }
-            return Ok(Accepted::new(id));
-        }
-        let mut found = devices(t, app, user)?;
+    fn accept(&mut self, new: &NewMessage, devices: &Devices<'_>) -> Result<Accepted, StoreError> {
+        let NewMessage { app, message, .. } = new;
+        let user = &message.to;
         let mut known = true;
+        let late;
+        let mut found = devices.get(&(&**app, &**user)).map_or(&[][..], Vec::as_slice);
         if found.is_empty() {
             // One that comes in at this moment through another gateway is either seen now, or sees this.
-            known = users::hold(t, app, user, false)?;
-            found = devices(t, app, user)?;
+            known = users::hold(self.t, app, user, false)?;
+            late = devices_of(self.t, std::iter::once((&**app, &**user)))?.into_values().next().unwrap_or_default();
+            found = &late;
         }
-        let mut accepted = Accepted::new(id.clone());
+        let mut accepted = Accepted::new(message.id.clone());
         if found.is_empty() {
             self.to_nobody(new, known, &mut accepted)?;
         }
         for (device_id, device) in found {
-            self.to(new, &address(app, user, &device_id)?, device, &mut accepted)?;
+            self.to(new, &address(app, user, device_id)?, device.clone(), &mut accepted)?;
         }
         Ok(accepted)
     }
@@ -238,13 +305,35 @@ impl Accepting<'_, '_> {
     }
 }
 
-/// The devices the user is logged in on.
-fn devices(t: &Transaction<'_>, app: &str, user: &str) -> Result<Vec<(DeviceId, Device)>, StoreError> {
-    t.prepare_cached(concat!(
-        "SELECT v.device, ",
+/// The devices that users are logged in on, by app and user.
+type Devices<'a> = HashMap<(&'a str, &'a str), Vec<(DeviceId, Device)>>;
+
+fn devices_of<'a>(
+    t: &Transaction<'_>,
+    users: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Devices<'a>, StoreError> {
+    const ONE: &str = concat!(
+        "SELECT ?3, v.device, ",
         device_columns!(),
-        " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.logged_in = 1 /* share */"
-    ))?
-    .query_map(params![app, user], |r| Ok((r.get(0)?, presence::read(r, 1)?)))?
-    .collect()
+        " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.logged_in = 1"
+    );
+    const ALL: &str = concat!(
+        "SELECT u.at, v.device, ",
+        device_columns!(),
+        " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, at)
+         JOIN devices v ON v.app = u.app AND v.user = u.user WHERE v.logged_in = 1 /* share */"
+    );
+    let mut wanted: Vec<(&str, &str)> = users.collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let rows =
+        wanted.iter().zip(0..).map(|((app, user), at)| vec![Bound::Text(app), Bound::Text(user), Bound::Integer(at)]);
+    let found = t.for_rows((ONE, ALL), rows, |r| Ok((r.get::<i64>(0)?, r.get(1)?, presence::read(r, 2)?)))?;
+    let mut devices = Devices::new();
+    for (at, id, device) in found {
+        if let Some(whose) = usize::try_from(at).ok().and_then(|at| wanted.get(at)) {
+            devices.entry(*whose).or_default().push((id, device));
+        }
+    }
+    Ok(devices)
 }

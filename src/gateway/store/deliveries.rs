@@ -1,7 +1,7 @@
 //! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
 use super::orders::{self, Order};
-use super::pairs::{self, Place, Recall, columns};
+use super::pairs::{self, Pairs, Place, Recall, columns};
 use super::ready::usable;
 use super::sql::{Transaction, params};
 use super::traces::note;
@@ -15,14 +15,6 @@ use crate::protocol::{Address, Hello, KickCode, Message};
 /// ones do not wait for the last: half of these are enough.
 const WINDOW: u32 = 500;
 
-/// What an acknowledgement led to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Acked {
-    /// What the device is sent next.
-    pub more: Vec<Message>,
-    pub recalls: Vec<Recall>,
-}
-
 /// A device, and what is decided of the pairs that are its.
 pub(super) struct Of<'a, 't> {
     pub t: &'a Transaction<'t>,
@@ -35,40 +27,53 @@ pub(super) struct Of<'a, 't> {
 
 /// What was decided of several pairs.
 #[derive(Debug, Default)]
-struct Each {
-    recalls: Vec<Recall>,
+pub(super) struct Each {
+    pub recalls: Vec<Recall>,
     /// More may be under way to the device than before.
-    makes_room: bool,
+    pub makes_room: bool,
 }
 
-impl Of<'_, '_> {
+impl<'a> Of<'a, '_> {
     /// Decides on a pair and writes what follows. When the message came and goes matters only to the vendor's turn.
     pub fn step(&self, id: &MessageId, pair: &Pair, event: Event<'_>) -> Result<Option<Recall>, StoreError> {
+        self.moved(id, pair, event).map(|(_, recall)| recall)
+    }
+
+    /// The same, with what the pair is now.
+    fn moved(&self, id: &MessageId, pair: &Pair, event: Event<'_>) -> Result<(Pair, Option<Recall>), StoreError> {
         let (device, bound) = (self.device.clone(), self.bound);
         let (pair, accepted_ms, expires_ms) = (pair.clone(), 0, u64::MAX);
         let standing = Standing { pair, device, bound, broker: true, accepted_ms, expires_ms, online_only: false };
         let step = step(&standing, event, &self.rules, self.now_ms);
-        pairs::put(self.t, self.place, id, &standing.pair, &step, self.now_ms)
+        let recall = pairs::put(self.t, self.place, id, &standing.pair, &step, self.now_ms)?;
+        Ok((step.pair, recall))
     }
 
     /// The same for several that are stored; those that are not are passed over.
-    fn each<'e>(&self, ids: Vec<MessageId>, event: impl Fn(&MessageId) -> Event<'e>) -> Result<Each, StoreError> {
+    pub fn each<'e>(
+        &self,
+        pairs: &mut Pairs<'a>,
+        ids: &'a [MessageId],
+        event: impl Fn(&MessageId) -> Event<'e>,
+    ) -> Result<Each, StoreError> {
         let mut each = Each { makes_room: ids.is_empty(), ..Each::default() };
         for id in ids {
-            let pair = pairs::load(self.t, self.place, &id)?;
+            let pair = pairs.get(self.place, id);
             // Its acknowledgement has looked already.
-            each.makes_room |= pair.as_ref().is_none_or(|p| p.acked_ms.is_none() || p.under_way.is_some());
+            each.makes_room |= pair.is_none_or(|p| p.acked_ms.is_none() || p.under_way.is_some());
             if let Some(pair) = pair {
-                each.recalls.extend(self.step(&id, &pair, event(&id))?);
+                let (pair, recall) = self.moved(id, pair, event(id))?;
+                each.recalls.extend(recall);
+                pairs.moved(self.place, id, pair);
             }
         }
         Ok(each)
     }
 
-    /// What several that have come to the device led to.
-    fn acked(&self, Each { recalls, makes_room }: Each) -> Result<Acked, StoreError> {
-        let more = if makes_room { self.more()? } else { Vec::new() };
-        Ok(Acked { more, recalls })
+    /// The same of one.
+    fn only(&self, id: &MessageId, event: Event<'_>) -> Result<(), StoreError> {
+        let pair = pairs::load(self.t, self.place, id)?;
+        pair.map_or(Ok(()), |pair| self.step(id, &pair, event).map(drop))
     }
 
     /// What waits for the device, oldest first, sent over this connection; without what is under way to the
@@ -103,14 +108,14 @@ impl Of<'_, '_> {
     }
 
     /// What the device is sent next, once it has most of what it was sent.
-    fn more(&self) -> Result<Vec<Message>, StoreError> {
+    pub fn more(&self) -> Result<Vec<Message>, StoreError> {
         let Place { app, user, device } = self.place;
         let Some(nonce) = self.device.connection() else { return Ok(Vec::new()) };
         let under_way: u32 = self
             .t
             .prepare_cached(
-                "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND nonce = ?4 AND nonce <> ''
-                 LIMIT ?5) AS u",
+                "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
+                 AND acked_by IS NULL AND nonce = ?4 LIMIT ?5) AS u",
             )?
             .query_row(params![app, user, device, nonce, WINDOW], |r| r.get(0))?;
         match WINDOW - under_way {
@@ -127,7 +132,8 @@ impl Of<'_, '_> {
             .prepare_cached(concat!(
                 "SELECT d.message, ",
                 columns!(),
-                " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.nonce = ?4 AND d.nonce <> ''"
+                " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1
+                 AND d.acked_by IS NULL AND d.nonce = ?4"
             ))?
             .query_map(params![app, user, device, nonce], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
             .collect::<Result<_, _>>()?;
@@ -313,49 +319,6 @@ impl Store {
         .await
     }
 
-    /// These messages are on the device's disk. Once it has most of what it was sent, returns the next that
-    /// wait; and the pushes that need not be seen any more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn acked(
-        &self,
-        address: Address,
-        ids: Vec<MessageId>,
-        attached: Option<bool>,
-        rules: Rules,
-        now_ms: u64,
-    ) -> Result<Acked, StoreError> {
-        let known = self.known.clone();
-        self.run_for(whose(&address.app, &address.user), move |t| {
-            let word = attached.map_or(Presence::Heard, Presence::Attached);
-            let device = presence::apply(t, &address, word, now_ms)?.device;
-            let bound = attached.is_some() && usable(t, &known, &address)?;
-            let of = Of { t, place: (&address).into(), device, bound, rules, now_ms };
-            of.acked(of.each(ids, |_| Event::Acked { attached })?)
-        })
-        .await
-    }
-
-    /// A local app has these messages. Returns the same as [`Self::acked`].
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn taken(
-        &self,
-        address: Address,
-        (ids, woke): (Vec<MessageId>, Vec<MessageId>),
-        rules: Rules,
-        now_ms: u64,
-    ) -> Result<Acked, StoreError> {
-        self.run_for(whose(&address.app, &address.user), move |t| {
-            let device = presence::apply(t, &address, Presence::Heard, now_ms)?.device;
-            let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
-            of.acked(of.each(ids, |id| Event::Taken { woke: woke.contains(id) })?)
-        })
-        .await
-    }
-
     /// Whether an app is attached to a connected device, by its own word.
     ///
     /// # Errors
@@ -409,7 +372,7 @@ impl Store {
         self.run_for(whose(&address.app, &address.user), move |t| {
             let bound = usable(t, &known, &address)?;
             let of = Of { t, place: (&address).into(), device: presence::load(t, &address)?, bound, rules, now_ms };
-            of.each(vec![id], |_| Event::NotPublished).map(drop)
+            of.only(&id, Event::NotPublished)
         })
         .await
     }
@@ -429,7 +392,7 @@ impl Store {
         self.run_for(whose(&address.app, &address.user), move |t| {
             let bound = usable(t, &known, &address)?;
             let of = Of { t, place: (&address).into(), device: presence::load(t, &address)?, bound, rules, now_ms };
-            of.each(vec![id], |_| Event::TooLarge { why: &why }).map(drop)
+            of.only(&id, Event::TooLarge { why: &why })
         })
         .await
     }
@@ -440,7 +403,7 @@ mod tests {
     use super::*;
     use crate::delivery::AfterVendor;
     use crate::delivery::policy::MultiDevice;
-    use crate::gateway::store::{Bind, NewMessage, Reach, Vault, VendorResult};
+    use crate::gateway::store::{Acked, Bind, NewMessage, Reach, Vault, VendorResult};
     use crate::vendors::Vendor;
     use crate::vendors::certificate::Certificate;
     use std::sync::Arc;

@@ -50,9 +50,10 @@ pub(super) fn evict(
         .prepare_cached(concat!(
             "SELECT d.message, ",
             columns!(),
-            // An id begins with its moment.
-            " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1
-             ORDER BY d.message DESC LIMIT 1000 OFFSET ?4"
+            // An id begins with its moment. Only the index is read of those that stay.
+            " FROM (SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
+             ORDER BY message DESC LIMIT 1000 OFFSET ?4) AS o
+             JOIN deliveries d ON d.message = o.message AND d.device = ?3"
         ))?
         .query_map(params![app, user, id, keep_most - more], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
         .collect::<Result<_, _>>()?;

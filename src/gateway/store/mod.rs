@@ -5,6 +5,8 @@
 //! caller is answered only after the commit that holds its work. Apps take turns, by what their work costs.
 
 mod accept;
+mod acks;
+mod bulk;
 mod certificates;
 mod checkpoint;
 mod claims;
@@ -48,10 +50,10 @@ mod value;
 mod vault;
 
 pub use accept::{Accepted, NewMessage, Reach};
+pub use acks::Acked;
 pub use certificates::Unreadable;
 pub use claims::{Claimed, VendorResult, Waiting};
 pub use clients::Client;
-pub use deliveries::Acked;
 pub use devices::{Bind, BindReply, DeviceRow};
 pub use ends::Swept;
 pub use enrolments::{Enrolling, EnrolmentCode, LetIn, check_template};
@@ -70,6 +72,9 @@ pub use vault::Vault;
 
 use super::database::in_full;
 use crate::protocol::Address;
+use accept::Accept;
+use acks::Had;
+use bulk::Asked;
 use health::Health;
 use known::Known;
 use pooler::Session;
@@ -128,7 +133,16 @@ struct Job {
     users: Vec<String>,
     /// It writes rows of users it does not know before: nothing else is in its transaction.
     alone: bool,
-    carry_out: Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>,
+    work: Work,
+}
+
+/// What a job is.
+enum Work {
+    /// It is carried out together with others of its kind.
+    Accept(Asked<Accept>),
+    Had(Asked<Had>),
+    /// By itself, in the order in which it came.
+    Single(Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>),
 }
 
 impl Job {
@@ -248,19 +262,24 @@ impl Store {
         (flow, users, alone): (Flow, Vec<String>, bool),
         job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (sender, receiver) = oneshot::channel();
-        let carry_out = Box::new(move |transaction: &Transaction<'_>| -> Finish {
-            let result = transaction.job(job);
-            Box::new(move |committed| {
-                let result = match committed {
-                    Ok(()) => result,
-                    Err(why) => result.and(Err(StoreError::NotCommitted(why.to_owned()))),
-                };
+        self.ask((flow, users, alone), |answer| {
+            Work::Single(Box::new(move |transaction: &Transaction<'_>| -> Finish {
+                let result = transaction.job(job);
                 // The caller may have given up waiting.
-                drop(sender.send(result));
-            })
-        });
-        self.jobs.send(Job { flow, users, alone, carry_out }).await?;
+                Box::new(move |committed| drop(answer.send(after(result, committed))))
+            }))
+        })
+        .await
+    }
+
+    /// Waits for what becomes of a job.
+    async fn ask<T>(
+        &self,
+        (flow, users, alone): (Flow, Vec<String>, bool),
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
+    ) -> Result<T, StoreError> {
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job { flow, users, alone, work: work(sender) }).await?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }
 }
@@ -276,6 +295,14 @@ fn flow(users: &[String]) -> Flow {
     let app = |user: &String| user.split_once('/').map(|(app, _)| app.to_owned());
     let first = users.first().and_then(app)?;
     users.iter().all(|user| user.split_once('/').is_some_and(|(app, _)| app == first)).then(|| first.into())
+}
+
+/// What a caller hears of a job once its transaction was committed, or was not.
+fn after<T>(result: Result<T, StoreError>, committed: Result<(), &str>) -> Result<T, StoreError> {
+    match committed {
+        Ok(()) => result,
+        Err(why) => result.and(Err(StoreError::NotCommitted(why.to_owned()))),
+    }
 }
 
 /// A user's name among all apps'.

@@ -1,11 +1,14 @@
 //! Rows of deliveries: a pair is loaded, decided on by [`crate::delivery`] and written back in one transaction.
 
-use super::sql::{NewDelivery, OptionalExtension as _, Row, Transaction, params};
+use super::pending::{DeliveryChange, NewDelivery};
+use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::traces::note;
+use super::value::Bound;
 use super::{StoreError, address, as_i64, as_u64, devices};
 use crate::delivery::{Pair, Shown, State, Step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::Address;
+use std::collections::HashMap;
 
 /// A push whose message need not be seen any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub struct Recall {
 }
 
 /// Whose a pair is: a device's, or, with an empty one, the first that its user will have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place<'a> {
     pub app: &'a str,
     pub user: &'a str,
@@ -76,6 +79,50 @@ pub(super) fn load(t: &Transaction<'_>, place: Place<'_>, message: &str) -> Resu
     .optional()
 }
 
+/// Pairs that were loaded at once, held against others until the transaction ends.
+#[derive(Debug, Default)]
+pub(super) struct Pairs<'a>(HashMap<(Place<'a>, &'a str), Pair>);
+
+impl<'a> Pairs<'a> {
+    /// Those of them that are stored.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn load(
+        t: &Transaction<'_>,
+        wanted: impl Iterator<Item = (Place<'a>, &'a MessageId)>,
+    ) -> Result<Self, StoreError> {
+        const ONE: &str = concat!(
+            "SELECT ?5, ",
+            columns!(),
+            " FROM deliveries d WHERE d.message = ?1 AND d.device = ?2 AND d.app = ?3 AND d.user = ?4"
+        );
+        const ALL: &str = concat!(
+            "SELECT u.at, ",
+            columns!(),
+            " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS bigint[]))
+             AS u (message, device, app, user, at) JOIN deliveries d
+             ON d.message = u.message AND d.device = u.device AND d.app = u.app AND d.user = u.user /* lock */"
+        );
+        let wanted: Vec<(Place<'a>, &'a str)> = wanted.map(|(place, id)| (place, &**id)).collect();
+        let rows = wanted.iter().zip(0..).map(|((Place { app, user, device }, id), at)| {
+            [id, device, app, user].map(|text| Bound::Text(text)).into_iter().chain([Bound::Integer(at)]).collect()
+        });
+        let found = t.for_rows((ONE, ALL), rows, |r| Ok((r.get::<i64>(0)?, read(r, 1)?)))?;
+        let its_key = |(at, pair)| Some((*wanted.get(usize::try_from(at).ok()?)?, pair));
+        Ok(Self(found.into_iter().filter_map(its_key).collect()))
+    }
+
+    pub fn get(&self, place: Place<'a>, id: &'a MessageId) -> Option<&Pair> {
+        self.0.get(&(place, &**id))
+    }
+
+    /// It is this now.
+    pub fn moved(&mut self, place: Place<'a>, id: &'a MessageId, pair: Pair) {
+        self.0.get_mut(&(place, &**id)).into_iter().for_each(|known| known.clone_from(&pair));
+    }
+}
+
 /// Writes what a step made of a pair, and its trace. Returns the notification that nobody has to see any more.
 ///
 /// # Errors
@@ -95,19 +142,23 @@ pub(super) fn put(
     let (notifier, vendor_id) = shown.as_ref().map(|s| (s.notifier.as_str(), s.vendor_id.as_str())).unzip();
     let (state, done) = (state.as_str(), *state == State::Done);
     if before.state != State::New && *before != step.pair {
-        let values =
-            params![message, device, state, nonce, due_ms, attempts, acked_ms, acked_by, taken_ms, notifier, vendor_id];
-        // What is not touched costs no index its page.
-        let sql = if done {
-            "UPDATE deliveries SET state = ?3, nonce = ?4, due_ms = ?5, attempts = ?6, acked_ms = ?7, acked_by = ?8,
-             taken_ms = ?9, notifier = ?10, vendor_id = ?11, open = NULL WHERE message = ?1 AND device = ?2"
-        } else {
-            "UPDATE deliveries SET state = ?3, nonce = ?4, due_ms = ?5, attempts = ?6, acked_ms = ?7, acked_by = ?8,
-             taken_ms = ?9, notifier = ?10, vendor_id = ?11 WHERE message = ?1 AND device = ?2"
-        };
-        t.prepare_cached(sql)?.execute(values)?;
+        let text = |value: Option<&str>| value.map(str::to_owned);
+        t.unwritten.changes.add(DeliveryChange {
+            message: message.to_string(),
+            device: device.to_owned(),
+            state,
+            due_ms,
+            attempts: *attempts,
+            acked_ms,
+            taken_ms,
+            notifier: text(notifier),
+            vendor_id: text(vendor_id),
+            place: ((&before.under_way, &before.acked_by) != (under_way, acked_by))
+                .then(|| (nonce.to_owned(), acked_by.clone())),
+            done,
+        });
     } else if before.state == State::New && !done {
-        t.add_delivery(NewDelivery {
+        t.unwritten.deliveries.add(NewDelivery {
             message: message.to_string(),
             app: app.to_owned(),
             user: user.to_owned(),

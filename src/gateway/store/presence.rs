@@ -1,11 +1,13 @@
 //! Rows of devices as the delivery's rules see them: loaded, decided on, written back.
 
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
+use super::value::Bound;
 use super::{StoreError, as_i64, as_u64};
 use crate::delivery::presence::{Event, Step, step};
 use crate::delivery::{Device, State};
 use crate::ids::Nonce;
 use crate::protocol::Address;
+use std::collections::HashMap;
 
 /// What [`read`] reads, of a table named `v`.
 macro_rules! device_columns {
@@ -60,16 +62,60 @@ pub(super) fn load(t: &Transaction<'_>, address: &Address) -> Result<Device, Sto
     find(t, address, LOCK)
 }
 
+/// Several devices, each once; held against others until the transaction ends.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn load_all<'a>(
+    t: &Transaction<'_>,
+    addresses: impl Iterator<Item = &'a Address>,
+) -> Result<HashMap<&'a Address, Device>, StoreError> {
+    const ONE: &str = concat!(
+        "SELECT ?4, ",
+        device_columns!(),
+        " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3"
+    );
+    const ALL: &str = concat!(
+        "SELECT u.at, ",
+        device_columns!(),
+        " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[])) AS u (app, user, device, at)
+         JOIN devices v ON v.app = u.app AND v.user = u.user AND v.device = u.device /* lock */"
+    );
+    let mut wanted: Vec<&Address> = addresses.collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let rows = wanted.iter().zip(0..).map(|(Address { app, user, device }, at)| {
+        [&**app, &**user, &**device].map(Bound::Text).into_iter().chain([Bound::Integer(at)]).collect()
+    });
+    let found = t.for_rows((ONE, ALL), rows, |r| Ok((r.get::<i64>(0)?, read(r, 1)?)))?;
+    let whose = |(at, device)| Some((*wanted.get(usize::try_from(at).ok()?)?, device));
+    Ok(found.into_iter().filter_map(whose).collect())
+}
+
 /// Carries an event out on a device's row. Rows of devices are always taken before those of deliveries.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(super) fn apply(t: &Transaction<'_>, address: &Address, event: Event, now_ms: u64) -> Result<Step, StoreError> {
-    let Address { app, user, device } = address;
     let before = load(t, address)?;
-    let step = step(&before, event, now_ms);
+    decide(t, address, &before, event, now_ms)
+}
+
+/// The same of a row that is held already.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn decide(
+    t: &Transaction<'_>,
+    address: &Address,
+    before: &Device,
+    event: Event,
+    now_ms: u64,
+) -> Result<Step, StoreError> {
+    let Address { app, user, device } = address;
+    let step = step(before, event, now_ms);
     let Device { logged_in, online, nonce, attached, silent, seen_ms, node, .. } = &step.device;
-    if before != step.device {
+    if *before != step.device {
         t.prepare_cached(
             "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
              nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10 WHERE app = ?1 AND user = ?2 AND device = ?3",

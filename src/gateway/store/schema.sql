@@ -121,8 +121,8 @@ CREATE TABLE deliveries (
 ) WITHOUT ROWID;
 -- What is overdue to devices is found without a walk through what is due to vendors.
 CREATE INDEX deliveries_due ON deliveries (state, due_ms) WHERE due_ms IS NOT NULL;
-CREATE INDEX deliveries_open ON deliveries (app, user, device, open) WHERE open = 1;
-CREATE INDEX deliveries_under_way ON deliveries (app, user, device, nonce) WHERE nonce <> '';
+-- What is to be sent to a device is found beside all that lies on its disk, and what is under way to it too.
+CREATE INDEX deliveries_open ON deliveries (app, user, device, open, acked_by, nonce) WHERE open = 1;
 
 -- What happened to each message, in one numbered row that is only ever added: the trace of a message, and what
 -- whoever follows all of them reads on from the number it has come to.

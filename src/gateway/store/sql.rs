@@ -9,8 +9,7 @@
 //! | `/* lock */`, `/* lock d */`, `/* share */`, `/* claim */` | `FOR UPDATE`, `FOR UPDATE OF d`, `FOR SHARE`, `FOR UPDATE OF d SKIP LOCKED`: SQLite has one writer |
 
 use super::StoreError;
-use super::pending::Pending;
-pub(super) use super::pending::{NewDelivery, NewEvent};
+use super::pending::Unwritten;
 use super::value::{Bound, from_postgres};
 pub(super) use super::value::{Params, Row, Value, params};
 use postgres::error::SqlState;
@@ -35,14 +34,10 @@ pub(super) struct Transaction<'a> {
     edition: RefCell<Option<Rc<str>>>,
     /// The server behind the connection takes no writes.
     read_only: Cell<bool>,
-    events: Pending<NewEvent>,
-    deliveries: Pending<NewDelivery>,
+    pub unwritten: Unwritten,
     /// Where the job that is carried out began.
     savepoint: Cell<Savepoint>,
 }
-
-/// Rows of one statement on SQLite; fewer are written one by one.
-const TOGETHER: usize = 16;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Savepoint {
@@ -73,8 +68,7 @@ impl<'t> Transaction<'t> {
             backend,
             edition: RefCell::default(),
             read_only: Cell::default(),
-            events: Pending::default(),
-            deliveries: Pending::default(),
+            unwritten: Unwritten::default(),
             savepoint: Cell::default(),
         }
     }
@@ -90,8 +84,7 @@ impl<'t> Transaction<'t> {
             // As when the disk is full. What is left to write would be written by itself.
             return Err(StoreError::NotCommitted("SQLite has undone the transaction".to_owned()));
         }
-        self.write_events()?;
-        self.write_deliveries()?;
+        self.unwritten.write(&self)?;
         match self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(held) => Ok(held.into_inner().0.commit()?),
@@ -113,101 +106,59 @@ impl<'t> Transaction<'t> {
             // One round trip for both.
             (Savepoint::Used, Backend::Postgres(_)) => self.execute_batch("RELEASE SAVEPOINT job; SAVEPOINT job")?,
         }
-        self.events.begin();
-        self.deliveries.begin();
+        self.unwritten.begin();
         self.savepoint.set(Savepoint::Used);
         let done = job(self);
         if done.is_err() {
             self.execute_batch("ROLLBACK TO SAVEPOINT job")?;
             self.savepoint.set(Savepoint::Unused);
-            self.events.undo();
-            self.deliveries.undo();
+            self.unwritten.undo();
         }
         done
     }
 
-    /// Adds an event; it is written at the transaction's end, or before the first statement that names its table.
-    pub fn add_event(&self, event: NewEvent) {
-        self.events.add(event);
-    }
-
-    /// The same of a delivery.
-    pub fn add_delivery(&self, delivery: NewDelivery) {
-        self.deliveries.add(delivery);
-    }
-
-    /// Writes what the statement may read or change.
-    fn write_for(&self, sql: &str) -> Result<(), StoreError> {
-        if !self.events.is_empty() && sql.contains("events") {
-            self.write_events()?;
-        }
-        if !self.deliveries.is_empty() && sql.contains("deliveries") {
-            self.write_deliveries()?;
-        }
-        Ok(())
-    }
-
-    fn write_events(&self) -> Result<(), StoreError> {
-        self.events.write(|events| {
-            let texts = |of: fn(&NewEvent) -> &str| events.iter().map(of).collect::<Vec<_>>();
-            if self.is_shared() {
-                // Numbers are given in the order in which rows come.
-                let sql = "INSERT INTO events (message, device, at_ms, hop, detail) SELECT * FROM unnest(
-                     CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[]), CAST(?4 AS text[]), CAST(?5 AS text[]))";
-                let at_ms: Vec<i64> = events.iter().map(|e| e.at_ms).collect();
-                let (messages, devices) = (texts(|e| &e.message), texts(|e| &e.device));
-                return self.write_arrays(sql, &[&messages, &devices, &at_ms, &texts(|e| e.hop), &texts(|e| &e.detail)]);
-            }
-            let sql = "INSERT INTO events (message, device, at_ms, hop, detail) VALUES ";
-            let values = events.iter().map(|e| params![e.message, e.device, e.at_ms, e.hop, e.detail]);
-            self.write_rows(sql, &values.collect::<Vec<_>>())
-        })
-    }
-
-    fn write_deliveries(&self) -> Result<(), StoreError> {
-        self.deliveries.write(|rows| {
-            let texts = |of: fn(&NewDelivery) -> &str| rows.iter().map(of).collect::<Vec<_>>();
-            if self.is_shared() {
-                let sql = "INSERT OR IGNORE INTO deliveries (message, app, user, device, state, nonce, attempts, due_ms)
-                     SELECT * FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]),
-                     CAST(?5 AS text[]), CAST(?6 AS text[]), CAST(?7 AS bigint[]), CAST(?8 AS bigint[]))";
-                let attempts: Vec<i64> = rows.iter().map(|d| i64::from(d.attempts)).collect();
-                let due_ms: Vec<Option<i64>> = rows.iter().map(|d| d.due_ms).collect();
-                let (messages, apps, users) = (texts(|d| &d.message), texts(|d| &d.app), texts(|d| &d.user));
-                let (devices, states, nonces) = (texts(|d| &d.device), texts(|d| d.state), texts(|d| &d.nonce));
-                return self.write_arrays(
-                    sql,
-                    &[&messages, &apps, &users, &devices, &states, &nonces, &attempts, &due_ms],
-                );
-            }
-            let sql =
-                "INSERT OR IGNORE INTO deliveries (message, app, user, device, state, nonce, attempts, due_ms) VALUES ";
-            let values = rows.iter().map(|d| {
-                params![d.message, d.app, d.user, d.device, d.state, d.nonce, d.attempts, d.due_ms]
-            });
-            self.write_rows(sql, &values.collect::<Vec<_>>())
-        })
-    }
-
-    fn write_arrays(&self, sql: &str, arrays: &[&(dyn ToSql + Sync)]) -> Result<(), StoreError> {
+    /// As [`Self::execute_now`], on PostgreSQL, with these rows' columns as parameters, each as an array.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn execute_arrays<'r>(&self, sql: &str, rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Result<(), StoreError> {
         let Backend::Postgres(held) = &self.backend else { return Ok(()) };
+        let columns = transposed(rows);
         let (t, statements) = &mut *held.borrow_mut();
         let statement = prepared(t, statements, sql)?;
-        t.execute(&statement, arrays).inspect_err(|error| self.note(error))?;
+        t.execute(&statement, &references(&columns)).inspect_err(|error| self.note(error))?;
         Ok(())
     }
 
-    fn write_rows(&self, sql: &str, rows: &[Vec<Bound<'_>>]) -> Result<(), StoreError> {
-        let row = format!("({})", vec!["?"; rows.first().map_or(0, Vec::len)].join(", "));
-        let (one, many) = (format!("{sql}{row}"), format!("{sql}{}", vec![&*row; TOGETHER].join(", ")));
-        let (whole, rest) = rows.as_chunks::<TOGETHER>();
-        for rows in whole {
-            self.execute(&many, rows.concat())?;
+    /// Asks for these rows, each a statement's parameters: one by one, or on PostgreSQL all at once, their columns as
+    /// arrays.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn for_rows<'r, T>(
+        &self,
+        (one, all): (&str, &str),
+        rows: impl Iterator<Item = Vec<Bound<'r>>>,
+        read: impl Fn(&mut Row) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.unwritten.write_for(self, all)?;
+        let Backend::Postgres(held) = &self.backend else {
+            let mut found = Vec::new();
+            for row in rows {
+                for row in &mut self.rows(one, row)? {
+                    found.push(read(row)?);
+                }
+            }
+            return Ok(found);
+        };
+        let columns = transposed(rows);
+        if columns.is_empty() {
+            return Ok(Vec::new());
         }
-        for row in rest {
-            self.execute(&one, row.clone())?;
-        }
-        Ok(())
+        let (t, statements) = &mut *held.borrow_mut();
+        let statement = prepared(t, statements, all)?;
+        let found = t.query(&statement, &references(&columns)).inspect_err(|error| self.note(error))?;
+        found.iter().map(|row| read(&mut from_postgres(row)?)).collect()
     }
 
     /// Whether transactions of others go on beside it.
@@ -258,8 +209,15 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<usize, StoreError> {
-        self.write_for(sql)?;
-        let values = params.bound();
+        self.unwritten.write_for(self, sql)?;
+        self.execute_now(sql, params.bound())
+    }
+
+    /// The same, before what is not written yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn execute_now(&self, sql: &str, values: Vec<Bound<'_>>) -> Result<usize, StoreError> {
         match &self.backend {
             Backend::Sqlite(t) => {
                 let mut statement = t.prepare_cached(sql)?;
@@ -270,8 +228,7 @@ impl<'t> Transaction<'t> {
             Backend::Postgres(held) => {
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
-                let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as &(dyn ToSql + Sync)).collect();
-                let changed = t.execute(&statement, &values).inspect_err(|error| self.note(error))?;
+                let changed = t.execute(&statement, &references(&values)).inspect_err(|error| self.note(error))?;
                 Ok(usize::try_from(changed).unwrap_or(usize::MAX))
             }
         }
@@ -310,7 +267,7 @@ impl<'t> Transaction<'t> {
     }
 
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
-        self.write_for(sql)?;
+        self.unwritten.write_for(self, sql)?;
         let values = params.bound();
         match &self.backend {
             Backend::Sqlite(t) => {
@@ -326,11 +283,23 @@ impl<'t> Transaction<'t> {
             Backend::Postgres(held) => {
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
-                let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as &(dyn ToSql + Sync)).collect();
-                t.query(&statement, &values).inspect_err(|error| self.note(error))?.iter().map(from_postgres).collect()
+                t.query(&statement, &references(&values)).inspect_err(|error| self.note(error))?.iter().map(from_postgres).collect()
             }
         }
     }
+}
+
+fn references<T: ToSql + Sync>(values: &[T]) -> Vec<&(dyn ToSql + Sync)> {
+    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
+}
+
+fn transposed<'r>(rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Vec<Vec<Bound<'r>>> {
+    let mut columns: Vec<Vec<Bound<'r>>> = Vec::new();
+    for row in rows {
+        columns.resize_with(row.len(), Vec::new);
+        columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+    }
+    columns
 }
 
 /// That costs more than most statements do.
@@ -458,63 +427,5 @@ mod tests {
         ] {
             assert_eq!(in_postgres(written), there);
         }
-    }
-
-    #[test]
-    fn events_are_written_in_the_order_of_their_jobs_and_a_failed_jobs_are_not() {
-        let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
-        connection.execute_batch(include_str!("schema.sql")).expect("a schema");
-        let transaction = connection.transaction().expect("begun");
-        let t = Transaction::sqlite(&transaction);
-        let add = |t: &Transaction<'_>, message: &str| {
-            let (device, detail) = (String::new(), String::new());
-            t.add_event(NewEvent { message: message.to_owned(), device, at_ms: 1, hop: "accepted", detail });
-        };
-        let well = |message: &str| {
-            let done = t.job(|t| {
-                add(t, message);
-                Ok(())
-            });
-            done.expect("carried out");
-        };
-        let fails = |reads: bool| {
-            t.job(|t| {
-                add(t, "undone");
-                if reads {
-                    t.query_row("SELECT count(*) FROM events", params![], |r| r.get::<i64>(0))?;
-                    add(t, "undone too");
-                }
-                Err::<(), _>(StoreError::NoRow)
-            })
-        };
-        well("first");
-        fails(false).expect_err("undone");
-        well("second");
-        fails(true).expect_err("undone, with the events before it that it had written");
-        t.job(|t| t.execute("DELETE FROM events WHERE message = 'none'", params![])).expect("written");
-        fails(true).expect_err("undone");
-        for more in 0..2 * TOGETHER + 3 {
-            well(&format!("more {more}"));
-        }
-        t.commit().expect("written");
-        let mut found = transaction.prepare("SELECT message FROM events ORDER BY number").expect("read");
-        let found: Vec<String> = found.query_map([], |r| r.get(0)).expect("read").map(|m| m.expect("text")).collect();
-        let more = (0..2 * TOGETHER + 3).map(|more| format!("more {more}"));
-        let expected: Vec<String> = ["first", "second"].map(str::to_owned).into_iter().chain(more).collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn of_a_transaction_that_sqlite_has_undone_nothing_is_written_at_its_end() {
-        let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
-        connection.execute_batch(include_str!("schema.sql")).expect("a schema");
-        let transaction = connection.transaction().expect("begun");
-        let t = Transaction::sqlite(&transaction);
-        let (message, device, detail) = ("lost".to_owned(), String::new(), String::new());
-        t.add_event(NewEvent { message, device, at_ms: 1, hop: "accepted", detail });
-        t.execute_batch("ROLLBACK").expect("undone");
-        assert!(matches!(t.commit(), Err(StoreError::NotCommitted(_))));
-        let left: i64 = transaction.query_row("SELECT count(*) FROM events", [], |r| r.get(0)).expect("counted");
-        assert_eq!(left, 0);
     }
 }

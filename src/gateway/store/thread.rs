@@ -1,6 +1,7 @@
 //! The threads that own the database, one for a SQLite file and one for each connection to PostgreSQL, and how
 //! it grows from version to version.
 
+use super::bulk::Bulk;
 use super::checkpoint::Checkpoints;
 use super::health::Health;
 use super::patience::Commits;
@@ -9,7 +10,7 @@ use super::queue::{Queue, SMALL, Size};
 use super::shape;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::turns::{Group, Pace};
-use super::{Finish, Job, StoreError};
+use super::{Finish, Job, StoreError, Work};
 use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
 use std::collections::VecDeque;
@@ -36,12 +37,16 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// What no statement of the store comes near, unless the role or the database has a deadline already.
 const DEADLINE: &str =
     "SELECT set_config('statement_timeout', '30s', false) WHERE current_setting('statement_timeout') = '0'";
+/// Rows are found by their indexes, as on SQLite. A plan is made when a statement first runs, where a table may be empty and
+/// a walk through it the cheapest, and is kept while the table grows.
+const PLANS: &str = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+     set_config('enable_mergejoin', 'off', false)";
 /// A database's version as this gateway writes it, and what makes a new one.
-const VERSION: usize = 10;
+const VERSION: usize = 11;
 const SCHEMA: &str = include_str!("schema.sql");
-/// The one version of before the first release that is taken over, and how.
-const BEFORE: usize = 9;
-const FROM_BEFORE: &str = include_str!("schema-from-9.sql");
+/// The oldest version that is taken over, and what makes the next one of each.
+const OLDEST: usize = 9;
+const STEPS: [&str; VERSION - OLDEST] = [include_str!("schema-from-9.sql"), include_str!("schema-from-10.sql")];
 
 /// The file is nobody else's to read; SQLite gives those beside it the same mode.
 fn private(path: &Path) -> std::io::Result<()> {
@@ -68,10 +73,12 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), St
     // Every statement of the store; the library's own 16 would be prepared anew for each message.
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let known: u32 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    if let Some(step) = step_from(known as usize)? {
+    let steps = steps_from(known as usize)?;
+    if !steps.is_empty() {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
+        steps.iter().try_for_each(|step| transaction.execute_batch(step))?;
         transaction.pragma_update(None, "user_version", VERSION as i64)?;
+        shape::check_sqlite(&transaction, SCHEMA)?;
         transaction.commit()?;
     }
     shape::check_sqlite(&connection, SCHEMA)?;
@@ -136,10 +143,11 @@ impl Server {
     fn connect(&self) -> Result<Client, StoreError> {
         let mut client = self.config.connect(self.tls.clone())?;
         // Not among the connection's options: poolers refuse those. One in transaction mode would give it to others.
-        if self.session == Session::Kept
-            && !self.config.get_options().is_some_and(|options| options.contains("statement_timeout"))
-        {
-            client.batch_execute(DEADLINE)?;
+        if self.session == Session::Kept {
+            client.batch_execute(PLANS)?;
+            if !self.config.get_options().is_some_and(|options| options.contains("statement_timeout")) {
+                client.batch_execute(DEADLINE)?;
+            }
         }
         Ok(client)
     }
@@ -151,16 +159,15 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
 }
 
 /// What makes a database of this version of one of that.
-fn step_from(known: usize) -> Result<Option<&'static str>, StoreError> {
+fn steps_from(known: usize) -> Result<&'static [&'static str], StoreError> {
     match known {
-        0 => Ok(Some(SCHEMA)),
-        BEFORE => Ok(Some(FROM_BEFORE)),
-        VERSION => Ok(None),
+        0 => Ok(&[SCHEMA]),
+        OLDEST..=VERSION => Ok(&STEPS[known - OLDEST..]),
         newer if newer > VERSION => Err(StoreError::Version(format!(
             "the database is of version {newer}, this gateway knows {VERSION}; use the newer gateway"
         ))),
         older => Err(StoreError::Version(format!(
-            "the database is of version {older}, of before the first release, and only version {BEFORE} is taken over; \
+            "the database is of version {older}, of before the first release, and none older than {OLDEST} is taken over; \
              start the gateway that wrote it once with the release before this one, or give this one an empty database"
         ))),
     }
@@ -183,8 +190,9 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     }
     let known = t.query_opt("SELECT max(version) FROM schema_version", &[])?;
     let known = known.and_then(|row| row.get::<_, Option<i64>>(0)).unwrap_or(0);
-    if let Some(step) = step_from(usize::try_from(known).unwrap_or(0))? {
-        t.batch_execute(&in_postgres(step))?;
+    let steps = steps_from(usize::try_from(known).unwrap_or(0))?;
+    if !steps.is_empty() {
+        steps.iter().try_for_each(|step| t.batch_execute(&in_postgres(step)))?;
         t.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&(VERSION as i64)])?;
     }
     shape::check_postgres(&mut t, SCHEMA)?;
@@ -311,13 +319,25 @@ fn some(
     mut next: impl FnMut(&Group<'_>) -> Option<Job>,
 ) -> Vec<Finish> {
     let mut group = pace.group(apart, now());
-    let mut finishes = Vec::new();
+    let (mut bulk, mut finishes) = (Bulk::default(), Vec::new());
     while !group.is_full(now())
         && let Some(job) = next(&group)
     {
         group.add(job.flow, job.alone && t.is_shared(), now());
-        finishes.push((job.carry_out)(t));
+        match job.work {
+            Work::Accept(asked) => bulk.accept(asked),
+            Work::Had(asked) => bulk.had(asked),
+            Work::Single(carry_out) => {
+                // It may be of what those before it have written.
+                bulk.carry_out(t, &mut finishes);
+                finishes.push(carry_out(t));
+            }
+        }
+        if bulk.is_full() {
+            bulk.carry_out(t, &mut finishes);
+        }
     }
+    bulk.carry_out(t, &mut finishes);
     finishes
 }
 
@@ -373,7 +393,7 @@ mod tests {
     #[tokio::test]
     async fn a_version_that_is_neither_known_nor_taken_over_is_refused_with_what_to_do() {
         let unfinished = "a build from between two releases";
-        for (version, says) in [(5, "only version 9 is taken over"), (10, unfinished), (99, "use the newer gateway")] {
+        for (version, says) in [(5, "none older than 9 is taken over"), (10, unfinished), (99, "use the newer gateway")] {
             let home = tempfile::tempdir().expect("a directory");
             let refused = opened(home.path(), version).err().map(|error| error.to_string());
             assert!(refused.as_ref().is_some_and(|why| why.contains(says)), "{version}: {refused:?}");

@@ -1,6 +1,7 @@
 //! What happened to each message, hop by hop: numbered events that are only ever added.
 
-use super::sql::{NewEvent, OptionalExtension as _, Transaction, params};
+use super::pending::NewEvent;
+use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64, as_u64, turn_of};
 use crate::delivery::Hop;
 use crate::protocol::Message;
@@ -17,7 +18,7 @@ pub struct TraceLine {
 
 /// Adds an event.
 pub(super) fn note(t: &Transaction<'_>, message: &str, device: &str, now_ms: u64, hop: Hop, detail: &str) {
-    t.add_event(NewEvent {
+    t.unwritten.events.add(NewEvent {
         message: message.to_owned(),
         device: device.to_owned(),
         at_ms: as_i64(now_ms),

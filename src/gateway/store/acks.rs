@@ -1,0 +1,186 @@
+//! What devices have: messages that are acknowledged, and those that an app has taken.
+
+use super::bulk::Together;
+use super::deliveries::Of;
+use super::known::Known;
+use super::pairs::{Pairs, Place, Recall};
+use super::presence;
+use super::ready::usable;
+use super::sql::Transaction;
+use super::value::Bound;
+use super::{Store, StoreError, Work, flow, whose};
+use crate::delivery::presence::Event as Presence;
+use crate::delivery::{Device, Event, Rules};
+use crate::ids::MessageId;
+use crate::protocol::{Address, Message};
+
+/// What an acknowledgement led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acked {
+    /// What the device is sent next.
+    pub more: Vec<Message>,
+    pub recalls: Vec<Recall>,
+}
+
+/// What a device says of messages.
+pub(super) enum Word {
+    /// They are on its disk. Whether an app is attached, where it says so.
+    Acked { attached: Option<bool> },
+    /// A local app has them; these it was woken for.
+    Taken { woke: Vec<MessageId> },
+}
+
+/// A device has messages.
+pub(super) struct Had {
+    address: Address,
+    ids: Vec<MessageId>,
+    word: Word,
+    known: Known,
+    rules: Rules,
+    now_ms: u64,
+}
+
+impl Had {
+    fn heard(&self) -> Presence {
+        match self.word {
+            Word::Acked { attached: Some(attached) } => Presence::Attached(attached),
+            _ => Presence::Heard,
+        }
+    }
+
+    fn event(&self, id: &MessageId) -> Event<'static> {
+        match &self.word {
+            Word::Acked { attached } => Event::Acked { attached: *attached },
+            Word::Taken { woke } => Event::Taken { woke: woke.contains(id) },
+        }
+    }
+
+    fn of<'a, 't>(&'a self, t: &'a Transaction<'t>, device: Device) -> Result<Of<'a, 't>, StoreError> {
+        // It is looked up only where it decides.
+        let decides = matches!(self.word, Word::Acked { attached: Some(_) });
+        let bound = decides && usable(t, &self.known, &self.address)?;
+        Ok(Of { t, place: (&self.address).into(), device, bound, rules: self.rules, now_ms: self.now_ms })
+    }
+}
+
+impl Together for Had {
+    type Done = Acked;
+
+    fn weight(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn carry_out(t: &Transaction<'_>, jobs: &[Self]) -> Result<Vec<Acked>, StoreError> {
+        let mut devices = presence::load_all(t, jobs.iter().map(|had| &had.address))?;
+        let ids = jobs.iter().flat_map(|had| had.ids.iter().map(|id| ((&had.address).into(), id)));
+        let mut pairs = Pairs::load(t, ids)?;
+        let mut done = Vec::with_capacity(jobs.len());
+        let mut may_have_more = Vec::new();
+        for had in jobs {
+            let device = devices.entry(&had.address).or_default();
+            *device = presence::decide(t, &had.address, device, had.heard(), had.now_ms)?.device;
+            let of = had.of(t, device.clone())?;
+            let each = of.each(&mut pairs, &had.ids, |id| had.event(id))?;
+            if each.makes_room {
+                may_have_more.push((done.len(), of));
+            }
+            done.push(Acked { more: Vec::new(), recalls: each.recalls });
+        }
+        for at in waiting(t, may_have_more.iter().map(|(_, of)| of))? {
+            let (job, of) = &may_have_more[at];
+            done[*job].more = of.more()?;
+        }
+        Ok(done)
+    }
+}
+
+/// Which of these devices something waits for that is not under way.
+fn waiting<'o, 't: 'o>(
+    t: &Transaction<'_>,
+    devices: impl Iterator<Item = &'o Of<'o, 't>>,
+) -> Result<Vec<usize>, StoreError> {
+    // One step into the index for each part: neither what is under way nor what lies on the device is walked through.
+    macro_rules! any {
+        ($such:literal) => {
+            concat!(
+                "EXISTS (SELECT 1 FROM deliveries d WHERE d.app = u.app AND d.user = u.user AND d.device = u.device
+                 AND d.open = 1 AND ",
+                $such,
+                ")"
+            )
+        };
+    }
+    macro_rules! question {
+        ($devices:literal) => {
+            concat!(
+                "SELECT u.at FROM ",
+                $devices,
+                " WHERE ",
+                any!("d.acked_by IS NULL AND d.nonce < u.nonce"),
+                " OR ",
+                any!("d.acked_by IS NULL AND d.nonce > u.nonce"),
+                " OR ",
+                any!("d.acked_by < u.login"),
+                " OR ",
+                any!("d.acked_by > u.login")
+            )
+        };
+    }
+    const ONE: &str = question!("(SELECT ?1 AS app, ?2 AS user, ?3 AS device, ?4 AS nonce, ?5 AS login, ?6 AS at) AS u");
+    const ALL: &str = question!(
+        "unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS text[]),
+         CAST(?6 AS bigint[])) AS u (app, user, device, nonce, login, at)"
+    );
+    let rows = devices.zip(0..).filter_map(|(of, at)| {
+        let Place { app, user, device } = of.place;
+        let mut row = [app, user, device, of.device.connection()?, &of.device.login].map(Bound::Text).to_vec();
+        row.push(Bound::Integer(at));
+        Some(row)
+    });
+    let found: Vec<i64> = t.for_rows((ONE, ALL), rows, |r| r.get(0))?;
+    Ok(found.into_iter().filter_map(|at| usize::try_from(at).ok()).collect())
+}
+
+impl Store {
+    /// These messages are on the device's disk. Once it has most of what it was sent, returns the next that
+    /// wait; and the pushes that need not be seen any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn acked(
+        &self,
+        address: Address,
+        ids: Vec<MessageId>,
+        attached: Option<bool>,
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Acked, StoreError> {
+        self.had(address, ids, Word::Acked { attached }, (rules, now_ms)).await
+    }
+
+    /// A local app has these messages. Returns the same as [`Self::acked`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn taken(
+        &self,
+        address: Address,
+        (ids, woke): (Vec<MessageId>, Vec<MessageId>),
+        rules: Rules,
+        now_ms: u64,
+    ) -> Result<Acked, StoreError> {
+        self.had(address, ids, Word::Taken { woke }, (rules, now_ms)).await
+    }
+
+    async fn had(
+        &self,
+        address: Address,
+        ids: Vec<MessageId>,
+        word: Word,
+        (rules, now_ms): (Rules, u64),
+    ) -> Result<Acked, StoreError> {
+        let users = whose(&address.app, &address.user);
+        let had = Had { address, ids, word, known: self.known.clone(), rules, now_ms };
+        self.ask((flow(&users), users, false), |answer| Work::Had((had, answer))).await
+    }
+}

@@ -1,5 +1,6 @@
 //! What is counted, for Prometheus: one name for each thing, with the words the traces and logs use.
 
+use super::store::Used;
 use crate::untrusted::label;
 use crate::vendors::Vendor;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -86,6 +87,8 @@ pub struct Metrics {
     notices_come: Gauge,
     out_of_use: Family<OfVendor, Gauge>,
     rejecting: Family<OfVendor, Gauge>,
+    /// Transactions, jobs and statements.
+    store: [Counter; 3],
 }
 
 /// Devices' connections to the gateway's own endpoint.
@@ -179,6 +182,14 @@ impl Default for Metrics {
             "Certificates whose vendor refuses each notification for good and accepts none",
             rejecting.clone(),
         );
+        let store: [Counter; 3] = Default::default();
+        for (counter, name, help) in [
+            (&store[0], "store_transactions", "Transactions of the store"),
+            (&store[1], "store_jobs", "Calls, acknowledgements and other pieces of work in the store's transactions"),
+            (&store[2], "store_statements", "Statements of the store; on PostgreSQL each is a round trip"),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
         let links = Links::registered(&mut registry);
         let (registry, codes) = (Arc::new(registry), Arc::default());
         Self {
@@ -198,6 +209,7 @@ impl Default for Metrics {
             notices_come,
             out_of_use,
             rejecting,
+            store,
         }
     }
 }
@@ -302,7 +314,10 @@ impl Metrics {
     }
 
     /// The text Prometheus reads.
-    pub fn text(&self) -> String {
+    pub fn text(&self, used: Used) -> String {
+        for (counter, now) in self.store.iter().zip([used.transactions, used.jobs, used.statements]) {
+            counter.inner().store(now, Ordering::Relaxed);
+        }
         let mut out = String::new();
         // Writing to a text cannot fail.
         let _ = encode(&mut out, &self.registry);
@@ -323,7 +338,7 @@ mod tests {
             metrics.answered("xiaomi", "unknown", &format!("\u{1b}[2J {at}"));
         }
         metrics.answered("xiaomi", "unknown", "22022");
-        let text = metrics.text();
+        let text = metrics.text(Used::default());
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("impush_gateway_vendor_answers")).collect();
         assert!((MOST_CODES..=MOST_CODES + 1).contains(&lines.len()), "{}", lines.len());
         assert!(lines.iter().any(|line| line.contains("code=\"22022\"") && line.ends_with(" 2")));

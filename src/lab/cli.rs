@@ -106,7 +106,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "devices", "footprint", "far"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "store", "devices", "footprint", "far"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -130,9 +130,12 @@ enum Command {
         /// Connections that say nothing, beside which a login is timed; 0 leaves that out
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=10_000))]
         silent: u32,
-        /// A gateway to measure with `connected` or `fair` instead of the one beside this program
+        /// A gateway to measure with `connected`, `store` or `fair` instead of the one beside this program
         #[arg(long, value_name = "FILE")]
         gateway: Option<PathBuf>,
+        /// An empty PostgreSQL database for `store`
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
         /// How often the gateway is killed under load
         #[arg(long, default_value_t = 200)]
         kills: u32,
@@ -360,6 +363,9 @@ fn execute(command: Command) -> Result<bool, String> {
             }
             Command::Bench { what, json, count, devices, silent, gateway, .. } if what == "connected" => {
                 connected::measure(json, &connected::Options { devices, count, silent, gateway }).await
+            }
+            Command::Bench { what, json, count, gateway, store, .. } if what == "store" => {
+                connected::stores(json, (gateway.as_deref(), store.as_deref()), count).await
             }
             Command::Bench { what, json, inside, .. } if what == "far" => far::measure(json, inside).await,
             Command::Bench { what, json, agent, .. } if what == "footprint" => {

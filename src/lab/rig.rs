@@ -46,7 +46,7 @@ impl Rig {
         let lab = sibling("impush-lab")?;
         let start = ["netns", "exec", netns, lab.to_str().unwrap_or_default()];
         let clouds = Clouds { program: Path::new("ip"), before: &start, listen };
-        Self::with_clouds(false, timeout, program, home, clouds).await
+        Self::with_clouds(false, timeout, (program, None), home, clouds).await
     }
 
     /// Starts both. `pinned`: the gateway has the first core for itself.
@@ -62,17 +62,29 @@ impl Rig {
     /// # Errors
     /// A sentence about what did not start.
     pub async fn start_with(pinned: bool, timeout: Duration, program: Option<&Path>) -> Result<Self, String> {
+        Self::start_on(pinned, timeout, (program, None)).await
+    }
+
+    /// The same on a PostgreSQL, which has to be empty.
+    ///
+    /// # Errors
+    /// A sentence about what did not start.
+    pub async fn start_on(
+        pinned: bool,
+        timeout: Duration,
+        (program, store): (Option<&Path>, Option<&str>),
+    ) -> Result<Self, String> {
         let program = program.map_or_else(|| sibling("impush-gateway"), |program| Ok(program.to_owned()))?;
         let home = tempfile::tempdir().map_err(|e| e.to_string())?;
         let lab = sibling("impush-lab")?;
         let clouds = Clouds { program: &lab, before: &[], listen: "127.0.0.1:0" };
-        Self::with_clouds(pinned, timeout, program, home, clouds).await
+        Self::with_clouds(pinned, timeout, (program, store), home, clouds).await
     }
 
     async fn with_clouds(
         pinned: bool,
         timeout: Duration,
-        program: PathBuf,
+        (program, store): (PathBuf, Option<&str>),
         home: tempfile::TempDir,
         Clouds { program: starter, before, listen }: Clouds<'_>,
     ) -> Result<Self, String> {
@@ -90,7 +102,8 @@ impl Rig {
         let (api, broker) = [api, broker].map(|l| l.local_addr().map_err(|e| e.to_string())).into();
         let (api, broker) = (api?, broker?);
         let text = format!(
-            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nlisten = '{broker}'\n{}[paths]\nstate = '{}'\n[log]\nlevel = 'error'\n",
+            "[api]\nlisten = '{api}'\nrequests_per_s = 100000\n[broker]\nlisten = '{broker}'\n{}{}[paths]\nstate = '{}'\n[log]\nlevel = 'error'\n",
+            store.map(|url| format!("[store]\nurl = '{url}'\n")).unwrap_or_default(),
             vendors_section(&url, &ca),
             home.path().join("state").display()
         );
@@ -128,6 +141,19 @@ impl Rig {
     /// A sentence with the refusal.
     pub async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, String> {
         call_as(&self.http, method, &format!("{}/{path}", self.base), Some(&self.token), body).await
+    }
+
+    /// One of the gateway's own counters, by its name without `impush_gateway_`.
+    ///
+    /// # Errors
+    /// A sentence when it cannot be read.
+    pub async fn counter(&self, name: &str) -> Result<f64, String> {
+        let url = format!("{}/metrics", self.base.split("/o/").next().unwrap_or_default());
+        let (_, body) = self.http.call("GET", &url, &[], Vec::new()).await.map_err(|e| format!("{url}: {e}"))?;
+        let wanted = format!("impush_gateway_{name}_total ");
+        let text = String::from_utf8_lossy(&body);
+        let value = text.lines().find_map(|line| line.strip_prefix(&wanted)?.trim().parse().ok());
+        value.ok_or_else(|| format!("{url} does not say {name}"))
     }
 
     /// A call to the clouds' own side.

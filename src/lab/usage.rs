@@ -40,3 +40,23 @@ pub(super) fn threads_s(process: u32, counts: impl Fn(&str) -> bool) -> Result<f
     });
     Ok(nanoseconds.sum::<f64>() / 1e9)
 }
+
+/// Bytes that it has had written to storage (proc(5), `write_bytes` of io). Of others' processes only root hears.
+///
+/// # Errors
+/// A sentence when it is not said.
+pub(super) fn written_bytes(process: u32) -> Result<f64, String> {
+    let path = format!("/proc/{process}/io");
+    let io = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok());
+    bytes.ok_or_else(|| format!("{path} has no write_bytes"))
+}
+
+/// Processes of this name.
+pub(super) fn named(name: &str) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_named = |process: &u32| {
+        std::fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_named).collect()
+}

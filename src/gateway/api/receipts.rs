@@ -101,5 +101,5 @@ pub(super) async fn metrics(
 ) -> (StatusCode, [(&'static str, &'static str); 1], String) {
     state.push.count_certificates(&state.store).await;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (StatusCode::OK, [("content-type", kind)], state.push.metrics.text())
+    (StatusCode::OK, [("content-type", kind)], state.push.metrics.text(state.store.used()))
 }

@@ -126,7 +126,8 @@ fn waiting<'o, 't: 'o>(
             )
         };
     }
-    const ONE: &str = question!("(SELECT ?1 AS app, ?2 AS user, ?3 AS device, ?4 AS nonce, ?5 AS login, ?6 AS at) AS u");
+    const ONE: &str =
+        question!("(SELECT ?1 AS app, ?2 AS user, ?3 AS device, ?4 AS nonce, ?5 AS login, ?6 AS at) AS u");
     const ALL: &str = question!(
         "unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS text[]),
          CAST(?6 AS bigint[])) AS u (app, user, device, nonce, login, at)"

@@ -45,6 +45,7 @@ mod thread;
 mod time;
 mod traces;
 mod turns;
+mod usage;
 mod users;
 mod value;
 mod vault;
@@ -67,6 +68,7 @@ pub use pairs::Recall;
 pub use ready::VendorJob;
 pub use settings::Key;
 pub use turns::SLICE;
+pub use usage::Used;
 pub use users::UserChange;
 pub use vault::Vault;
 
@@ -75,7 +77,6 @@ use crate::protocol::Address;
 use accept::Accept;
 use acks::Had;
 use bulk::Asked;
-use health::Health;
 use known::Known;
 use pooler::Session;
 use queue::{Entrance, queue};
@@ -87,6 +88,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use turns::Flow;
+use usage::Usage;
 
 /// Pause between attempts to reach PostgreSQL at the start.
 const START_PAUSE: Duration = Duration::from_secs(1);
@@ -167,6 +169,7 @@ pub struct Store {
     shared: bool,
     session: Session,
     room: Room,
+    usage: Usage,
     probe: probe::Probe,
 }
 
@@ -176,9 +179,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path, vault: Vault) -> Result<Self, StoreError> {
-        let (jobs, queue) = queue();
-        thread::sqlite(path, Health::default(), queue)?;
-        Ok(Self::over(jobs, vault, path.parent(), Session::Kept))
+        let ((jobs, queue), usage) = (queue(), Usage::default());
+        thread::sqlite(path, usage.clone(), queue)?;
+        Ok(Self::over(jobs, vault, path.parent(), (Session::Kept, usage)))
     }
 
     /// Connects to a PostgreSQL that other gateways may use too, once it is there; `waiting` hears each time that it is
@@ -194,9 +197,9 @@ impl Store {
         mut waiting: impl FnMut(&StoreError),
     ) -> Result<Self, StoreError> {
         loop {
-            let (jobs, queue) = queue();
-            match thread::postgres(config.clone(), tls.clone(), connections, Health::default(), queue).await {
-                Ok(session) => return Ok(Self::over(jobs, vault, None, session)),
+            let ((jobs, queue), usage) = (queue(), Usage::default());
+            match thread::postgres(config.clone(), tls.clone(), connections, usage.clone(), queue).await {
+                Ok(session) => return Ok(Self::over(jobs, vault, None, (session, usage))),
                 Err(error) if error.is_away() => waiting(&error),
                 Err(error) => return Err(error),
             }
@@ -205,16 +208,21 @@ impl Store {
     }
 
     /// `directory` is where the file is, if it is one.
-    fn over(jobs: Entrance, vault: Vault, directory: Option<&Path>, session: Session) -> Self {
+    fn over(jobs: Entrance, vault: Vault, directory: Option<&Path>, (session, usage): (Session, Usage)) -> Self {
         let (vault, shared) = (Arc::new(vault), directory.is_none());
         let probe = probe::Probe::new(directory);
         let known = Known::new(vault.clone());
-        Self { jobs, known, node: Arc::default(), vault, shared, session, room: Room::default(), probe }
+        Self { jobs, known, node: Arc::default(), vault, shared, session, room: Room::default(), usage, probe }
     }
 
     /// Whether what a connection to it listens to is heard on that connection.
     pub fn keeps_sessions(&self) -> bool {
         self.session == Session::Kept
+    }
+
+    /// What it has done since the start.
+    pub fn used(&self) -> Used {
+        self.usage.so_far()
     }
 
     /// Whether other gateways put work into it too.

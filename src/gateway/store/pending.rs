@@ -181,16 +181,7 @@ impl NewEvent {
 
 impl NewDelivery {
     fn values(&self) -> Vec<Bound<'_>> {
-        params![
-            self.message,
-            self.app,
-            self.user,
-            self.device,
-            self.state,
-            self.nonce,
-            self.attempts,
-            self.due_ms
-        ]
+        params![self.message, self.app, self.user, self.device, self.state, self.nonce, self.attempts, self.due_ms]
     }
 }
 
@@ -240,7 +231,8 @@ impl DeliveryChange {
 }
 
 /// All of them, on PostgreSQL.
-const CHANGES: &str = "UPDATE deliveries d SET state = u.state, due_ms = u.due_ms, attempts = u.attempts, acked_ms = u.acked_ms,
+const CHANGES: &str =
+    "UPDATE deliveries d SET state = u.state, due_ms = u.due_ms, attempts = u.attempts, acked_ms = u.acked_ms,
      taken_ms = u.taken_ms, notifier = u.notifier, vendor_id = u.vendor_id,
      nonce = CASE WHEN u.moved = 1 THEN u.nonce ELSE d.nonce END,
      acked_by = CASE WHEN u.moved = 1 THEN u.acked_by ELSE d.acked_by END,
@@ -279,7 +271,8 @@ fn insert<'r>(
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let into = format!("{into} ({})", names.join(", "));
     if t.is_shared() {
-        return t.execute_arrays(&format!("{into} SELECT * FROM {}", arrays(columns.iter().map(|(_, kind)| *kind))), rows);
+        return t
+            .execute_arrays(&format!("{into} SELECT * FROM {}", arrays(columns.iter().map(|(_, kind)| *kind))), rows);
     }
     let row = format!("({})", vec!["?"; columns.len()].join(", "));
     let one = format!("{into} VALUES {row}");
@@ -303,13 +296,14 @@ pub(super) fn arrays<'k>(kinds: impl Iterator<Item = &'k str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::usage::Usage;
     use super::*;
 
     fn stage(test: impl FnOnce(&rusqlite::Transaction<'_>, Transaction<'_>)) {
         let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
         connection.execute_batch(include_str!("schema.sql")).expect("a schema");
         let transaction = connection.transaction().expect("begun");
-        test(&transaction, Transaction::sqlite(&transaction));
+        test(&transaction, Transaction::sqlite(&transaction, &Usage::default()));
     }
 
     fn add(t: &Transaction<'_>, message: &str) {

@@ -70,11 +70,8 @@ pub(super) fn load_all<'a>(
     t: &Transaction<'_>,
     addresses: impl Iterator<Item = &'a Address>,
 ) -> Result<HashMap<&'a Address, Device>, StoreError> {
-    const ONE: &str = concat!(
-        "SELECT ?4, ",
-        device_columns!(),
-        " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3"
-    );
+    const ONE: &str =
+        concat!("SELECT ?4, ", device_columns!(), " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3");
     const ALL: &str = concat!(
         "SELECT u.at, ",
         device_columns!(),

@@ -10,6 +10,7 @@
 
 use super::StoreError;
 use super::pending::Unwritten;
+use super::usage::Usage;
 use super::value::{Bound, from_postgres};
 pub(super) use super::value::{Params, Row, Value, params};
 use postgres::error::SqlState;
@@ -35,6 +36,7 @@ pub(super) struct Transaction<'a> {
     /// The server behind the connection takes no writes.
     read_only: Cell<bool>,
     pub unwritten: Unwritten,
+    usage: Usage,
     /// Where the job that is carried out began.
     savepoint: Cell<Savepoint>,
 }
@@ -55,20 +57,21 @@ pub(super) struct Statement<'a, 't> {
 }
 
 impl<'t> Transaction<'t> {
-    pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>) -> Self {
-        Self::over(Backend::Sqlite(transaction))
+    pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>, usage: &Usage) -> Self {
+        Self::over(Backend::Sqlite(transaction), usage)
     }
 
-    pub fn postgres(transaction: postgres::Transaction<'t>, statements: &'t mut Statements) -> Self {
-        Self::over(Backend::Postgres(RefCell::new((transaction, statements))))
+    pub fn postgres(transaction: postgres::Transaction<'t>, statements: &'t mut Statements, usage: &Usage) -> Self {
+        Self::over(Backend::Postgres(RefCell::new((transaction, statements))), usage)
     }
 
-    fn over(backend: Backend<'t>) -> Self {
+    fn over(backend: Backend<'t>, usage: &Usage) -> Self {
         Self {
             backend,
             edition: RefCell::default(),
             read_only: Cell::default(),
             unwritten: Unwritten::default(),
+            usage: usage.clone(),
             savepoint: Cell::default(),
         }
     }
@@ -123,6 +126,7 @@ impl<'t> Transaction<'t> {
     /// [`StoreError`].
     pub fn execute_arrays<'r>(&self, sql: &str, rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Result<(), StoreError> {
         let Backend::Postgres(held) = &self.backend else { return Ok(()) };
+        self.usage.statement();
         let columns = transposed(rows);
         let (t, statements) = &mut *held.borrow_mut();
         let statement = prepared(t, statements, sql)?;
@@ -155,6 +159,7 @@ impl<'t> Transaction<'t> {
         if columns.is_empty() {
             return Ok(Vec::new());
         }
+        self.usage.statement();
         let (t, statements) = &mut *held.borrow_mut();
         let statement = prepared(t, statements, all)?;
         let found = t.query(&statement, &references(&columns)).inspect_err(|error| self.note(error))?;
@@ -175,6 +180,7 @@ impl<'t> Transaction<'t> {
         if users.is_empty() {
             return Ok(());
         }
+        self.usage.statement();
         let (t, statements) = &mut *held.borrow_mut();
         let sql = "SELECT pg_advisory_xact_lock(h) FROM
              (SELECT DISTINCT hashtextextended(u, 0) AS h FROM unnest(CAST(?1 AS text[])) AS u ORDER BY 1) AS s";
@@ -218,6 +224,7 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute_now(&self, sql: &str, values: Vec<Bound<'_>>) -> Result<usize, StoreError> {
+        self.usage.statement();
         match &self.backend {
             Backend::Sqlite(t) => {
                 let mut statement = t.prepare_cached(sql)?;
@@ -248,6 +255,7 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
+        self.usage.statement();
         match &self.backend {
             Backend::Sqlite(t) => Ok(t.execute_batch(sql)?),
             Backend::Postgres(held) => Ok(held.borrow_mut().0.batch_execute(&in_postgres(sql))?),
@@ -268,6 +276,7 @@ impl<'t> Transaction<'t> {
 
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
         self.unwritten.write_for(self, sql)?;
+        self.usage.statement();
         let values = params.bound();
         match &self.backend {
             Backend::Sqlite(t) => {
@@ -283,7 +292,11 @@ impl<'t> Transaction<'t> {
             Backend::Postgres(held) => {
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
-                t.query(&statement, &references(&values)).inspect_err(|error| self.note(error))?.iter().map(from_postgres).collect()
+                t.query(&statement, &references(&values))
+                    .inspect_err(|error| self.note(error))?
+                    .iter()
+                    .map(from_postgres)
+                    .collect()
             }
         }
     }

@@ -10,6 +10,7 @@ use super::queue::{Queue, SMALL, Size};
 use super::shape;
 use super::sql::{Statements, Transaction, in_postgres};
 use super::turns::{Group, Pace};
+use super::usage::Usage;
 use super::{Finish, Job, StoreError, Work};
 use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
@@ -58,7 +59,7 @@ fn private(path: &Path) -> std::io::Result<()> {
 }
 
 /// Opens or makes a SQLite file and starts its thread.
-pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), StoreError> {
+pub(super) fn sqlite(path: &Path, usage: Usage, queue: Queue) -> Result<(), StoreError> {
     private(path).map_err(|source| StoreError::Key { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     // FULL: a commit is on the disk before it is answered. WAL: readers of the file (backups, the
@@ -83,7 +84,7 @@ pub(super) fn sqlite(path: &Path, health: Health, queue: Queue) -> Result<(), St
     }
     shape::check_sqlite(&connection, SCHEMA)?;
     let checkpoints = Checkpoints::start(path, &connection)?;
-    spawn(move || work_sqlite(connection, &checkpoints, &health, queue))
+    spawn(move || work_sqlite(connection, &checkpoints, &usage, queue))
 }
 
 /// A PostgreSQL, and how it is reached.
@@ -92,6 +93,7 @@ struct Server {
     config: Config,
     tls: MakeRustlsConnect,
     session: Session,
+    usage: Usage,
 }
 
 /// Looks at what stands before PostgreSQL, connects, grows the schema and starts a thread for each connection.
@@ -99,16 +101,16 @@ pub(super) async fn postgres(
     config: Config,
     tls: MakeRustlsConnect,
     connections: usize,
-    health: Health,
+    usage: Usage,
     queue: Queue,
 ) -> Result<Session, StoreError> {
-    let mut server = Server { config, tls, session: Session::Kept };
+    let mut server = Server { config, tls, session: Session::Kept, usage };
     let (looked, answer) = oneshot::channel();
     let looking = server.clone();
     // The client has a runtime of its own, which cannot be started inside another.
     spawn(move || drop(looked.send(looking.look())))?;
     server.session = answer.await.map_err(|_| StoreError::Closed)??;
-    let connections = connections.max(1);
+    let (health, connections) = (Health::default(), connections.max(1));
     let commits = Commits::watch(connections, server.tls.clone())?;
     for number in 0..connections {
         let commits = commits.clone();
@@ -199,7 +201,8 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     Ok(t.commit()?)
 }
 
-fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &Health, mut queue: Queue) {
+fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Usage, mut queue: Queue) {
+    let health = Health::default();
     let (mut last, mut pace) = (0, Pace::default());
     while queue.wait_for_more(last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
@@ -211,11 +214,12 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, health: &H
             }
         };
         let (finishes, written) = {
-            let t = Transaction::sqlite(&transaction);
+            let t = Transaction::sqlite(&transaction, usage);
             (some(&t, (&mut pace, false), |_| queue.next(Size::Any)), t.commit())
         };
         last = finishes.len();
-        finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), health);
+        usage.transaction(last);
+        finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), &health);
         checkpoints.committed();
     }
 }
@@ -257,7 +261,7 @@ fn work_postgres(
         let begun = open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
         let users = jobs.iter().flat_map(|job| job.users.iter().map(String::as_str)).collect();
         let held = |transaction| {
-            let t = Transaction::postgres(transaction, &mut statements);
+            let t = Transaction::postgres(transaction, &mut statements, &server.usage);
             t.hold(users).map(|()| t)
         };
         let t = match begun.map_err(StoreError::from).and_then(held) {
@@ -285,6 +289,7 @@ fn work_postgres(
             suspect |= error.is_unsure();
             statements.clear();
         }
+        server.usage.transaction(finishes.len());
         finish(finishes, committed, health);
     }
 }
@@ -393,7 +398,8 @@ mod tests {
     #[tokio::test]
     async fn a_version_that_is_neither_known_nor_taken_over_is_refused_with_what_to_do() {
         let unfinished = "a build from between two releases";
-        for (version, says) in [(5, "none older than 9 is taken over"), (10, unfinished), (99, "use the newer gateway")] {
+        for (version, says) in [(5, "none older than 9 is taken over"), (10, unfinished), (99, "use the newer gateway")]
+        {
             let home = tempfile::tempdir().expect("a directory");
             let refused = opened(home.path(), version).err().map(|error| error.to_string());
             assert!(refused.as_ref().is_some_and(|why| why.contains(says)), "{version}: {refused:?}");

@@ -94,17 +94,56 @@ pub(super) async fn measure(json: bool, options: &Options) -> Result<bool, Strin
     step(&bar, "devices are held");
     figures.extend(hold(&mut rig, &known[..devices], &target, (before, &bar)).await?);
     bar.finish_and_clear();
-    if json {
-        super::show::line(&ours.raw).map_err(|e| e.to_string())?;
-    } else {
-        for (name, value) in ours.raw.as_object().into_iter().flatten() {
-            println!("     {name:<40} {:>12}", value.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.1}")));
-        }
-    }
+    show_raw(&ours.raw, json)?;
     if let Err(why) = &theirs {
         eprintln!("no peer: {why}");
     }
     show(&figures, json)
+}
+
+/// What messages to connected devices cost the store: on SQLite, and on the PostgreSQL at `store`, which has to be empty.
+///
+/// # Errors
+/// As [`measure`].
+pub(super) async fn stores(
+    json: bool,
+    (gateway, store): (Option<&Path>, Option<&str>),
+    count: u32,
+) -> Result<bool, String> {
+    let bar = ProgressBar::new(2).with_message("users");
+    let mut figures = Vec::new();
+    for (on, store) in [("SQLite", None), ("PostgreSQL", store)] {
+        if on == "PostgreSQL" && store.is_none() {
+            eprintln!("PostgreSQL is left out: give an empty database with --store");
+            continue;
+        }
+        step(&bar, on);
+        let rig = Rig::start_on(true, CALL, (gateway, store)).await?;
+        rig.ask("PUT", "rules", Some(json!({ "device_limit": 100 }))).await?;
+        let known = users(&rig, traffic::MANY.div_ceil(EACH), EACH).await?;
+        let single = users(&rig, traffic::USERS, 1).await?;
+        let target = Arc::new(target(&rig)?);
+        let mut crowd = Crowd::new();
+        single.iter().chain(&known).for_each(|who| crowd.add(who.clone(), &target));
+        crowd.all_online(single.len() + known.len(), LIMIT).await?;
+        let rig = Arc::new(rig);
+        let ours = Traffic::measure(&rig, &crowd, (&single, &known), count).await?;
+        crowd.leave().await;
+        figures.extend(traffic::stored_figures(&ours, on, store.is_some()));
+        show_raw(&ours.raw, json)?;
+    }
+    bar.finish_and_clear();
+    show(&figures, json)
+}
+
+fn show_raw(raw: &Value, json: bool) -> Result<(), String> {
+    if json {
+        return super::show::line(raw).map_err(|e| e.to_string());
+    }
+    for (name, value) in raw.as_object().into_iter().flatten() {
+        println!("     {name:<40} {:>12}", value.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.2}")));
+    }
+    Ok(())
 }
 
 fn step(bar: &ProgressBar, what: &'static str) {

@@ -6,8 +6,9 @@ use super::number;
 use super::peer::Peer;
 use crate::lab::figure::Figure;
 use crate::lab::rig::Rig;
-use crate::lab::usage::{processor_s, threads_s};
+use crate::lab::usage::{named, processor_s, threads_s, written_bytes};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,6 +36,12 @@ struct Job {
     outside_store_us: f64,
     core_share: f64,
     load_share: f64,
+    /// Of the store, a message.
+    statements: f64,
+    transactions: f64,
+    /// By the gateway and by PostgreSQL's processes, a message; of all PostgreSQL's on this machine.
+    written_bytes: f64,
+    database_us: f64,
 }
 
 /// What all jobs came to.
@@ -100,9 +107,28 @@ impl Traffic {
             raw[format!("{name}_outside_store_us")] = number(job.outside_store_us);
             raw[format!("{name}_gateway_core_share")] = number(job.core_share);
             raw[format!("{name}_load_core_share")] = number(job.load_share);
+            raw[format!("{name}_statements")] = number(job.statements);
+            raw[format!("{name}_transactions")] = number(job.transactions);
+            raw[format!("{name}_written_bytes")] = number(job.written_bytes);
+            raw[format!("{name}_database_us")] = number(job.database_us);
         }
         Ok(Self { one, bulk, many, half_p99_ms: at(0.99), raw })
     }
+}
+
+/// What the store's part of it came to, over that database.
+pub(super) fn stored_figures(ours: &Traffic, on: &str, is_shared: bool) -> Vec<Figure> {
+    let job = ours.bulk;
+    let figure = |what: &str, value, goal, unit| Figure { name: format!("{on}: {what}"), value, goal, unit };
+    let mut figures = vec![figure("bytes written a message, 64 a call", job.written_bytes, 4096.0, "B")];
+    let rate = if is_shared { 5000.0 } else { 12_000.0 };
+    let name = format!("gateway's processor a message, 64 a call ({:.0} a core-second)", job.per_core_s);
+    figures.push(figure(&name, 1e6 / job.per_core_s, 1e6 / rate, "µs"));
+    if is_shared {
+        figures.push(figure("database's processor a message, 64 a call", job.database_us, 150.0, "µs"));
+        figures.push(figure("round trips a message, 64 a call", job.statements, 1.0, ""));
+    }
+    figures
 }
 
 /// Beside the peer's, where it could be measured.
@@ -151,19 +177,63 @@ async fn job(
     let copies = u64::from(calls) * (receivers * each) as u64;
     let counts = &crowd.counts;
     let before = counts.received.load(Ordering::Relaxed);
+    let stored = Stored::now(rig, pid).await;
     let (started, busy) = (Instant::now(), used()?);
     flood(rig, counts, users, (calls, receivers), None).await?;
     received(crowd, before + copies).await?;
     let (seconds, now) = (started.elapsed().as_secs_f64(), used()?);
     let [gateway, store, load] = [0, 1, 2].map(|at| now[at] - busy[at]);
     let copies = copies as f64;
+    let stored = Stored::now(rig, pid).await.since(&stored);
+    let [statements, transactions, written_bytes, database_s] = stored.map(|count| count / copies);
     Ok(Job {
         per_s: copies / seconds,
         per_core_s: copies / gateway,
         outside_store_us: (gateway - store) / copies * 1e6,
         core_share: gateway / seconds,
         load_share: load / seconds,
+        statements,
+        transactions,
+        written_bytes,
+        database_us: database_s * 1e6,
     })
+}
+
+/// What the store has done so far: its statements and transactions, and of each process that works for it the bytes
+/// written and the seconds of processor time.
+struct Stored {
+    statements: f64,
+    transactions: f64,
+    gateway_bytes: f64,
+    database: HashMap<u32, (f64, f64)>,
+}
+
+impl Stored {
+    /// What this build or this user is not told is no number.
+    async fn now(rig: &Rig, gateway: u32) -> Self {
+        let of =
+            |process: &u32| (written_bytes(*process).unwrap_or(f64::NAN), processor_s(*process).unwrap_or(f64::NAN));
+        Self {
+            statements: rig.counter("store_statements").await.unwrap_or(f64::NAN),
+            transactions: rig.counter("store_transactions").await.unwrap_or(f64::NAN),
+            gateway_bytes: written_bytes(gateway).unwrap_or(f64::NAN),
+            database: named("postgres").into_iter().map(|process| (process, of(&process))).collect(),
+        }
+    }
+
+    /// Statements, transactions, bytes and seconds of PostgreSQL since then; of its processes that were there then and
+    /// are there now.
+    fn since(&self, then: &Self) -> [f64; 4] {
+        let both = self.database.iter().filter_map(|(process, now)| Some((now, then.database.get(process)?)));
+        let (bytes, seconds) =
+            both.fold((0.0, 0.0), |(bytes, seconds), (now, then)| (bytes + now.0 - then.0, seconds + now.1 - then.1));
+        [
+            self.statements - then.statements,
+            self.transactions - then.transactions,
+            self.gateway_bytes - then.gateway_bytes + bytes,
+            seconds,
+        ]
+    }
 }
 
 /// All were received and acknowledged, and the gateway has stored that.

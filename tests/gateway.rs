@@ -734,14 +734,17 @@ fn a_gateway_that_is_to_stop_tells_its_balancer_before_it_closes_and_no_call_fai
     let dir = tempfile::tempdir().expect("a directory");
     let (mut gateway, client) = draining(dir.path(), "2");
     let left = Arc::new(AtomicBool::new(false));
-    let senders: Vec<_> = (0..2)
-        .map(|_| {
-            let (mut client, left) = (client(), left.clone());
+    let sent: [Arc<AtomicBool>; 2] = Default::default();
+    let senders: Vec<_> = sent
+        .iter()
+        .map(|sent| {
+            let (mut client, left, sent) = (client(), left.clone(), sent.clone());
             std::thread::spawn(move || {
                 let (mut before, mut since) = (0, 0);
                 while !left.load(Ordering::Relaxed) {
                     let (head, _) = client.ask("POST", MESSAGES, MESSAGE);
                     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                    sent.store(true, Ordering::Relaxed);
                     *if client.stream.is_some() { &mut before } else { &mut since } += 1;
                 }
                 (before, since)
@@ -755,6 +758,7 @@ fn a_gateway_that_is_to_stop_tells_its_balancer_before_it_closes_and_no_call_fai
         let (head, body) = ready();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}{body}");
     }
+    support::eventually("each sends", || sent.iter().all(|sent| sent.load(Ordering::Relaxed)));
     gateway.process.signal(rustix::process::Signal::TERM);
     // As HAProxy does: after three bad answers in a row it sends elsewhere.
     let mut bad = 0;

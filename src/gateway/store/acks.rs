@@ -72,14 +72,18 @@ impl Together for Had {
 
     fn carry_out(t: &Transaction<'_>, jobs: &[Self]) -> Result<Vec<Acked>, StoreError> {
         let mut devices = presence::load_all(t, jobs.iter().map(|had| &had.address))?;
+        // What is decided of devices may change deliveries, so those are loaded after it.
+        let mut heard = Vec::with_capacity(jobs.len());
+        for had in jobs {
+            let device = devices.entry(&had.address).or_default();
+            *device = presence::decide(t, &had.address, device, had.heard(), had.now_ms)?.device;
+            heard.push(had.of(t, device.clone())?);
+        }
         let ids = jobs.iter().flat_map(|had| had.ids.iter().map(|id| ((&had.address).into(), id)));
         let mut pairs = Pairs::load(t, ids)?;
         let mut done = Vec::with_capacity(jobs.len());
         let mut may_have_more = Vec::new();
-        for had in jobs {
-            let device = devices.entry(&had.address).or_default();
-            *device = presence::decide(t, &had.address, device, had.heard(), had.now_ms)?.device;
-            let of = had.of(t, device.clone())?;
+        for (had, of) in jobs.iter().zip(heard) {
             let each = of.each(&mut pairs, &had.ids, |id| had.event(id))?;
             if each.makes_room {
                 may_have_more.push((done.len(), of));

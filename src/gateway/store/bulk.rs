@@ -4,10 +4,11 @@
 use super::accept::Accept;
 use super::acks::Had;
 use super::sql::Transaction;
+use super::turns::SLICE;
 use super::{Finish, StoreError};
 use tokio::sync::oneshot;
 
-/// Most rows that are loaded and decided on before the clock is looked at.
+/// From so many messages or deliveries on, what was gathered is carried out, and the clock is looked at.
 const MOST: usize = 128;
 
 /// A job that others of its kind are carried out with.
@@ -31,8 +32,8 @@ pub(super) type Asked<J> = (J, oneshot::Sender<Result<<J as Together>::Done, Sto
 /// accepted in an earlier transaction.
 #[derive(Default)]
 pub(super) struct Bulk {
-    pub accepts: Vec<Asked<Accept>>,
-    pub had: Vec<Asked<Had>>,
+    accepts: Vec<Asked<Accept>>,
+    had: Vec<Asked<Had>>,
     weight: usize,
 }
 
@@ -47,9 +48,9 @@ impl Bulk {
         self.had.push(asked);
     }
 
-    /// It is enough for one go.
-    pub const fn is_full(&self) -> bool {
-        self.weight >= MOST
+    /// It is enough for one go. `among_apps`: others may wait for their turn.
+    pub const fn is_full(&self, among_apps: bool) -> bool {
+        self.weight >= if among_apps { SLICE } else { MOST }
     }
 
     /// Carries all of it out.
@@ -65,7 +66,7 @@ fn all<J: Together>(t: &Transaction<'_>, asked: &mut Vec<Asked<J>>, finishes: &m
         return;
     }
     let (jobs, answers): (Vec<J>, Vec<_>) = asked.drain(..).unzip();
-    let done: Vec<Result<J::Done, StoreError>> = match t.job(|t| J::carry_out(t, &jobs)) {
+    let done: Vec<Result<J::Done, StoreError>> = match t.job(|t| written(t, J::carry_out(t, &jobs)?)) {
         Ok(done) => done.into_iter().map(Ok).collect(),
         Err(error) if jobs.len() == 1 => vec![Err(error)],
         // What one of them cannot have must not be refused to the others.
@@ -80,5 +81,10 @@ fn all<J: Together>(t: &Transaction<'_>, asked: &mut Vec<Asked<J>>, finishes: &m
 }
 
 fn one<J: Together>(t: &Transaction<'_>, job: &J) -> Result<J::Done, StoreError> {
-    J::carry_out(t, std::slice::from_ref(job))?.pop().ok_or(StoreError::NoRow)
+    written(t, J::carry_out(t, std::slice::from_ref(job))?)?.pop().ok_or(StoreError::NoRow)
+}
+
+/// What the jobs have left to write is theirs to fail by.
+fn written<D>(t: &Transaction<'_>, done: D) -> Result<D, StoreError> {
+    t.unwritten.write(t).map(|()| done)
 }

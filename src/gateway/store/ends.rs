@@ -50,7 +50,7 @@ pub(super) fn evict(
         .prepare_cached(concat!(
             "SELECT d.message, ",
             columns!(),
-            // An id begins with its moment. Only the index is read of those that stay.
+            // An id begins with its moment. On SQLite only the index is read of those that stay.
             " FROM (SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
              ORDER BY message DESC LIMIT 1000 OFFSET ?4) AS o
              JOIN deliveries d ON d.message = o.message AND d.device = ?3"

@@ -159,7 +159,8 @@ impl Store {
             t.prepare_cached(
                 "SELECT d.app, d.user, d.device, m.message FROM deliveries d JOIN messages m ON m.id = d.message
                  JOIN devices v ON v.app = d.app AND v.user = d.user AND v.device = d.device
-                 WHERE d.message > ?1 AND m.accepted_ms > ?4 AND d.nonce <> '' AND d.nonce = v.nonce AND d.acked_ms IS NULL
+                 WHERE d.message > ?1 AND m.accepted_ms > ?4 AND d.open = 1 AND d.acked_by IS NULL AND d.nonce <> '' AND d.nonce = v.nonce
+                 AND d.acked_ms IS NULL
                  AND v.online = 1 AND v.node = ?2 ORDER BY d.message LIMIT ?3",
             )?
             .query_map(params![since, *node, MOST, as_i64(since_ms)], message)?

@@ -104,7 +104,9 @@ impl<'a> Pairs<'a> {
              AS u (message, device, app, user, at) JOIN deliveries d
              ON d.message = u.message AND d.device = u.device AND d.app = u.app AND d.user = u.user /* lock */"
         );
-        let wanted: Vec<(Place<'a>, &'a str)> = wanted.map(|(place, id)| (place, &**id)).collect();
+        let mut wanted: Vec<(Place<'a>, &'a str)> = wanted.map(|(place, id)| (place, &**id)).collect();
+        // Rows are held in the order of their messages, as by everybody.
+        wanted.sort_unstable_by_key(|(place, id)| (*id, place.device));
         let rows = wanted.iter().zip(0..).map(|((Place { app, user, device }, id), at)| {
             [id, device, app, user].map(|text| Bound::Text(text)).into_iter().chain([Bound::Integer(at)]).collect()
         });

@@ -1,11 +1,11 @@
-//! Rows that a transaction's jobs write and that go to the database together, one statement a table, and what becomes of
-//! them where a job fails.
+//! Rows that a transaction's jobs write and that go to the database together, on PostgreSQL in one statement a table, and what
+//! becomes of them where a job fails.
 
 use super::StoreError;
 use super::sql::Transaction;
 use super::value::{Bound, Param as _, params};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Rows of one statement on SQLite; fewer are written one by one.
 const TOGETHER: usize = 16;
@@ -249,8 +249,9 @@ fn change(t: &Transaction<'_>, rows: &[DeliveryChange]) -> Result<(), StoreError
     if !t.is_shared() {
         return rows.iter().try_for_each(|row| row.write(t));
     }
-    // A statement changes a row once, so the last word on each counts; a place that an earlier one set stays.
-    let mut last: HashMap<(&str, &str), Vec<Bound<'_>>> = HashMap::with_capacity(rows.len());
+    // A statement changes a row once, so the last word on each counts; a place that an earlier one set stays. Rows are locked
+    // in the order of their messages, as by everybody.
+    let mut last: BTreeMap<(&str, &str), Vec<Bound<'_>>> = BTreeMap::new();
     for row in rows {
         let mut values = row.values();
         if let (None, Some(before)) = (&row.place, last.get(&(&*row.message, &*row.device))) {

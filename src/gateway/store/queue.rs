@@ -198,7 +198,12 @@ mod tests {
 
     fn job(app: &str, receivers: usize) -> Job {
         let users = (0..receivers).map(|n| format!("{app}/{n}")).collect();
-        Job { flow: Some(app.into()), users, alone: false, carry_out: Box::new(|_| Box::new(|_| ())) }
+        Job {
+            flow: Some(app.into()),
+            users,
+            alone: false,
+            work: super::super::Work::Single(Box::new(|_| Box::new(|_| ()))),
+        }
     }
 
     #[tokio::test]

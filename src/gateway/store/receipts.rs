@@ -7,8 +7,9 @@ use super::{Store, StoreError, as_i64};
 use crate::delivery::Hop;
 use crate::vendors::receipt::{Event, Receipt};
 
-/// How long a device whose user switched notifications off is not pushed to, unless it binds again.
-const OFF_MS: u64 = 86_400_000;
+/// How long a device whose user switched notifications off is not pushed to, unless it binds again or a receipt says that one
+/// was shown. After it the next notification tries: its vendor says that they are still off, or shows it.
+const OFF_MS: u64 = 3_600_000;
 
 impl Store {
     /// Notes receipts of one certificate, each with the message it names, if it names one of ours.

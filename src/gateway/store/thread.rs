@@ -283,7 +283,9 @@ fn work_postgres(
             _ => jobs.pop_front(),
         });
         suspect = t.was_read_only();
-        let committed = commits.commit(number, token, || t.commit());
+        // What is left to write may wait for others, and is none of the commit's patience.
+        let written = t.unwritten.write(&t);
+        let committed = written.and_then(|()| commits.commit(number, token, || t.commit()));
         // A statement prepared in a transaction that was undone is prepared again.
         if let Err(error) = &committed {
             suspect |= error.is_unsure();
@@ -338,7 +340,7 @@ fn some(
                 finishes.push(carry_out(t));
             }
         }
-        if bulk.is_full() {
+        if bulk.is_full(group.is_among_apps()) {
             bulk.carry_out(t, &mut finishes);
         }
     }

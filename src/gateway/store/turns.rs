@@ -182,6 +182,11 @@ impl Group<'_> {
         self.jobs == 0
     }
 
+    /// Whether other apps may wait for it.
+    pub fn is_among_apps(&self) -> bool {
+        self.longest < LONGEST
+    }
+
     /// Whether it is to be committed now.
     pub fn is_full(&self, now: Duration) -> bool {
         let lasted = now.saturating_sub(self.began);

@@ -1,4 +1,4 @@
-//! Who asks: a broker that may, and the address that a request came from.
+//! Who asks: a broker that may, about whom, and the address that a request came from.
 
 use super::{ApiError, State};
 use axum::extract::{ConnectInfo, FromRequestParts};
@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use ring::digest::{SHA256, digest};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tracing::info;
 
 /// A broker's question: from this machine, or with the shared secret.
 pub(super) struct ByBroker;
@@ -28,6 +29,15 @@ impl FromRequestParts<Arc<State>> for ByBroker {
             Err(ApiError::unauthorized("only the broker may ask this; see broker.ask_secret"))
         }
     }
+}
+
+/// Whether a broker is to let a device in; why not is in the log.
+pub(super) async fn let_in(state: &State, client: &str, username: &str, password: &str) -> bool {
+    let refused = state.door.enter(client, Some(username), password).await.err();
+    if let Some(reason) = &refused {
+        info!(event = "broker.refused", client, %reason, "a connection was refused");
+    }
+    refused.is_none()
 }
 
 /// Digests are compared, so that the time says nothing of the secret.

@@ -4,7 +4,7 @@
 //! Source: <https://docs.emqx.com/en/emqx/latest/access-control/authn/http.html> and `authz/http.html` beside it. An
 //! answer that is no success counts as `ignore` there, and a client that everybody ignores stays out.
 
-use super::asked::{ByBroker, same};
+use super::asked::{ByBroker, let_in, same};
 use super::{ApiError, Body, State};
 use crate::protocol::GATEWAY_CLIENT_PREFIX;
 use crate::secret::Secret;
@@ -13,7 +13,6 @@ use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tracing::info;
 
 /// The fields the two questions have, each with some of them. A client without one has the text `undefined` there.
 #[derive(Deserialize)]
@@ -43,13 +42,7 @@ pub(super) async fn ask(
             let own = account.is_some_and(|(user, own)| *user == username && same(own.expose(), password.expose()));
             return Ok(Json(json!({ "result": if own { "allow" } else { "deny" }, "is_superuser": own })));
         }
-        ("auth", _) => match state.door.enter(&clientid, Some(&username), password.expose()).await {
-            Ok(()) => true,
-            Err(reason) => {
-                info!(event = "broker.refused", client = clientid, %reason, "a connection was refused");
-                false
-            }
-        },
+        ("auth", _) => let_in(&state, &clientid, &username, password.expose()).await,
         ("acl", "publish") => state.door.may_publish(&clientid, &topic),
         ("acl", "subscribe") => state.door.may_subscribe(&clientid, &topic),
         ("acl", _) => false,

@@ -4,14 +4,13 @@
 //! Source: the plugin's README, "What must my web server do?". RabbitMQ writes an MQTT topic with `.` for
 //! `/`; our ids never hold a dot, since the topic's alphabet has none.
 
-use super::asked::ByBroker;
+use super::asked::{ByBroker, let_in};
 use super::{ApiError, State};
 use axum::Form;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
 use std::sync::Arc;
-use tracing::info;
 
 /// The fields the four questions have, each with some of them.
 #[derive(Deserialize)]
@@ -48,13 +47,7 @@ pub(super) async fn ask(
     let Form(question) = form.map_err(|e| ApiError::illegal(e.body_text()))?;
     let Question { username, password, client_id, resource, name, permission, routing_key, connected_as } = question;
     let allowed = match about.as_str() {
-        "user" => match state.door.enter(&client_id, Some(&username), &password).await {
-            Ok(()) => true,
-            Err(reason) => {
-                info!(event = "broker.refused", client = client_id, %reason, "a connection was refused");
-                false
-            }
-        },
+        "user" => let_in(&state, &client_id, &username, &password).await,
         "vhost" => true,
         "resource" => match resource.as_str() {
             "queue" => name.starts_with(QUEUE),

@@ -4,7 +4,7 @@
 //!
 //! Source: the plugin's README, "Variable Placeholders" and "Authentication Flow".
 
-use super::asked::ByBroker;
+use super::asked::{ByBroker, let_in};
 use super::{ApiError, State};
 use crate::protocol::GATEWAY_CLIENT_PREFIX;
 use axum::Form;
@@ -12,7 +12,6 @@ use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, State as Shared};
 use serde::Deserialize;
 use std::sync::Arc;
-use tracing::info;
 
 /// The fields the two questions have, each with some of them.
 #[derive(Deserialize)]
@@ -42,13 +41,7 @@ pub(super) async fn ask(
         return Ok("ignore");
     }
     let allowed = match (about.as_str(), access.as_str()) {
-        ("auth", _) => match state.door.enter(&clientid, Some(&username), &password).await {
-            Ok(()) => true,
-            Err(reason) => {
-                info!(event = "broker.refused", client = clientid, %reason, "a connection was refused");
-                false
-            }
-        },
+        ("auth", _) => let_in(&state, &clientid, &username, &password).await,
         ("acl", "1") => state.door.may_subscribe(&clientid, &topic),
         ("acl", "2") => state.door.may_publish(&clientid, &topic),
         ("acl", _) => false,

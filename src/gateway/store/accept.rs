@@ -1,6 +1,5 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
-use super::bulk::Together;
 use super::ends::evict;
 use super::known::Known;
 use super::pairs::{self, Place, Recall};
@@ -8,6 +7,7 @@ use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob, usable};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
+use super::together::Together;
 use super::value::{Bound, Param as _};
 use super::{Store, StoreError, Work, address, as_i64, flow, users, whose};
 use crate::delivery::policy::{ONLINE_ONLY, Stop};

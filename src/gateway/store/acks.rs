@@ -1,12 +1,12 @@
 //! What devices have: messages that are acknowledged, and those that an app has taken.
 
-use super::bulk::Together;
 use super::deliveries::Of;
 use super::known::Known;
 use super::pairs::{Pairs, Place, Recall};
 use super::presence;
 use super::ready::usable;
 use super::sql::Transaction;
+use super::together::Together;
 use super::value::Bound;
 use super::{Store, StoreError, Work, flow, whose};
 use crate::delivery::presence::Event as Presence;

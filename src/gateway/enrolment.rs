@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Longest PEM of authorities in bytes, so that an answer stays small.
 pub const LONGEST_CA: usize = 32 * 1024;
@@ -153,7 +153,10 @@ impl Enrolment {
     /// Whoever is refused here comes again with the same code, and takes no second use of it.
     async fn answered(&self, app: &str, device: &str, let_in: LetIn) -> Result<(EnrolAnswer, LetIn), EnrolRefusal> {
         let token = self.issuer.issue(app, &let_in.user, Some(device), let_in.issue).await;
-        let token = token.map_err(|_| EnrolRefusal::Unavailable)?;
+        let token = token.map_err(|error| {
+            warn!(event = "enrolment.no_token", app, device, %error, "a token could not be issued");
+            EnrolRefusal::Unavailable
+        })?;
         let ca = let_in.ca.clone().or_else(|| self.serving.ca.clone());
         let answer =
             EnrolAnswer::Enrolled { user: let_in.user.clone(), token, ca, prefix: self.serving.prefix.clone() };

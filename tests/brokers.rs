@@ -182,6 +182,21 @@ fn a_mosquitto_set_up_as_its_recipe_says_lets_in_logins_alone_and_cuts_them_off_
     println!("another password: the broker has cut the connection off after {:?}", start.elapsed());
     refused(&stage, &bobs_id, bob);
 
+    // A device that logs in over and over has its newest logins alone.
+    let tokens: Vec<String> = (0..9).map(|_| stage.token("ann", "phone")).collect();
+    let id = claim(&tokens[0], "clientid");
+    let out = |token: &String| {
+        let output = stage.client("mosquitto_pub", &id, (&claim(token, "username"), token), &["-t", own, "-m", "{}"]);
+        text(&output).contains("Connection error: Not authorized")
+    };
+    eventually("one of those that are too many is gone", || {
+        let gone = tokens.iter().any(out);
+        if !gone {
+            stage.token("ann", "phone");
+        }
+        gone
+    });
+
     // What ended while the broker was away is out once it is back.
     let token = stage.token("ann", "tablet");
     let (id, name) = (claim(&token, "clientid"), claim(&token, "username"));

@@ -12,14 +12,15 @@ use super::clock::now_ms;
 use super::store::{LoginClaim, Store, StoreError};
 use super::tokens::Claims;
 use crate::protocol::{Address, Leg, Topics};
-use crate::secret::Secret;
+use crate::secret::{Secret, random_hex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -36,19 +37,25 @@ const SWEEP: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_secs(3600);
 /// When it is tried again after it went wrong.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Accounts in one answer, which stays below 64 KiB.
-const PAGE: usize = 100;
+/// Accounts in one answer, which the broker keeps to itself, without a word, where it is larger than the gateway takes.
+const PAGE: usize = 10;
 /// Accounts removed by one packet: the broker writes all of them anew for each, and serves nobody meanwhile.
 const REMOVED: usize = 10;
 /// Of one device these many accounts stay besides those whose tokens live: a device that was away renews with an old one,
 /// and may miss the answer.
 const NEWEST: usize = 4;
+/// And no more than these in all: whoever has a right password gets tokens as often as they like.
+const MOST: usize = 8;
+/// Devices whose new accounts are counted until all are looked through.
+const COUNTED: usize = 10_000;
 
 /// Why there is no account.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     #[error("the broker that keeps the logins is away; try again")]
     Away,
+    #[error("the broker that keeps the logins is there and does not answer; try again")]
+    Silent,
     #[error("the broker takes no logins from the gateway: {0}")]
     Refused(String),
     #[error("the broker takes a login of a named device only: give `device_id`")]
@@ -68,6 +75,8 @@ struct Shared {
     desk: mpsc::Sender<Asked>,
     /// A login has ended, or the broker is back.
     look: Notify,
+    /// Accounts made for each device since all were looked through.
+    made: Mutex<HashMap<(String, String, String), usize>>,
     topics: Topics,
     store: Store,
 }
@@ -80,6 +89,8 @@ pub struct Accounts(Option<Arc<Shared>>);
 pub(super) struct Desk {
     queue: mpsc::Receiver<Asked>,
     waiting: HashMap<String, oneshot::Sender<Vec<Json>>>,
+    /// The broker tells every gateway what it answers any of them.
+    name: String,
     asked: u64,
     shared: Arc<Shared>,
 }
@@ -87,8 +98,9 @@ pub(super) struct Desk {
 impl Accounts {
     pub(super) fn kept(topics: Topics, store: Store) -> (Self, Desk) {
         let (desk, queue) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared { desk, look: Notify::new(), topics, store });
-        (Self(Some(shared.clone())), Desk { queue, waiting: HashMap::new(), asked: 0, shared })
+        let shared = Arc::new(Shared { desk, look: Notify::new(), made: Mutex::default(), topics, store });
+        let desk = Desk { queue, waiting: HashMap::new(), name: random_hex::<8>(), asked: 0, shared: shared.clone() };
+        (Self(Some(shared)), desk)
     }
 
     /// Lets a login in, before its device has the token.
@@ -100,13 +112,16 @@ impl Accounts {
         let (Some(noted), Some(login), Some(name)) = (Noted::of(claims), claims.login(), &claims.username) else {
             return Err(AccountError::NoDevice);
         };
-        let device = noted.device.clone();
         // It stands in the list of logins from now on, since nobody says when it enters.
-        let ended = shared.store.login_ended(login, Some(device), now_ms()).await;
-        if ended.map_err(|_| AccountError::Store)?.is_some() {
-            return Err(AccountError::Refused("the login has ended meanwhile".to_owned()));
+        shared.stands(login.clone(), &noted).await?;
+        let commands = added(&noted, name, token, &shared.topics).ok_or(AccountError::NoDevice)?;
+        let made = shared.ask(commands, ANSWER).await;
+        // Whoever looked for its account when it ended may have been too early.
+        shared.stands(login, &noted).await.inspect_err(|_| shared.look.notify_one())?;
+        if shared.count(&noted) {
+            shared.look.notify_one();
         }
-        shared.ask(added(&noted, name, token, &shared.topics).ok_or(AccountError::NoDevice)?, ANSWER).await.map(drop)
+        made.map(drop)
     }
 
     /// Those of logins that have ended go.
@@ -129,6 +144,7 @@ impl Accounts {
             let swept = shared.sweep().await;
             pause = if swept.is_ok() { EVERY } else { AGAIN };
             match swept {
+                // That the broker is away is said where its connection is.
                 Ok(0) | Err(AccountError::Away) => {}
                 Ok(removed) => {
                     info!(event = "accounts.removed", removed, "logins that have ended are out of the broker")
@@ -143,27 +159,44 @@ impl Accounts {
 
 impl Shared {
     async fn ask(&self, commands: Vec<Json>, limit: Duration) -> Result<Vec<Json>, AccountError> {
+        let end = Instant::now() + limit;
         let (answered, answer) = oneshot::channel();
-        let asking = async {
-            self.desk.send(Asked { commands, answered }).await.ok()?;
-            answer.await.ok()
-        };
-        let answers = tokio::time::timeout(limit, asking).await.ok().flatten().ok_or(AccountError::Away)?;
+        let taken = timeout_at(end, self.desk.send(Asked { commands, answered })).await;
+        taken.ok().and_then(Result::ok).ok_or(AccountError::Away)?;
+        let answers = timeout_at(end, answer).await.map_err(|_| AccountError::Silent)?;
+        let answers = answers.map_err(|_| AccountError::Away)?;
         match answers.iter().find_map(|answer| answer["error"].as_str()) {
             Some(why) => Err(AccountError::Refused(why.to_owned())),
             None => Ok(answers),
         }
     }
 
+    async fn stands(&self, login: LoginClaim, noted: &Noted) -> Result<(), AccountError> {
+        match self.store.login_ended(login, Some(noted.device.clone()), now_ms()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(AccountError::Refused("the login has ended meanwhile".to_owned())),
+            Err(_) => Err(AccountError::Store),
+        }
+    }
+
+    /// One more account is made; `true`: it is time to look whether its device has too many.
+    fn count(&self, noted: &Noted) -> bool {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = made.entry((noted.app.clone(), noted.user.clone(), noted.device.clone())).or_default();
+        *device += 1;
+        *device > MOST || made.len() > COUNTED
+    }
+
     /// Removes the accounts of logins that have ended, and returns how many.
     async fn sweep(&self) -> Result<usize, AccountError> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut all = Vec::new();
         let mut offset = 0;
         loop {
             let list = json!({"command": "listClients", "verbose": true, "count": PAGE, "offset": offset});
             let answers = self.ask(vec![list], SWEEP).await?;
-            let clients = answers.first().and_then(|answer| answer["data"]["clients"].as_array()).cloned();
-            let clients = clients.unwrap_or_default();
+            let clients = answers.first().and_then(|answer| answer["data"]["clients"].as_array());
+            let clients = clients.ok_or_else(|| AccountError::Refused("its list has no accounts".to_owned()))?;
             all.extend(clients.iter().filter_map(Listed::read));
             offset += PAGE;
             if clients.len() < PAGE {
@@ -203,10 +236,15 @@ impl Desk {
     /// The next commands; for ever where nobody has any.
     pub async fn next(desk: &mut Option<Self>) -> Asked {
         match desk {
-            Some(desk) => match desk.queue.recv().await {
-                Some(asked) => asked,
-                None => std::future::pending().await,
-            },
+            Some(desk) => {
+                while let Some(asked) = desk.queue.recv().await {
+                    // Nobody would have the token of an account that is made too late.
+                    if !asked.answered.is_closed() {
+                        return asked;
+                    }
+                }
+                std::future::pending().await
+            }
             None => std::future::pending().await,
         }
     }
@@ -216,7 +254,7 @@ impl Desk {
         // Who has given up waiting goes here at last.
         self.waiting.retain(|_, waits| !waits.is_closed());
         self.asked += 1;
-        let id = self.asked.to_string();
+        let id = format!("{}-{}", self.name, self.asked);
         let named = commands.into_iter().map(|mut command| {
             command["correlationData"] = json!(id);
             command
@@ -236,9 +274,12 @@ impl Desk {
         }
     }
 
-    /// There is another connection, which answers nothing that the last one was asked.
-    pub fn on_connected(&mut self) {
+    /// No other connection answers what this one was asked.
+    pub fn on_disconnected(&mut self) {
         self.waiting.clear();
+    }
+
+    pub fn on_connected(&mut self) {
         self.shared.look.notify_one();
     }
 }
@@ -329,7 +370,7 @@ fn superseded(all: &[Listed], now_s: u64) -> Vec<String> {
     for mut accounts in devices.into_values() {
         accounts.sort_by_key(|account| std::cmp::Reverse(account.noted.issued_s));
         let over = accounts.into_iter().enumerate().filter(|(newer, account)| {
-            account.noted.end_s <= now_s || (*newer >= NEWEST && account.noted.life_s <= now_s)
+            account.noted.end_s <= now_s || *newer >= MOST || (*newer >= NEWEST && account.noted.life_s <= now_s)
         });
         out.extend(over.map(|(_, account)| account.name.clone()));
     }
@@ -375,15 +416,74 @@ mod tests {
         assert_eq!(superseded(&all, 50), Vec::<String>::new(), "all live");
         assert_eq!(superseded(&all, 200), ["phone/100", "phone/0"], "not the tablet's only one");
         assert_eq!(superseded(&many[..1], 1000), ["phone/0"], "nobody takes its token");
+        let many: Vec<Listed> = (0..10).map(|n| account("phone", n)).collect();
+        assert_eq!(superseded(&many, 20), ["phone/1", "phone/0"], "all live, and are too many");
+    }
+
+    #[test]
+    fn a_page_of_the_longest_accounts_is_one_that_the_gateway_takes() {
+        let id = "\"".repeat(256);
+        let Listed { mut noted, .. } = account(&id, 1_800_000_000);
+        (noted.app, noted.user) = (id.clone(), id.clone());
+        let encoded = "%22".repeat(256);
+        let name = format!("{encoded}/{encoded}/0123456789abcdef");
+        let made = added(&noted, &name, &Secret::new("token"), &Topics::new("im/v1").expect("a prefix"));
+        let mut client = made.expect("made").remove(1);
+        client["groups"] = json!([]);
+        client["roles"] = json!([{"rolename": name, "priority": -1}]);
+        let page = json!({"responses": [{"command": "listClients", "data": {"clients": vec![client; PAGE]}}]});
+        let bytes = page.to_string().len();
+        assert!(bytes + 1024 < crate::protocol::MAX_PACKET as usize, "{bytes}");
+    }
+
+    async fn kept() -> (tempfile::TempDir, Arc<Shared>, Desk) {
+        let home = tempfile::tempdir().expect("a directory");
+        let vault = super::super::store::Vault::open(&home.path().join("key"), true).expect("a key");
+        let store = Store::open(&home.path().join("db"), vault).expect("a store");
+        let (accounts, desk) = Accounts::kept(Topics::new("im/v1").expect("a prefix"), store);
+        (home, accounts.0.expect("kept"), desk)
+    }
+
+    #[tokio::test]
+    async fn a_device_with_too_many_new_accounts_has_them_looked_through() {
+        let (_home, shared, _desk) = kept().await;
+        let (phone, tablet) = (account("phone", 0).noted, account("tablet", 0).noted);
+        assert!((0..MOST).all(|_| !shared.count(&phone) && !shared.count(&tablet)));
+        assert!(shared.count(&phone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_is_there_and_silent_is_not_one_that_is_away() {
+        let (_home, shared, desk) = kept().await;
+        let mut desk = Some(desk);
+        let ask = |command: &str| shared.ask(vec![json!({"command": command})], ANSWER);
+        assert_eq!(ask("given up").await, Err(AccountError::Silent));
+        let (silent, asked) = tokio::join!(ask("next"), async {
+            let asked = Desk::next(&mut desk).await;
+            desk.as_mut().map(|desk| desk.ask(asked).1)
+        });
+        assert_eq!(silent, Err(AccountError::Silent));
+        let asked = String::from_utf8(asked.expect("asked").to_vec()).expect("text");
+        assert!(asked.contains("next"), "whoever has given up is passed over: {asked}");
+    }
+
+    #[tokio::test]
+    async fn a_list_without_accounts_is_no_empty_one() {
+        let (_home, shared, mut desk) = kept().await;
+        let (swept, ()) = tokio::join!(shared.sweep(), async {
+            let asked = desk.queue.recv().await.expect("asked");
+            let said: Json = serde_json::from_slice(&desk.ask(asked).1).expect("JSON");
+            let id = &said["commands"][0]["correlationData"];
+            // Another gateway at the same broker has counted as far.
+            desk.on_answer(br#"{"responses": [{"correlationData": "1", "data": {"clients": []}}]}"#);
+            desk.on_answer(json!({"responses": [{"correlationData": id}]}).to_string().as_bytes());
+        });
+        assert!(matches!(swept, Err(AccountError::Refused(_))), "{swept:?}");
     }
 
     #[tokio::test]
     async fn an_answer_finds_who_asked_and_a_new_connection_leaves_nobody_waiting() {
-        let home = tempfile::tempdir().expect("a directory");
-        let vault = super::super::store::Vault::open(&home.path().join("key"), true).expect("a key");
-        let store = Store::open(&home.path().join("db"), vault).expect("a store");
-        let (accounts, mut desk) = Accounts::kept(Topics::new("im/v1").expect("a prefix"), store);
-        let shared = accounts.0.expect("kept");
+        let (_home, shared, mut desk) = kept().await;
         let asked = async |desk: &mut Desk| {
             let asked = desk.queue.recv().await.expect("asked");
             serde_json::from_slice::<Json>(&desk.ask(asked).1).expect("JSON")
@@ -398,7 +498,7 @@ mod tests {
         assert_eq!((one.expect("answered").len(), &said["commands"][0]["command"]), (1, &json!("a")));
         let (two, ()) = tokio::join!(shared.ask(vec![json!({"command": "b"})], ANSWER), async {
             asked(&mut desk).await;
-            desk.on_connected();
+            desk.on_disconnected();
         });
         assert_eq!(two, Err(AccountError::Away));
     }

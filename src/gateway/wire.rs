@@ -52,6 +52,9 @@ impl Driver {
                 error = self.serve(&dispatch, &mut reconnect, &stop) => error,
             };
             let Some(error) = error else { return };
+            if let Some(desk) = &mut self.accounts {
+                desk.on_disconnected();
+            }
             // The broker is the gateway's own: every cause is retried, a refused password too, for an
             // operator may mend it there.
             let pause = match reconnect.on_down(self.started.elapsed(), error.cause) {

@@ -12,6 +12,7 @@ use super::sql::{Statements, Transaction, in_postgres};
 use super::turns::{Group, Pace};
 use super::usage::Usage;
 use super::{Finish, Job, StoreError, Work};
+use postgres::error::SqlState;
 use postgres::{Client, Config, IsolationLevel};
 use rusqlite::Connection;
 use std::collections::VecDeque;
@@ -137,9 +138,12 @@ pub(super) async fn postgres(
 impl Server {
     fn look(&self) -> Result<Session, StoreError> {
         let mut one = self.config.connect(self.tls.clone())?;
-        // Where there is no room for a second one there is none to mix the first up with.
-        let Ok(mut other) = self.config.connect(self.tls.clone()) else { return Ok(Session::Kept) };
-        pooler::look(&mut one, &mut other)
+        match self.config.connect(self.tls.clone()) {
+            Ok(mut other) => pooler::look(&mut one, &mut other),
+            // Where there is no room for a second one there is none to mix the first up with.
+            Err(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => Ok(Session::Kept),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn connect(&self) -> Result<Client, StoreError> {

@@ -1,5 +1,5 @@
 //! Vendor calls under way, and who may make another: a part of them is kept from what has waited, so that an app that
-//! makes few is not behind another app's many.
+//! makes few is not behind another app's many, and a part from what comes, so that what has waited goes on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,24 @@ struct Shares {
     most: usize,
     /// By app.
     under_way: HashMap<Arc<str>, usize>,
+    /// Of all, those for what has waited.
+    for_waiting: usize,
 }
 
 impl Shares {
-    /// Calls that what has waited leaves to what comes.
+    /// Calls that each of the two, what has waited and what comes, leaves to the other.
     const fn kept(&self) -> usize {
         self.most / 4
+    }
+
+    /// Of those the ones that what has waited does not use.
+    const fn left_to_waiting(&self) -> usize {
+        self.kept().saturating_sub(self.for_waiting)
+    }
+
+    /// How many may be made for what has waited, if so many are free.
+    fn for_waiting(&self, free: usize) -> usize {
+        free.saturating_sub(self.kept()).max(self.left_to_waiting()).min(free)
     }
 
     /// How many of `wanted` an app may make at once for what it sends now, if so many are free: while half of all are, any
@@ -25,7 +37,7 @@ impl Shares {
         let own = self.under_way.get(app).copied().unwrap_or_default();
         let beyond_half = free.saturating_sub(self.most / 2);
         let small = (self.most / 8).saturating_sub(own);
-        wanted.min(beyond_half.max(small)).min(free)
+        wanted.min(beyond_half.max(small)).min(free.saturating_sub(self.left_to_waiting()))
     }
 }
 
@@ -41,12 +53,14 @@ pub struct Calls {
 pub struct Call {
     _permit: OwnedSemaphorePermit,
     app: Arc<str>,
+    has_waited: bool,
     shares: Arc<Mutex<Shares>>,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         let mut shares = lock(&self.shares);
+        shares.for_waiting -= usize::from(self.has_waited);
         if let Some(own) = shares.under_way.get_mut(&self.app) {
             *own -= 1;
             if *own == 0 {
@@ -62,7 +76,7 @@ fn lock(shares: &Mutex<Shares>) -> MutexGuard<'_, Shares> {
 
 impl Calls {
     pub fn new(most: usize) -> Self {
-        let shares = Shares { most, under_way: HashMap::new() };
+        let shares = Shares { most, under_way: HashMap::new(), for_waiting: 0 };
         Self { free: Arc::new(Semaphore::new(most)), shares: Arc::new(Mutex::new(shares)) }
     }
 
@@ -71,23 +85,26 @@ impl Calls {
         let granted = lock(&self.shares).at_once(app, wanted, self.free.available_permits());
         let app: Arc<str> = app.into();
         let permits = std::iter::from_fn(|| self.free.clone().try_acquire_owned().ok()).take(granted);
-        permits.map(|permit| self.call(app.clone(), permit)).collect()
+        permits.map(|permit| self.call(app.clone(), false, permit)).collect()
     }
 
     /// How many may be made for what has waited.
     pub fn for_waiting(&self) -> usize {
-        self.free.available_permits().saturating_sub(lock(&self.shares).kept())
+        lock(&self.shares).for_waiting(self.free.available_permits())
     }
 
     /// Leave for one of those, once there is a place. `None`: the gateway ends.
     pub async fn next(&self, app: &str) -> Option<Call> {
         let permit = self.free.clone().acquire_owned().await.ok()?;
-        Some(self.call(app.into(), permit))
+        Some(self.call(app.into(), true, permit))
     }
 
-    fn call(&self, app: Arc<str>, permit: OwnedSemaphorePermit) -> Call {
-        *lock(&self.shares).under_way.entry(app.clone()).or_default() += 1;
-        Call { _permit: permit, app, shares: self.shares.clone() }
+    fn call(&self, app: Arc<str>, has_waited: bool, permit: OwnedSemaphorePermit) -> Call {
+        let mut shares = lock(&self.shares);
+        *shares.under_way.entry(app.clone()).or_default() += 1;
+        shares.for_waiting += usize::from(has_waited);
+        drop(shares);
+        Call { _permit: permit, app, has_waited, shares: self.shares.clone() }
     }
 }
 
@@ -109,6 +126,24 @@ mod tests {
         drop(own);
         assert_eq!(calls.at_once("b", 64).len(), 32, "what has ended makes room");
         assert_eq!(calls.at_once("c", 64).len(), 32);
+    }
+
+    #[tokio::test]
+    async fn what_has_waited_goes_on_though_many_apps_make_all_the_calls_they_may() {
+        let calls = Calls::new(256);
+        let mut backlog = Vec::new();
+        for _ in 0..64 {
+            backlog.extend(calls.next("late").await);
+        }
+        let come = || (0..8).flat_map(|app| calls.at_once(&app.to_string(), 32)).collect::<Vec<Call>>();
+        let coming = come();
+        assert_eq!((coming.len(), calls.for_waiting()), (192, 0));
+        drop(backlog.pop());
+        assert_eq!((come().len(), calls.for_waiting()), (0, 1), "its place is its own");
+        drop(backlog);
+        assert_eq!((come().len(), calls.for_waiting()), (0, 64));
+        drop(coming);
+        assert_eq!((come().len(), calls.for_waiting()), (192, 64));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use super::StoreError;
 use postgres::CancelToken;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -11,6 +12,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// What ends a connection's commit, under way in a thread of its own: a server that takes the connection and says nothing holds no
+/// other connection's up.
+type Cancel = Option<JoinHandle<()>>;
 
 /// The commits under way, at most one a connection.
 pub(super) struct Commits(Vec<Mutex<Wait>>);
@@ -72,12 +77,19 @@ impl Commits {
 
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to look now and then")]
 fn watch(commits: &Weak<Commits>, tls: &MakeRustlsConnect) {
+    let mut cancels: Vec<Cancel> = Vec::new();
     while let Some(commits) = commits.upgrade() {
-        for wait in &commits.0 {
+        cancels.resize_with(commits.0.len(), || None);
+        for (wait, cancel) in commits.0.iter().zip(&mut cancels) {
+            if cancel.as_ref().is_some_and(|before| !before.is_finished()) {
+                continue;
+            }
             let overdue = locked(wait).overdue(Instant::now());
             if let Some(token) = overdue {
+                let tls = tls.clone();
+                let thread = std::thread::Builder::new().name("cancel".to_owned());
                 // Where nobody listens any more the connection ends by itself.
-                drop(token.cancel_query(tls.clone()));
+                *cancel = thread.spawn(move || drop(token.cancel_query(tls))).ok();
             }
         }
         drop(commits);

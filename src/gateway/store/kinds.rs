@@ -2,10 +2,11 @@
 //! a broker, which hold one lease together. Side by side they would take each other's devices for gone, so who comes second does not
 //! start. Once the others have ended it does.
 
-use super::nodes::{LEASE_MS, find_orphans_of_nodes};
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, as_i64};
 
+/// A gateway that is not heard of for so long is dead. In milliseconds.
+pub(in crate::gateway) const LEASE_MS: u64 = 10_000;
 /// Until when gateways beside a broker serve, in milliseconds.
 const LEASE: &str = "broker_lease_ms";
 
@@ -46,6 +47,14 @@ fn nodes(t: &Transaction<'_>, lives: bool, now_ms: u64) -> Result<Vec<(String, S
         "SELECT node, name FROM nodes WHERE lease_ms < ?1 ORDER BY name"
     };
     t.prepare_cached(sql)?.query_map(params![as_i64(now_ms)], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+}
+
+/// Devices at gateways that are in no row are a dead one's; others are at a broker.
+fn find_orphans_of_nodes(t: &Transaction<'_>) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO nodes (node, name, version, started_ms, lease_ms)
+         SELECT DISTINCT v.node, '', '', CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM devices v
+         WHERE v.online = 1 AND v.node <> '' AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = v.node)";
+    t.execute(sql, params![]).map(drop)
 }
 
 fn renew(t: &Transaction<'_>, now_ms: u64) -> Result<(), StoreError> {

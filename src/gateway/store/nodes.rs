@@ -1,14 +1,13 @@
 //! The gateways that share a store, each with connections of its own: who lives, and what becomes of a dead one's devices.
 
+use super::kinds::{self, LEASE_MS};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, as_u64, kinds, presence};
+use super::{Store, StoreError, address, as_i64, as_u64, presence};
 use crate::delivery::presence::Event;
 use crate::ids::{DeviceId, Nonce};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// A gateway that is not heard of for so long is dead. In milliseconds.
-pub(in crate::gateway) const LEASE_MS: u64 = 10_000;
 /// Devices taken offline in one transaction.
 const PAGE: u32 = 200;
 
@@ -73,17 +72,6 @@ fn insert(t: &Transaction<'_>, node: &Node, now_ms: u64) -> Result<(), StoreErro
         params![*node.id, node.name, env!("CARGO_PKG_VERSION"), as_i64(now_ms), as_i64(now_ms + LEASE_MS)],
     )?;
     Ok(())
-}
-
-/// Of the devices that are at gateways; others are at a broker.
-///
-/// # Errors
-/// [`StoreError`].
-pub(super) fn find_orphans_of_nodes(t: &Transaction<'_>) -> Result<(), StoreError> {
-    let sql = "INSERT OR IGNORE INTO nodes (node, name, version, started_ms, lease_ms)
-         SELECT DISTINCT v.node, '', '', CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM devices v
-         WHERE v.online = 1 AND v.node <> '' AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.node = v.node)";
-    t.execute(sql, params![]).map(drop)
 }
 
 /// Devices whose gateway is in no row are a dead one's, and so are orders.

@@ -48,8 +48,9 @@ impl Buckets {
         if rates.messages == 0 && rates.bytes == 0 {
             return Ok(());
         }
-        let now = self.started.elapsed();
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        // Else a call that waited for the lock would be counted at a moment before the last one's.
+        let now = self.started.elapsed();
         if sent.len() > MOST_APPS {
             sent.retain(|_, allowance| !allowance.is_full(rates, now));
         }

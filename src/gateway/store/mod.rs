@@ -117,8 +117,8 @@ pub enum StoreError {
     Version(String),
     #[error("no thread can be started for the store: {0}")]
     Thread(std::io::Error),
-    /// Nothing of it was written.
-    #[error("the database did not take the change: {0}")]
+    /// Whether it was written is not known: a commit whose answer is missing may have taken place.
+    #[error("the database did not confirm the change: {0}")]
     NotCommitted(String),
     /// Some of a call's messages are committed, and the others are not.
     #[error("{accepted} of {of} messages were accepted, then: {why}")]

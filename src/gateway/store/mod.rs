@@ -150,9 +150,9 @@ enum Work {
 }
 
 impl Job {
-    /// What it costs its app.
+    /// What it costs its app. The gateway's own are never large: its lease would wait behind one for a connection that takes it.
     fn cost(&self) -> usize {
-        self.users.len().max(1)
+        if self.flow.is_none() { 1 } else { self.users.len().max(1) }
     }
 }
 

@@ -94,6 +94,8 @@ struct Server {
     config: Config,
     tls: MakeRustlsConnect,
     session: Session,
+    /// How many connections the gateway has to it.
+    connections: usize,
     usage: Usage,
 }
 
@@ -105,13 +107,14 @@ pub(super) async fn postgres(
     usage: Usage,
     queue: Queue,
 ) -> Result<Session, StoreError> {
-    let mut server = Server { config, tls, session: Session::Kept, usage };
+    let connections = connections.max(1);
+    let mut server = Server { config, tls, session: Session::Kept, connections, usage };
     let (looked, answer) = oneshot::channel();
     let looking = server.clone();
     // The client has a runtime of its own, which cannot be started inside another.
     spawn(move || drop(looked.send(looking.look())))?;
     server.session = answer.await.map_err(|_| StoreError::Closed)??;
-    let (health, connections) = (Health::default(), connections.max(1));
+    let health = Health::default();
     let commits = Commits::watch(connections, server.tls.clone())?;
     for number in 0..connections {
         let commits = commits.clone();
@@ -241,7 +244,8 @@ fn work_postgres(
     let mut used = Instant::now();
     // The connection is not to be used again, and whether these jobs have already been given a second one.
     let (mut suspect, mut again) = (false, false);
-    while share(&mut queue, &mut jobs) {
+    let only = server.connections == 1;
+    while share(&mut queue, &mut jobs, only) {
         if std::mem::take(&mut suspect) {
             client = None;
         }
@@ -282,7 +286,7 @@ fn work_postgres(
             }
         };
         again = false;
-        let finishes = some(&t, (&mut pace, is_large(&jobs)), |group| match jobs.front() {
+        let finishes = some(&t, (&mut pace, !only && is_large(&jobs)), |group| match jobs.front() {
             Some(job) if job.alone && !group.is_empty() => None,
             _ => jobs.pop_front(),
         });
@@ -300,8 +304,13 @@ fn work_postgres(
     }
 }
 
-/// Adds one connection's share of the jobs to those left over: large ones, or small ones; `false` when there will be none.
-fn share(queue: &mut Queue, jobs: &mut VecDeque<Job>) -> bool {
+/// Takes one connection's share of the jobs once nothing is left over: large ones, or small ones, or of both if it is the only
+/// connection; `false` when there will be none.
+fn share(queue: &mut Queue, jobs: &mut VecDeque<Job>, only: bool) -> bool {
+    // With more beside what is left over it would never come to look for jobs of the other size.
+    if !jobs.is_empty() {
+        return true;
+    }
     while jobs.is_empty() {
         if !queue.wait() {
             return false;
@@ -310,6 +319,7 @@ fn share(queue: &mut Queue, jobs: &mut VecDeque<Job>) -> bool {
         jobs.extend(queue.next(Size::Any));
     }
     let (most, size) = if is_large(jobs) { (SHARE_LARGE, Size::Large) } else { (SHARE, Size::Small) };
+    let size = if only { Size::Any } else { size };
     while jobs.len() < most
         && let Some(job) = queue.next(size)
     {
@@ -381,7 +391,7 @@ fn finish(finishes: Vec<Finish>, committed: Result<(), StoreError>, health: &Hea
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::store::{Store, Vault};
+    use crate::gateway::store::{Store, Vault, queue};
 
     fn opened(home: &Path, version: u32) -> Result<Store, StoreError> {
         let path = home.join("db");
@@ -390,6 +400,47 @@ mod tests {
         connection.pragma_update(None, "user_version", version).expect("set");
         drop(connection);
         Store::open(&path, Vault::open(&home.join("key"), true).expect("a key"))
+    }
+
+    fn job(app: Option<&str>, receivers: usize) -> Job {
+        let users = (0..receivers).map(|n| format!("{}/{n}", app.unwrap_or("several"))).collect();
+        let work = Work::Single(Box::new(|_: &Transaction<'_>| -> Finish { Box::new(|_| ()) }));
+        Job { flow: app.map(Into::into), users, alone: false, work }
+    }
+
+    #[tokio::test]
+    async fn a_large_job_is_taken_though_small_ones_always_wait_and_none_of_the_gateways_own_is_large() {
+        let (entrance, mut queue) = queue::queue();
+        let _other = queue.another();
+        let mut jobs = VecDeque::new();
+        let mut taken = Vec::new();
+        for round in 0..2 * SHARE {
+            for _ in 0..2 {
+                entrance.send(job(Some("a"), 1)).await.expect("sent");
+            }
+            if round == 1 {
+                entrance.send(job(Some("b"), 32)).await.expect("sent");
+                entrance.send(job(None, 32)).await.expect("sent");
+            }
+            assert!(share(&mut queue, &mut jobs, false));
+            // One fits into each transaction.
+            taken.extend(jobs.pop_front().map(|job| (job.flow, job.users.len())));
+        }
+        for flow in [Some("b".into()), None] {
+            assert!(taken.contains(&(flow.clone(), 32)), "{flow:?}: {taken:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_only_connection_takes_jobs_of_each_size_together() {
+        for (only, together) in [(true, 2), (false, 1)] {
+            let (entrance, mut queue) = queue::queue();
+            entrance.send(job(Some("a"), 32)).await.expect("sent");
+            entrance.send(job(Some("b"), 1)).await.expect("sent");
+            let mut jobs = VecDeque::new();
+            assert!(share(&mut queue, &mut jobs, only));
+            assert_eq!(jobs.len(), together);
+        }
     }
 
     #[tokio::test]

@@ -101,6 +101,8 @@ impl Dispatch {
         let end = Instant::now() + UNSURE;
         loop {
             match self.store.accept(new.to_vec(), rules, reach, now_ms).await {
+                // It was asked, and the database confirms nothing now: a third time takes as long again.
+                Err(error) if error.is_unsure() => return Err(error),
                 Err(error) if error.is_away() && Instant::now() < end => tokio::time::sleep(UNSURE_PAUSE).await,
                 // It could not be asked.
                 Err(error) if error.is_away() => return Err(unsure),

@@ -124,6 +124,11 @@ impl Accounts {
         made.map(drop)
     }
 
+    /// The broker keeps an account for each token.
+    pub fn are_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Those of logins that have ended go.
     pub fn ended(&self) {
         if let Some(shared) = &self.0 {

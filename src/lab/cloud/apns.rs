@@ -5,7 +5,7 @@
 use super::super::account::{Account, PACKAGE};
 use super::World;
 use super::catalogue::{Cloud, Phone};
-use super::clock::now_ms;
+use super::clock::{now_ms, seconds};
 use super::trouble::trouble;
 use super::world::{App, Delivery, Fault, Notice};
 use crate::secret::random_hex;
@@ -164,7 +164,7 @@ fn check_provider(app: &App, token: &str) -> Result<(), &'static str> {
     if header["alg"] != "ES256" || header["kid"] != app.key("key_id") || claims["iss"] != app.key("team_id") {
         return Err(INVALID);
     }
-    let (now, made) = (now_ms() / 1000, claims["iat"].as_u64().unwrap_or(0));
+    let (now, made) = (now_ms() / 1000, seconds(&claims["iat"]));
     if made > now + 60 || now.saturating_sub(made) > MAX_AGE_S { Err("ExpiredProviderToken") } else { Ok(()) }
 }
 

@@ -4,7 +4,7 @@
 use super::super::account::{Account, rsa_key};
 use super::World;
 use super::catalogue::{Cloud, Phone};
-use super::clock::now_ms;
+use super::clock::{now_ms, seconds};
 use super::trouble::trouble;
 use super::world::{App, Delivery, Fault, Notice};
 use crate::secret::random_hex;
@@ -108,8 +108,7 @@ fn account_of(world: &World, assertion: &str) -> Result<String, &'static str> {
     if header["alg"] != "RS256" || !names_key {
         return Err("Invalid JWT Signature.");
     }
-    let (now, made) = (now_ms() / 1000, claims["iat"].as_u64().unwrap_or(0));
-    let ends = claims["exp"].as_u64().unwrap_or(0);
+    let (now, made, ends) = (now_ms() / 1000, seconds(&claims["iat"]), seconds(&claims["exp"]));
     if made > now + 60 || ends < now || ends.saturating_sub(made) > LIFE_S {
         return Err("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe.");
     }
@@ -177,7 +176,11 @@ async fn send(State(world): State<World>, Path(project): Path<String>, headers: 
         payload: &data,
         reply: None,
     };
-    match world.show(Vendor::Fcm, &project, token, &notice) {
+    let sent = match request["validate_only"] == true {
+        true => world.try_out(Vendor::Fcm, &project, token),
+        false => world.show(Vendor::Fcm, &project, token, &notice),
+    };
+    match sent {
         // A device with notifications off takes them silently.
         Delivery::Shown | Delivery::Off => {
             Json(json!({ "name": format!("projects/{project}/messages/0:{}", random_hex::<8>()) })).into_response()

@@ -134,7 +134,7 @@ async fn send_v1(State(world): State<World>, Path(client): Path<String>, headers
         return (StatusCode::BAD_REQUEST, answer("80100003", "Incorrect message structure.")).into_response();
     };
     let android = &request["message"]["android"];
-    let shown = &android["notification"];
+    let (shown, common) = (&android["notification"], &request["message"]["notification"]);
     let click = shown["click_action"]["type"].as_i64();
     if !click.is_some_and(|kind| (1..=4).contains(&kind)) {
         return answer("80100003", "click_action.type is mandatory").into_response();
@@ -142,8 +142,8 @@ async fn send_v1(State(world): State<World>, Path(client): Path<String>, headers
     let life = android["ttl"].as_str().map_or(Some(86_400), |ttl| ttl.trim_end_matches('s').parse::<u64>().ok());
     let ask = Ask {
         tokens_at: "/message",
-        title: &shown["title"],
-        body: &shown["body"],
+        title: if shown["title"].is_null() { &common["title"] } else { &shown["title"] },
+        body: if shown["body"].is_null() { &common["body"] } else { &shown["body"] },
         life,
         notify_id: &shown["notify_id"],
         tag: &android["bi_tag"],
@@ -275,7 +275,13 @@ fn deliver(world: &World, app: &str, request: &Value, ask: &Ask<'_>) -> Json<Val
     });
     let notice = Notice { notify_id: ask.notify_id.to_string(), title, body: text, payload: &ask.payload, reply };
     let count = tokens.len();
-    let dead = |token: &&str| matches!(world.show(Vendor::Huawei, app, token, &notice), Delivery::Dead(_));
+    // What is only to be validated is shown to nobody.
+    let is_dry = request["validate_only"] == true;
+    let send = |token: &str| match is_dry {
+        true => world.try_out(Vendor::Huawei, app, token),
+        false => world.show(Vendor::Huawei, app, token, &notice),
+    };
+    let dead = |token: &&str| matches!(send(token), Delivery::Dead(_));
     let bad: Vec<&str> = tokens.into_iter().filter(dead).collect();
     let partial = if ask.v3 {
         json!({ "success": count - bad.len(), "failure": bad.len(), "illegalTokens": { "tokenFormatError": bad } })

@@ -317,6 +317,18 @@ impl World {
         self.inner().stored.get(id).cloned()
     }
 
+    /// What [`Self::show`] would come to; nothing is shown.
+    pub fn try_out(&self, vendor: Vendor, app: &str, token: &str) -> Delivery {
+        let inner = self.inner();
+        let found = inner.installs.get(&(vendor, token.to_owned())).filter(|install| install.app == app);
+        match found.map(|install| (install.state, install.since_ms)) {
+            None => Delivery::Dead(now_ms()),
+            Some((TokenState::Dead, since_ms)) => Delivery::Dead(since_ms),
+            Some((TokenState::Off, _)) => Delivery::Off,
+            Some((TokenState::Active, _)) => Delivery::Shown,
+        }
+    }
+
     pub fn show(&self, vendor: Vendor, app: &str, token: &str, notice: &Notice<'_>) -> Delivery {
         let mut inner = self.inner();
         let installs = &mut inner.installs;

@@ -29,6 +29,10 @@ async function read(what, expected, from, token, topic) {
     await read('a token never given out', '400 BadDeviceToken', right, 'ab'.repeat(32), 'com.acme.demo');
     await read('another app', '400 TopicDisallowed', right, TOKEN, 'com.acme.other');
     await read('a wrong key', '403 InvalidProviderToken', wrong, TOKEN, 'com.acme.demo');
+    const many = new apn.Notification({ topic: 'com.acme.demo', alert: { title: 'hello from node-apn-batch', body: 'hi' } });
+    const { sent, failed } = await right.send(many, [TOKEN, DEAD]);
+    const got = [...sent.map(() => 'sent'), ...failed.map((each) => `${each.status} ${each.response?.reason}`)].join(', ');
+    console.log(`a living and a dead one at once\tsent, 410 Unregistered\t${got}`);
     right.shutdown();
     wrong.shutdown();
     setTimeout(() => process.exit(0), 500).unref();

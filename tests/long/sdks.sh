@@ -104,8 +104,9 @@ with_pypi() { # titles, cases, file, name==version...
 shown() {
     local seen
     seen=$(cloud "tray?vendor=$1" --get --data-urlencode "token=$TOKEN" \
-        | { grep -o '"title":"hello from [a-z0-9-]*"' || true; } | sort -u | wc -l)
-    judge "the $1 phone" "shows what was sent" "$titles titles" "$seen titles"
+        | { grep -o '"title":"hello from [a-z0-9-]*"' || true; } | sort -u)
+    judge "the $1 phone" "shows what was sent" "$titles titles, 0 unsent" \
+        "$(grep -vc 'unsent"' <<<"$seen" || true) titles, $(grep -c 'unsent"' <<<"$seen" || true) unsent"
 }
 
 ec_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2>/dev/null; }
@@ -118,6 +119,7 @@ titles=0
 with_npm @parse/node-apn 8.1.0 2 7 node_apn.js
 with_pypi 1 6 aioapns_send.py aioapns==4.0
 with_npm apns2 12.2.0 2 7 apns2.js
+with_pypi 2 7 apns2_send.py apns2-up==0.9.0
 shown apns
 
 openssl genpkey -algorithm RSA -out "$home/fcm.pem" 2>/dev/null
@@ -127,7 +129,7 @@ new_app fcm acme-demo "$home/fcm.pem" "$keys"
 tokens fcm acme-demo
 export RSA_KEY=$home/fcm.pem WRONG_KEY=$home/other.pem
 titles=0
-with_npm firebase-admin 13.10.0 2 5 firebase_admin.js
+with_npm firebase-admin 13.10.0 2 6 firebase_admin.js
 shown fcm
 
 printf 'bWFkZSB1cCBmb3IgdGhpcw==' >"$home/secret"
@@ -143,7 +145,7 @@ new_app huawei 104412345 "$home/secret" '{}'
 tokens huawei 104412345
 titles=0
 # It needs six, and does not say so.
-with_pypi 2 5 huawei_admin.py python-huawei-push-admin==1.0.0 six==1.17.0
+with_pypi 3 7 huawei_admin.py python-huawei-push-admin==1.0.0 six==1.17.0
 shown huawei
 
 echo "$passed ok, $failed FAILED, $skipped skipped"

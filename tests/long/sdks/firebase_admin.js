@@ -50,6 +50,8 @@ async function read(what, expected, call) {
     await read('a dead token', 'messaging/registration-token-not-registered', () => right.send(message(DEAD)));
     await read('what is no token', 'messaging/invalid-argument', () => right.send(message('abcd')));
     await read('a wrong key', 'app/invalid-credential', () => wrong.send(message(TOKEN)));
+    const unsent = { token: TOKEN, notification: { title: 'hello from firebase-admin-unsent', body: 'hi' } };
+    await read('validated only, not shown', 'sent', () => right.send(unsent, true));
     const many = { tokens: [TOKEN, DEAD], notification: { title: 'hello from firebase-admin-batch', body: 'hi' } };
     await read('a living and a dead one at once', 'sent, messaging/registration-token-not-registered',
         () => right.sendEachForMulticast(many).then(

@@ -23,16 +23,23 @@ def initialize(secret):
     push_admin.initialize_app(APP, secret, token_server=f"{CLOUD}/oauth2/v3/token", push_open_url=CLOUD)
 
 
-def message(tokens, title):
+def message(tokens, title, common):
+    words = {"title": title, "body": "hi"}
     shown = messaging.AndroidNotification(
-        title=title, body="hi", click_action=messaging.AndroidClickAction(action_type=3)
+        click_action=messaging.AndroidClickAction(action_type=3), **({} if common else words)
     )
-    return messaging.Message(android=messaging.AndroidConfig(ttl="3600s", notification=shown), token=tokens)
+    return messaging.Message(
+        notification=messaging.Notification(**words) if common else None,
+        android=messaging.AndroidConfig(ttl="3600s", notification=shown),
+        token=tokens,
+    )
 
 
-def read(what, expected, tokens, title="hello from huawei-admin"):
+def read(what, expected, tokens, title="hello from huawei-admin", common=False, validate_only=False):
     try:
-        answer = messaging.send_message(message(tokens, title), app_id=APP, verify_peer=os.environ["CLOUD_CA"])
+        answer = messaging.send_message(
+            message(tokens, title, common), validate_only, app_id=APP, verify_peer=os.environ["CLOUD_CA"]
+        )
         got = f"{answer.code} {answer.reason}" if answer.requestId else "no request id"
     except messaging.ApiCallError as fault:
         got = str(fault)
@@ -47,6 +54,8 @@ read("a dead token", "80300007 All the tokens are invalid.", [dead])
 read("what is no token", "80300007 All the tokens are invalid.", ["abcd"])
 partial = '80100000 {"failure":1,"illegal_tokens":["the dead one"],"success":1}'
 read("a living and a dead one at once", partial, [living, dead], "hello from huawei-admin-batch")
+read("a title for all systems", "80000000 Success", [living], "hello from huawei-admin-all", common=True)
+read("validated only, not shown", "80000000 Success", [living], "hello from huawei-admin-unsent", validate_only=True)
 initialize("wrong")
 refused = "http status code is 400 in get access token"
 read("a wrong secret", f"ApiCallError('{refused}')", [living])

@@ -126,7 +126,7 @@ pub(super) fn stored_figures(ours: &Traffic, on: &str, is_shared: bool) -> Vec<F
     figures.push(figure(&name, 1e6 / job.per_core_s, 1e6 / rate, "µs"));
     if is_shared {
         figures.push(figure("database's processor a message, 64 a call", job.database_us, 150.0, "µs"));
-        figures.push(figure("round trips a message, 64 a call", job.statements, 1.0, ""));
+        figures.push(figure("round trips a message, 64 a call", job.statements, 2.0, ""));
     }
     figures
 }

@@ -66,9 +66,14 @@ impl Process {
     }
 
     /// The first line, from now on, that `wanted` accepts.
-    pub fn wait_for<T>(&mut self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
+    pub fn wait_for<T>(&mut self, what: &str, wanted: impl FnMut(&str) -> Option<T>) -> T {
+        self.wait_within(LIMIT, what, wanted)
+    }
+
+    /// The same, where lines may be so far apart.
+    pub fn wait_within<T>(&mut self, limit: Duration, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
         loop {
-            match self.lines.recv_timeout(LIMIT) {
+            match self.lines.recv_timeout(limit) {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if let Some(found) = wanted(&line) {

@@ -46,7 +46,11 @@ fn one<J: Together>(t: &Transaction<'_>, job: &J) -> Result<J::Done, StoreError>
     written(t, J::carry_out(t, std::slice::from_ref(job))?)?.pop().ok_or(StoreError::NoRow)
 }
 
-/// What the jobs have left to write is theirs to fail by.
+/// What the jobs have left to write is theirs to fail by where others may hold those rows. SQLite has one writer: there all of
+/// a transaction's jobs are written at its end.
 fn written<D>(t: &Transaction<'_>, done: D) -> Result<D, StoreError> {
-    t.unwritten.write(t).map(|()| done)
+    if t.is_shared() {
+        t.unwritten.write(t)?;
+    }
+    Ok(done)
 }

@@ -143,7 +143,7 @@ fn insert(t: &Transaction<'_>, jobs: &[Accept]) -> Result<Vec<bool>, StoreError>
         row.push(idempotency.bound());
         row
     });
-    let mut inserted: HashSet<MessageId> = t.for_rows((ONE, ALL), rows, |r| r.get(0))?.into_iter().collect();
+    let mut inserted: HashSet<MessageId> = t.with_rows((ONE, ALL), rows, |r| r.get(0))?.into_iter().collect();
     // One that comes twice is stored once.
     Ok(all().map(|(new, _)| inserted.remove(&new.message.id)).collect())
 }
@@ -313,27 +313,23 @@ fn devices_of<'a>(
     users: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Devices<'a>, StoreError> {
     const ONE: &str = concat!(
-        "SELECT ?3, v.device, ",
+        "SELECT v.device, ",
         device_columns!(),
-        " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.logged_in = 1"
+        ", ?3 FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.logged_in = 1"
     );
     const ALL: &str = concat!(
-        "SELECT u.at, v.device, ",
+        "SELECT v.device, ",
         device_columns!(),
-        " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, at)
+        ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, place)
          JOIN devices v ON v.app = u.app AND v.user = u.user WHERE v.logged_in = 1 /* share */"
     );
     let mut wanted: Vec<(&str, &str)> = users.collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let rows =
-        wanted.iter().zip(0..).map(|((app, user), at)| vec![Bound::Text(app), Bound::Text(user), Bound::Integer(at)]);
-    let found = t.for_rows((ONE, ALL), rows, |r| Ok((r.get::<i64>(0)?, r.get(1)?, presence::read(r, 2)?)))?;
+    let rows = wanted.iter().map(|(app, user)| [*app, user]);
     let mut devices = Devices::new();
-    for (at, id, device) in found {
-        if let Some(whose) = usize::try_from(at).ok().and_then(|at| wanted.get(at)) {
-            devices.entry(*whose).or_default().push((id, device));
-        }
+    for (place, device) in t.for_rows((ONE, ALL), rows, |r| Ok((r.get(0)?, presence::read(r, 1)?)))? {
+        devices.entry(wanted[place]).or_default().push(device);
     }
     Ok(devices)
 }

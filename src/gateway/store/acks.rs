@@ -7,7 +7,6 @@ use super::presence;
 use super::ready::usable;
 use super::sql::Transaction;
 use super::together::Together;
-use super::value::Bound;
 use super::{Store, StoreError, Work, flow, whose};
 use crate::delivery::presence::Event as Presence;
 use crate::delivery::{Device, Event, Rules};
@@ -90,19 +89,18 @@ impl Together for Had {
             }
             done.push(Acked { more: Vec::new(), recalls: each.recalls });
         }
-        for at in waiting(t, may_have_more.iter().map(|(_, of)| of))? {
-            let (job, of) = &may_have_more[at];
+        for (job, of) in waiting(t, &may_have_more)? {
             done[*job].more = of.more()?;
         }
         Ok(done)
     }
 }
 
-/// Which of these devices something waits for that is not under way.
-fn waiting<'o, 't: 'o>(
+/// Those jobs' devices that something waits for that is not under way.
+fn waiting<'j, 'o, 't>(
     t: &Transaction<'_>,
-    devices: impl Iterator<Item = &'o Of<'o, 't>>,
-) -> Result<Vec<usize>, StoreError> {
+    devices: &'j [(usize, Of<'o, 't>)],
+) -> Result<Vec<&'j (usize, Of<'o, 't>)>, StoreError> {
     // One step into the index for each part: neither what is under way nor what lies on the device is walked through.
     macro_rules! any {
         ($such:literal) => {
@@ -117,7 +115,7 @@ fn waiting<'o, 't: 'o>(
     macro_rules! question {
         ($devices:literal) => {
             concat!(
-                "SELECT u.at FROM ",
+                "SELECT u.place FROM ",
                 $devices,
                 " WHERE ",
                 any!("d.acked_by IS NULL AND d.nonce < u.nonce"),
@@ -131,19 +129,19 @@ fn waiting<'o, 't: 'o>(
         };
     }
     const ONE: &str =
-        question!("(SELECT ?1 AS app, ?2 AS user, ?3 AS device, ?4 AS nonce, ?5 AS login, ?6 AS at) AS u");
+        question!("(SELECT ?1 AS app, ?2 AS user, ?3 AS device, ?4 AS nonce, ?5 AS login, ?6 AS place) AS u");
     const ALL: &str = question!(
         "unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS text[]),
-         CAST(?6 AS bigint[])) AS u (app, user, device, nonce, login, at)"
+         CAST(?6 AS bigint[])) AS u (app, user, device, nonce, login, place)"
     );
-    let rows = devices.zip(0..).filter_map(|(of, at)| {
+    let connected = devices.iter().filter_map(|device| Some((device, device.1.device.connection()?)));
+    let connected: Vec<_> = connected.collect();
+    let rows = connected.iter().map(|((_, of), connection)| {
         let Place { app, user, device } = of.place;
-        let mut row = [app, user, device, of.device.connection()?, &of.device.login].map(Bound::Text).to_vec();
-        row.push(Bound::Integer(at));
-        Some(row)
+        [app, user, device, connection, &of.device.login]
     });
-    let found: Vec<i64> = t.for_rows((ONE, ALL), rows, |r| r.get(0))?;
-    Ok(found.into_iter().filter_map(|at| usize::try_from(at).ok()).collect())
+    let found = t.for_rows((ONE, ALL), rows, |_| Ok(()))?;
+    Ok(found.into_iter().map(|(place, ())| connected[place].0).collect())
 }
 
 impl Store {

@@ -3,7 +3,6 @@
 use super::pending::{DeliveryChange, NewDelivery};
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::traces::note;
-use super::value::Bound;
 use super::{StoreError, address, as_i64, as_u64, devices};
 use crate::delivery::{Pair, Shown, State, Step};
 use crate::ids::{MessageId, Nonce};
@@ -93,26 +92,23 @@ impl<'a> Pairs<'a> {
         wanted: impl Iterator<Item = (Place<'a>, &'a MessageId)>,
     ) -> Result<Self, StoreError> {
         const ONE: &str = concat!(
-            "SELECT ?5, ",
+            "SELECT ",
             columns!(),
-            " FROM deliveries d WHERE d.message = ?1 AND d.device = ?2 AND d.app = ?3 AND d.user = ?4"
+            ", ?5 FROM deliveries d WHERE d.message = ?1 AND d.device = ?2 AND d.app = ?3 AND d.user = ?4"
         );
         const ALL: &str = concat!(
-            "SELECT u.at, ",
+            "SELECT ",
             columns!(),
-            " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS bigint[]))
-             AS u (message, device, app, user, at) JOIN deliveries d
+            ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS bigint[]))
+             AS u (message, device, app, user, place) JOIN deliveries d
              ON d.message = u.message AND d.device = u.device AND d.app = u.app AND d.user = u.user /* lock */"
         );
         let mut wanted: Vec<(Place<'a>, &'a str)> = wanted.map(|(place, id)| (place, &**id)).collect();
         // Rows are held in the order of their messages, as by everybody.
         wanted.sort_unstable_by_key(|(place, id)| (*id, place.device));
-        let rows = wanted.iter().zip(0..).map(|((Place { app, user, device }, id), at)| {
-            [id, device, app, user].map(|text| Bound::Text(text)).into_iter().chain([Bound::Integer(at)]).collect()
-        });
-        let found = t.for_rows((ONE, ALL), rows, |r| Ok((r.get::<i64>(0)?, read(r, 1)?)))?;
-        let its_key = |(at, pair)| Some((*wanted.get(usize::try_from(at).ok()?)?, pair));
-        Ok(Self(found.into_iter().filter_map(its_key).collect()))
+        let rows = wanted.iter().map(|(Place { app, user, device }, id)| [*id, device, app, user]);
+        let found = t.for_rows((ONE, ALL), rows, |r| read(r, 0))?;
+        Ok(Self(found.into_iter().map(|(place, pair)| (wanted[place], pair)).collect()))
     }
 
     pub fn get(&self, place: Place<'a>, id: &'a MessageId) -> Option<&Pair> {

@@ -1,7 +1,6 @@
 //! Rows of devices as the delivery's rules see them: loaded, decided on, written back.
 
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
-use super::value::Bound;
 use super::{StoreError, as_i64, as_u64};
 use crate::delivery::presence::{Event, Step, step};
 use crate::delivery::{Device, State};
@@ -71,22 +70,20 @@ pub(super) fn load_all<'a>(
     addresses: impl Iterator<Item = &'a Address>,
 ) -> Result<HashMap<&'a Address, Device>, StoreError> {
     const ONE: &str =
-        concat!("SELECT ?4, ", device_columns!(), " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3");
+        concat!("SELECT ", device_columns!(), ", ?4 FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3");
     const ALL: &str = concat!(
-        "SELECT u.at, ",
+        "SELECT ",
         device_columns!(),
-        " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[])) AS u (app, user, device, at)
+        ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]))
+         AS u (app, user, device, place)
          JOIN devices v ON v.app = u.app AND v.user = u.user AND v.device = u.device /* lock */"
     );
     let mut wanted: Vec<&Address> = addresses.collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let rows = wanted.iter().zip(0..).map(|(Address { app, user, device }, at)| {
-        [&**app, &**user, &**device].map(Bound::Text).into_iter().chain([Bound::Integer(at)]).collect()
-    });
-    let found = t.for_rows((ONE, ALL), rows, |r| Ok((r.get::<i64>(0)?, read(r, 1)?)))?;
-    let whose = |(at, device)| Some((*wanted.get(usize::try_from(at).ok()?)?, device));
-    Ok(found.into_iter().filter_map(whose).collect())
+    let rows = wanted.iter().map(|Address { app, user, device }| [&**app, &**user, &**device]);
+    let found = t.for_rows((ONE, ALL), rows, |r| read(r, 0))?;
+    Ok(found.into_iter().map(|(place, device)| (wanted[place], device)).collect())
 }
 
 /// Carries an event out on a device's row. Rows of devices are always taken before those of deliveries.

@@ -134,12 +134,31 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    /// Asks for these rows, each a statement's parameters: one by one, or on PostgreSQL all at once, their columns as
-    /// arrays.
+    /// Asks for these rows, each a statement's parameters, and returns every answer with its row's place among them. The
+    /// place is the last parameter, and the last column of an answer.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn for_rows<'r, T>(
+        &self,
+        statements: (&str, &str),
+        rows: impl Iterator<Item = impl Params<'r>>,
+        read: impl Fn(&mut Row) -> Result<T, StoreError>,
+    ) -> Result<Vec<(usize, T)>, StoreError> {
+        let placed = rows.zip(0..).map(|(row, place)| {
+            let mut row = row.bound();
+            row.push(Bound::Integer(place));
+            row
+        });
+        self.with_rows(statements, placed, |row| Ok((row.get_last()?, read(row)?)))
+    }
+
+    /// Runs a statement with each of these rows as its parameters: one by one, or on PostgreSQL all at once, their columns
+    /// as arrays.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn with_rows<'r, T>(
         &self,
         (one, all): (&str, &str),
         rows: impl Iterator<Item = Vec<Bound<'r>>>,

@@ -150,6 +150,12 @@ impl Column for u16 {
     }
 }
 
+impl Column for usize {
+    fn read(value: &mut Value) -> Option<Self> {
+        i64::read(value).and_then(|number| Self::try_from(number).ok())
+    }
+}
+
 impl Column for bool {
     fn read(value: &mut Value) -> Option<Self> {
         i64::read(value).map(|number| number != 0)
@@ -172,6 +178,14 @@ impl Row {
     pub fn get<T: Column>(&mut self, at: usize) -> Result<T, StoreError> {
         let value = self.0.get_mut(at).ok_or_else(|| StoreError::Corrupt(format!("there is no column {at}")))?;
         T::read(value).ok_or_else(|| StoreError::Corrupt(format!("column {at} holds {value:?}")))
+    }
+
+    /// The last column.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_last<T: Column>(&mut self) -> Result<T, StoreError> {
+        self.get(self.0.len().saturating_sub(1))
     }
 }
 

@@ -29,6 +29,7 @@ mod endings;
 mod enrolment;
 mod error;
 mod events;
+mod greetings;
 mod held;
 mod issuing;
 mod keyring;

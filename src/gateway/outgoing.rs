@@ -3,6 +3,7 @@
 
 use super::accounts::Accounts;
 use super::devices::{End, Given, Holder, Table};
+use super::greetings::{Greeting, Greetings};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Down, KickCode};
 use bytes::Bytes;
@@ -88,6 +89,7 @@ enum Way {
 #[derive(Clone)]
 pub struct Wire {
     way: Way,
+    greetings: Greetings,
     /// Whether there is a connection; `None` at the start, when the first one is on its way.
     state: watch::Sender<Option<bool>>,
 }
@@ -153,12 +155,26 @@ impl Wire {
 
     /// To the connections of this process.
     pub fn own(table: Table) -> Self {
-        Self { way: Way::Own(table), state: watch::Sender::new(Some(true)) }
+        Self { way: Way::Own(table), greetings: Greetings::default(), state: watch::Sender::new(Some(true)) }
     }
 
-    /// Hands a word to the device's connection, or to the broker, in the order of the calls. A device that is not connected
-    /// here, or takes nothing, is found out by the ack deadline and by its connection's end.
+    /// A device greets: until the end of that, messages for it wait behind what it missed.
+    pub(super) fn greet(&self, address: Address) -> Greeting {
+        self.greetings.begin(address)
+    }
+
+    /// Hands a word to the device's connection, or to the broker, in the order of the calls; a message waits while its device
+    /// is greeted. A device that is not connected here, or takes nothing, is found out by the ack deadline and by its
+    /// connection's end.
     pub fn hand(&self, address: Address, word: Word) -> Handing {
+        match self.greetings.hold(&address, word) {
+            Some(word) => self.hand_at_once(address, word),
+            None => Handing::Done(Ok(())),
+        }
+    }
+
+    /// The same, of what a greeting is answered with and of what waited for its end.
+    pub(super) fn hand_at_once(&self, address: Address, word: Word) -> Handing {
         match &self.way {
             Way::Own(table) => Handing::Done(match table.deliver(&address, word.payload) {
                 Given::TooLarge { most } => Err(NotHanded::TooLarge(format!("the device takes at most {most} bytes"))),
@@ -191,5 +207,6 @@ impl Wire {
 /// A handle and the queue it feeds.
 pub(super) fn outgoing(accounts: Accounts) -> (Wire, mpsc::Receiver<Outgoing>) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    (Wire { way: Way::Broker(sender, accounts), state: watch::Sender::new(None) }, queue)
+    let way = Way::Broker(sender, accounts);
+    (Wire { way, greetings: Greetings::default(), state: watch::Sender::new(None) }, queue)
 }

@@ -2,6 +2,7 @@
 //! once, so that their commits go to the disk together.
 
 use super::dispatch::Dispatch;
+use super::greetings::Greeting;
 use super::store::{Bind, BindReply, StoreError};
 use crate::ids::Nonce;
 use crate::protocol::{Address, BindResult, Down, PayloadError, Up, decode_state, decode_up};
@@ -35,6 +36,16 @@ pub(super) enum Said {
     Gone {
         at_ms: u64,
     },
+}
+
+impl Said {
+    /// Whether the device is told what it missed.
+    fn is_greeting(&self) -> bool {
+        let Self::Up(payload) = self else { return false };
+        // Most words are acknowledgements, which are not decoded twice.
+        payload.windows(7).any(|part| part == b"\"hello\"")
+            && matches!(decode_up(payload), Ok(Up::Hello(hello)) if !hello.check)
+    }
 }
 
 /// The workers of one connection; they end with it.
@@ -81,20 +92,33 @@ impl Workers {
 }
 
 async fn carry_out(heard: Heard, dispatch: &Dispatch) {
-    for down in answered(&heard, dispatch).await {
-        dispatch.tell(heard.address.clone(), &down).await;
+    let Answer { downs, greeting } = answered(&heard, dispatch).await;
+    for down in downs {
+        dispatch.answer(heard.address.clone(), &down).await;
     }
+    if let Some(greeting) = greeting {
+        dispatch.greeted(&heard.address, greeting);
+    }
+}
+
+/// What a device is answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub downs: Vec<Down>,
+    /// Over when those are told.
+    pub greeting: Option<Greeting>,
 }
 
 /// What the device is answered, once the store has what it said, or refuses it. A store that does not work now is waited
 /// for: while this connection stands nobody else is given the word.
-pub(super) async fn answered(heard: &Heard, dispatch: &Dispatch) -> Vec<Down> {
+pub(super) async fn answered(heard: &Heard, dispatch: &Dispatch) -> Answer {
+    let greeting = heard.said.is_greeting().then(|| dispatch.wire.greet(heard.address.clone()));
     loop {
         match understood(heard, dispatch).await {
-            Ok(replies) => return replies,
+            Ok(downs) => return Answer { downs, greeting },
             Err(error) if error.refuses_data() => {
                 dispatch.on_refused("device", "store", Some(&heard.address), &error);
-                return Vec::new();
+                return Answer { downs: Vec::new(), greeting };
             }
             Err(error) => {
                 error.tell("what a device said could not be stored; it is tried again until it is");

@@ -8,11 +8,11 @@ use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::workers::{Heard, Said, answered};
+use crate::gateway::workers::{Answer, Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
 use crate::mqtt::server::{Action, Ask, Event, Fault, Server, Topic, next_packet, write_packet};
-use crate::protocol::{Address, Down, Up, decode_state, decode_up};
+use crate::protocol::{Address, Up, decode_state, decode_up};
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet};
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ pub(in crate::gateway) struct Shared {
 }
 
 /// A word that is being carried out, and what the device is answered.
-type Work = Pin<Box<dyn Future<Output = Vec<Down>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Who a connection is of, once it has entered.
 struct Entered {
@@ -126,7 +126,7 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
 enum Woken {
     Read(std::io::Result<usize>),
     Order(Option<Order>),
-    Answered(Vec<Down>),
+    Answered(Answer),
     Rested,
     Found(Found),
     Late,
@@ -166,9 +166,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
                 // Another connection has its place, or its login ended and it took nothing.
                 Woken::Order(None) => self.closed("it took nothing and lost its place"),
-                Woken::Answered(replies) => {
-                    for down in replies {
+                Woken::Answered(Answer { downs, greeting }) => {
+                    for down in downs {
                         self.happens(Event::Deliver(down.encode().into()));
+                    }
+                    let address = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
+                    if let Some((address, greeting)) = address.zip(greeting) {
+                        self.shared.dispatch.greeted(address, greeting);
                     }
                     if let Some((_, packet_id)) = self.work.take() {
                         self.happens(Event::Stored(packet_id));

@@ -3,6 +3,7 @@
 use super::{Dispatch, report};
 use crate::gateway::clock::now_ms;
 use crate::gateway::devices::{End, Holder};
+use crate::gateway::greetings::Greeting;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::outgoing::{Handing, NotHanded, Word};
 use crate::ids::MessageId;
@@ -18,6 +19,27 @@ impl Dispatch {
         self.handed(address, word.message, done).await;
     }
 
+    /// Answers what a device said, in its order.
+    pub(in crate::gateway) async fn answer(&self, address: Address, down: &Down) {
+        let word = Word::from(down);
+        let done = self.wire.hand_at_once(address.clone(), word.clone()).done().await;
+        self.handed(address, word.message, done).await;
+    }
+
+    /// A device has been answered what it missed: what came for it meanwhile follows.
+    pub(in crate::gateway) fn greeted(&self, address: &Address, mut greeting: Greeting) {
+        loop {
+            let words = greeting.next();
+            if words.is_empty() {
+                return;
+            }
+            for word in words {
+                let id = word.message.clone();
+                self.follow(address.clone(), id, self.wire.hand_at_once(address.clone(), word));
+            }
+        }
+    }
+
     /// Tells devices of a message. Calls for one device come to it in their order; nobody waits for it.
     pub(in crate::gateway) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: &Message) {
         let mut word = None;
@@ -25,10 +47,14 @@ impl Dispatch {
             let word = word.get_or_insert_with(|| Word::from(&Down::Message(message.clone()))).clone();
             let id = word.message.clone();
             let handing = self.wire.hand(address.clone(), word);
-            if !matches!(handing, Handing::Done(Ok(()))) {
-                let this = self.clone();
-                self.tasks.spawn(async move { this.handed(address, id, handing.done().await).await });
-            }
+            self.follow(address, id, handing);
+        }
+    }
+
+    fn follow(&self, address: Address, id: Option<MessageId>, handing: Handing) {
+        if !matches!(handing, Handing::Done(Ok(()))) {
+            let this = self.clone();
+            self.tasks.spawn(async move { this.handed(address, id, handing.done().await).await });
         }
     }
 

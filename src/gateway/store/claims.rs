@@ -14,7 +14,7 @@ use super::{Store, StoreError, as_i64, as_u64, whose};
 use crate::delivery::{Act, AfterVendor, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Message};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Pairs looked at in one transaction.
@@ -100,9 +100,9 @@ struct Claiming<'a, 't> {
     node: &'a str,
     rules: Rules,
     now_ms: u64,
+    /// Vendor sends that may be claimed.
+    most: usize,
     claimed: Claimed,
-    /// What was due to connections and was not acknowledged.
-    late: HashSet<(MessageId, Address)>,
 }
 
 impl Claiming<'_, '_> {
@@ -132,8 +132,8 @@ impl Claiming<'_, '_> {
         Ok(())
     }
 
-    /// What a connection owes.
-    fn live(&mut self, mut row: Row) -> Result<(), StoreError> {
+    /// What a connection owes. Returns what was not acknowledged in time: it is its vendor's turn.
+    fn live(&mut self, mut row: Row) -> Result<Option<Row>, StoreError> {
         // It is looked up only where it decides.
         let pair = &row.standing.pair;
         if pair.under_way.is_none() && pair.acked_by.is_none() {
@@ -141,24 +141,32 @@ impl Claiming<'_, '_> {
         }
         let step = step(&row.standing, Event::Due, &self.rules, self.now_ms);
         self.put(&row, &step)?;
+        row.standing.pair = step.pair;
         if step.act == Act::Publish {
-            let Some(message) = self.message(&row)? else { return Ok(()) };
+            let Some(message) = self.message(&row)? else { return Ok(None) };
             self.publish(row, message)?;
-        } else if step.pair.state == State::Vendor {
-            self.late.insert((row.id, row.address.clone()));
-            self.claimed.silent.extend(step.silent.map(|nonce| (row.address, nonce)));
+        } else if row.standing.pair.state == State::Vendor {
+            self.claimed.silent.extend(step.silent.map(|nonce| (row.address.clone(), nonce)));
+            return Ok(Some(row));
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// A vendor's turn.
-    fn turn(&mut self, row: Row) -> Result<(), StoreError> {
+    /// Vendor sends that may be claimed still.
+    fn left(&self) -> usize {
+        self.most.saturating_sub(self.claimed.jobs.len())
+    }
+
+    /// A vendor's turn; with no send left to claim, what is to be sent stays due. `unanswered`: a connection has just owed it.
+    fn turn(&mut self, row: Row, unanswered: bool) -> Result<(), StoreError> {
         let Some(message) = self.message(&row)? else { return Ok(()) };
         let Standing { pair: Pair { attempts, .. }, accepted_ms, expires_ms, .. } = row.standing;
         let due = Due { address: row.address.clone(), message: message.clone(), attempts, accepted_ms, expires_ms };
         let turn = Turn::look(self.t, self.known, due, self.rules, self.now_ms)?;
-        let unanswered = self.late.contains(&(row.id.clone(), row.address.clone()));
         let step = step(&row.standing, Event::Turn { facts: turn.facts(), unanswered }, &self.rules, self.now_ms);
+        if step.act == Act::Push && self.left() == 0 {
+            return Ok(());
+        }
         self.put(&row, &step)?;
         match step.act {
             Act::Push => self.claimed.jobs.extend(turn.job(self.t, self.known)?),
@@ -178,16 +186,20 @@ impl Store {
     pub async fn claim(&self, rules: Rules, reach: Reach, now_ms: u64) -> Result<Claimed, StoreError> {
         let (known, node) = (self.known.clone(), self.node().clone());
         self.run_alone(move |t| {
-            let (claimed, late) = (Claimed::default(), HashSet::new());
-            let mut claiming = Claiming { t, known: &known, node: &node, rules, now_ms, claimed, late };
+            let (most, claimed) = (reach.calls.min(CLAIM as usize), Claimed::default());
+            let mut claiming = Claiming { t, known: &known, node: &node, rules, now_ms, most, claimed };
+            let mut late = Vec::new();
             for row in due(t, State::Live, reach.broker, CLAIM, now_ms)? {
-                claiming.live(row)?;
+                late.extend(claiming.live(row)?);
             }
-            let most = u32::try_from(reach.calls).unwrap_or(CLAIM).min(CLAIM);
+            // Whoever has no vendor is told again at once and in order, however few sends may be claimed.
+            for row in late {
+                claiming.turn(row, true)?;
+            }
             for state in [State::Held, State::Vendor] {
-                let left = most.saturating_sub(u32::try_from(claiming.claimed.jobs.len()).unwrap_or(most));
+                let left = u32::try_from(claiming.left()).unwrap_or(CLAIM);
                 for row in due(t, state, reach.broker, left, now_ms)? {
-                    claiming.turn(row)?;
+                    claiming.turn(row, false)?;
                 }
             }
             Ok(claiming.claimed)

@@ -713,6 +713,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_not_acknowledged_is_told_again_in_order_however_few_vendor_sends_may_be_claimed() {
+        let stage = Stage::new().await;
+        stage.hello("phone", "n1", "l1").await;
+        let ids: Vec<String> = (0..20).map(|n| format!("m{n:02}")).collect();
+        for id in &ids {
+            assert_eq!(stage.accept(id).await, (1, 0));
+        }
+        let late_ms = 10 + RULES.ack_deadline_ms;
+        let claimed = stage.store.claim(RULES, Reach { broker: true, calls: 1 }, late_ms).await.expect("claimed");
+        let again: Vec<String> = claimed.again.iter().map(|(_, message)| message.id.to_string()).collect();
+        assert_eq!(again, ids);
+    }
+
+    #[tokio::test]
+    async fn what_a_vendor_may_not_be_sent_yet_is_due_with_the_next_claim() {
+        let stage = Stage::new().await;
+        stage.bind("phone").await;
+        stage.hello("phone", "n1", "l1").await;
+        for n in 0..3 {
+            assert_eq!(stage.accept(&format!("m{n}")).await, (1, 0));
+        }
+        let late_ms = 10 + RULES.ack_deadline_ms;
+        for n in 0..3 {
+            let reach = Reach { broker: true, calls: 1 };
+            let claimed = stage.store.claim(RULES, reach, late_ms).await.expect("claimed");
+            let jobs: Vec<String> = claimed.jobs.iter().map(|job| job.message.id.to_string()).collect();
+            assert_eq!(jobs, [format!("m{n}")]);
+        }
+    }
+
+    #[tokio::test]
     async fn a_message_writes_as_many_rows_as_the_document_says() {
         let stage = Stage::new().await;
         stage.hello("phone", "n1", "l1").await;

@@ -143,9 +143,13 @@ fn messages_that_wait_for_the_broker_are_told_of_twice_and_who_has_a_vendor_is_p
         json!({"v": 1, "type": "hello", "nonce": nonce, "agent": "test", "channel": "none", "platform": "linux"})
             .to_string()
     };
-    let online = |stage: &mut Stage, user: &str, device: &str, nonce: &str| {
-        let mut down = stage.broker.subscribe(&format!("im/v1/org%23app/{user}/{device}/down"));
+    let greets = |stage: &mut Stage, user: &str, device: &str, nonce: &str| {
+        let down = stage.broker.subscribe(&format!("im/v1/org%23app/{user}/{device}/down"));
         stage.broker.publish(&format!("im/v1/org%23app/{user}/{device}/up"), hello(nonce).as_bytes());
+        down
+    };
+    let online = |stage: &mut Stage, user: &str, device: &str, nonce: &str| {
+        let mut down = greets(stage, user, device, nonce);
         down.wait_for("a welcome", |line| line.contains(nonce).then_some(()));
         down
     };
@@ -178,7 +182,9 @@ fn messages_that_wait_for_the_broker_are_told_of_twice_and_who_has_a_vendor_is_p
 
     stage.broker.start_again();
     support::eventually("/readyz knows", || rest.text("/readyz") == "ready\n");
-    let mut desk = online(&mut stage, "bob", "desk", "after-desk");
+    // Nobody has subscribed yet: the broker throws these away.
+    support::eventually("they are published", || hops(&stage, &waiting).contains("published|300"));
+    let mut desk = greets(&mut stage, "bob", "desk", "after-desk");
     // It acknowledges what it has, as a device does, and is told the rest.
     let mut order = Vec::new();
     while order.len() < waiting.len() {

@@ -82,10 +82,12 @@ impl Calls {
 
     /// For what an app sends now: as many as it may make at once, and no more than wanted.
     pub fn at_once(&self, app: &str, wanted: usize) -> Vec<Call> {
-        let granted = lock(&self.shares).at_once(app, wanted, self.free.available_permits());
+        // Nobody is granted anything until these are counted.
+        let mut shares = lock(&self.shares);
+        let granted = shares.at_once(app, wanted, self.free.available_permits());
         let app: Arc<str> = app.into();
         let permits = std::iter::from_fn(|| self.free.clone().try_acquire_owned().ok()).take(granted);
-        permits.map(|permit| self.call(app.clone(), false, permit)).collect()
+        permits.map(|permit| self.call(&mut shares, app.clone(), false, permit)).collect()
     }
 
     /// How many may be made for what has waited.
@@ -96,14 +98,12 @@ impl Calls {
     /// Leave for one of those, once there is a place. `None`: the gateway ends.
     pub async fn next(&self, app: &str) -> Option<Call> {
         let permit = self.free.clone().acquire_owned().await.ok()?;
-        Some(self.call(app.into(), true, permit))
+        Some(self.call(&mut lock(&self.shares), app.into(), true, permit))
     }
 
-    fn call(&self, app: Arc<str>, has_waited: bool, permit: OwnedSemaphorePermit) -> Call {
-        let mut shares = lock(&self.shares);
+    fn call(&self, shares: &mut Shares, app: Arc<str>, has_waited: bool, permit: OwnedSemaphorePermit) -> Call {
         *shares.under_way.entry(app.clone()).or_default() += 1;
         shares.for_waiting += usize::from(has_waited);
-        drop(shares);
         Call { _permit: permit, app, has_waited, shares: self.shares.clone() }
     }
 }
@@ -144,6 +144,25 @@ mod tests {
         assert_eq!((come().len(), calls.for_waiting()), (0, 64));
         drop(coming);
         assert_eq!((come().len(), calls.for_waiting()), (192, 64));
+    }
+
+    #[test]
+    fn requests_of_one_app_that_come_at_the_same_moment_have_no_more_together() {
+        for _ in 0..200 {
+            let calls = Calls::new(256);
+            let start = std::sync::Barrier::new(4);
+            let request = || {
+                start.wait();
+                calls.at_once("a", 128)
+            };
+            let made: usize = std::thread::scope(|scope| {
+                let requests = [(); 4].map(|()| scope.spawn(request));
+                // All are held until the last has been granted.
+                let granted = requests.map(|request| request.join().expect("no panic"));
+                granted.iter().map(Vec::len).sum()
+            });
+            assert_eq!(made, 128);
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::clock::now_ms;
 use super::metrics::Metrics;
 use super::proof::Proof;
-use super::sender::{Open, Rejections, Senders};
-use super::store::{Limited, Recall, Store, VendorJob, VendorResult};
+use super::sender::{InTrouble, Open, Rejections, Senders};
+use super::store::{Limited, Recall, Store, StoreError, VendorJob, VendorResult};
 use super::webhook::{Report, Reports};
 use crate::delivery::content::{Setting, badge, compose, sound};
 use crate::delivery::outcome::{Limit, Outcome};
@@ -12,6 +12,7 @@ use crate::delivery::{AfterVendor, Hop, Luck, Rules, after_vendor};
 use crate::ids::MessageId;
 use crate::protocol::Message;
 use crate::secret::fingerprint;
+use crate::vendors::Vendor;
 use crate::vendors::call::TooLarge;
 use crate::vendors::certificate::Certificate;
 use crate::vendors::notification::{Accepted, Notification};
@@ -20,7 +21,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
+
+/// How long whoever reads the counters waits for the store; Prometheus gives up after 10 s.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a push needs; clones share it.
 #[derive(Debug, Clone)]
@@ -119,15 +124,9 @@ impl Push {
 
     /// Counts the certificates that are in trouble now. Which they are the list of an app's certificates says.
     pub async fn count_certificates(&self, store: &Store) {
-        let mut counted = Vec::new();
-        for (vendor, one) in self.senders.in_trouble() {
-            let is_same = |known: &Arc<Certificate>| known.name == one.name && known.identity() == one.identity;
-            match store.known_certificates(one.app.clone()).await {
-                Ok(known) if !known.iter().any(is_same) => self.senders.forget(vendor, &one.identity),
-                // A store that is away for now makes no certificate well.
-                Ok(_) | Err(_) => counted.push((vendor, one.out_of_use, one.rejecting)),
-            }
-        }
+        let (counted, gone) = known(self.senders.in_trouble(), |app| store.known_certificates(app)).await;
+        gone.iter().for_each(|(vendor, one)| self.senders.forget(*vendor, &one.identity));
+        let counted: Vec<_> = counted.iter().map(|(vendor, one)| (*vendor, one.out_of_use, one.rejecting)).collect();
         self.metrics.certificates(&counted);
     }
 
@@ -230,4 +229,56 @@ fn report(job: &VendorJob, outcome: &Outcome) -> Json {
 /// The same id for every try of one message, so that a repeat replaces and does not add (FNV-1a).
 fn collapse_id(message: &str) -> u32 {
     message.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+type Troubled = Vec<(Vendor, InTrouble)>;
+
+/// Certificates in trouble that are still in use, and those that were replaced or taken away meanwhile.
+async fn known<F: Future<Output = Result<Arc<[Arc<Certificate>]>, StoreError>>>(
+    in_trouble: impl Iterator<Item = (Vendor, InTrouble)>,
+    certificates: impl Fn(String) -> F,
+) -> (Troubled, Troubled) {
+    let mut in_trouble: Troubled = in_trouble.collect();
+    let mut gone = Vec::new();
+    let look = async {
+        let mut looked_at = 0;
+        while let Some((_, one)) = in_trouble.get(looked_at) {
+            let is_same = |known: &Arc<Certificate>| known.name == one.name && known.identity() == one.identity;
+            match certificates(one.app.clone()).await {
+                Ok(known) if !known.iter().any(is_same) => gone.push(in_trouble.remove(looked_at)),
+                // A store that is away for now makes no certificate well.
+                Ok(_) | Err(_) => looked_at += 1,
+            }
+        }
+    };
+    // The same of one that does not answer.
+    drop(timeout(KNOWN_WITHIN, look).await);
+    (in_trouble, gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_trouble(app: &str) -> (Vendor, InTrouble) {
+        let [app, name, identity] = [app, "x", "1"].map(str::to_owned);
+        (Vendor::Xiaomi, InTrouble { app, name, identity, out_of_use: true, rejecting: false })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn certificates_of_which_the_store_says_nothing_count_as_they_did_and_nobody_waits_for_each() {
+        let all = ["o#gone", "o#silent", "o#behind"].map(in_trouble);
+        let started = tokio::time::Instant::now();
+        let answer = |app: String| async move {
+            match app.as_str() {
+                "o#gone" => Ok(Vec::new().into()),
+                _ => std::future::pending().await,
+            }
+        };
+        let (counted, gone) = known(all.clone().into_iter(), answer).await;
+        assert_eq!((counted.as_slice(), gone.as_slice()), (&all[1..], &all[..1]));
+        assert_eq!(started.elapsed(), KNOWN_WITHIN);
+        let away = |_| async { Err(StoreError::Closed) };
+        assert_eq!(known(all.clone().into_iter(), away).await, (all.to_vec(), Vec::new()));
+    }
 }

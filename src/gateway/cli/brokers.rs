@@ -1,14 +1,18 @@
 //! An operator's question how a broker of theirs lets in this gateway's logins and nobody else.
 
+use super::new_directory::NewDirectory;
 use super::{CommandError, Config, print};
 use crate::access::Account;
 use crate::gateway::recipes::{self, Listener};
 use crate::secret::{Secret, random_hex};
 use clap::Subcommand;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
+use std::io;
 use std::path::{Path, PathBuf};
+
+/// mosquitto's files, and the gateway's lines.
+const CONFIG: &str = "mosquitto.conf";
+const ACCOUNTS: &str = "dynamic-security.json";
+const GATEWAY: &str = "gateway.toml";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BrokerCommand {
@@ -59,44 +63,34 @@ pub(super) fn execute(config: &Config, command: BrokerCommand) -> Result<(), Com
             let ca_file = ca_file.map(std::path::absolute).transpose()?;
             let password = Secret::new(random_hex::<32>());
             let accounts = recipes::accounts(&password, &config.broker.prefix).map_err(CommandError::Refused)?;
-            let [its_config, its_accounts, ours] =
-                ["mosquitto.conf", "dynamic-security.json", "gateway.toml"].map(|file| directory.join(file));
             let listener = Listener { port, certificate: &certificate, key: &key };
-            let text = recipes::mosquitto(&plugin.unwrap_or_else(installed), &its_accounts, &listener);
+            let text = recipes::mosquitto(&plugin.unwrap_or_else(installed), &directory.join(ACCOUNTS), &listener);
             let gateways =
                 recipes::gateway_on_mosquitto(&format!("mqtts://{name}:{port}"), ca_file.as_deref(), &password);
-            made(&directory, |path| DirBuilder::new().mode(0o700).create(path))?;
-            made(&its_config, |path| written(path, &text))?;
-            made(&its_accounts, |path| written(path, &format!("{accounts:#}\n")))?;
-            made(&ours, |path| written(path, &gateways))?;
-            // The plugin writes its file anew beside the old one.
-            let given = given_to_mosquitto([&directory, &its_config, &its_accounts]);
+            // Nothing that is there is written over: accounts may stand in it.
+            let made = NewDirectory::make(&directory).map_err(file_error(&directory))?;
+            let written =
+                |name: &str, text: &str| made.write(name.as_ref(), text).map_err(file_error(&directory.join(name)));
+            written(GATEWAY, &gateways)?;
+            let its = [written(CONFIG, &text)?, written(ACCOUNTS, &format!("{accounts:#}\n"))?];
+            // The plugin writes its file anew beside the old one. It is the user that Debian's mosquitto runs as.
+            let given = Account::named("mosquitto").and_then(|user| made.give(&its, user.uid, user.gid)).is_ok();
             let shown = directory.display();
             if !given {
                 print(&format!("chown -R mosquitto {shown}    # it must be able to write there"))?;
             }
             print(&format!(
-                "1. include_dir {shown} in mosquitto.conf, or start it with -c {shown}/mosquitto.conf\n\
-                 2. move the lines of {shown}/gateway.toml into the gateway's configuration; they hold its password\n\
+                "1. include_dir {shown} in mosquitto.conf, or start it with -c {shown}/{CONFIG}\n\
+                 2. move the lines of {shown}/{GATEWAY} into the gateway's configuration; they hold its password\n\
                  3. restart both"
             ))
         }
     }
 }
 
-/// Nothing that is there is written over: accounts may stand in it.
-fn made(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), CommandError> {
-    make(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
-}
-
-fn written(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
-}
-
-/// Whether the user that Debian's mosquitto runs as has them now.
-fn given_to_mosquitto<const N: usize>(paths: [&PathBuf; N]) -> bool {
-    Account::named("mosquitto")
-        .is_ok_and(|user| paths.iter().all(|path| chown(path, Some(user.uid), Some(user.gid)).is_ok()))
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> CommandError {
+    let path = path.to_owned();
+    |source| CommandError::File { path, source }
 }
 
 fn installed() -> PathBuf {

@@ -4,6 +4,7 @@ mod authority;
 mod brokers;
 mod checking;
 mod enrolments;
+mod new_directory;
 mod programs;
 mod users;
 

@@ -13,29 +13,45 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What ends a connection's commit, under way in a thread of its own: a server that takes the connection and says nothing holds no
-/// other connection's up.
-type Cancel = Option<JoinHandle<()>>;
+/// How long the server may take to end one that it is asked to; then it is asked anew.
+const CANCEL: Duration = Duration::from_secs(5);
+/// So often at a time for one commit. A server that takes the connection and says nothing keeps each of those threads for good, since
+/// nothing ends a `cancel_query` from outside.
+const CANCELS: usize = 4;
 
 /// The commits under way, at most one a connection.
-pub(super) struct Commits(Vec<Mutex<Wait>>);
+pub(super) struct Commits(Vec<Mutex<Wait<CancelToken>>>);
 
-#[derive(Default)]
-struct Wait {
-    begun: Option<(Instant, CancelToken)>,
-    given_up: bool,
+/// A connection's, with what ends it.
+struct Wait<Token> {
+    begun: Option<(Instant, Token)>,
+    /// When the server was last asked to end it.
+    asked: Option<Instant>,
 }
 
-impl Wait {
-    /// What ends it, once, when it has lasted for too long.
-    fn overdue(&mut self, now: Instant) -> Option<CancelToken> {
-        let (_, token) = self.begun.take_if(|(since, _)| now.duration_since(*since) >= PATIENCE)?;
-        self.given_up = true;
-        Some(token)
+impl<Token> Default for Wait<Token> {
+    fn default() -> Self {
+        Self { begun: None, asked: None }
     }
 }
 
-fn locked(wait: &Mutex<Wait>) -> MutexGuard<'_, Wait> {
+impl<Token: Clone> Wait<Token> {
+    /// What ends it, when it has lasted for too long, and again while that does nothing.
+    fn overdue(&mut self, now: Instant) -> Option<Token> {
+        let (begun, token) = self.begun.as_ref()?;
+        let due = self.asked.map_or(*begun + PATIENCE, |asked| asked + CANCEL);
+        (now >= due).then(|| {
+            self.asked = Some(now);
+            token.clone()
+        })
+    }
+
+    const fn is_given_up(&self) -> bool {
+        self.asked.is_some()
+    }
+}
+
+fn locked<Token>(wait: &Mutex<Wait<Token>>) -> MutexGuard<'_, Wait<Token>> {
     wait.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -64,9 +80,9 @@ impl Commits {
         commit: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let Some(wait) = self.0.get(connection) else { return commit() };
-        *locked(wait) = Wait { begun: Some((Instant::now(), token)), given_up: false };
+        *locked(wait) = Wait { begun: Some((Instant::now(), token)), asked: None };
         let committed = commit();
-        if std::mem::take(&mut *locked(wait)).given_up {
+        if std::mem::take(&mut *locked(wait)).is_given_up() {
             // The server then says that it is done, and its standby does not have it.
             let seconds = PATIENCE.as_secs();
             return Err(StoreError::NotCommitted(format!("no answer to the commit within {seconds} s")));
@@ -77,11 +93,12 @@ impl Commits {
 
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to look now and then")]
 fn watch(commits: &Weak<Commits>, tls: &MakeRustlsConnect) {
-    let mut cancels: Vec<Cancel> = Vec::new();
+    let mut cancels: Vec<Vec<JoinHandle<()>>> = Vec::new();
     while let Some(commits) = commits.upgrade() {
-        cancels.resize_with(commits.0.len(), || None);
-        for (wait, cancel) in commits.0.iter().zip(&mut cancels) {
-            if cancel.as_ref().is_some_and(|before| !before.is_finished()) {
+        cancels.resize_with(commits.0.len(), Vec::new);
+        for (wait, under_way) in commits.0.iter().zip(&mut cancels) {
+            under_way.retain(|cancel| !cancel.is_finished());
+            if under_way.len() >= CANCELS {
                 continue;
             }
             let overdue = locked(wait).overdue(Instant::now());
@@ -89,10 +106,30 @@ fn watch(commits: &Weak<Commits>, tls: &MakeRustlsConnect) {
                 let tls = tls.clone();
                 let thread = std::thread::Builder::new().name("cancel".to_owned());
                 // Where nobody listens any more the connection ends by itself.
-                *cancel = thread.spawn(move || drop(token.cancel_query(tls))).ok();
+                under_way.extend(thread.spawn(move || drop(token.cancel_query(tls))).ok());
             }
         }
         drop(commits);
         std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_the_server_does_not_end_is_asked_for_again_and_one_that_is_over_is_not() {
+        let begun = Instant::now();
+        let mut wait = Wait { begun: Some((begun, "token")), asked: None };
+        let mut asked = Vec::new();
+        for half_seconds in 0..30 {
+            let now = begun + half_seconds * LOOK;
+            asked.extend(wait.overdue(now).map(|_| (now - begun).as_secs()));
+        }
+        assert_eq!(asked, [4, 9, 14]);
+        assert!(wait.is_given_up());
+        let mut over = Wait::<()>::default();
+        assert_eq!((over.overdue(begun + 2 * PATIENCE), over.is_given_up()), (None, false));
     }
 }

@@ -51,7 +51,7 @@ mod users;
 mod value;
 mod vault;
 
-pub use accept::{Accepted, NewMessage, Reach};
+pub use accept::{NewMessage, Reach};
 pub use acks::Acked;
 pub use certificates::Unreadable;
 pub use claims::{Claimed, VendorResult, Waiting};

@@ -210,6 +210,33 @@ fn a_mosquitto_set_up_as_its_recipe_says_lets_in_logins_alone_and_cuts_them_off_
 }
 
 #[test]
+fn a_gateway_of_another_installation_leaves_the_accounts_at_the_same_mosquitto_alone() {
+    const TEST: &str = "a_gateway_of_another_installation_leaves_the_accounts_at_the_same_mosquitto_alone";
+    if !has("mosquitto") || !has("mosquitto_sub") {
+        return skipped(TEST, "mosquitto is not installed");
+    }
+    let stage = Stage::new();
+    let token = stage.token("ann", "phone");
+    let config = std::fs::read_to_string(stage.gateway.home.join("gateway.toml")).expect("written");
+    let home = stage.dir.path().join("staging");
+    std::fs::create_dir(&home).expect("made");
+    let state = |home: &Path| home.join("state").display().to_string();
+    let config = config.replace(&state(&stage.gateway.home), &state(&home));
+    let listen = config.lines().find(|line| line.starts_with("listen")).expect("an address").to_owned();
+    let config = config.replace(&listen, &format!("listen = '127.0.0.1:{}'", free_port()));
+    std::fs::write(home.join("gateway.toml"), config).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    command.arg("--config").arg(home.join("gateway.toml")).arg("serve").env("IMPUSH_GATEWAY_LOG_FORMAT", "json");
+    let mut staging = Process::start(&mut command, true);
+    let told = staging.event("accounts.foreign");
+    assert_eq!(told["accounts"], 1, "{told}");
+    let (id, name) = (claim(&token, "clientid"), claim(&token, "username"));
+    let subscribed =
+        stage.client("mosquitto_sub", &id, (&name, &token), &["-t", "im/v1/org%23app/ann/phone/down", "-W", "1"]);
+    assert!(text(&subscribed).contains("Subscribed (mid: 1): 1"), "{}", text(&subscribed));
+}
+
+#[test]
 fn emqx_is_answered_who_may_enter_and_where_to_as_its_recipe_asks() {
     let dir = tempfile::tempdir().expect("a directory");
     let environment = [

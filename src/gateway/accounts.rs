@@ -2,8 +2,8 @@
 //! gateway adds and removes them over its own connection.
 //!
 //! An account is named by its token (the claim `username`), its password is the token, and it is taken from one client id
-//! alone. Its description says whose login it is, so that the broker's own list is enough to find those that have ended,
-//! also after a gateway was away.
+//! alone. Its description says whose login it is, and of which installation, so that the broker's own list is enough to find
+//! those that have ended, also after a gateway was away, and nobody's but its own are touched.
 //!
 //! Source of the commands: <https://mosquitto.org/documentation/dynamic-security/>. An account that is deleted is
 //! disconnected by the plugin at once.
@@ -16,8 +16,9 @@ use crate::secret::{Secret, random_hex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -46,6 +47,8 @@ const REMOVED: usize = 10;
 const NEWEST: usize = 4;
 /// And no more than these in all: whoever has a right password gets tokens as often as they like.
 const MOST: usize = 8;
+/// Other installations that are told of.
+const TOLD: usize = 100;
 /// Devices whose new accounts are counted until all are looked through.
 const COUNTED: usize = 10_000;
 
@@ -77,8 +80,22 @@ struct Shared {
     look: Notify,
     /// Accounts made for each device since all were looked through.
     made: Mutex<HashMap<(String, String, String), usize>>,
+    seen: Mutex<Seen>,
+    /// When the last one was made: no two are of the same moment.
+    last_ms: AtomicU64,
     topics: Topics,
     store: Store,
+    /// This store's.
+    installation: String,
+}
+
+/// What is remembered of accounts that do not bear this installation's id.
+#[derive(Default)]
+struct Seen {
+    /// Accounts of builds before there was an id whose logins were found in the store.
+    adopted: HashSet<String>,
+    /// Installations that were told of.
+    told: HashSet<Option<String>>,
 }
 
 /// Clones share the queue. Empty where the broker keeps no accounts.
@@ -96,9 +113,10 @@ pub(super) struct Desk {
 }
 
 impl Accounts {
-    pub(super) fn kept(topics: Topics, store: Store) -> (Self, Desk) {
+    pub(super) fn kept(topics: Topics, store: Store, installation: String) -> (Self, Desk) {
         let (desk, queue) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared { desk, look: Notify::new(), made: Mutex::default(), topics, store });
+        let (look, made, seen, last_ms) = (Notify::new(), Mutex::default(), Mutex::default(), AtomicU64::default());
+        let shared = Arc::new(Shared { desk, look, made, seen, last_ms, topics, store, installation });
         let desk = Desk { queue, waiting: HashMap::new(), name: random_hex::<8>(), asked: 0, shared: shared.clone() };
         (Self(Some(shared)), desk)
     }
@@ -109,7 +127,8 @@ impl Accounts {
     /// [`AccountError`].
     pub async fn add(&self, claims: &Claims, token: &Secret) -> Result<(), AccountError> {
         let Some(shared) = &self.0 else { return Ok(()) };
-        let (Some(noted), Some(login), Some(name)) = (Noted::of(claims), claims.login(), &claims.username) else {
+        let noted = Noted::of(claims, &shared.installation, shared.moment());
+        let (Some(noted), Some(login), Some(name)) = (noted, claims.login(), &claims.username) else {
             return Err(AccountError::NoDevice);
         };
         // It stands in the list of logins from now on, since nobody says when it enters.
@@ -192,9 +211,15 @@ impl Shared {
         *device > MOST || made.len() > COUNTED
     }
 
-    /// Removes the accounts of logins that have ended, and returns how many.
-    async fn sweep(&self) -> Result<usize, AccountError> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Now, and later than when it was asked last.
+    fn moment(&self) -> u64 {
+        let now = now_ms();
+        let before = self.last_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
+        now.max(before.unwrap_or_default() + 1)
+    }
+
+    /// Every account of a login, whichever installation made it.
+    async fn list(&self) -> Result<Vec<Listed>, AccountError> {
         let mut all = Vec::new();
         let mut offset = 0;
         loop {
@@ -205,9 +230,52 @@ impl Shared {
             all.extend(clients.iter().filter_map(Listed::read));
             offset += PAGE;
             if clients.len() < PAGE {
-                break;
+                return Ok(all);
             }
         }
+    }
+
+    /// Those of this installation. Others are told of once.
+    async fn own(&self, all: Vec<Listed>) -> Result<Vec<Listed>, AccountError> {
+        let (mut own, mut others) = (Vec::new(), BTreeMap::new());
+        let adopted = self.seen().adopted.clone();
+        let mut still = HashSet::new();
+        for account in all {
+            let is_own = match &account.noted.installation {
+                Some(id) => *id == self.installation,
+                // Its user may have been removed since.
+                None if adopted.contains(&account.name) => true,
+                None => self.store.knows_login(account.noted.claim()).await.map_err(|_| AccountError::Store)?,
+            };
+            if !is_own {
+                *others.entry(account.noted.installation).or_insert(0_usize) += 1;
+                continue;
+            }
+            if account.noted.installation.is_none() {
+                still.insert(account.name.clone());
+            }
+            own.push(account);
+        }
+        let mut seen = self.seen();
+        seen.adopted = still;
+        for (installation, accounts) in others {
+            if seen.told.len() < TOLD && seen.told.insert(installation.clone()) {
+                let installation = installation.as_deref().unwrap_or("unknown");
+                warn!(event = "accounts.foreign", installation, accounts, own = %self.installation, "the broker holds logins that another installation made, and they are left alone: a broker is for one installation");
+            }
+        }
+        drop(seen);
+        Ok(own)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the accounts of logins that have ended, and returns how many.
+    async fn sweep(&self) -> Result<usize, AccountError> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let all = self.own(self.list().await?).await?;
         let now_s = now_ms() / 1000;
         let mut out = superseded(&all, now_s);
         for account in &all {
@@ -302,10 +370,16 @@ struct Noted {
     life_s: u64,
     /// Nobody takes the token after it.
     end_s: u64,
+    /// When the account was made, which tells those apart that were issued within a second. 0 of builds that did not say it.
+    #[serde(default)]
+    made_ms: u64,
+    /// Which installation made it. `None` of builds before they had an id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    installation: Option<String>,
 }
 
 impl Noted {
-    fn of(claims: &Claims) -> Option<Self> {
+    fn of(claims: &Claims, installation: &str, made_ms: u64) -> Option<Self> {
         Some(Self {
             app: claims.app.clone(),
             user: claims.sub.clone(),
@@ -315,6 +389,8 @@ impl Noted {
             issued_s: claims.iat.unwrap_or(0),
             life_s: claims.life.unwrap_or(claims.exp),
             end_s: claims.exp,
+            made_ms,
+            installation: Some(installation.to_owned()),
         })
     }
 
@@ -373,7 +449,7 @@ fn superseded(all: &[Listed], now_s: u64) -> Vec<String> {
     }
     let mut out = Vec::new();
     for mut accounts in devices.into_values() {
-        accounts.sort_by_key(|account| std::cmp::Reverse(account.noted.issued_s));
+        accounts.sort_by_key(|account| std::cmp::Reverse((account.noted.issued_s, account.noted.made_ms)));
         let over = accounts.into_iter().enumerate().filter(|(newer, account)| {
             account.noted.end_s <= now_s || *newer >= MOST || (*newer >= NEWEST && account.noted.life_s <= now_s)
         });
@@ -385,6 +461,9 @@ fn superseded(all: &[Listed], now_s: u64) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::store::UserChange;
+
+    const ID: &str = "0123456789abcdef";
 
     fn account(device: &str, issued_s: u64) -> Listed {
         let noted = Noted {
@@ -396,6 +475,8 @@ mod tests {
             issued_s,
             life_s: issued_s + 60,
             end_s: issued_s + 1000,
+            made_ms: issued_s * 1000,
+            installation: Some(ID.to_owned()),
         };
         Listed { name: format!("{device}/{issued_s}"), noted }
     }
@@ -426,6 +507,54 @@ mod tests {
     }
 
     #[test]
+    fn of_accounts_that_were_issued_within_a_second_the_ones_that_were_made_last_stay() {
+        let made = |name: &str, made_ms| {
+            let mut account = account("phone", 7);
+            (account.name, account.noted.made_ms) = (name.to_owned(), made_ms);
+            account
+        };
+        // In the broker's order, which is none of time.
+        let mut all: Vec<Listed> = (0..9).map(|n| made(&format!("{n}"), 7000 + n)).collect();
+        all.push(made("of a build before", 0));
+        assert_eq!(superseded(&all, 20), ["0", "of a build before"]);
+    }
+
+    #[tokio::test]
+    async fn no_two_accounts_are_made_at_the_same_moment() {
+        let (_home, shared, _desk) = kept().await;
+        let moments: Vec<u64> = (0..1000).map(|_| shared.moment()).collect();
+        assert!(moments.is_sorted_by(|a, b| a < b) && moments[0] + 60_000 > now_ms());
+    }
+
+    #[tokio::test]
+    async fn accounts_of_another_installation_are_nobodys_and_those_without_an_id_are_of_who_has_the_login() {
+        let (_home, shared, _desk) = kept().await;
+        let named = |name: &str, user: &str, installation: Option<&str>| {
+            let mut account = account("phone", 7);
+            account.noted.user = user.to_owned();
+            account.noted.installation = installation.map(str::to_owned);
+            Listed { name: name.to_owned(), ..account }
+        };
+        let all = vec![
+            named("own", "nobody here", Some(ID)),
+            named("foreign", "ann", Some("fedcba9876543210")),
+            named("adopted", "ann", None),
+            named("unknown", "bob", None),
+        ];
+        let names = async || {
+            let own = shared.own(all.clone()).await.expect("looked up");
+            own.into_iter().map(|account| account.name).collect::<Vec<_>>()
+        };
+        let (store, app, ann) = (&shared.store, || "o#a".to_owned(), || "ann".to_owned());
+        store.add_users(app(), vec![(ann(), String::new())], 0).await.expect("stored");
+        let entered = shared.stands(all[2].noted.claim(), &all[2].noted).await;
+        assert_eq!((entered, names().await), (Ok(()), vec!["own".to_owned(), "adopted".to_owned()]));
+        let change = UserChange::Deleted;
+        store.change_user(app(), ann(), change, crate::delivery::Rules::FOR_TESTS, 1).await.expect("removed");
+        assert_eq!(names().await, ["own", "adopted"], "it goes when its user has gone");
+    }
+
+    #[test]
     fn a_page_of_the_longest_accounts_is_one_that_the_gateway_takes() {
         let id = "\"".repeat(256);
         let Listed { mut noted, .. } = account(&id, 1_800_000_000);
@@ -445,7 +574,7 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let vault = super::super::store::Vault::open(&home.path().join("key"), true).expect("a key");
         let store = Store::open(&home.path().join("db"), vault).expect("a store");
-        let (accounts, desk) = Accounts::kept(Topics::new("im/v1").expect("a prefix"), store);
+        let (accounts, desk) = Accounts::kept(Topics::new("im/v1").expect("a prefix"), store, ID.to_owned());
         (home, accounts.0.expect("kept"), desk)
     }
 

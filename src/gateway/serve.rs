@@ -121,7 +121,7 @@ pub async fn serve(
     let table = Table::default();
     let (accounts, desk) = match config.broker.dynamic_security {
         true => {
-            let (accounts, desk) = Accounts::kept(topics.clone(), store.clone());
+            let (accounts, desk) = Accounts::kept(topics.clone(), store.clone(), store.installation().await?);
             (accounts, Some(desk))
         }
         false => (Accounts::default(), None),

@@ -125,6 +125,14 @@ fn ended(t: &Transaction<'_>, claim: &LoginClaim, device: Option<&str>) -> Resul
     Ok(over(gone))
 }
 
+fn is_noted(t: &Transaction<'_>, claim: &LoginClaim, device: &str) -> Result<bool, StoreError> {
+    let LoginClaim { app, user, login, .. } = claim;
+    t.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM logins WHERE app = ?1 AND user = ?2 AND device = ?3 AND login = ?4)",
+    )?
+    .query_row(params![app, user, device, login], |r| r.get(0))
+}
+
 /// A login is noted when a device first enters with it.
 fn note(t: &Transaction<'_>, claim: &LoginClaim, device: &str, now_ms: u64) -> Result<(), StoreError> {
     let LoginClaim { app, user, login, .. } = claim;
@@ -132,12 +140,7 @@ fn note(t: &Transaction<'_>, claim: &LoginClaim, device: &str, now_ms: u64) -> R
         return Ok(());
     }
     // Every CONNECT comes by; only the first costs a write.
-    let known: bool = t
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM logins WHERE app = ?1 AND user = ?2 AND device = ?3 AND login = ?4)",
-        )?
-        .query_row(params![app, user, device, login], |r| r.get(0))?;
-    if known {
+    if is_noted(t, claim, device)? {
         return Ok(());
     }
     t.execute(
@@ -209,6 +212,18 @@ impl Store {
                 note(t, &claim, device, now_ms)?;
             }
             Ok(code)
+        })
+        .await
+    }
+
+    /// Whether a login is among those that devices have entered with.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn knows_login(&self, claim: LoginClaim) -> Result<bool, StoreError> {
+        self.run_in(turn_of(&claim.app), move |t| match &claim.device {
+            Some(device) if !claim.login.is_empty() => is_noted(t, &claim, device),
+            _ => Ok(false),
         })
         .await
     }

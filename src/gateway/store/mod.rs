@@ -18,6 +18,7 @@ mod edition;
 mod ends;
 mod enrolments;
 mod health;
+mod installation;
 mod kicks;
 mod kinds;
 mod known;

@@ -1,18 +1,20 @@
 //! A message's first step: stored, and decided for each of its receiver's devices.
 
+use super::bindings::is_usable;
 use super::ends::evict;
 use super::known::Known;
 use super::pairs::{self, Place, Recall};
 use super::presence::{self, device_columns};
-use super::ready::{Due, Turn, VendorJob, usable};
+use super::ready::{Due, Turn, VendorJob};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
+use super::surroundings::{Surroundings, Wanted};
 use super::together::Together;
 use super::value::{Bound, Param as _};
 use super::{Store, StoreError, Work, address, as_i64, flow, users, whose};
 use crate::delivery::policy::{ONLINE_ONLY, Stop};
 use crate::delivery::{Act, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, kept_until, step};
-use crate::ids::{DeviceId, MessageId};
+use crate::ids::MessageId;
 use crate::protocol::{Address, Message};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -99,22 +101,56 @@ impl Together for Accept {
 
     fn carry_out(t: &Transaction<'_>, jobs: &[Self]) -> Result<Vec<Vec<Accepted>>, StoreError> {
         let mut new_here = insert(t, jobs)?;
-        let receivers = jobs.iter().flat_map(|job| &job.messages).zip(&new_here);
-        let receivers = receivers.filter(|(_, new_here)| **new_here).map(|(new, _)| (&*new.app, &*new.message.to));
-        let devices = devices_of(t, receivers)?;
+        let all = jobs.iter().flat_map(|job| job.messages.iter().map(move |new| (job, new)));
+        let new: Vec<(&Self, &NewMessage)> =
+            all.zip(&new_here).filter_map(|(new, is_new)| is_new.then_some(new)).collect();
+        let devices = devices_of(t, new.iter().map(|(_, new)| new.whose()))?;
+        let receivers =
+            new.iter().flat_map(|(job, new)| found_for(&devices, new).iter().map(move |found| (*job, *new, found)));
+        let wanted: Vec<Wanted<'_>> =
+            receivers.filter_map(|(job, new, (address, device))| job.wants(new, address, device)).collect();
+        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+        let around = Surroundings::look(t, &first.known, &wanted)?;
         let accepted = jobs.iter().map(|job| {
-            let Self { room, known, node, rules, now_ms, reach, .. } = job;
-            let (rules, now_ms, reach) = (*rules, *now_ms, *reach);
-            let mut accepting = Accepting { t, room, known, node, rules, now_ms, reach };
+            let mut accepting = Accepting { t, job, around: &around, reach: job.reach };
             let new_here = new_here.drain(..job.messages.len());
             let all = job.messages.iter().zip(new_here).map(|(new, new_here)| match new_here {
-                true => accepting.accept(new, &devices),
+                true => accepting.accept(new, found_for(&devices, new)),
                 false => known_already(t, new),
             });
             all.collect()
         });
         accepted.collect()
     }
+}
+
+impl NewMessage {
+    /// App and user of its receiver.
+    fn whose(&self) -> (&str, &str) {
+        (&self.app, &self.message.to)
+    }
+}
+
+impl Accept {
+    /// Whether the device's binding decides on the first step.
+    fn binding_decides(&self, device: &Device) -> bool {
+        match device.online {
+            true => !device.attached || !self.reach.broker,
+            false => device.may_be_back(self.rules.reconnect_grace_ms, self.now_ms),
+        }
+    }
+
+    /// What is to be known of a device, unless the message goes to its connection alone.
+    fn wants<'a>(&self, new: &'a NewMessage, address: &'a Address, device: &Device) -> Option<Wanted<'a>> {
+        let may_be_sent = !device.online && self.reach.calls > 0;
+        let wanted = Wanted { address, message: &new.message, policy: self.rules.policy, new: true };
+        (may_be_sent || self.binding_decides(device)).then_some(wanted)
+    }
+}
+
+/// Devices of a message's receiver.
+fn found_for<'d>(devices: &'d Devices<'_>, new: &'d NewMessage) -> &'d [(Address, Device)] {
+    devices.get(&new.whose()).map_or(&[], Vec::as_slice)
 }
 
 /// Stores what is not stored yet; which that is.
@@ -165,39 +201,44 @@ fn known_already(t: &Transaction<'_>, new: &NewMessage) -> Result<Accepted, Stor
     Ok(Accepted::new(id))
 }
 
-/// Messages that are accepted together.
+/// A call's messages, as they are accepted.
 struct Accepting<'a, 't> {
     t: &'a Transaction<'t>,
-    room: &'a Room,
-    known: &'a Known,
-    /// This gateway's.
-    node: &'a str,
-    rules: Rules,
-    now_ms: u64,
+    job: &'a Accept,
+    around: &'a Surroundings<'a>,
+    /// What is left of it.
     reach: Reach,
 }
 
 impl Accepting<'_, '_> {
-    fn accept(&mut self, new: &NewMessage, devices: &Devices<'_>) -> Result<Accepted, StoreError> {
-        let NewMessage { app, message, .. } = new;
-        let user = &message.to;
-        let mut known = true;
-        let late;
-        let mut found = devices.get(&(&**app, &**user)).map_or(&[][..], Vec::as_slice);
+    fn accept(&mut self, new: &NewMessage, found: &[(Address, Device)]) -> Result<Accepted, StoreError> {
+        let mut accepted = Accepted::new(new.message.id.clone());
         if found.is_empty() {
-            // One that comes in at this moment through another gateway is either seen now, or sees this.
-            known = users::hold(self.t, app, user, false)?;
-            late = devices_of(self.t, std::iter::once((&**app, &**user)))?.into_values().next().unwrap_or_default();
-            found = &late;
+            self.without_devices(new, &mut accepted)?;
         }
-        let mut accepted = Accepted::new(message.id.clone());
-        if found.is_empty() {
-            self.to_nobody(new, known, &mut accepted)?;
-        }
-        for (device_id, device) in found {
-            self.to(new, &address(app, user, device_id)?, device.clone(), &mut accepted)?;
+        for (address, device) in found {
+            self.to(new, address, device.clone(), &mut accepted)?;
         }
         Ok(accepted)
+    }
+
+    /// No device was found.
+    fn without_devices(&mut self, new: &NewMessage, accepted: &mut Accepted) -> Result<(), StoreError> {
+        let (t, (app, user)) = (self.t, new.whose());
+        // One that comes in at this moment through another gateway is either seen now, or sees this.
+        let known = users::hold(t, app, user, false)?;
+        let late = devices_of(t, std::iter::once((app, user)))?.into_values().next().unwrap_or_default();
+        if late.is_empty() {
+            return self.to_nobody(new, known, accepted);
+        }
+        let wanted: Vec<_> = late.iter().filter_map(|(address, device)| self.job.wants(new, address, device)).collect();
+        let around = Surroundings::look(t, &self.job.known, &wanted)?;
+        let mut accepting = Accepting { t, job: self.job, around: &around, reach: self.reach };
+        for (address, device) in &late {
+            accepting.to(new, address, device.clone(), accepted)?;
+        }
+        self.reach = accepting.reach;
+        Ok(())
     }
 
     /// The user has no device: it waits for the first.
@@ -212,16 +253,17 @@ impl Accepting<'_, '_> {
         let device = Device::default();
         let standing = self.standing(new, device.clone(), false);
         let mut step = match stop {
-            Stop::OnlineOnly => step(&standing, Event::Accepted, &self.rules, self.now_ms),
-            _ => step(&standing, Event::Adopted, &self.rules, self.now_ms),
+            Stop::OnlineOnly => step(&standing, Event::Accepted, &self.job.rules, self.job.now_ms),
+            _ => step(&standing, Event::Adopted, &self.job.rules, self.job.now_ms),
         };
         if stop != Stop::OnlineOnly {
             let whom = if known { "for the user's next login" } else { "for the user, who is not known yet" };
             step.lines.push(Line::new(Hop::Waiting, format!("{whom}{}", kept_until(new.expires_ms))));
         }
-        pairs::put(self.t, place, &message.id, &standing.pair, &step, self.now_ms)?;
-        if step.pair.state != State::Done {
-            accepted.recalls.extend(evict(self.t, self.room, (place, &device), self.rules, self.now_ms)?);
+        let Accept { room, rules, now_ms, .. } = self.job;
+        pairs::put(self.t, place, &message.id, &standing.pair, &step, *now_ms)?;
+        if step.pair.state != State::Done && !room.take(place) {
+            accepted.recalls.extend(evict(self.t, room, (place, &device), *rules, *now_ms)?);
         }
         Ok(())
     }
@@ -232,7 +274,7 @@ impl Accepting<'_, '_> {
             device,
             bound,
             broker: self.reach.broker,
-            accepted_ms: self.now_ms,
+            accepted_ms: self.job.now_ms,
             expires_ms: new.expires_ms,
             online_only: new.message.ext[ONLINE_ONLY] == true,
         }
@@ -245,19 +287,15 @@ impl Accepting<'_, '_> {
         device: Device,
         accepted: &mut Accepted,
     ) -> Result<(), StoreError> {
-        let (t, now_ms) = (self.t, self.now_ms);
-        // It is looked up only where it decides.
-        let decides = match device.online {
-            true => !device.attached || !self.reach.broker,
-            false => device.may_be_back(self.rules.reconnect_grace_ms, now_ms),
-        };
-        let bound = decides && usable(t, self.known, address)?;
+        let Accept { known, room, node, rules, now_ms, .. } = self.job;
+        let (t, rules, now_ms) = (self.t, *rules, *now_ms);
+        let bound = self.job.binding_decides(&device) && is_usable(t, known, address, self.around.newest(address))?;
         let mut standing = self.standing(new, device, bound);
-        let first = step(&standing, Event::Accepted, &self.rules, now_ms);
+        let first = step(&standing, Event::Accepted, &rules, now_ms);
         let (mut step, mut lines) = (first, Vec::new());
         if step.act == Act::Publish {
             let at = &standing.device.node;
-            if at == self.node {
+            if **at == **node {
                 accepted.live.push(address.clone());
             } else if !accepted.elsewhere.contains(at) {
                 accepted.elsewhere.push(at.clone());
@@ -274,8 +312,16 @@ impl Accepting<'_, '_> {
         accepted.due_ms = [accepted.due_ms, due_ms].into_iter().flatten().min();
         pairs::put(t, address.into(), &new.message.id, &Pair::new(), &step, now_ms)?;
         if step.pair.state != State::Done {
-            let evicted = evict(t, self.room, (address.into(), &standing.device), self.rules, now_ms)?;
-            accepted.recalls.extend(evicted);
+            let waiting = self.around.one_more(address);
+            if room.take(address.into()) {
+                return Ok(());
+            }
+            if let Some(left) = waiting.and_then(|waiting| rules.keep_most.checked_sub(waiting)) {
+                room.counted(address.into(), left);
+                return Ok(());
+            }
+            accepted.recalls.extend(evict(t, room, (address.into(), &standing.device), rules, now_ms)?);
+            self.around.count_again(address);
         }
         Ok(())
     }
@@ -289,12 +335,13 @@ impl Accepting<'_, '_> {
         accepted: &mut Accepted,
     ) -> Result<Step, StoreError> {
         let NewMessage { message, expires_ms, .. } = new;
-        let (t, now_ms, address, message) = (self.t, self.now_ms, address.clone(), message.clone());
+        let Accept { known, rules, now_ms, .. } = self.job;
+        let (t, now_ms, address, message) = (self.t, *now_ms, address.clone(), message.clone());
         let due = Due { address, message, attempts: 0, accepted_ms: now_ms, expires_ms: *expires_ms };
-        let turn = Turn::look(t, self.known, due, self.rules, now_ms)?;
-        let step = step(standing, Event::Turn { facts: turn.facts(), unanswered: false }, &self.rules, now_ms);
+        let turn = Turn::look((t, known), self.around, due, *rules, now_ms)?;
+        let step = step(standing, Event::Turn { facts: turn.facts(), unanswered: false }, rules, now_ms);
         if step.act == Act::Push
-            && let Some(mut job) = turn.job(t, self.known)?
+            && let Some(mut job) = turn.job(t, known)?
         {
             // It was not there when they were counted.
             job.setting.waiting += 1;
@@ -306,7 +353,7 @@ impl Accepting<'_, '_> {
 }
 
 /// The devices that users are logged in on, by app and user.
-type Devices<'a> = HashMap<(&'a str, &'a str), Vec<(DeviceId, Device)>>;
+type Devices<'a> = HashMap<(&'a str, &'a str), Vec<(Address, Device)>>;
 
 fn devices_of<'a>(
     t: &Transaction<'_>,
@@ -327,9 +374,12 @@ fn devices_of<'a>(
     wanted.sort_unstable();
     wanted.dedup();
     let rows = wanted.iter().map(|(app, user)| [*app, user]);
+    let found: Vec<(usize, (String, Device))> =
+        t.for_rows((ONE, ALL), rows, |r| Ok((r.get(0)?, presence::read(r, 1)?)))?;
     let mut devices = Devices::new();
-    for (place, device) in t.for_rows((ONE, ALL), rows, |r| Ok((r.get(0)?, presence::read(r, 1)?)))? {
-        devices.entry(wanted[place]).or_default().push(device);
+    for (place, (id, device)) in found {
+        let (app, user) = wanted[place];
+        devices.entry((app, user)).or_default().push((address(app, user, &id)?, device));
     }
     Ok(devices)
 }

@@ -1,10 +1,10 @@
 //! What devices have: messages that are acknowledged, and those that an app has taken.
 
+use super::bindings::{self, Newest, is_usable};
 use super::deliveries::Of;
 use super::known::Known;
 use super::pairs::{Pairs, Place, Recall};
 use super::presence;
-use super::ready::usable;
 use super::sql::Transaction;
 use super::together::Together;
 use super::{Store, StoreError, Work, flow, whose};
@@ -54,10 +54,19 @@ impl Had {
         }
     }
 
-    fn of<'a, 't>(&'a self, t: &'a Transaction<'t>, device: Device) -> Result<Of<'a, 't>, StoreError> {
-        // It is looked up only where it decides.
-        let decides = matches!(self.word, Word::Acked { attached: Some(_) });
-        let bound = decides && usable(t, &self.known, &self.address)?;
+    /// Whether the device's binding decides on what it has.
+    const fn binding_decides(&self) -> bool {
+        matches!(self.word, Word::Acked { attached: Some(_) })
+    }
+
+    fn of<'a, 't>(
+        &'a self,
+        t: &'a Transaction<'t>,
+        device: Device,
+        newest: Option<&Newest>,
+    ) -> Result<Of<'a, 't>, StoreError> {
+        let newest = newest.filter(|_| self.binding_decides());
+        let bound = newest.map_or(Ok(false), |newest| is_usable(t, &self.known, &self.address, newest))?;
         Ok(Of { t, place: (&self.address).into(), device, bound, rules: self.rules, now_ms: self.now_ms })
     }
 }
@@ -71,12 +80,14 @@ impl Together for Had {
 
     fn carry_out(t: &Transaction<'_>, jobs: &[Self]) -> Result<Vec<Acked>, StoreError> {
         let mut devices = presence::load_all(t, jobs.iter().map(|had| &had.address))?;
+        let bound = jobs.iter().filter(|had| had.binding_decides()).map(|had| &had.address);
+        let bindings = bindings::of_all(t, bound)?;
         // What is decided of devices may change deliveries, so those are loaded after it.
         let mut heard = Vec::with_capacity(jobs.len());
         for had in jobs {
             let device = devices.entry(&had.address).or_default();
             *device = presence::decide(t, &had.address, device, had.heard(), had.now_ms)?.device;
-            heard.push(had.of(t, device.clone())?);
+            heard.push(had.of(t, device.clone(), bindings.get(&had.address))?);
         }
         let ids = jobs.iter().flat_map(|had| had.ids.iter().map(|id| ((&had.address).into(), id)));
         let mut pairs = Pairs::load(t, ids)?;

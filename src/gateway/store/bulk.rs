@@ -3,6 +3,7 @@
 use super::Finish;
 use super::accept::Accept;
 use super::acks::Had;
+use super::results::Answered;
 use super::sql::Transaction;
 use super::together::{Asked, Together as _, all};
 use super::turns::SLICE;
@@ -11,11 +12,12 @@ use super::turns::SLICE;
 const MOST: usize = 128;
 
 /// Jobs of those kinds that are not carried out yet. They may overtake one another: an acknowledgement is of what was
-/// accepted in an earlier transaction.
+/// accepted in an earlier transaction, and so is a vendor's answer.
 #[derive(Default)]
 pub(super) struct Bulk {
     accepts: Vec<Asked<Accept>>,
     had: Vec<Asked<Had>>,
+    answered: Vec<Asked<Answered>>,
     weight: usize,
 }
 
@@ -30,6 +32,11 @@ impl Bulk {
         self.had.push(asked);
     }
 
+    pub fn answered(&mut self, asked: Asked<Answered>) {
+        self.weight += asked.0.weight();
+        self.answered.push(asked);
+    }
+
     /// It is enough for one go. `among_apps`: others may wait for their turn.
     pub const fn is_full(&self, among_apps: bool) -> bool {
         self.weight >= if among_apps { SLICE } else { MOST }
@@ -40,5 +47,6 @@ impl Bulk {
         self.weight = 0;
         all(t, &mut self.accepts, finishes);
         all(t, &mut self.had, finishes);
+        all(t, &mut self.answered, finishes);
     }
 }

@@ -1,17 +1,16 @@
-//! Vendor work: what is overdue, what is claimed under a lease, and what came of it.
+//! Vendor work: what is overdue, and what is claimed under a lease.
 
 use super::accept::Reach;
+use super::bindings::{self, is_usable};
 use super::known::Known;
-use super::limits::{self, Limited};
-use super::marks::{Death, mark_dead};
 use super::orders::{self, Order};
-use super::pairs::{self, Recall, WIDTH, columns};
+use super::pairs::{self, WIDTH, columns};
 use super::presence::{self, device_columns};
-use super::ready::{Due, Turn, VendorJob, usable};
+use super::ready::{Due, Turn, VendorJob};
 use super::sql::{Transaction, params};
-use super::standing::note_accepted;
+use super::surroundings::{Surroundings, Wanted};
 use super::{Store, StoreError, as_i64, as_u64, whose};
-use crate::delivery::{Act, AfterVendor, Device, Event, Hop, Line, Pair, Rules, Standing, State, Step, step};
+use crate::delivery::{Act, Event, Pair, Rules, Standing, State, Step, step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::{Address, Message};
 use std::collections::BTreeSet;
@@ -30,22 +29,6 @@ pub struct Claimed {
     pub elsewhere: BTreeSet<String>,
     /// Connections that owe an acknowledgement.
     pub silent: Vec<(Address, Nonce)>,
-}
-
-/// What came of a vendor send.
-#[derive(Debug, Clone)]
-pub struct VendorResult {
-    pub after: AfterVendor,
-    pub hop: Hop,
-    pub detail: String,
-    /// The vendor's code; `0` for success.
-    pub code: String,
-    /// The quota it said is used up.
-    pub limited: Option<Limited>,
-    /// The vendor's id, where the push was for this device alone.
-    pub vendor_id: Option<String>,
-    /// It waits for nothing but the certificate or the way to its vendor.
-    pub held: bool,
 }
 
 /// A message that waits for its next try on a device's vendor.
@@ -120,31 +103,58 @@ impl Claiming<'_, '_> {
         Ok(None)
     }
 
+    /// What connections owe. Returns what was not acknowledged in time: it is its vendor's turn.
+    fn all_live(&mut self, rows: Vec<Row>) -> Result<Vec<Row>, StoreError> {
+        // It is looked up only where it decides.
+        let decides = |row: &Row| row.standing.pair.under_way.is_none() && row.standing.pair.acked_by.is_none();
+        let deciding = rows.iter().filter(|row| decides(row)).map(|row| &row.address);
+        let bindings = bindings::of_all(self.t, deciding)?;
+        let mut bound = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let newest = bindings.get(&row.address).filter(|_| decides(row));
+            bound.push(newest.map_or(Ok(false), |newest| is_usable(self.t, self.known, &row.address, newest))?);
+        }
+        let mut late = Vec::new();
+        for (mut row, bound) in rows.into_iter().zip(bound) {
+            row.standing.bound = bound;
+            late.extend(self.live(row)?);
+        }
+        Ok(late)
+    }
+
+    /// Vendors' turns. `unanswered`: connections have just owed these.
+    fn all_turns(&mut self, rows: Vec<Row>, unanswered: bool) -> Result<(), StoreError> {
+        let mut readable = Vec::with_capacity(rows.len());
+        for row in rows {
+            readable.extend(self.message(&row)?.map(|message| (row, message)));
+        }
+        let policy = self.rules.policy;
+        let wanted =
+            readable.iter().map(|(Row { address, .. }, message)| Wanted { address, message, policy, new: false });
+        let around = Surroundings::look(self.t, self.known, &wanted.collect::<Vec<_>>())?;
+        readable.iter().try_for_each(|row| self.turn(&around, row, unanswered))
+    }
+
     /// The connection's gateway publishes. That it is to is stored: a notice alone may be lost, and the next look is far.
-    fn publish(&mut self, row: Row, message: Arc<Message>) -> Result<(), StoreError> {
+    fn publish(&mut self, row: &Row, message: Arc<Message>) -> Result<(), StoreError> {
         let Row { id, address, standing, .. } = row;
-        let at = standing.device.node;
+        let at = &standing.device.node;
         if at == self.node {
-            self.claimed.again.push((address, message));
-        } else if orders::put(self.t, &at, &Order::Publish { message: id.to_string() })? {
-            self.claimed.elsewhere.insert(at);
+            self.claimed.again.push((address.clone(), message));
+        } else if orders::put(self.t, at, &Order::Publish { message: id.to_string() })? {
+            self.claimed.elsewhere.insert(at.clone());
         }
         Ok(())
     }
 
-    /// What a connection owes. Returns what was not acknowledged in time: it is its vendor's turn.
+    /// What a connection owes, as in [`Self::all_live`].
     fn live(&mut self, mut row: Row) -> Result<Option<Row>, StoreError> {
-        // It is looked up only where it decides.
-        let pair = &row.standing.pair;
-        if pair.under_way.is_none() && pair.acked_by.is_none() {
-            row.standing.bound = usable(self.t, self.known, &row.address)?;
-        }
         let step = step(&row.standing, Event::Due, &self.rules, self.now_ms);
         self.put(&row, &step)?;
         row.standing.pair = step.pair;
         if step.act == Act::Publish {
             let Some(message) = self.message(&row)? else { return Ok(None) };
-            self.publish(row, message)?;
+            self.publish(&row, message)?;
         } else if row.standing.pair.state == State::Vendor {
             self.claimed.silent.extend(step.silent.map(|nonce| (row.address.clone(), nonce)));
             return Ok(Some(row));
@@ -158,19 +168,23 @@ impl Claiming<'_, '_> {
     }
 
     /// A vendor's turn; with no send left to claim, what is to be sent stays due. `unanswered`: a connection has just owed it.
-    fn turn(&mut self, row: Row, unanswered: bool) -> Result<(), StoreError> {
-        let Some(message) = self.message(&row)? else { return Ok(()) };
+    fn turn(
+        &mut self,
+        around: &Surroundings<'_>,
+        (row, message): &(Row, Arc<Message>),
+        unanswered: bool,
+    ) -> Result<(), StoreError> {
         let Standing { pair: Pair { attempts, .. }, accepted_ms, expires_ms, .. } = row.standing;
         let due = Due { address: row.address.clone(), message: message.clone(), attempts, accepted_ms, expires_ms };
-        let turn = Turn::look(self.t, self.known, due, self.rules, self.now_ms)?;
+        let turn = Turn::look((self.t, self.known), around, due, self.rules, self.now_ms)?;
         let step = step(&row.standing, Event::Turn { facts: turn.facts(), unanswered }, &self.rules, self.now_ms);
         if step.act == Act::Push && self.left() == 0 {
             return Ok(());
         }
-        self.put(&row, &step)?;
+        self.put(row, &step)?;
         match step.act {
             Act::Push => self.claimed.jobs.extend(turn.job(self.t, self.known)?),
-            Act::Publish => self.publish(row, message)?,
+            Act::Publish => self.publish(row, message.clone())?,
             Act::Nothing => {}
         }
         Ok(())
@@ -188,19 +202,12 @@ impl Store {
         self.run_alone(move |t| {
             let (most, claimed) = (reach.calls.min(CLAIM as usize), Claimed::default());
             let mut claiming = Claiming { t, known: &known, node: &node, rules, now_ms, most, claimed };
-            let mut late = Vec::new();
-            for row in due(t, State::Live, reach.broker, CLAIM, now_ms)? {
-                late.extend(claiming.live(row)?);
-            }
+            let late = claiming.all_live(due(t, State::Live, reach.broker, CLAIM, now_ms)?)?;
             // Whoever has no vendor is told again at once and in order, however few sends may be claimed.
-            for row in late {
-                claiming.turn(row, true)?;
-            }
+            claiming.all_turns(late, true)?;
             for state in [State::Held, State::Vendor] {
                 let left = u32::try_from(claiming.left()).unwrap_or(CLAIM);
-                for row in due(t, state, reach.broker, left, now_ms)? {
-                    claiming.turn(row, false)?;
-                }
+                claiming.all_turns(due(t, state, reach.broker, left, now_ms)?, false)?;
             }
             Ok(claiming.claimed)
         })
@@ -219,26 +226,6 @@ impl Store {
             )?;
             Ok(due > 0)
         })
-        .await
-    }
-
-    /// Notes what the vendor said. A message that is done meanwhile stays done, and its push is returned.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn vendor_results(
-        &self,
-        results: Vec<(VendorJob, VendorResult)>,
-        rules: Rules,
-        now_ms: u64,
-    ) -> Result<Vec<Recall>, StoreError> {
-        self.run_for(
-            results.iter().flat_map(|(job, _)| whose(&job.address.app, &job.address.user)).collect(),
-            move |t| {
-                let settled = results.iter().map(|(job, result)| settle(t, job, result, &rules, now_ms));
-                Ok(settled.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-            },
-        )
         .await
     }
 
@@ -279,46 +266,4 @@ impl Store {
         })
         .await
     }
-}
-
-fn settle(
-    t: &Transaction<'_>,
-    job: &VendorJob,
-    result: &VendorResult,
-    rules: &Rules,
-    now_ms: u64,
-) -> Result<Option<Recall>, StoreError> {
-    let VendorJob { address, message, certificate, token, .. } = job;
-    let pair = pairs::load(t, address.into(), &message.id)?;
-    if result.after == AfterVendor::Pushed {
-        note_accepted(t, address, &certificate.name, token, now_ms)?;
-    }
-    if let Some(limited) = result.limited {
-        limits::note(t, &certificate.app, &certificate.name, token, limited, &result.code, now_ms)?;
-    }
-    if let AfterVendor::GiveUp { dead_since_ms: Some(since_ms) } = result.after {
-        let (app, notifier) = (&certificate.app, &certificate.name);
-        mark_dead(t, &Death { app, notifier, token, since_ms, code: &result.code })?;
-    }
-    // It was removed with all that was known of it.
-    let Some(pair) = pair else { return Ok(None) };
-    // It decides only of what was moved on meanwhile.
-    let device = match pair.state {
-        State::Vendor => Device::default(),
-        // Read without a lock: rows of devices are taken before those of deliveries.
-        _ => presence::look(t, address)?,
-    };
-    let (accepted_ms, expires_ms) = (0, job.expires_ms);
-    let standing = Standing { pair, device, bound: true, broker: true, accepted_ms, expires_ms, online_only: false };
-    let event = Event::Answered {
-        attempt: job.attempts,
-        after: result.after.clone(),
-        vendor_id: result.vendor_id.clone(),
-        notifier: certificate.name.clone(),
-        line: Line::new(result.hop, result.detail.clone()),
-    };
-    let step = step(&standing, event, rules, now_ms);
-    let recall = pairs::put(t, address.into(), &message.id, &standing.pair, &step, now_ms)?;
-    // The binding may be gone, and the vendor wants the token.
-    Ok(recall.map(|recall| Recall { token: token.clone(), ..recall }))
 }

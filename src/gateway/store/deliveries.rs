@@ -1,8 +1,8 @@
 //! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
+use super::bindings::usable;
 use super::orders::{self, Order};
 use super::pairs::{self, Pairs, Place, Recall, columns};
-use super::ready::usable;
 use super::sql::{Transaction, params};
 use super::traces::note;
 use super::{Kick, Look, Store, StoreError, Welcome, as_i64, clones, devices, kicks, presence, standing, users, whose};

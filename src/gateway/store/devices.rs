@@ -463,37 +463,3 @@ pub(super) fn token(t: &Transaction<'_>, address: &Address, notifier: &str) -> R
         .optional()?;
     Ok(token.unwrap_or_default())
 }
-
-/// What a push to a device would go through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Newest {
-    /// Nothing is bound.
-    None,
-    /// Only tokens their vendors call dead.
-    Dead,
-    Usable {
-        notifier: String,
-        token: String,
-        /// Until when the device's user has switched notifications off, in milliseconds since the Unix epoch.
-        off_until_ms: u64,
-    },
-}
-
-/// The binding a push to this device would use: of those whose token lives, the one bound last.
-pub(super) fn newest_binding(t: &Transaction<'_>, address: &Address) -> Result<Newest, StoreError> {
-    // A device has a few at most. Sorting in SQL would have SQLite prepare the statement anew for each run.
-    let all: Vec<(String, String, u64, i64, bool)> = t
-        .prepare_cached(
-            "SELECT notifier, token, off_until_ms, bound_ms, dead_ms FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
-        .query_map(params![&address.app, &address.user, &address.device], |r| {
-            Ok((r.get(0)?, r.get(1)?, as_u64(r.get(2)?), r.get(3)?, r.get::<Option<i64>>(4)?.is_some()))
-        })?
-        .collect::<Result<_, _>>()?;
-    let none = if all.is_empty() { Newest::None } else { Newest::Dead };
-    let newest = all
-        .into_iter()
-        .filter(|(.., dead)| !dead)
-        .max_by(|(a, _, _, a_ms, _), (b, _, _, b_ms, _)| a_ms.cmp(b_ms).then_with(|| b.cmp(a)));
-    Ok(newest.map_or(none, |(notifier, token, off_until_ms, ..)| Newest::Usable { notifier, token, off_until_ms }))
-}

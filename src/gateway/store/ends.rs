@@ -23,7 +23,7 @@ pub struct Swept {
 
 /// Lets the oldest go where more wait for a device than are kept; never one that is still on its way to
 /// the device or its vendor. Some more go at once, so that a full device does not pay for each message, and not so many
-/// that others notice.
+/// that others notice. For when [`Room`] knows of no place.
 pub(super) fn evict(
     t: &Transaction<'_>,
     room: &Room,
@@ -33,9 +33,6 @@ pub(super) fn evict(
 ) -> Result<Vec<Recall>, StoreError> {
     let (Place { app, user, device: id }, keep_most) = (place, rules.keep_most);
     let more = keep_most / 25;
-    if room.take(app, user, id) {
-        return Ok(Vec::new());
-    }
     let waiting: u32 = t
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
@@ -43,7 +40,7 @@ pub(super) fn evict(
         )?
         .query_row(params![app, user, id, keep_most.saturating_add(1)], |r| r.get(0))?;
     if waiting <= keep_most {
-        room.counted(app, user, id, keep_most - waiting);
+        room.counted(place, keep_most - waiting);
         return Ok(Vec::new());
     }
     let oldest: Vec<(MessageId, Pair)> = t
@@ -62,7 +59,7 @@ pub(super) fn evict(
     for (id, pair) in &oldest {
         recalls.extend(of.step(id, pair, Event::Evicted { keep_most })?);
     }
-    room.counted(app, user, id, more);
+    room.counted(place, more);
     Ok(recalls)
 }
 

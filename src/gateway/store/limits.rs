@@ -1,8 +1,10 @@
 //! Which quotas are used up, until when: of a certificate, or of one token under it.
 
 use super::sql::{OptionalExtension as _, Transaction, params};
+use super::value::Bound;
 use super::{StoreError, as_i64, as_u64};
 use crate::delivery::outcome::Limit;
+use std::collections::BTreeMap;
 
 /// A limit that is over sooner is a rate, which a device need not hear of; in milliseconds.
 const WORTH_NOTING_MS: u64 = 60_000;
@@ -25,43 +27,71 @@ pub(super) struct Standing {
     pub code: String,
 }
 
-/// Notes what a vendor said of a push to this token.
+/// What a vendor said of a push.
+pub(super) struct Said<'a> {
+    pub app: &'a str,
+    pub notifier: &'a str,
+    pub token: &'a str,
+    pub limited: Limited,
+    /// The vendor's.
+    pub code: &'a str,
+    pub now_ms: u64,
+}
+
+impl<'a> Said<'a> {
+    /// For which token it is worth noting.
+    fn token(&self) -> Option<&'a str> {
+        let lasts = self.limited.until_ms >= self.now_ms + WORTH_NOTING_MS;
+        match self.limited.limit {
+            Limit::Device => Some(self.token),
+            Limit::Certificate => Some(EVERY),
+            Limit::Circuit => None,
+        }
+        .filter(|_| lasts)
+    }
+}
+
+/// Notes what vendors said of pushes.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(super) fn note(
-    t: &Transaction<'_>,
-    app: &str,
-    notifier: &str,
-    token: &str,
-    limited: Limited,
-    code: &str,
-    now_ms: u64,
-) -> Result<(), StoreError> {
-    let Limited { limit, until_ms } = limited;
-    let token = match limit {
-        Limit::Device => token,
-        Limit::Certificate => EVERY,
-        Limit::Circuit => return Ok(()),
-    };
-    if until_ms < now_ms + WORTH_NOTING_MS {
-        return Ok(());
+pub(super) fn note<'a>(t: &Transaction<'_>, said: impl Iterator<Item = Said<'a>>) -> Result<(), StoreError> {
+    // Every send says it; only the first costs a write.
+    macro_rules! note {
+        ($from:literal) => {
+            concat!(
+                "INSERT INTO limits (app, notifier, token, since_ms, until_ms, code)
+                 SELECT u.app, u.notifier, u.token, u.since_ms, u.until_ms, u.code FROM ",
+                $from,
+                " WHERE NOT EXISTS (SELECT 1 FROM limits l WHERE l.app = u.app AND l.notifier = u.notifier AND l.token = u.token
+                 AND l.until_ms >= u.until_ms)
+                 ON CONFLICT (app, notifier, token) DO UPDATE SET until_ms = excluded.until_ms, code = excluded.code"
+            )
+        };
     }
-    // Every send of a call says it; only the first costs a write.
-    let noted: bool = t
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM limits WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND until_ms >= ?4)",
-        )?
-        .query_row(params![app, notifier, token, as_i64(until_ms)], |r| r.get(0))?;
-    if noted {
-        return Ok(());
+    const ONE: &str =
+        note!("(SELECT ?1 AS app, ?2 AS notifier, ?3 AS token, ?4 AS since_ms, ?5 AS until_ms, ?6 AS code) AS u");
+    const ALL: &str = note!(
+        "unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]), CAST(?5 AS bigint[]),
+         CAST(?6 AS text[])) AS u (app, notifier, token, since_ms, until_ms, code)"
+    );
+    // A statement writes a row once: of several limits the first, and the one that ends last.
+    let mut limits: BTreeMap<(&str, &str, &str), (u64, u64, &str)> = BTreeMap::new();
+    for said in said {
+        let Some(token) = said.token() else { continue };
+        let (until_ms, code) = (said.limited.until_ms, said.code);
+        let one = limits.entry((said.app, said.notifier, token)).or_insert((said.now_ms, until_ms, code));
+        if until_ms > one.1 {
+            (one.1, one.2) = (until_ms, code);
+        }
     }
-    t.prepare_cached(
-        "INSERT INTO limits (app, notifier, token, since_ms, until_ms, code) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (app, notifier, token) DO UPDATE SET until_ms = excluded.until_ms, code = excluded.code",
-    )?
-    .execute(params![app, notifier, token, as_i64(now_ms), as_i64(until_ms), code])?;
-    Ok(())
+    let rows = limits.into_iter().map(|((app, notifier, token), (since_ms, until_ms, code))| {
+        let mut row = [app, notifier, token].map(Bound::Text).to_vec();
+        row.extend([since_ms, until_ms].map(|ms| Bound::Integer(as_i64(ms))));
+        row.push(Bound::Text(code));
+        row
+    });
+    t.execute_rows((ONE, ALL), rows)
 }
 
 /// The limit that holds back a push to this token; of several, the one that ends last.
@@ -85,14 +115,18 @@ pub(super) fn of(
     .optional()
 }
 
-/// The vendor accepted a push for this token after all.
+/// Vendors accepted pushes for these tokens after all: of an app's certificate, by its name.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(super) fn over(t: &Transaction<'_>, app: &str, notifier: &str, token: &str) -> Result<(), StoreError> {
-    t.prepare_cached("DELETE FROM limits WHERE app = ?1 AND notifier = ?2 AND (token = ?3 OR token = '')")?
-        .execute(params![app, notifier, token])?;
-    Ok(())
+pub(super) fn over<'a>(
+    t: &Transaction<'_>,
+    tokens: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
+) -> Result<(), StoreError> {
+    const ONE: &str = "DELETE FROM limits WHERE app = ?1 AND notifier = ?2 AND token IN (?3, '')";
+    const ALL: &str = "DELETE FROM limits l USING unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]))
+         AS u (app, notifier, token) WHERE l.app = u.app AND l.notifier = u.notifier AND l.token IN (u.token, '')";
+    t.execute_rows((ONE, ALL), tokens.map(|(app, notifier, token)| [app, notifier, token].map(Bound::Text).to_vec()))
 }
 
 /// The certificate is another one now: its quotas are its own.

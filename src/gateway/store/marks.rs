@@ -1,6 +1,7 @@
 //! Which bound tokens their vendors call dead. A report marks a binding and never deletes it.
 
-use super::sql::{Transaction, params};
+use super::sql::Transaction;
+use super::value::Bound;
 use super::{StoreError, as_i64};
 
 /// A vendor's report, in its answer to a push or in a receipt.
@@ -14,26 +15,34 @@ pub(super) struct Death<'a> {
     pub code: &'a str,
 }
 
-/// Marks the binding, unless it was bound after the token's death or is marked already.
+/// Marks the bindings, unless they were bound after their tokens' death or are marked already.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(super) fn mark_dead(t: &Transaction<'_>, death: &Death<'_>) -> Result<(), StoreError> {
-    let Death { app, notifier, token, since_ms, code } = death;
+pub(super) fn mark_dead<'a>(t: &Transaction<'_>, deaths: impl Iterator<Item = Death<'a>>) -> Result<(), StoreError> {
     // A report that is overtaken by a fresh binding speaks of the one before.
-    t.prepare_cached(
-        "UPDATE bindings SET dead_ms = ?4, dead_code = ?5
-         WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND bound_ms <= ?4 AND dead_ms IS NULL",
-    )?
-    .execute(params![*app, *notifier, *token, as_i64(*since_ms), *code])?;
-    Ok(())
+    const ONE: &str = "UPDATE bindings SET dead_ms = ?4, dead_code = ?5
+         WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND bound_ms <= ?4 AND dead_ms IS NULL";
+    const ALL: &str = "UPDATE bindings b SET dead_ms = u.since_ms, dead_code = u.code
+         FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]), CAST(?5 AS text[]))
+         AS u (app, notifier, token, since_ms, code) WHERE b.app = u.app AND b.notifier = u.notifier AND b.token = u.token
+         AND b.bound_ms <= u.since_ms AND b.dead_ms IS NULL";
+    let mut deaths: Vec<Death<'_>> = deaths.collect();
+    // Rows are held in one order, as by everybody; the first of several reports counts.
+    deaths.sort_by_key(|death| (death.app, death.notifier, death.token));
+    let row = |Death { app, notifier, token, since_ms, code }: &Death<'a>| {
+        let mut row = [*app, notifier, token].map(Bound::Text).to_vec();
+        row.extend([Bound::Integer(as_i64(*since_ms)), Bound::Text(code)]);
+        row
+    };
+    t.execute_rows((ONE, ALL), deaths.iter().map(row))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::delivery::Rules;
-    use crate::gateway::store::devices::{Newest, newest_binding};
+    use crate::gateway::store::bindings::{Newest, newest_binding};
     use crate::gateway::store::{Bind, BindReply, Store, Vault};
     use crate::protocol::Address;
     use crate::vendors::Vendor;
@@ -64,9 +73,8 @@ mod tests {
     }
 
     async fn report(store: &Store, notifier: &'static str, token: &'static str, since_ms: u64) {
-        let death =
-            move |t: &Transaction<'_>| mark_dead(t, &Death { app: APP, notifier, token, since_ms, code: "80300007" });
-        store.run(death).await.expect("done");
+        let death = Death { app: APP, notifier, token, since_ms, code: "80300007" };
+        store.run(move |t| mark_dead(t, std::iter::once(death))).await.expect("done");
     }
 
     /// When each binding's token died.

@@ -6,6 +6,7 @@
 
 mod accept;
 mod acks;
+mod bindings;
 mod bulk;
 mod certificates;
 mod checkpoint;
@@ -37,11 +38,13 @@ mod probe;
 mod queue;
 mod ready;
 mod receipts;
+mod results;
 mod room;
 mod settings;
 mod shape;
 mod sql;
 mod standing;
+mod surroundings;
 mod thread;
 mod time;
 mod together;
@@ -55,7 +58,7 @@ mod vault;
 pub use accept::{NewMessage, Reach};
 pub use acks::Acked;
 pub use certificates::Unreadable;
-pub use claims::{Claimed, VendorResult, Waiting};
+pub use claims::{Claimed, Waiting};
 pub use clients::Client;
 pub use devices::{Bind, BindReply, DeviceRow};
 pub use ends::Swept;
@@ -69,6 +72,7 @@ pub use nodes::{Beat, Dead, Node};
 pub use orders::Order;
 pub use pairs::Recall;
 pub use ready::VendorJob;
+pub use results::VendorResult;
 pub use settings::Key;
 pub use turns::SLICE;
 pub use usage::Used;
@@ -82,6 +86,7 @@ use acks::Had;
 use known::Known;
 use pooler::Session;
 use queue::{Entrance, queue};
+use results::Answered;
 use room::Room;
 use sql::Transaction;
 use std::path::{Path, PathBuf};
@@ -146,6 +151,7 @@ enum Work {
     /// It is carried out together with others of its kind.
     Accept(Asked<Accept>),
     Had(Asked<Had>),
+    Answered(Asked<Answered>),
     /// By itself, in the order in which it came.
     Single(Box<dyn FnOnce(&Transaction<'_>) -> Finish + Send>),
 }

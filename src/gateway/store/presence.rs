@@ -81,9 +81,14 @@ pub(super) fn load_all<'a>(
     let mut wanted: Vec<&Address> = addresses.collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let rows = wanted.iter().map(|Address { app, user, device }| [&**app, &**user, &**device]);
+    let rows = wanted.iter().map(|address| whole(address));
     let found = t.for_rows((ONE, ALL), rows, |r| read(r, 0))?;
     Ok(found.into_iter().map(|(place, device)| (wanted[place], device)).collect())
+}
+
+/// An address as a statement's parameters.
+pub(super) fn whole(Address { app, user, device }: &Address) -> [&str; 3] {
+    [app, user, device]
 }
 
 /// Carries an event out on a device's row. Rows of devices are always taken before those of deliveries.

@@ -48,7 +48,7 @@ impl Store {
                 match event {
                     Event::Dead => {
                         let (app, notifier) = (&app, &notifier);
-                        mark_dead(t, &Death { app, notifier, token, since_ms: at_ms, code })?;
+                        mark_dead(t, std::iter::once(Death { app, notifier, token, since_ms: at_ms, code }))?;
                     }
                     Event::Off => {
                         t.execute(

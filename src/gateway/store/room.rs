@@ -1,6 +1,7 @@
 //! How many more messages a device may have waiting, as of the last count: so that a message need not count
 //! them all again.
 
+use super::pairs::Place;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,16 +10,20 @@ const MOST: usize = 100_000;
 
 /// Clones share it. Where several gateways share a store each may let as many more in as it has counted.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Room(Arc<Mutex<HashMap<Place, u32>>>);
+pub(super) struct Room(Arc<Mutex<HashMap<Key, u32>>>);
 
 /// App, user and device.
-type Place = (String, String, String);
+type Key = (String, String, String);
+
+fn key(Place { app, user, device }: Place<'_>) -> Key {
+    (app.to_owned(), user.to_owned(), device.to_owned())
+}
 
 impl Room {
     /// Takes one place. `false`: nothing is known, or none is left, so they must be counted.
-    pub fn take(&self, app: &str, user: &str, device: &str) -> bool {
+    pub fn take(&self, place: Place<'_>) -> bool {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match left.get_mut(&(app.to_owned(), user.to_owned(), device.to_owned())) {
+        match left.get_mut(&key(place)) {
             Some(room @ 1..) => {
                 *room -= 1;
                 true
@@ -28,12 +33,12 @@ impl Room {
     }
 
     /// So many places are left after a count.
-    pub fn counted(&self, app: &str, user: &str, device: &str, left: u32) {
+    pub fn counted(&self, place: Place<'_>, left: u32) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert((app.to_owned(), user.to_owned(), device.to_owned()), left);
+        all.insert(key(place), left);
     }
 }
 
@@ -44,10 +49,11 @@ mod tests {
     #[test]
     fn after_a_count_so_many_come_in_before_the_next() {
         let room = Room::default();
-        assert!(!room.take("o#a", "ann", "phone"));
-        room.counted("o#a", "ann", "phone", 2);
-        assert!(room.take("o#a", "ann", "phone") && room.take("o#a", "ann", "phone"));
-        assert!(!room.take("o#a", "ann", "phone"));
-        assert!(!room.take("o#a", "ann", "tablet"));
+        let of = |device| Place { app: "o#a", user: "ann", device };
+        assert!(!room.take(of("phone")));
+        room.counted(of("phone"), 2);
+        assert!(room.take(of("phone")) && room.take(of("phone")));
+        assert!(!room.take(of("phone")));
+        assert!(!room.take(of("tablet")));
     }
 }

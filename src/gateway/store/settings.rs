@@ -9,6 +9,7 @@ use crate::delivery::silence::Silence;
 use crate::protocol::{Address, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 
 /// What a value is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,40 +71,83 @@ pub(super) struct Wishes {
     pub conversation: Silence,
 }
 
-/// # Errors
-/// [`StoreError`].
-pub(super) fn wishes(t: &Transaction<'_>, address: &Address, message: &Message) -> Result<Wishes, StoreError> {
-    let key = match &message.group {
-        Some(group) => Key::SilenceIn(group.clone()),
-        None => Key::SilenceWith(message.from.clone()),
-    };
-    let Address { app, user, .. } = address;
-    let (conversation, sender) = (key.text(), &message.from);
-    let found: Vec<(String, String, String)> = t
-        .prepare_cached(
-            "SELECT user, key, value FROM settings
-             WHERE app = ?1 AND user = ?2 AND key IN ('profile', 'silence', ?3)
-             UNION ALL SELECT user, key, value FROM settings WHERE app = ?1 AND user = ?4 AND key = 'profile'",
-        )?
-        .query_map(params![app, user, &conversation, sender], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-        .collect::<Result<_, _>>()?;
-    let mut wishes = Wishes::default();
-    for (of, key, value) in found {
+impl Wishes {
+    fn add(&mut self, of: (&Address, &Message), (whose, key, value): (String, String, &str)) {
+        let (Address { app, user, .. }, Message { from, .. }) = of;
         match key.as_str() {
             "profile" => {
-                let profile: Profile = parsed(app, &of, &key, &value);
-                if of.as_str() == sender.as_str() {
-                    wishes.sender = profile.clone();
+                let profile: Profile = parsed(app, &whose, &key, value);
+                if whose.as_str() == from.as_str() {
+                    self.sender = profile.clone();
                 }
-                if of.as_str() == user.as_str() {
-                    wishes.receiver = profile;
+                if whose.as_str() == user.as_str() {
+                    self.receiver = profile;
                 }
             }
-            "silence" => wishes.app_wide = parsed(app, user, &key, &value),
-            _ => wishes.conversation = parsed(app, user, &key, &value),
+            "silence" => self.app_wide = parsed(app, user, &key, value),
+            _ => self.conversation = parsed(app, user, &key, value),
         }
     }
-    Ok(wishes)
+}
+
+/// Whose wishes a message needs: its app and receiver, its sender, and the conversation it is of.
+type Concerned<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
+
+fn concerned<'a>((address, message): (&'a Address, &'a Message)) -> Concerned<'a> {
+    (&address.app, &address.user, &message.from, message.group.as_deref())
+}
+
+/// The wishes that these messages need; where nobody has any there are none.
+#[derive(Debug, Default)]
+pub(super) struct AllWishes<'a>(HashMap<Concerned<'a>, Wishes>);
+
+impl<'a> AllWishes<'a> {
+    /// # Errors
+    /// [`StoreError`].
+    pub fn load(
+        t: &Transaction<'_>,
+        messages: impl Iterator<Item = (&'a Address, &'a Message)>,
+    ) -> Result<Self, StoreError> {
+        const ONE: &str = "SELECT user, key, value, ?5 FROM settings WHERE app = ?1 AND user = ?2 AND key IN ('profile', 'silence', ?4)
+             UNION ALL SELECT user, key, value, ?5 FROM settings WHERE app = ?1 AND user = ?3 AND key = 'profile'";
+        macro_rules! users {
+            () => {
+                "unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]),
+                 CAST(?5 AS bigint[])) AS u (app, user, sender, conversation, place)"
+            };
+        }
+        const ALL: &str = concat!(
+            "SELECT s.user, s.key, s.value, u.place FROM ",
+            users!(),
+            " JOIN settings s ON s.app = u.app AND s.user = u.user AND s.key IN ('profile', 'silence', u.conversation)
+             UNION ALL SELECT s.user, s.key, s.value, u.place FROM ",
+            users!(),
+            " JOIN settings s ON s.app = u.app AND s.user = u.sender AND s.key = 'profile'"
+        );
+        let of: HashMap<Concerned<'a>, _> = messages.map(|of| (concerned(of), of)).collect();
+        let of: Vec<_> = of.into_iter().collect();
+        let conversation = |message: &Message| match &message.group {
+            Some(group) => Key::SilenceIn(group.clone()).text(),
+            None => Key::SilenceWith(message.from.clone()).text(),
+        };
+        let conversations: Vec<String> = of.iter().map(|(_, (_, message))| conversation(message)).collect();
+        let rows = of
+            .iter()
+            .zip(&conversations)
+            .map(|(((app, user, sender, _), _), conversation)| [*app, user, sender, conversation.as_str()]);
+        let found: Vec<(usize, (String, String, String))> =
+            t.for_rows((ONE, ALL), rows, |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        let mut wishes: HashMap<Concerned<'a>, Wishes> = HashMap::new();
+        for (place, (whose, key, value)) in found {
+            let (concerned, of) = of[place];
+            wishes.entry(concerned).or_default().add(of, (whose, key, &value));
+        }
+        Ok(Self(wishes))
+    }
+
+    pub fn of<'s>(&'s self, address: &'s Address, message: &'s Message) -> Option<&'s Wishes> {
+        self.0.get(&concerned((address, message)))
+    }
 }
 
 /// What single users set is not remembered.

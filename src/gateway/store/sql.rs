@@ -185,6 +185,26 @@ impl<'t> Transaction<'t> {
         found.iter().map(|row| read(&mut from_postgres(row)?)).collect()
     }
 
+    /// Carries a statement out with each of these rows, as [`Self::with_rows`] runs one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn execute_rows<'r>(
+        &self,
+        (one, all): (&str, &str),
+        rows: impl Iterator<Item = Vec<Bound<'r>>>,
+    ) -> Result<(), StoreError> {
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return Ok(());
+        }
+        self.unwritten.write_for(self, all)?;
+        if self.is_shared() {
+            return self.execute_arrays(all, rows);
+        }
+        rows.try_for_each(|row| self.execute_now(one, row).map(drop))
+    }
+
     /// Whether transactions of others go on beside it.
     pub fn is_shared(&self) -> bool {
         matches!(self.backend, Backend::Postgres(_))

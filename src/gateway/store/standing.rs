@@ -3,6 +3,7 @@
 use super::known::Known;
 use super::limits;
 use super::sql::{Transaction, params};
+use super::value::Bound;
 use super::{StoreError, as_i64, as_u64};
 use crate::protocol::{Address, BindingReport, BindingState, Held};
 use crate::secret::fingerprint;
@@ -12,27 +13,45 @@ const PROVEN_MS: u64 = 7 * 24 * 3600 * 1000;
 /// An acceptance is noted once in this time, in milliseconds: not every push costs a write.
 const NOTED_MS: u64 = 3600 * 1000;
 
-/// The vendor accepted a push for this token.
+/// A vendor accepted a push.
+pub(super) struct Accepted<'a> {
+    pub address: &'a Address,
+    pub notifier: &'a str,
+    pub token: &'a str,
+    /// When that was last noted of the token, as of when the push was claimed.
+    pub noted_ms: Option<u64>,
+    pub now_ms: u64,
+}
+
+/// Vendors accepted pushes for these tokens.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(super) fn note_accepted(
+pub(super) fn note_accepted<'a>(
     t: &Transaction<'_>,
-    address: &Address,
-    notifier: &str,
-    token: &str,
-    now_ms: u64,
+    accepted: impl Iterator<Item = Accepted<'a>>,
 ) -> Result<(), StoreError> {
-    let Address { app, user, device } = address;
-    let noted = t.prepare_cached(
-        "UPDATE bindings SET accepted_ms = ?6 WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4 AND token = ?5
-         AND bound_ms <= ?6 AND (accepted_ms IS NULL OR accepted_ms < ?7)",
-    )?
-    .execute(params![app, user, device, notifier, token, as_i64(now_ms), as_i64(now_ms.saturating_sub(NOTED_MS))])?;
-    match noted {
-        0 => Ok(()),
-        _ => limits::over(t, app, notifier, token),
-    }
+    const ONE: &str = "UPDATE bindings SET accepted_ms = ?6 WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4
+         AND token = ?5 AND bound_ms <= ?6 AND (accepted_ms IS NULL OR accepted_ms < ?7) RETURNING app, notifier, token";
+    const ALL: &str = "UPDATE bindings b SET accepted_ms = u.now_ms
+         FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS text[]),
+         CAST(?6 AS bigint[]), CAST(?7 AS bigint[])) AS u (app, user, device, notifier, token, now_ms, before_ms)
+         WHERE b.app = u.app AND b.user = u.user AND b.device = u.device AND b.notifier = u.notifier AND b.token = u.token
+         AND b.bound_ms <= u.now_ms AND (b.accepted_ms IS NULL OR b.accepted_ms < u.before_ms)
+         RETURNING b.app, b.notifier, b.token";
+    let before_ms = |now_ms: u64| now_ms.saturating_sub(NOTED_MS);
+    let mut accepted: Vec<Accepted<'_>> =
+        accepted.filter(|one| one.noted_ms.is_none_or(|noted_ms| noted_ms < before_ms(one.now_ms))).collect();
+    // Rows are held in one order, as by everybody.
+    accepted.sort_by_key(|one| (&one.address.app, one.notifier, one.token, one.address));
+    let row = |Accepted { address: Address { app, user, device }, notifier, token, now_ms, .. }: &Accepted<'a>| {
+        let mut row = [&**app, user, device, notifier, token].map(Bound::Text).to_vec();
+        row.extend([*now_ms, before_ms(*now_ms)].map(|ms| Bound::Integer(as_i64(ms))));
+        row
+    };
+    let noted: Vec<(String, String, String)> =
+        t.with_rows((ONE, ALL), accepted.iter().map(row), |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+    limits::over(t, noted.iter().map(|(app, notifier, token)| (app.as_str(), notifier.as_str(), token.as_str())))
 }
 
 /// Removes what the device does not want. A device that does not say keeps everything.
@@ -179,7 +198,11 @@ mod tests {
     }
 
     async fn accepted(store: &Store, token: &'static str, now_ms: u64) {
-        store.run(move |t| note_accepted(t, &phone(), "n1", token, now_ms)).await.expect("noted");
+        let noted = store.run(move |t| {
+            let accepted = Accepted { address: &phone(), notifier: "n1", token, noted_ms: None, now_ms };
+            note_accepted(t, std::iter::once(accepted))
+        });
+        noted.await.expect("noted");
     }
 
     #[tokio::test]
@@ -211,7 +234,7 @@ mod tests {
         store.remove_certificate(APP.into(), "n1".into()).await.expect("done");
         assert_eq!(states(&store, 200).await, [BindingState::MissingCertificate]);
         let death = Death { app: APP, notifier: "n1", token: OLD, since_ms: 150, code: "80300007" };
-        store.run(move |t| mark_dead(t, &death)).await.expect("done");
+        store.run(move |t| mark_dead(t, std::iter::once(death))).await.expect("done");
         let Welcome::In { bindings, .. } = greet(&store, hello(false, None), 200).await else { panic!("kicked") };
         let report = BindingReport {
             notifier: "n1".into(),
@@ -226,7 +249,8 @@ mod tests {
 
     async fn limited(store: &Store, token: &'static str, limit: Limit, until_ms: u64, now_ms: u64) {
         let limited = Limited { limit, until_ms };
-        store.run(move |t| limits::note(t, APP, "n1", token, limited, "200001", now_ms)).await.expect("noted");
+        let said = limits::Said { app: APP, notifier: "n1", token, limited, code: "200001", now_ms };
+        store.run(move |t| limits::note(t, std::iter::once(said))).await.expect("noted");
     }
 
     #[tokio::test]

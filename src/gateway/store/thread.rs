@@ -348,6 +348,7 @@ fn some(
         match job.work {
             Work::Accept(asked) => bulk.accept(asked),
             Work::Had(asked) => bulk.had(asked),
+            Work::Answered(asked) => bulk.answered(asked),
             Work::Single(carry_out) => {
                 // It may be of what those before it have written.
                 bulk.carry_out(t, &mut finishes);

@@ -48,16 +48,21 @@ struct Row {
     standing: Standing,
 }
 
-/// Pairs of one state that are due, the longest first.
+/// Pairs of one state that are due, the longest first; of those that are due at the same moment, as once their vendor
+/// serves again, the oldest: an id begins with its moment.
 fn due(t: &Transaction<'_>, state: State, broker: bool, most: u32, now_ms: u64) -> Result<Vec<Row>, StoreError> {
+    if most == 0 {
+        return Ok(Vec::new());
+    }
+    // They are chosen, and held, before anything is joined to them: else all that is due would be looked up and sorted.
     t.prepare_cached(concat!(
         "SELECT d.app, d.user, d.device, m.message, m.accepted_ms, m.expires_ms, m.id, ",
         columns!(),
         ", ",
         device_columns!(),
-        " FROM deliveries d JOIN messages m ON m.id = d.message
-         LEFT JOIN devices v ON v.app = d.app AND v.user = d.user AND v.device = d.device
-         WHERE d.state = ?1 AND d.due_ms <= ?2 ORDER BY d.due_ms, m.accepted_ms LIMIT ?3 /* claim */"
+        " FROM (SELECT * FROM deliveries d WHERE d.state = ?1 AND d.due_ms <= ?2 ORDER BY d.due_ms, d.message LIMIT ?3 /* claim */) AS d
+         JOIN messages m ON m.id = d.message
+         LEFT JOIN devices v ON v.app = d.app AND v.user = d.user AND v.device = d.device ORDER BY d.due_ms, d.message"
     ))?
     .query_map(params![state.as_str(), as_i64(now_ms), most], |r| {
         let standing = Standing {
@@ -255,14 +260,16 @@ impl Store {
     pub async fn next_due(&self) -> Result<Option<u64>, StoreError> {
         self.run(|t| {
             // One state after the other: each is one step into its index.
-            let mut first: Option<i64> = None;
-            for state in [State::Live, State::Vendor, State::Held] {
-                let due: Option<i64> = t
-                    .prepare_cached("SELECT min(due_ms) FROM deliveries WHERE state = ?1 AND due_ms IS NOT NULL")?
-                    .query_row(params![state.as_str()], |r| r.get(0))?;
-                first = [first, due].into_iter().flatten().min();
+            macro_rules! first {
+                ($state:literal) => {
+                    concat!("(SELECT min(due_ms) FROM deliveries WHERE state = ", $state, " AND due_ms IS NOT NULL)")
+                };
             }
-            Ok(first.map(as_u64))
+            const FIRST: &str = concat!("SELECT ", first!("?1"), ", ", first!("?2"), ", ", first!("?3"));
+            let states = [State::Live, State::Vendor, State::Held].map(State::as_str);
+            let first: [Option<i64>; 3] =
+                t.prepare_cached(FIRST)?.query_row(states, |r| Ok([r.get(0)?, r.get(1)?, r.get(2)?]))?;
+            Ok(first.into_iter().flatten().min().map(as_u64))
         })
         .await
     }

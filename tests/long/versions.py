@@ -30,26 +30,25 @@ def until(what, limit=LIMIT):
     return None
 
 
-class Gateway:
-    def __init__(self, build, home, port):
-        self.build, self.home, self.port = build, home, port
-        os.makedirs(home, exist_ok=True)
-        self.config = os.path.join(home, "gateway.toml")
-        with open(self.config, "w") as file:
-            file.write(f"[api]\nlisten = '127.0.0.1:{port}'\n[broker]\nlisten = '127.0.0.1:{port + 1}'\n")
-            file.write(f"[paths]\nstate = '{home}/state'\n[log]\nformat = 'json'\nlevel = 'info'\n")
-        self.password = os.path.join(home, "password")
-        with open(self.password, "w") as file:
-            file.write("a password")
-        self.start()
+class Program:
+    """One of a build's two, in a directory of its own."""
 
-    def start(self):
-        self.log = open(os.path.join(self.home, "log"), "a")
-        program = os.path.join(self.build, "impush-gateway")
-        self.process = subprocess.Popen([program, "--config", self.config, "serve", "--announce"],
-                                        stdout=subprocess.PIPE, stderr=self.log, text=True)
-        line = self.process.stdout.readline()
-        self.reach = json.loads(line) if line else None
+    def __init__(self, name, build, home, config):
+        self.name, self.build, self.home = name, build, home
+        os.makedirs(home, exist_ok=True)
+        self.config = os.path.join(home, f"{name}.toml")
+        with open(self.config, "w") as file:
+            file.write(config)
+
+    def words(self, *words):
+        return [os.path.join(self.build, self.name), "--config", self.config, *words]
+
+    def run(self, *words):
+        return subprocess.run(self.words(*words), capture_output=True, text=True, timeout=60)
+
+    def begin(self, *words, **more):
+        log = open(os.path.join(self.home, "log"), "a")
+        self.process = subprocess.Popen(self.words(*words), **{"stdout": log, "stderr": log, **more})
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -59,9 +58,22 @@ class Gateway:
             self.process.kill()
             self.process.wait()
 
-    def run(self, *words):
-        program = os.path.join(self.build, "impush-gateway")
-        return subprocess.run([program, "--config", self.config, *words], capture_output=True, text=True, timeout=60)
+
+class Gateway(Program):
+    def __init__(self, build, home, port):
+        self.port = port
+        super().__init__("impush-gateway", build, home,
+                         f"[api]\nlisten = '127.0.0.1:{port}'\n[broker]\nlisten = '127.0.0.1:{port + 1}'\n"
+                         f"[paths]\nstate = '{home}/state'\n[log]\nformat = 'json'\nlevel = 'info'\n")
+        self.password = os.path.join(home, "password")
+        with open(self.password, "w") as file:
+            file.write("a password")
+        self.start()
+
+    def start(self):
+        self.begin("serve", "--announce", stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        self.reach = json.loads(line) if line else None
 
     def token(self, first):
         if first:
@@ -91,33 +103,16 @@ class Gateway:
         return None
 
 
-class Agent:
+class Agent(Program):
     def __init__(self, build, home, gateway):
-        self.build, self.home = build, home
-        os.makedirs(home, exist_ok=True)
-        self.config = os.path.join(home, "impush.toml")
-        with open(self.config, "w") as file:
-            file.write(f"[server]\nurl = 'mqtts://localhost:{gateway.port + 1}'\napp = 'org#app'\nca_file = '{gateway.reach['ca_file']}'\n")
-            file.write(f"[paths]\nstate = '{home}/state'\nsocket = '{home}/s'\n[log]\nformat = 'json'\nlevel = 'debug'\n")
+        super().__init__("impush", build, home,
+                         f"[server]\nurl = 'mqtts://localhost:{gateway.port + 1}'\napp = 'org#app'\nca_file = '{gateway.reach['ca_file']}'\n"
+                         f"[paths]\nstate = '{home}/state'\nsocket = '{home}/s'\n[log]\nformat = 'json'\nlevel = 'debug'\n")
         self.start()
 
     def start(self):
-        self.log = open(os.path.join(self.home, "log"), "a")
-        program = os.path.join(self.build, "impush")
-        self.process = subprocess.Popen([program, "--config", self.config, "run"], stdout=self.log, stderr=self.log)
+        self.begin("run")
         until(lambda: self.run("status").returncode == 0)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def run(self, *words):
-        program = os.path.join(self.build, "impush")
-        return subprocess.run([program, "--config", self.config, *words], capture_output=True, text=True, timeout=60)
 
     def status(self):
         said = self.run("status", "--json").stdout

@@ -169,15 +169,20 @@ async fn send(State(world): State<World>, Path(project): Path<String>, headers: 
         return failed(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), why);
     }
     let data = message["data"].to_string();
+    let (common, own) = (&message["notification"], &android["notification"]);
+    // Android's own words go before those for all systems.
+    let word = |name: &str| own[name].as_str().or_else(|| common[name].as_str()).unwrap_or_default();
+    let data_only = common.is_null() && own.is_null();
     let notice = Notice {
-        notify_id: android["notification"]["tag"].as_str().unwrap_or_default().to_owned(),
-        title: message["notification"]["title"].as_str().unwrap_or_default(),
-        body: message["notification"]["body"].as_str().unwrap_or_default(),
+        notify_id: own["tag"].as_str().unwrap_or_default().to_owned(),
+        title: word("title"),
+        body: word("body"),
         payload: &data,
         reply: None,
     };
     let sent = match request["validate_only"] == true {
         true => world.try_out(Vendor::Fcm, &project, token),
+        false if data_only => world.hand_over(Vendor::Fcm, &project, token, &notice),
         false => world.show(Vendor::Fcm, &project, token, &notice),
     };
     match sent {

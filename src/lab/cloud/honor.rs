@@ -108,8 +108,14 @@ fn deliver(world: &World, id: &str, request: &Value) -> Json<Value> {
     }
     let android = &request["android"];
     let shown = &android["notification"];
-    let (title, text) = (shown["title"].as_str().unwrap_or_default(), shown["body"].as_str().unwrap_or_default());
-    if title.is_empty() || text.is_empty() || !shown["clickAction"]["type"].is_u64() {
+    let common = &request["notification"];
+    // Android's own words go before those for all systems.
+    let word = |name: &str| shown[name].as_str().or_else(|| common[name].as_str()).unwrap_or_default();
+    let (title, text) = (word("title"), word("body"));
+    let data = android["data"].as_str().or_else(|| request["data"].as_str());
+    let data_only = shown.is_null() && common.is_null() && data.is_some();
+    let complete = !title.is_empty() && !text.is_empty() && shown["clickAction"]["type"].is_u64();
+    if !data_only && !complete {
         return error(80_100_003, "title, body and clickAction are mandatory");
     }
     let life = android["ttl"].as_str().and_then(|ttl| ttl.trim_end_matches('s').parse::<u64>().ok());
@@ -127,12 +133,16 @@ fn deliver(world: &World, id: &str, request: &Value) -> Json<Value> {
         secret: String::new(),
         user: String::new(),
     });
-    let payload = request["data"].as_str().unwrap_or_default();
+    let payload = data.unwrap_or_default();
     let notice = Notice { notify_id: shown["notifyId"].to_string(), title, body: text, payload, reply };
     let (mut expired, mut failed) = (Vec::new(), Vec::new());
     let count = tokens.len();
     for token in tokens {
-        match world.show(Vendor::Honor, id, token, &notice) {
+        let sent = match data_only {
+            true => world.hand_over(Vendor::Honor, id, token, &notice),
+            false => world.show(Vendor::Honor, id, token, &notice),
+        };
+        match sent {
             Delivery::Shown => {}
             Delivery::Dead(_) => expired.push(token),
             Delivery::Off => failed.push(token),

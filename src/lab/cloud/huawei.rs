@@ -135,8 +135,10 @@ async fn send_v1(State(world): State<World>, Path(client): Path<String>, headers
     };
     let android = &request["message"]["android"];
     let (shown, common) = (&android["notification"], &request["message"]["notification"]);
+    let data = android["data"].as_str().or_else(|| request["message"]["data"].as_str());
+    let data_only = shown.is_null() && common.is_null() && data.is_some();
     let click = shown["click_action"]["type"].as_i64();
-    if !click.is_some_and(|kind| (1..=4).contains(&kind)) {
+    if !data_only && !click.is_some_and(|kind| (1..=4).contains(&kind)) {
         return answer("80100003", "click_action.type is mandatory").into_response();
     }
     let life = android["ttl"].as_str().map_or(Some(86_400), |ttl| ttl.trim_end_matches('s').parse::<u64>().ok());
@@ -147,7 +149,8 @@ async fn send_v1(State(world): State<World>, Path(client): Path<String>, headers
         life,
         notify_id: &shown["notify_id"],
         tag: &android["bi_tag"],
-        payload: request["message"]["data"].as_str().unwrap_or_default().to_owned(),
+        payload: data.unwrap_or_default().to_owned(),
+        data_only,
         v3: false,
     };
     deliver(&world, &client, &request, &ask).into_response()
@@ -181,6 +184,7 @@ async fn send_v3(State(world): State<World>, Path(project): Path<String>, header
         notify_id: &shown["notifyId"],
         tag: &request["pushOptions"]["biTag"],
         payload: shown["clickAction"]["data"].to_string(),
+        data_only: false,
         v3: true,
     };
     deliver(&world, &id, &request, &ask).into_response()
@@ -241,6 +245,8 @@ struct Ask<'a> {
     notify_id: &'a Value,
     tag: &'a Value,
     payload: String,
+    /// It is for the app, and not shown.
+    data_only: bool,
     v3: bool,
 }
 
@@ -259,7 +265,7 @@ fn deliver(world: &World, app: &str, request: &Value, ask: &Ask<'_>) -> Json<Val
         return answer("80300008", "The message body size exceeds the default value (4096 bytes).");
     }
     let (title, text) = (ask.title.as_str().unwrap_or_default(), ask.body.as_str().unwrap_or_default());
-    if title.is_empty() || text.is_empty() {
+    if !ask.data_only && (title.is_empty() || text.is_empty()) {
         return answer("80100003", "title and body are mandatory in a notification message");
     }
     if !ask.life.is_some_and(|s| (1..=1_296_000).contains(&s)) {
@@ -279,6 +285,7 @@ fn deliver(world: &World, app: &str, request: &Value, ask: &Ask<'_>) -> Json<Val
     let is_dry = request["validate_only"] == true;
     let send = |token: &str| match is_dry {
         true => world.try_out(Vendor::Huawei, app, token),
+        false if ask.data_only => world.hand_over(Vendor::Huawei, app, token, &notice),
         false => world.show(Vendor::Huawei, app, token, &notice),
     };
     let dead = |token: &&str| matches!(send(token), Delivery::Dead(_));

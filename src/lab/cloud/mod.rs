@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `POST /_lab/apps` `{vendor, id, secret, package, daily_quota, keys, receipts_url}` | registers an app at the vendor |
 //! | `POST /_lab/installs` `{vendor, id, device}` | installs it on a device: answers a token; an older one is dead |
-//! | `GET /_lab/tray?vendor&token&after&wait_ms` | notifications shown on that device |
+//! | `GET /_lab/tray?vendor&token&after&wait_ms` | what that device was shown, and (`data_only`) what its app was handed instead |
 //! | `POST /_lab/clicks` `{vendor, token, number}` | the user taps one |
 //! | `POST /_lab/tokens` `{vendor, token, state}` | `active`, `dead`, `off` |
 //! | `POST /_lab/faults` `{vendor, fault, times}` | what befalls so many of the next calls ([`Fault`]); 0 ends it |
@@ -19,6 +19,8 @@ mod clock;
 mod odd;
 mod receipt;
 mod server;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod world;
 

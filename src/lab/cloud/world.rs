@@ -29,6 +29,8 @@ pub struct Shown {
     pub replaced: bool,
     /// Its sender took it back.
     pub recalled: bool,
+    /// It was handed to the app, and nothing is shown.
+    pub data_only: bool,
     #[serde(skip)]
     reply: Option<Reply>,
 }
@@ -329,7 +331,17 @@ impl World {
         }
     }
 
+    /// Shows a notification.
     pub fn show(&self, vendor: Vendor, app: &str, token: &str, notice: &Notice<'_>) -> Delivery {
+        self.deliver(vendor, app, token, notice, false)
+    }
+
+    /// Hands a message to the app itself, which notifications that are switched off do not keep it from.
+    pub fn hand_over(&self, vendor: Vendor, app: &str, token: &str, notice: &Notice<'_>) -> Delivery {
+        self.deliver(vendor, app, token, notice, true)
+    }
+
+    fn deliver(&self, vendor: Vendor, app: &str, token: &str, notice: &Notice<'_>, data_only: bool) -> Delivery {
         let mut inner = self.inner();
         let installs = &mut inner.installs;
         let found = installs.get_mut(&(vendor, token.to_owned())).filter(|install| install.app == app);
@@ -337,8 +349,9 @@ impl World {
             None => (Delivery::Dead(now_ms()), Kind::Dead),
             Some(install) => match install.state {
                 TokenState::Dead => (Delivery::Dead(install.since_ms), Kind::Dead),
-                TokenState::Off => (Delivery::Off, Kind::Off),
-                TokenState::Active => {
+                TokenState::Off if !data_only => (Delivery::Off, Kind::Off),
+                TokenState::Off | TokenState::Active => {
+                    let same = |shown: &Shown| !shown.data_only && shown.notify_id == notice.notify_id;
                     install.shown.push(Shown {
                         number: install.shown.len() as u64 + 1,
                         at_ms: now_ms(),
@@ -346,8 +359,9 @@ impl World {
                         title: notice.title.to_owned(),
                         body: notice.body.to_owned(),
                         payload: notice.payload.to_owned(),
-                        replaced: install.shown.iter().any(|shown| shown.notify_id == notice.notify_id),
+                        replaced: !data_only && install.shown.iter().any(same),
                         recalled: false,
+                        data_only,
                         reply: notice.reply.clone(),
                     });
                     (Delivery::Shown, Kind::Arrived)

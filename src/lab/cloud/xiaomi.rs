@@ -127,7 +127,11 @@ async fn send(State(world): State<World>, headers: HeaderMap, Form(form): Form<H
     }
     let notice =
         Notice { notify_id: notify_id.to_string(), title, body: description, payload: field("payload"), reply };
-    let dead = |token: &&str| matches!(world.show(Vendor::Xiaomi, &id, token, &notice), Delivery::Dead(_));
+    let send = |token: &str| match field("pass_through") {
+        "1" => world.hand_over(Vendor::Xiaomi, &id, token, &notice),
+        _ => world.show(Vendor::Xiaomi, &id, token, &notice),
+    };
+    let dead = |token: &&str| matches!(send(token), Delivery::Dead(_));
     let bad: Vec<&str> = ids.into_iter().filter(dead).collect();
     world.store(
         message.clone(),

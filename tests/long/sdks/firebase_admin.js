@@ -52,6 +52,9 @@ async function read(what, expected, call) {
     await read('a wrong key', 'app/invalid-credential', () => wrong.send(message(TOKEN)));
     const unsent = { token: TOKEN, notification: { title: 'hello from firebase-admin-unsent', body: 'hi' } };
     await read('validated only, not shown', 'sent', () => right.send(unsent, true));
+    const own = { title: 'hello from firebase-admin-android', body: 'hi' };
+    await read('a title for Android alone', 'sent', () => right.send({ token: TOKEN, android: { notification: own } }));
+    await read('data for the app alone', 'sent', () => right.send({ token: TOKEN, data: { kind: 'call' } }));
     const many = { tokens: [TOKEN, DEAD], notification: { title: 'hello from firebase-admin-batch', body: 'hi' } };
     await read('a living and a dead one at once', 'sent, messaging/registration-token-not-registered',
         () => right.sendEachForMulticast(many).then(

@@ -35,10 +35,15 @@ def message(tokens, title, common):
     )
 
 
-def read(what, expected, tokens, title="hello from huawei-admin", common=False, validate_only=False):
+def data_only(tokens):
+    return messaging.Message(data="{}", android=messaging.AndroidConfig(ttl="3600s"), token=tokens)
+
+
+def read(what, expected, tokens, title="hello from huawei-admin", common=False, validate_only=False, data=False):
     try:
+        sent = data_only(tokens) if data else message(tokens, title, common)
         answer = messaging.send_message(
-            message(tokens, title, common), validate_only, app_id=APP, verify_peer=os.environ["CLOUD_CA"]
+            sent, validate_only, app_id=APP, verify_peer=os.environ["CLOUD_CA"]
         )
         got = f"{answer.code} {answer.reason}" if answer.requestId else "no request id"
     except messaging.ApiCallError as fault:
@@ -56,6 +61,7 @@ partial = '80100000 {"failure":1,"illegal_tokens":["the dead one"],"success":1}'
 read("a living and a dead one at once", partial, [living, dead], "hello from huawei-admin-batch")
 read("a title for all systems", "80000000 Success", [living], "hello from huawei-admin-all", common=True)
 read("validated only, not shown", "80000000 Success", [living], "hello from huawei-admin-unsent", validate_only=True)
+read("data for the app alone", "80000000 Success", [living], data=True)
 initialize("wrong")
 refused = "http status code is 400 in get access token"
 read("a wrong secret", f"ApiCallError('{refused}')", [living])

@@ -190,3 +190,30 @@ fn what_a_device_and_its_vendor_say_is_kept_for_every_gateway() {
     assert_eq!(phone.bindings("look 3", true, "m1")[0]["state"], "dead");
     assert!(on_a.ok("GET", "users/ann/push/binding", None)["entities"][0]["dead_ms"].is_u64());
 }
+
+#[test]
+fn what_is_due_is_shared_by_gateways_that_claim_at_once_and_each_message_is_sent_once() {
+    let test = "what_is_due_is_shared_by_gateways_that_claim_at_once_and_each_message_is_sent_once";
+    let Some(stage) = Stage::new(test) else { return };
+    let gateways = ["a", "b"].map(|name| stage.gateway(name));
+    let rests = gateways.each_ref().map(|gateway| stage.rest(gateway));
+    let token = stage.phone(&rests[0]);
+    // As once their vendor serves again: all of it is due at one moment.
+    stage.postgres.ask(
+        "WITH new AS (INSERT INTO messages SELECT id, 'org#app', 'ann', json_build_object('id', id, 'from', 'bob', 'to', 'ann',
+             'sent_at_ms', now_ms, 'body', json_build_object('type', 'txt', 'msg', id)), now_ms, now_ms + 3600000
+             FROM (SELECT 'm' || lpad(n::text, 4, '0') AS id, (extract(epoch FROM now()) * 1000)::bigint AS now_ms
+                   FROM generate_series(1, 600) AS n) AS made RETURNING id)
+         INSERT INTO deliveries (message, app, \"user\", device, state, due_ms)
+         SELECT id, 'org#app', 'ann', 'phone', 'vendor', 1 FROM new",
+    );
+    support::eventually("all are shown", || stage.shown(&rests[0], &token).len() >= 600);
+    let shown = stage.shown(&rests[0], &token);
+    assert!(shown.values().all(|times| *times == 1), "{shown:?}");
+    let sent = rests.each_ref().map(|rest| {
+        let metrics = rest.text("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("impush_gateway_hops_total{hop=\"vendor_sent\"}"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default()
+    });
+    assert!(sent.iter().all(|sent| *sent > 0.0), "one does all of it: {sent:?}");
+}

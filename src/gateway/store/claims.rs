@@ -9,6 +9,7 @@ use super::presence::{self, device_columns};
 use super::ready::{Due, Turn, VendorJob};
 use super::sql::{Transaction, params};
 use super::surroundings::{Surroundings, Wanted};
+use super::value::{Bound, Param as _};
 use super::{Store, StoreError, as_i64, as_u64, whose};
 use crate::delivery::{Act, Event, Pair, Rules, Standing, State, Step, step};
 use crate::ids::{MessageId, Nonce};
@@ -241,14 +242,20 @@ impl Store {
     pub async fn wake(&self, waiting: Vec<Waiting>, now_ms: u64) -> Result<(), StoreError> {
         let users = waiting.iter().flat_map(|w| whose(&w.address.app, &w.address.user)).collect();
         self.run_for(users, move |t| {
-            let due = t.prepare_cached(
-                "UPDATE deliveries SET due_ms = ?1 WHERE message = ?2 AND device = ?3 AND state = ?4
-                 AND attempts = ?5 AND due_ms > ?1",
-            )?;
-            for Waiting { message, address, attempt } in &waiting {
-                due.execute(params![as_i64(now_ms), message, address.device, State::Vendor.as_str(), attempt])?;
-            }
-            Ok(())
+            const ONE: &str = "UPDATE deliveries SET due_ms = ?1 WHERE message = ?2 AND device = ?3 AND state = ?4
+                 AND attempts = ?5 AND due_ms > ?1";
+            const ALL: &str = "UPDATE deliveries d SET due_ms = u.due_ms
+                 FROM unnest(CAST(?1 AS bigint[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS bigint[]))
+                 AS u (due_ms, message, device, state, attempts) WHERE d.message = u.message AND d.device = u.device
+                 AND d.state = u.state AND d.attempts = u.attempts AND d.due_ms > u.due_ms";
+            let mut waiting: Vec<&Waiting> = waiting.iter().collect();
+            // Rows are held in the order of their messages, as by everybody.
+            waiting.sort_unstable_by_key(|one| (&*one.message, &*one.address.device));
+            let (now_ms, state) = (as_i64(now_ms), State::Vendor.as_str());
+            let rows = waiting.into_iter().map(|Waiting { message, address, attempt }| {
+                [Bound::Integer(now_ms), Bound::Text(message), Bound::Text(&address.device), Bound::Text(state), attempt.bound()]
+            });
+            t.execute_rows((ONE, ALL), rows.map(|row| row.to_vec()))
         })
         .await
     }

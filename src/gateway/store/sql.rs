@@ -221,10 +221,15 @@ impl<'t> Transaction<'t> {
         }
         self.usage.statement();
         let (t, statements) = &mut *held.borrow_mut();
-        let sql = "SELECT pg_advisory_xact_lock(h) FROM
+        // The edition comes with it: nearly every transaction that holds users asks for it next.
+        let sql = "SELECT pg_advisory_xact_lock(h), (SELECT value FROM meta WHERE key = 'edition') FROM
              (SELECT DISTINCT hashtextextended(u, 0) AS h FROM unnest(CAST(?1 AS text[])) AS u ORDER BY 1) AS s";
         let statement = prepared(t, statements, sql)?;
-        t.query(&statement, &[&users])?;
+        let held = t.query(&statement, &[&users])?;
+        if let Some(row) = held.first() {
+            let edition: Option<String> = row.try_get(1)?;
+            self.edition.borrow_mut().get_or_insert_with(|| edition.unwrap_or_default().into());
+        }
         Ok(())
     }
 

@@ -217,3 +217,34 @@ fn what_is_due_is_shared_by_gateways_that_claim_at_once_and_each_message_is_sent
     });
     assert!(sent.iter().all(|sent| *sent > 0.0), "one does all of it: {sent:?}");
 }
+
+#[test]
+fn a_call_to_several_is_decided_on_for_each_by_what_is_its_own() {
+    let Some(mut stage) = Stage::new("a_call_to_several_is_decided_on_for_each_by_what_is_its_own") else { return };
+    stage.common = stage.common.replace("[delivery]", "[delivery]\npolicy = 'all_offline'");
+    let gateway = stage.gateway("a");
+    let rest = stage.rest(&gateway);
+    stage.phone(&rest);
+    for user in ["ben", "cid"] {
+        let install = json!({"vendor": "xiaomi", "id": "288", "device": user});
+        let (_, installed) = rest.ask("POST", &format!("{}/_lab/installs", stage.clouds), Some(&install));
+        rest.ok("POST", "users", Some(&json!({"username": user, "password": "a password"})));
+        let binding = json!({"device_id": "phone", "device_token": installed["token"], "notifier_name": "288"});
+        rest.ok("PUT", &format!("users/{user}/push/binding"), Some(&binding));
+    }
+    rest.ok("PUT", "users/ben/notification/user/ben", Some(&json!({"type": "NONE"})));
+    let told = stage.broker.subscribe("im/v1/org%23app/cid/tablet/down");
+    let mut tablet = Device { broker: &stage.broker, told, topic: "im/v1/org%23app/cid/tablet/up" };
+    tablet.bindings("n1", false, "m1");
+    let message = json!({"to": ["ann", "ben", "cid", "dee"], "body": {"type": "txt", "msg": "hello"}});
+    let ids = rest.ok("POST", "messages/users", Some(&message))["data"].clone();
+    let id = |user: &str| ids[user].as_str().expect("an id");
+    rest.traced(id("ann"), &["vendor_sent"]);
+    rest.traced(id("ben"), &["stopped: user ignore push"]);
+    rest.traced(id("cid"), &["stopped: another device online", "published"]);
+    rest.traced(id("dee"), &["waiting"]);
+    // Its user was told there, so the phone's notification is held back no longer: there is none.
+    tablet.say(&json!({"type": "ack", "ids": [id("cid")], "attached": true}));
+    let state = format!("SELECT state FROM deliveries WHERE message = '{}' AND device = 'phone'", id("cid"));
+    support::eventually("the phone is not waited for", || stage.postgres.ask(&state) == "waiting");
+}

@@ -4,7 +4,7 @@ use super::sql::{OptionalExtension as _, Transaction, params};
 use super::value::Bound;
 use super::{StoreError, as_i64, as_u64};
 use crate::delivery::outcome::Limit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A limit that is over sooner is a rate, which a device need not hear of; in milliseconds.
 const WORTH_NOTING_MS: u64 = 60_000;
@@ -123,10 +123,12 @@ pub(super) fn over<'a>(
     t: &Transaction<'_>,
     tokens: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
 ) -> Result<(), StoreError> {
-    const ONE: &str = "DELETE FROM limits WHERE app = ?1 AND notifier = ?2 AND token IN (?3, '')";
+    const ONE: &str = "DELETE FROM limits WHERE app = ?1 AND notifier = ?2 AND token = ?3";
     const ALL: &str = "DELETE FROM limits l USING unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]))
-         AS u (app, notifier, token) WHERE l.app = u.app AND l.notifier = u.notifier AND l.token IN (u.token, '')";
-    t.execute_rows((ONE, ALL), tokens.map(|(app, notifier, token)| [app, notifier, token].map(Bound::Text).to_vec()))
+         AS u (app, notifier, token) WHERE l.app = u.app AND l.notifier = u.notifier AND l.token = u.token";
+    let each = tokens.flat_map(|(app, notifier, token)| [EVERY, token].map(|token| [app, notifier, token]));
+    let each: BTreeSet<_> = each.collect();
+    t.execute_rows((ONE, ALL), each.into_iter().map(|row| row.map(Bound::Text).to_vec()))
 }
 
 /// The certificate is another one now: its quotas are its own.

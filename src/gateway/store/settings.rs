@@ -119,10 +119,11 @@ impl<'a> AllWishes<'a> {
         const ALL: &str = concat!(
             "SELECT s.user, s.key, s.value, u.place FROM ",
             users!(),
-            " JOIN settings s ON s.app = u.app AND s.user = u.user AND s.key IN ('profile', 'silence', u.conversation)
+            " JOIN settings s ON s.app = u.app AND s.user = u.user AND s.key = ANY (ARRAY['profile', 'silence', u.conversation])
              UNION ALL SELECT s.user, s.key, s.value, u.place FROM ",
             users!(),
-            " JOIN settings s ON s.app = u.app AND s.user = u.sender AND s.key = 'profile'"
+            // Joined otherwise, by a plan made on an empty table everybody's would be walked through.
+            " CROSS JOIN LATERAL (SELECT * FROM settings s WHERE s.app = u.app AND s.user = u.sender AND s.key = 'profile' LIMIT 1) AS s"
         );
         let of: HashMap<Concerned<'a>, _> = messages.map(|of| (concerned(of), of)).collect();
         let of: Vec<_> = of.into_iter().collect();

@@ -145,7 +145,7 @@ fn online<'a>(
         "SELECT v.platform, v.device, ",
         device_columns!(),
         ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, place)
-         JOIN devices v ON v.app = u.app AND v.user = u.user WHERE v.online = 1"
+         CROSS JOIN LATERAL (SELECT * FROM devices v WHERE v.app = u.app AND v.user = u.user AND v.online = 1 OFFSET 0) AS v"
     );
     users.sort_unstable();
     users.dedup();

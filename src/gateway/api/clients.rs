@@ -3,7 +3,7 @@
 use super::who::AdminRequest;
 use super::{ApiError, Body, State};
 use crate::gateway::clock::now_ms;
-use crate::gateway::store::{Client, Store, StoreError};
+use crate::gateway::store::{Client, ClientScope, Store, StoreError};
 use crate::gateway::tokens::Scope;
 use crate::input;
 use crate::secret::{Secret, random_hex};
@@ -51,21 +51,12 @@ impl Clients {
     }
 }
 
-/// What a program may.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Allowed {
-    #[default]
-    App,
-    Read,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct New {
     name: String,
     #[serde(default)]
-    scope: Allowed,
+    scope: ClientScope,
 }
 
 /// What a client with this secret may; `None` where there is none.
@@ -74,7 +65,10 @@ pub(super) struct New {
 /// [`ApiError`].
 pub(super) async fn scope(state: &State, app: &str, id: &str, secret: &Secret) -> Result<Option<Scope>, ApiError> {
     let found = state.store.client_scope(app.to_owned(), id.to_owned(), secret.clone()).await?;
-    Ok(found.map(|scope| if scope == "read" { Scope::Read } else { Scope::App }))
+    Ok(found.map(|scope| match scope {
+        ClientScope::App => Scope::App,
+        ClientScope::Read => Scope::Read,
+    }))
 }
 
 pub(super) async fn add(
@@ -83,7 +77,6 @@ pub(super) async fn add(
     Body(New { name, scope }): Body<New>,
 ) -> Result<Json<Value>, ApiError> {
     input::word(&name, "the name")?;
-    let scope = if matches!(scope, Allowed::Read) { "read" } else { "app" }.to_owned();
     let (id, secret) = (format!("app-{}", random_hex::<8>()), Secret::new(random_hex::<16>()));
     let client = Client { client_id: id, name, scope, created_ms: now_ms() };
     if !state.store.add_client(request.app.clone(), client.clone(), secret.clone()).await? {
@@ -93,7 +86,7 @@ pub(super) async fn add(
         event = "client.added",
         app = request.app,
         client = client.client_id,
-        scope = client.scope,
+        scope = client.scope.as_str(),
         "a program may call the API"
     );
     Ok(request.envelope("post", "data", with_secret(&json!(client), &secret)))

@@ -1,8 +1,9 @@
 //! An operator's words on apps' programs, on the keys that sign tokens, and on gateways that share a database.
 
 use super::{CommandError, Config, Operator, Target, encode, print};
+use crate::gateway::store::ClientScope;
 use crate::untrusted::shown;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 #[derive(Debug, Subcommand)]
@@ -18,8 +19,8 @@ pub(super) enum AppCommand {
         #[arg(default_value = "server")]
         name: String,
         /// What it may
-        #[arg(long, value_enum, default_value_t = Allowed::App)]
-        scope: Allowed,
+        #[arg(long, value_enum, default_value_t)]
+        scope: ClientScope,
     },
     /// The app's programs
     List {
@@ -38,14 +39,6 @@ pub(super) enum AppCommand {
         to: Target,
         client_id: String,
     },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Allowed {
-    /// Everything in the app but its programs
-    App,
-    /// To read that
-    Read,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,7 +78,6 @@ impl Anywhere {
 pub(super) async fn apps(config: &Config, command: AppCommand) -> Result<(), CommandError> {
     match command {
         AppCommand::Create { to, name, scope } => {
-            let scope = if matches!(scope, Allowed::Read) { "read" } else { "app" };
             let body = json!({ "name": name, "scope": scope });
             let answer = Operator::new(config, &to).await?.call("POST", "clients", Some(body)).await?;
             secret(&answer)

@@ -1,9 +1,11 @@
 //! Programs of an IM app: who may call the REST API for it, and what they may.
 
-use super::sql::{OptionalExtension as _, params};
+use super::sql::{OptionalExtension as _, Value, params};
+use super::value::Column;
 use super::{Store, StoreError, as_i64, as_u64, turn_of};
 use crate::secret::{Secret, digest_hex};
-use serde::Serialize;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 /// Programs of one app.
 const MOST: u64 = 100;
@@ -13,9 +15,35 @@ const MOST: u64 = 100;
 pub struct Client {
     pub client_id: String,
     pub name: String,
-    /// `app` or `read`.
-    pub scope: String,
+    pub scope: ClientScope,
     pub created_ms: u64,
+}
+
+/// What a program may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientScope {
+    /// Everything in the app but its programs
+    #[default]
+    App,
+    /// To read that
+    Read,
+}
+
+impl ClientScope {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Read => "read",
+        }
+    }
+}
+
+impl Column for ClientScope {
+    fn read(value: &mut Value) -> Option<Self> {
+        let text = String::read(value)?;
+        [Self::App, Self::Read].into_iter().find(|scope| scope.as_str() == text)
+    }
 }
 
 impl Store {
@@ -32,7 +60,7 @@ impl Store {
             let Client { client_id, name, scope, created_ms } = client;
             t.execute(
                 "INSERT INTO clients (id, app, name, secret, scope, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![client_id, app, name, digest_hex(secret.expose()), scope, as_i64(created_ms)],
+                params![client_id, app, name, digest_hex(secret.expose()), scope.as_str(), as_i64(created_ms)],
             )?;
             Ok(true)
         })
@@ -82,7 +110,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn client_scope(&self, app: String, id: String, secret: Secret) -> Result<Option<String>, StoreError> {
+    pub async fn client_scope(
+        &self,
+        app: String,
+        id: String,
+        secret: Secret,
+    ) -> Result<Option<ClientScope>, StoreError> {
         self.run_in(turn_of(&app), move |t| {
             // Of 128 random bits there is nothing to guess, so that a fast digest serves, and its comparison tells nothing.
             let sql = "SELECT scope FROM clients WHERE app = ?1 AND id = ?2 AND secret = ?3";

@@ -59,7 +59,7 @@ pub use accept::{NewMessage, Reach};
 pub use acks::Acked;
 pub use certificates::Unreadable;
 pub use claims::{Claimed, Waiting};
-pub use clients::Client;
+pub use clients::{Client, ClientScope};
 pub use devices::{Bind, BindReply, DeviceRow};
 pub use ends::Swept;
 pub use enrolments::{Enrolling, EnrolmentCode, LetIn, check_template};

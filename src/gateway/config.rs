@@ -1,7 +1,6 @@
 //! The gateway's settings, their ranges, and where its state lives.
 
 use super::database::Database;
-use super::devices::MinimumTls;
 use crate::delivery::Rules;
 use crate::delivery::policy::MultiDevice;
 use crate::http::Ways;
@@ -62,6 +61,16 @@ impl Default for Api {
             bytes_per_s: 0,
         }
     }
+}
+
+/// The oldest version of TLS that devices may speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MinimumTls {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 
 use super::authority::Authority;
 use super::tickets::Tickets;
-use crate::gateway::config::Broker as Settings;
+use crate::gateway::config::{Broker as Settings, MinimumTls};
 use crate::gateway::error::ServeError;
 use crate::protocol::ENROL_ALPN;
 use crate::secret::Secret;
@@ -41,16 +41,6 @@ type Stamp = (u64, u64, i64, i64);
 enum Files {
     Operators { chain: PathBuf, key: PathBuf },
     Own { directory: PathBuf, names: Vec<String>, authority: Option<Authority> },
-}
-
-/// The oldest version of TLS that devices may speak.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MinimumTls {
-    #[serde(rename = "1.2")]
-    Tls12,
-    #[default]
-    #[serde(rename = "1.3")]
-    Tls13,
 }
 
 /// The chain that is presented: up to the authority only where it is asked for, since it costs every device bytes with

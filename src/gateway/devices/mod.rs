@@ -23,7 +23,6 @@ mod tickets;
 
 pub(super) use authority::Authority;
 pub(super) use identity::Identity;
-pub use identity::MinimumTls;
 pub use link::{End, Holder};
 pub use table::{Given, Table};
 

@@ -3,13 +3,13 @@
 use super::clock;
 use super::config::Config;
 use super::control::{Ask, Refusal, Request};
-use super::daemon::RunError;
 use super::disk::blocking;
-use super::enrol::{Device, Granted, exchange, target};
-use super::enrolling::{Answer, FirstLogin, Run, save, told};
+use super::enrol::{Answer, Device, Granted, Run, exchange, target};
+use super::enrolling::{FirstLogin, save, told};
 use super::front::Front;
 use super::opening::Opening;
 use super::reload::Reload;
+use super::run_error::RunError;
 use crate::device;
 use crate::mqtt::TimeFloor;
 use crate::secret::Secret;

@@ -1,9 +1,9 @@
 //! Why a command of the agent failed, and the exit code that says what a script may do about it (sysexits).
 
 use super::control::ClientError;
-use super::daemon::RunError;
 use super::identity::ResetError;
 use super::inbox::InboxCommandError;
+use super::run_error::RunError;
 use crate::settings::SettingsError;
 use std::io;
 use std::path::PathBuf;

@@ -5,14 +5,15 @@ use super::clock::{self, ClockStep, Timer};
 use super::config::{Config, Ready};
 use super::control::{Ask, Refusal, Reply, Request};
 use super::disk::{Disk, OnDisk, blocking};
-use super::enrol::Granted;
-use super::enrolling::{FirstLogin, exchanged};
+use super::enrol::{Granted, exchanged};
+use super::enrolling::FirstLogin;
 use super::file_watch::{FileWatch, ResolverWatch};
 use super::front::Front;
 use super::metrics;
 use super::network::Watch;
 use super::opening::Opening;
 use super::reload::{Reload, Reloaded};
+use super::run_error::RunError;
 use super::shell::{Dialled, Shell, now};
 use super::side::Running;
 use super::trust::Trust;
@@ -21,7 +22,7 @@ use super::wake_lock::WakeLock;
 use crate::device::{self, Machine, Profile};
 use crate::ids::{MessageId, Nonce};
 use crate::keepalive::{Bounds, Failure, Moment};
-use crate::mqtt::{Incoming, Proxy, TimeFloor, TlsSetupError};
+use crate::mqtt::{Incoming, Proxy, TimeFloor};
 use crate::secret::random_hex;
 use crate::service::Service;
 use crate::session::{self, Changeable, Event, RequestId, Session, SideKind, SideOutcome};
@@ -30,9 +31,7 @@ use crate::store::{OpenError, Store};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending, poll_fn};
-use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -46,39 +45,6 @@ const SLEEP_GAP: Duration = Duration::from_secs(5);
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// The whole goodbye; two seconds are the service's promise.
 const GOODBYE: Duration = Duration::from_millis(1500);
-
-/// Why the agent cannot run. Each has an exit code that tells a service manager whether to try again.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    State(#[from] OpenError),
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    #[error("device.root: {0}")]
-    Device(#[from] device::PropertyError),
-    #[error("cannot open the control socket {path}: {source}")]
-    Socket { path: PathBuf, source: io::Error },
-    #[error("the kernel gives no timer: {0}")]
-    Timer(io::Error),
-    #[error("the kernel gives no event loop: {0}")]
-    Runtime(io::Error),
-}
-
-impl RunError {
-    /// sysexits: 77 and 78 need a person, 75 may pass by itself, 71 and 73 are the system's.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Settings(error) if error.not_permitted() => 77,
-            Self::Settings(_) | Self::Tls(_) | Self::Device(_) => 78,
-            Self::State(OpenError::InUse { .. } | OpenError::Unreadable { .. }) => 75,
-            Self::Socket { source, .. } if source.kind() == io::ErrorKind::AddrInUse => 75,
-            Self::State(OpenError::Io { .. }) | Self::Socket { .. } => 73,
-            Self::Timer(_) | Self::Runtime(_) => 71,
-        }
-    }
-}
 
 /// Runs the agent until `shutdown` is done, then disconnects cleanly. Reads its configuration again when `reload` is
 /// asked to. `given`: the control socket, where the service manager has bound it.

@@ -1,7 +1,7 @@
 //! Exchanges an enrolment code for a login: at the server's own endpoint, or over REST where the code says so.
 
 use super::config::{Config, Ready};
-use super::control::Refusal;
+use super::control::{Refusal, Reply};
 use super::disk::blocking;
 use super::enrolled::Enrolled;
 use super::trust::Trust;
@@ -16,6 +16,7 @@ use crate::protocol::{
     Address, CodeError, ENROL_USER, EnrolAnswer, EnrolCode, EnrolRefusal, NO_SERIAL, Topics, enrol_topic, serial_word,
 };
 use crate::secret::Secret;
+use crate::session::Patience;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -23,8 +24,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::json;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// The whole exchange; the login that follows has a time of its own.
 const WITHIN: Duration = Duration::from_secs(12);
@@ -32,6 +35,26 @@ const WITHIN: Duration = Duration::from_secs(12);
 const LONGEST: usize = 256 * 1024;
 /// Nothing is kept alive here; a server that counts in it drops what we left behind.
 const KEEP_ALIVE_S: u16 = 30;
+
+/// The way back to whoever asked.
+pub(super) type Answer = oneshot::Sender<Result<Reply, Refusal>>;
+
+/// An exchange under way.
+pub(super) type Run = Pin<Box<dyn Future<Output = Result<Granted, Refusal>>>>;
+
+pub(super) struct Enrolling {
+    pub run: Run,
+    pub reply: Answer,
+    pub patience: Patience,
+}
+
+/// What came of the code that is being exchanged, once.
+pub(super) async fn exchanged(enrolling: &mut Option<Enrolling>) -> Result<Granted, Refusal> {
+    match enrolling {
+        Some(enrolling) => enrolling.run.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
 
 /// Reads a code, and checks it against what is configured: the configuration with the code's server.
 ///

@@ -3,30 +3,16 @@
 use super::config::{Config, Server};
 use super::control::{Refusal, Reply};
 use super::disk::blocking;
-use super::enrol::{Device, Granted, exchange, target};
+use super::enrol::{Answer, Device, Enrolling, Granted, Run, exchange, target};
 use super::reload::Reload;
 use super::shell::Shell;
 use crate::secret::Secret;
 use crate::session::{self, Event, Patience, RequestId};
 use crate::settings::SettingsError;
 use serde_json::json;
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use tokio::sync::oneshot;
 use tracing::info;
-
-/// The way back to whoever asked.
-pub(super) type Answer = oneshot::Sender<Result<Reply, Refusal>>;
-
-/// An exchange under way.
-pub(super) type Run = Pin<Box<dyn Future<Output = Result<Granted, Refusal>>>>;
-
-pub(super) struct Enrolling {
-    pub run: Run,
-    pub reply: Answer,
-    pub patience: Patience,
-}
 
 /// The login that a code was exchanged for, and who waits for it.
 pub(super) struct FirstLogin {
@@ -76,14 +62,6 @@ pub(super) fn told(reply: Answer, outcome: Result<Reply, Refusal>) {
     }
     // A peer that went away no longer wants its answer.
     drop(reply.send(outcome));
-}
-
-/// What came of the code that is being exchanged, once.
-pub(super) async fn exchanged(enrolling: &mut Option<Enrolling>) -> Result<Granted, Refusal> {
-    match enrolling {
-        Some(enrolling) => enrolling.run.as_mut().await,
-        None => std::future::pending().await,
-    }
 }
 
 impl Shell {

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::control::{self, Apps, Request};
-use super::daemon::RunError;
+use super::run_error::RunError;
 use super::shell::StreamsEnd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;

@@ -41,6 +41,7 @@ mod opening;
 mod output;
 mod power;
 mod reload;
+mod run_error;
 mod shell;
 mod side;
 mod start;
@@ -52,5 +53,6 @@ mod words;
 
 pub use crate::session::Status;
 pub use config::{Certificates, Config};
-pub use daemon::{RunError, run};
+pub use daemon::run;
 pub use reload::Reload;
+pub use run_error::RunError;

@@ -4,7 +4,7 @@ use super::clock;
 use super::config::{Config, Ready};
 use super::control::{Apps, Refusal, Reply};
 use super::disk::{OnDisk, blocking};
-use super::enrolling::Enrolling;
+use super::enrol::Enrolling;
 use super::given;
 use super::network::{self, Towards};
 use super::power;

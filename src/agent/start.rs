@@ -3,8 +3,9 @@
 use super::clock;
 use super::config::Config;
 use super::control::{self, Door, Refusal};
-use super::daemon::{self, RunError};
+use super::daemon;
 use super::reload::Reload;
+use super::run_error::RunError;
 use crate::service::Service;
 use crate::settings::SettingsError;
 use crate::{logs, terminal};

@@ -117,7 +117,7 @@ fn waiting<'j, 'o, 't>(
         ($such:literal) => {
             concat!(
                 "EXISTS (SELECT 1 FROM deliveries d WHERE d.app = u.app AND d.user = u.user AND d.device = u.device
-                 AND d.open = 1 AND ",
+                 AND ",
                 $such,
                 ")"
             )
@@ -129,13 +129,13 @@ fn waiting<'j, 'o, 't>(
                 "SELECT u.place FROM ",
                 $devices,
                 " WHERE ",
-                any!("d.acked_by IS NULL AND d.nonce < u.nonce"),
+                any!("d.open = 1 AND d.acked_by IS NULL AND d.nonce < u.nonce"),
                 " OR ",
-                any!("d.acked_by IS NULL AND d.nonce > u.nonce"),
+                any!("d.open = 1 AND d.acked_by IS NULL AND d.nonce > u.nonce"),
                 " OR ",
-                any!("d.acked_by < u.login"),
+                any!("d.open = 2 AND d.acked_by < u.login"),
                 " OR ",
-                any!("d.acked_by > u.login")
+                any!("d.open = 2 AND d.acked_by > u.login")
             )
         };
     }

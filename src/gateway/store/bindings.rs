@@ -141,7 +141,7 @@ pub(super) fn with_waiting<'a>(
                 $user,
                 " AND d.device = ",
                 $device,
-                " AND d.open = 1 LIMIT 100) AS w)"
+                " AND d.open IN (1, 2) LIMIT 100) AS w)"
             )
         };
     }
@@ -161,7 +161,7 @@ pub(super) fn with_waiting<'a>(
 /// [`StoreError`].
 pub(super) fn waiting(t: &Transaction<'_>, address: &Address) -> Result<u32, StoreError> {
     const ONE: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3
-         AND open = 1 LIMIT 100) AS w";
+         AND open IN (1, 2) LIMIT 100) AS w";
     t.prepare_cached(ONE)?.query_row(whole(address), |r| r.get(0))
 }
 

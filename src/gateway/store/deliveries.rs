@@ -86,7 +86,7 @@ impl<'a> Of<'a, '_> {
                 "SELECT m.id, m.message, ",
                 columns!(),
                 " FROM deliveries d JOIN messages m ON m.id = d.message
-                 WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1 AND m.expires_ms > ?4
+                 WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open IN (1, 2) AND m.expires_ms > ?4
                  AND (d.nonce <> ?6 OR ?6 = '') AND (d.acked_by IS NULL OR d.acked_by <> ?7)
                  ORDER BY m.accepted_ms, m.id LIMIT ?5"
             ))?
@@ -151,7 +151,7 @@ impl<'a> Of<'a, '_> {
             .prepare_cached(concat!(
                 "SELECT d.message, ",
                 columns!(),
-                " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1"
+                " FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open IN (1, 2)"
             ))?
             .query_map(params![app, user, device], |r| Ok((r.get(0)?, pairs::read(r, 1)?)))?
             .collect::<Result<_, _>>()?;

@@ -35,7 +35,7 @@ pub(super) fn evict(
     let more = keep_most / 25;
     let waiting: u32 = t
         .prepare_cached(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open IN (1, 2)
              LIMIT ?4) AS w",
         )?
         .query_row(params![app, user, id, keep_most.saturating_add(1)], |r| r.get(0))?;
@@ -48,7 +48,7 @@ pub(super) fn evict(
             "SELECT d.message, ",
             columns!(),
             // An id begins with its moment. On SQLite only the index is read of those that stay.
-            " FROM (SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open = 1
+            " FROM (SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = ?3 AND open IN (1, 2)
              ORDER BY message DESC LIMIT 1000 OFFSET ?4) AS o
              JOIN deliveries d ON d.message = o.message AND d.device = ?3"
         ))?
@@ -121,7 +121,7 @@ fn expire(t: &Transaction<'_>, rules: Rules, now_ms: u64) -> Result<Swept, Store
             .prepare_cached(concat!(
                 "SELECT d.app, d.user, d.device, ",
                 columns!(),
-                " FROM deliveries d WHERE d.message = ?1 AND d.open = 1"
+                " FROM deliveries d WHERE d.message = ?1 AND d.state <> 'done'"
             ))?
             .query_map([&*id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, pairs::read(r, 3)?)))?
             .collect::<Result<_, _>>()?;

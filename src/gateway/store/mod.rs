@@ -20,6 +20,7 @@ mod ends;
 mod enrolments;
 mod health;
 mod installation;
+mod kept;
 mod kicks;
 mod kinds;
 mod known;

@@ -153,6 +153,7 @@ pub(super) fn put(
             vendor_id: text(vendor_id),
             place: ((&before.under_way, &before.acked_by) != (under_way, acked_by))
                 .then(|| (nonce.to_owned(), acked_by.clone())),
+            kept: acked_by.is_some().then(|| (app.to_owned(), user.to_owned())),
             done,
         });
     } else if before.state == State::New && !done {

@@ -2,6 +2,7 @@
 //! becomes of them where a job fails.
 
 use super::StoreError;
+use super::kept::User;
 use super::sql::Transaction;
 use super::value::{Bound, Param as _, params};
 use std::cell::{Cell, RefCell};
@@ -47,6 +48,8 @@ pub(super) struct DeliveryChange {
     pub vendor_id: Option<String>,
     /// The connection it is under way on, and the login that has it. `None`: as they were.
     pub place: Option<(String, Option<String>)>,
+    /// Whose it is, where it lies on the device's disk from now on.
+    pub kept: Option<User>,
     pub done: bool,
 }
 
@@ -145,6 +148,12 @@ impl<T> Pending<T> {
     }
 }
 
+/// When a delivery comes into the index of what is open.
+enum Entered {
+    Now,
+    Later,
+}
+
 /// Where rows are added, and their columns with the types that PostgreSQL has for them.
 struct Table {
     name: &'static str,
@@ -206,6 +215,13 @@ impl DeliveryChange {
         values
     }
 
+    /// Whether it does, and when it comes into the index of what is open.
+    fn lies_on_disk(&self, t: &Transaction<'_>) -> Option<Entered> {
+        let user = self.kept.as_ref()?;
+        let later = t.kept.is_some_and(|kept| kept.add(user, &self.message, &self.device));
+        Some(if later { Entered::Later } else { Entered::Now })
+    }
+
     /// On SQLite; what is not named costs its index no page.
     fn write(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
         macro_rules! update {
@@ -220,7 +236,11 @@ impl DeliveryChange {
         }
         let (sql, named) = match (self.place.is_some(), self.done) {
             (true, true) => (update!(", nonce = ?10, acked_by = ?11, open = NULL"), 11),
-            (true, false) => (update!(", nonce = ?10, acked_by = ?11"), 11),
+            (true, false) => match self.lies_on_disk(t) {
+                None => (update!(", nonce = ?10, acked_by = ?11, open = 1"), 11),
+                Some(Entered::Now) => (update!(", nonce = ?10, acked_by = ?11, open = 2"), 11),
+                Some(Entered::Later) => (update!(", nonce = ?10, acked_by = ?11, open = NULL"), 11),
+            },
             (false, true) => (update!(", open = NULL"), 9),
             (false, false) => (update!(""), 9),
         };
@@ -297,6 +317,7 @@ pub(super) fn arrays<'k>(kinds: impl Iterator<Item = &'k str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kept::Kept;
     use super::super::usage::Usage;
     use super::*;
 
@@ -304,7 +325,7 @@ mod tests {
         let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
         connection.execute_batch(include_str!("schema.sql")).expect("a schema");
         let transaction = connection.transaction().expect("begun");
-        test(&transaction, Transaction::sqlite(&transaction, &Usage::default()));
+        test(&transaction, Transaction::sqlite(&transaction, &Usage::default(), &Kept::default()));
     }
 
     fn add(t: &Transaction<'_>, message: &str) {
@@ -375,6 +396,7 @@ mod tests {
                 notifier: None,
                 vendor_id: None,
                 place: nonce.map(|nonce| (nonce.to_owned(), Some("l".to_owned()))),
+                kept: None,
                 done,
             };
             for message in ["kept", "moved", "done"] {

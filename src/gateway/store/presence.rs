@@ -134,7 +134,7 @@ pub(super) fn decide(
     }
     if step.reconsider {
         t.prepare_cached(
-            "UPDATE deliveries SET due_ms = ?5 WHERE app = ?1 AND user = ?2 AND device <> ?3 AND open = 1 AND state = ?4",
+            "UPDATE deliveries SET due_ms = ?5 WHERE app = ?1 AND user = ?2 AND device <> ?3 AND open IN (1, 2) AND state = ?4",
         )?
         .execute(params![app, user, device, State::Held.as_str(), as_i64(now_ms)])?;
     }

@@ -110,8 +110,8 @@ CREATE UNIQUE INDEX messages_by_key ON messages (app, user, idempotency) WHERE i
 
 -- Where each message stands on its way to each device. Messages that no device is there for wait under the device
 -- '', for the first that comes. `open` stands apart from the state, since most change that on their way, and each
--- change would write the page of the index anew; NULL: it is done. `nonce`: the connection it is under way on, and
--- empty everywhere else. `acked_by`: the login in whose inbox it lies on the device. `notifier` and `vendor_id`: what
+-- change would write the page of the index anew; NULL: it is done, or, on SQLite, what schema-sqlite.sql says.
+-- `nonce`: the connection it is under way on, and empty everywhere else. `acked_by`: the login in whose inbox it lies on the device. `notifier` and `vendor_id`: what
 -- takes the notification back, where it went to this device alone.
 CREATE TABLE deliveries (
     message TEXT NOT NULL, app TEXT NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL,

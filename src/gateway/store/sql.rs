@@ -6,9 +6,11 @@
 //! | `?1` | `$1` |
 //! | `user` | `"user"`, which is a word of its own there |
 //! | `INSERT OR IGNORE INTO t ...` | `INSERT INTO t ... ON CONFLICT DO NOTHING` |
+//! | `open IN (1, 2)`, `open = 2` | `open = 1`: what lies on a device's disk is not told apart there |
 //! | `/* lock */`, `/* lock d */`, `/* share */`, `/* claim */` | `FOR UPDATE`, `FOR UPDATE OF d`, `FOR SHARE`, `FOR UPDATE OF d SKIP LOCKED`: SQLite has one writer |
 
 use super::StoreError;
+use super::kept::Kept;
 use super::pending::Unwritten;
 use super::usage::Usage;
 use super::value::{Bound, from_postgres};
@@ -18,6 +20,9 @@ use postgres::types::ToSql;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+
+/// What is open to the user `?2` of the app `?1`, on a device's disk or not.
+const OPEN: &str = "open IN (1, 2)";
 
 /// Where a transaction runs.
 enum Backend<'a> {
@@ -36,6 +41,8 @@ pub(super) struct Transaction<'a> {
     /// The server behind the connection takes no writes.
     read_only: Cell<bool>,
     pub unwritten: Unwritten,
+    /// Of SQLite.
+    pub kept: Option<&'a Kept>,
     usage: Usage,
     /// Where the job that is carried out began.
     savepoint: Cell<Savepoint>,
@@ -57,8 +64,8 @@ pub(super) struct Statement<'a, 't> {
 }
 
 impl<'t> Transaction<'t> {
-    pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>, usage: &Usage) -> Self {
-        Self::over(Backend::Sqlite(transaction), usage)
+    pub fn sqlite(transaction: &'t rusqlite::Transaction<'t>, usage: &Usage, kept: &'t Kept) -> Self {
+        Self { kept: Some(kept), ..Self::over(Backend::Sqlite(transaction), usage) }
     }
 
     pub fn postgres(transaction: postgres::Transaction<'t>, statements: &'t mut Statements, usage: &Usage) -> Self {
@@ -71,6 +78,7 @@ impl<'t> Transaction<'t> {
             edition: RefCell::default(),
             read_only: Cell::default(),
             unwritten: Unwritten::default(),
+            kept: None,
             usage: usage.clone(),
             savepoint: Cell::default(),
         }
@@ -88,6 +96,7 @@ impl<'t> Transaction<'t> {
             return Err(StoreError::NotCommitted("SQLite has undone the transaction".to_owned()));
         }
         self.unwritten.write(&self)?;
+        self.kept.map_or(Ok(()), |kept| kept.mark(&self))?;
         match self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(held) => Ok(held.into_inner().0.commit()?),
@@ -116,6 +125,7 @@ impl<'t> Transaction<'t> {
             self.execute_batch("ROLLBACK TO SAVEPOINT job")?;
             self.savepoint.set(Savepoint::Unused);
             self.unwritten.undo();
+            self.kept.into_iter().for_each(Kept::undo);
         }
         done
     }
@@ -256,11 +266,22 @@ impl<'t> Transaction<'t> {
         Ok(Statement { transaction: self, sql })
     }
 
+    /// What a statement may read or change is where it looks for it.
+    fn ready_for(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), StoreError> {
+        self.unwritten.write_for(self, sql)?;
+        let (Some(kept), true) = (self.kept, sql.contains(OPEN)) else { return Ok(()) };
+        match values {
+            [Bound::Text(app), Bound::Text(user), ..] => kept.enter(self, &((*app).to_owned(), (*user).to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// [`StoreError`].
     pub fn execute<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<usize, StoreError> {
-        self.unwritten.write_for(self, sql)?;
-        self.execute_now(sql, params.bound())
+        let values = params.bound();
+        self.ready_for(sql, &values)?;
+        self.execute_now(sql, values)
     }
 
     /// The same, before what is not written yet.
@@ -319,9 +340,9 @@ impl<'t> Transaction<'t> {
     }
 
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
-        self.unwritten.write_for(self, sql)?;
-        self.usage.statement();
         let values = params.bound();
+        self.ready_for(sql, &values)?;
+        self.usage.statement();
         match &self.backend {
             Backend::Sqlite(t) => {
                 let mut statement = t.prepare_cached(sql)?;
@@ -450,6 +471,8 @@ pub(super) fn in_postgres(sql: &str) -> String {
     let mut out = out
         .trim_end()
         .replace("INSERT OR IGNORE", "INSERT")
+        .replace(OPEN, "open = 1")
+        .replace("open = 2", "open = 1")
         .replace("/* lock */", "FOR UPDATE")
         .replace("/* lock d */", "FOR UPDATE OF d")
         .replace("/* share */", "FOR SHARE")
@@ -475,6 +498,7 @@ mod tests {
                 "INSERT OR IGNORE INTO t (user) VALUES (?1)",
                 "INSERT INTO t (\"user\") VALUES ($1) ON CONFLICT DO NOTHING",
             ),
+            ("SELECT 1 FROM d WHERE open IN (1, 2) OR open = 2", "SELECT 1 FROM d WHERE open = 1 OR open = 1"),
             ("SELECT 'user?' FROM d /* claim */", "SELECT 'user?' FROM d FOR UPDATE OF d SKIP LOCKED"),
             ("-- A user's own.\nSELECT user", "SELECT \"user\""),
             (

@@ -4,6 +4,7 @@
 use super::bulk::Bulk;
 use super::checkpoint::Checkpoints;
 use super::health::Health;
+use super::kept::{self, Kept};
 use super::patience::Commits;
 use super::pooler::{self, Session};
 use super::queue::{Queue, SMALL, Size};
@@ -46,6 +47,7 @@ const PLANS: &str = "SELECT set_config('enable_seqscan', 'off', false), set_conf
 /// A database's version as this gateway writes it, and what makes a new one.
 const VERSION: usize = 11;
 const SCHEMA: &str = include_str!("schema.sql");
+const OF_SQLITE: &str = include_str!("schema-sqlite.sql");
 /// The oldest version that is taken over, and what makes the next one of each.
 const OLDEST: usize = 9;
 const STEPS: [&str; VERSION - OLDEST] = [include_str!("schema-from-9.sql"), include_str!("schema-from-10.sql")];
@@ -84,8 +86,20 @@ pub(super) fn sqlite(path: &Path, usage: Usage, queue: Queue) -> Result<(), Stor
         transaction.commit()?;
     }
     shape::check_sqlite(&connection, SCHEMA)?;
+    arrange(&mut connection)?;
+    kept::recover(&connection)?;
     let checkpoints = Checkpoints::start(path, &connection)?;
     spawn(move || work_sqlite(connection, &checkpoints, &usage, queue))
+}
+
+/// Gives a file the index that only SQLite has, unless it has it.
+fn arrange(connection: &mut Connection) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'deliveries_places'";
+    if transaction.query_row(sql, [], |r| r.get::<_, i64>(0))? == 0 {
+        transaction.execute_batch(OF_SQLITE)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// A PostgreSQL, and how it is reached.
@@ -209,7 +223,7 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
 }
 
 fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Usage, mut queue: Queue) {
-    let health = Health::default();
+    let (health, kept) = (Health::default(), Kept::default());
     let (mut last, mut pace) = (0, Pace::default());
     while queue.wait_for_more(last) {
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
@@ -221,13 +235,26 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
             }
         };
         let (finishes, written) = {
-            let t = Transaction::sqlite(&transaction, usage);
+            let t = Transaction::sqlite(&transaction, usage, &kept);
             (some(&t, (&mut pace, false), |_| queue.next(Size::Any)), t.commit())
         };
         last = finishes.len();
         usage.transaction(last);
-        finish(finishes, written.and_then(|()| Ok(transaction.commit()?)), &health);
+        let committed = written.and_then(|()| Ok(transaction.commit()?));
+        kept.over(committed.is_ok());
+        finish(finishes, committed, &health);
+        if kept.is_full() {
+            enter_all(&kept, &mut connection, &health);
+        }
         checkpoints.committed();
+    }
+    enter_all(&kept, &mut connection, &health);
+}
+
+fn enter_all(kept: &Kept, connection: &mut Connection, health: &Health) {
+    // Until it can be done they are entered one by one.
+    if let Err(error) = kept.enter_all(connection) {
+        health.failed(&error);
     }
 }
 

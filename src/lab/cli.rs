@@ -2,8 +2,10 @@
 
 use super::account::ANY;
 use super::cluster::{self, Plan};
+use super::connected::growth::{self, Growth};
 use super::device::{self, Phone};
 use super::figure::{Figure, show};
+use super::fill::Filling;
 use super::idle::{self, Idle};
 use super::kills::{self, Kills};
 use super::noise::Brokers;
@@ -106,7 +108,7 @@ enum Command {
     },
     /// Print the figures this product is held to, each with its goal
     Bench {
-        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "store", "devices", "footprint", "far"])]
+        #[arg(value_parser = ["keepalive", "senders", "kills", "gateway", "fair", "connected", "store", "growth", "devices", "footprint", "far"])]
         what: String,
         /// One JSON object a figure
         #[arg(long)]
@@ -133,9 +135,28 @@ enum Command {
         /// A gateway to measure with `connected`, `store` or `fair` instead of the one beside this program
         #[arg(long, value_name = "FILE")]
         gateway: Option<PathBuf>,
-        /// An empty PostgreSQL database for `store`
+        /// An empty PostgreSQL database for `store`, `connected` or `growth`
         #[arg(long, value_name = "URL")]
         store: Option<String>,
+        /// Users that the database of `gateway`, `connected` or `store` has before, each with a bound device; what `growth`
+        /// grows by, as `1000,1000000`
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..=20_000_000))]
+        users: Vec<u32>,
+        /// Messages that wait for those users
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=20_000_000))]
+        waiting: u32,
+        /// What `growth` lets grow
+        #[arg(long, value_enum, default_value_t = growth::Of::Users)]
+        of: growth::Of,
+        /// Its sizes instead of its own, where it does not grow by users
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        sizes: Vec<u32>,
+        /// How often `growth` measures each size, in turn
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Draw what `growth` finds
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
         /// How often the gateway is killed under load
         #[arg(long, default_value_t = 200)]
         kills: u32,
@@ -243,6 +264,10 @@ pub fn main() -> ExitCode {
 
 fn seconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|s| (1.0..=1e7).contains(s)).ok_or_else(|| "1 to 10000000 seconds".to_owned())
+}
+
+fn filling(users: &[u32], waiting: u32) -> Filling {
+    Filling { users: users.first().copied().unwrap_or_default(), waiting }
 }
 
 /// The policies shown side by side.
@@ -355,17 +380,26 @@ fn execute(command: Command) -> Result<bool, String> {
             Command::Bench { what, json, count, concurrency, .. } if what == "senders" => {
                 senders::measure(json, count, concurrency).await.map(|()| true)
             }
-            Command::Bench { what, json, count, .. } if what == "gateway" => {
-                throughput::measure(json, count).await.map(|()| true)
+            Command::Bench { what, json, count, users, waiting, .. } if what == "gateway" => {
+                throughput::measure(json, count, filling(&users, waiting)).await.map(|()| true)
             }
             Command::Bench { what, json, count, gateway, .. } if what == "fair" => {
                 fair::measure(json, count, gateway).await
             }
-            Command::Bench { what, json, count, devices, silent, gateway, .. } if what == "connected" => {
-                connected::measure(json, &connected::Options { devices, count, silent, gateway }).await
+            Command::Bench { what, json, count, devices, silent, gateway, store, users, waiting, .. } if what == "connected" => {
+                let filling = filling(&users, waiting);
+                connected::measure(json, &connected::Options { devices, count, silent, gateway, store, filling }).await
             }
-            Command::Bench { what, json, count, gateway, store, .. } if what == "store" => {
+            Command::Bench { what, json, count, gateway, store, users, waiting, .. } if what == "store" => {
+                let count = (count, filling(&users, waiting));
                 connected::stores(json, (gateway.as_deref(), store.as_deref()), count).await
+            }
+            Command::Bench { what, json, count, gateway, store, users, sizes, waiting, of, rounds, svg, .. }
+                if what == "growth" =>
+            {
+                let sizes = if of == growth::Of::Users { users } else { sizes };
+                let growth = Growth { of, sizes, waiting, rounds, count, gateway, store, svg };
+                growth::measure(json, &growth).await
             }
             Command::Bench { what, json, inside, .. } if what == "far" => far::measure(json, inside).await,
             Command::Bench { what, json, agent, .. } if what == "footprint" => {

@@ -4,6 +4,7 @@
 mod account;
 mod agent;
 mod bench;
+mod chart;
 pub mod cli;
 mod cloud;
 mod cluster;
@@ -14,6 +15,7 @@ mod device;
 mod fair;
 mod far;
 mod figure;
+mod fill;
 mod fleet;
 mod footprint;
 mod growth;

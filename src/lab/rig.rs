@@ -26,6 +26,14 @@ pub(super) struct Rig {
     pinned: bool,
     /// Another gateway than the one beside this program.
     program: PathBuf,
+    /// The PostgreSQL it uses instead of a file.
+    store: Option<String>,
+}
+
+/// Where a gateway's store is.
+pub(super) enum Database {
+    File(PathBuf),
+    Server(String),
 }
 
 /// How the clouds are started: a program and its first words, and where they listen.
@@ -112,7 +120,21 @@ impl Rig {
         let http = Http::new(Some(&ca), timeout)?;
         let base = format!("http://{api}/o/a");
         let token = operators(&http, &base, home.path()).await?;
-        Ok(Self { home, http, base, clouds: url, ca, token, gateway, reach, clouds_process: clouds, pinned, program })
+        let store = store.map(str::to_owned);
+        Ok(Self {
+            home,
+            http,
+            base,
+            clouds: url,
+            ca,
+            token,
+            gateway,
+            reach,
+            clouds_process: clouds,
+            pinned,
+            program,
+            store,
+        })
     }
 
     /// Kills the gateway and starts it again on the same state.
@@ -121,8 +143,28 @@ impl Rig {
     /// A sentence when it does not come up.
     pub async fn kill_and_restart(&mut self) -> Result<(), String> {
         self.gateway.kill().await?;
+        self.start_again().await
+    }
+
+    async fn start_again(&mut self) -> Result<(), String> {
         (self.gateway, self.reach) = gateway(&self.program, self.home.path(), self.pinned).await?;
         Ok(())
+    }
+
+    /// Does something to the gateway's database while it is down, and starts it again.
+    ///
+    /// # Errors
+    /// A sentence when it does not come up, and the work's.
+    pub async fn while_down<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(Database) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        self.gateway.kill().await?;
+        let file = self.home.path().join("state/gateway.sqlite");
+        let database = self.store.clone().map_or(Database::File(file), Database::Server);
+        let done = tokio::task::spawn_blocking(move || work(database)).await.map_err(|e| e.to_string())??;
+        self.start_again().await?;
+        Ok(done)
     }
 
     /// Another app of the same organisation: its REST API, and the operator's token for it.

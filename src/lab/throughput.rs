@@ -2,6 +2,7 @@
 //! own ceiling and a public client of that vendor in the same run.
 
 use super::account::Account;
+use super::fill::{Filling, fill};
 use super::process::output;
 use super::rig::Rig;
 use super::usage::{processor_s, resident_kib};
@@ -27,9 +28,11 @@ const SAMPLE: u32 = 20;
 ///
 /// # Errors
 /// A sentence when a program cannot be started, or a message was refused.
-pub(super) async fn measure(json_line: bool, count: u32) -> Result<(), String> {
+pub(super) async fn measure(json_line: bool, count: u32, filling: Filling) -> Result<(), String> {
     // One core for the gateway, as the figure asks; the rest of the machine makes the load.
-    let rig = Arc::new(Rig::start(true, CALL).await?);
+    let mut rig = Rig::start(true, CALL).await?;
+    fill(&mut rig, filling).await?;
+    let rig = Arc::new(rig);
     let pid = rig.gateway.id().ok_or("the gateway ended")?;
     let account = crate::lab::cloud::account(measured()?)?;
     rig.register(&account).await?;

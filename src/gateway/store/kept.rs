@@ -19,7 +19,8 @@ const BOUND: usize = 2 * MOST;
 const SPAN_MS: u64 = 60_000;
 /// From which id on a database may have such, as long as it has any.
 const MARK: &str = "kept_from";
-const ENTER: &str = "UPDATE deliveries SET open = 2 WHERE message = ?1 AND device = ?2 AND open IS NULL AND acked_by IS NOT NULL
+const ENTER: &str =
+    "UPDATE deliveries SET open = 2 WHERE message = ?1 AND device = ?2 AND open IS NULL AND acked_by IS NOT NULL
      AND state <> 'done'";
 
 /// App and user.
@@ -86,7 +87,8 @@ impl Kept {
     /// [`StoreError`].
     pub fn mark(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
         if self.count.get() > 0 && !self.is_marked.get() {
-            let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+            let sql =
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
             t.execute_now(sql, params![MARK, *self.from.borrow()])?;
             self.is_marked.set(true);
         }

@@ -7,10 +7,12 @@
 
 mod client;
 mod crowd;
+pub(super) mod growth;
 mod peer;
 mod traffic;
 
 use super::figure::{Figure, show};
+use super::fill::{Filling, fill};
 use super::rig::Rig;
 use super::usage::{processor_s, resident_kib};
 use crate::protocol::Address;
@@ -52,6 +54,10 @@ pub(super) struct Options {
     pub silent: u32,
     /// Another gateway than the one beside this program.
     pub gateway: Option<PathBuf>,
+    /// A PostgreSQL instead of a file: an empty database.
+    pub store: Option<String>,
+    /// What the database has before.
+    pub filling: Filling,
 }
 
 /// Prints every figure; `true` if all goals are met.
@@ -60,7 +66,8 @@ pub(super) struct Options {
 /// A sentence when a program cannot be started, or something that was waited for did not come.
 pub(super) async fn measure(json: bool, options: &Options) -> Result<bool, String> {
     let devices = usize::try_from(options.devices).map_err(|e| e.to_string())?.min(most_connections()?);
-    let rig = Rig::start_with(true, CALL, options.gateway.as_deref()).await?;
+    let mut rig = Rig::start_on(true, CALL, (options.gateway.as_deref(), options.store.as_deref())).await?;
+    fill(&mut rig, options.filling).await?;
     rig.ask("PUT", "rules", Some(json!({ "device_limit": 100 }))).await?;
     let bar = ProgressBar::new(10).with_message("users");
     let known = users(&rig, devices.div_ceil(EACH), EACH).await?;
@@ -108,7 +115,7 @@ pub(super) async fn measure(json: bool, options: &Options) -> Result<bool, Strin
 pub(super) async fn stores(
     json: bool,
     (gateway, store): (Option<&Path>, Option<&str>),
-    count: u32,
+    (count, filling): (u32, Filling),
 ) -> Result<bool, String> {
     let bar = ProgressBar::new(2).with_message("users");
     let mut figures = Vec::new();
@@ -118,7 +125,8 @@ pub(super) async fn stores(
             continue;
         }
         step(&bar, on);
-        let rig = Rig::start_on(true, CALL, (gateway, store)).await?;
+        let mut rig = Rig::start_on(true, CALL, (gateway, store)).await?;
+        fill(&mut rig, filling).await?;
         rig.ask("PUT", "rules", Some(json!({ "device_limit": 100 }))).await?;
         let known = users(&rig, traffic::MANY.div_ceil(EACH), EACH).await?;
         let single = users(&rig, traffic::USERS, 1).await?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -32,9 +32,16 @@ pub(super) struct Peer {
     pub many_per_core_s: f64,
 }
 
+/// A mosquitto on the first core; dropping it kills it.
+pub(super) struct Mosquitto {
+    process: Child,
+    pub pid: u32,
+    pub target: Arc<Target>,
+}
+
 /// # Errors
 /// A sentence when there is no mosquitto, or it does not answer.
-pub(super) async fn measure(home: &Path, count: u32) -> Result<Peer, String> {
+pub(super) async fn start(home: &Path) -> Result<Mosquitto, String> {
     let path = |name: &str| home.join(name);
     let write = |name: &str, text: String| std::fs::write(path(name), text).map_err(|e| format!("{name}: {e}"));
     let CertifiedKey { cert, signing_key } =
@@ -51,7 +58,7 @@ pub(super) async fn measure(home: &Path, count: u32) -> Result<Peer, String> {
         path("peer.key").display()
     );
     write("peer.conf", text)?;
-    let mut mosquitto = Command::new("taskset")
+    let process = Command::new("taskset")
         .args(["-c", "0", "mosquitto", "-c"])
         .arg(path("peer.conf"))
         .env("PATH", concat!(env!("PATH"), ":/usr/sbin:/usr/local/sbin"))
@@ -68,8 +75,15 @@ pub(super) async fn measure(home: &Path, count: u32) -> Result<Peer, String> {
         }
         sleep(Duration::from_millis(20)).await;
     }
-    let pid = mosquitto.id().ok_or("mosquitto ended")?;
+    let pid = process.id().ok_or("mosquitto ended")?;
     let target = Arc::new(Target::new(address, &path("peer.pem"), 64)?);
+    Ok(Mosquitto { process, pid, target })
+}
+
+/// # Errors
+/// As [`start`].
+pub(super) async fn measure(home: &Path, count: u32) -> Result<Peer, String> {
+    let Mosquitto { mut process, pid, target } = start(home).await?;
     let mut crowd = Crowd::new();
     let subscriber = |n: usize, topic: String| Who::Subscriber { client_id: format!("c{n}"), topic };
     for n in 0..USERS {
@@ -83,7 +97,7 @@ pub(super) async fn measure(home: &Path, count: u32) -> Result<Peer, String> {
     let bodies = count.div_ceil(MANY as u32).max(10);
     let many_per_core_s = job(&crowd, &target, pid, bodies, |_| "many".to_owned(), MANY as u64).await?;
     crowd.leave().await;
-    mosquitto.kill().await.map_err(|e| e.to_string())?;
+    process.kill().await.map_err(|e| e.to_string())?;
     Ok(Peer { one_per_core_s, many_per_core_s })
 }
 

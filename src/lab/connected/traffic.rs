@@ -29,9 +29,9 @@ const STORE: [&str; 2] = ["store", "checkpoint"];
 
 /// What one job came to.
 #[derive(Debug, Clone, Copy)]
-struct Job {
+pub(super) struct Job {
     per_s: f64,
-    per_core_s: f64,
+    pub per_core_s: f64,
     /// Microseconds of the gateway's processor a message, beside the store's thread.
     outside_store_us: f64,
     core_share: f64,
@@ -40,7 +40,7 @@ struct Job {
     statements: f64,
     transactions: f64,
     /// By the gateway and by PostgreSQL's processes, a message; of all PostgreSQL's on this machine.
-    written_bytes: f64,
+    pub written_bytes: f64,
     database_us: f64,
 }
 
@@ -64,17 +64,6 @@ impl Traffic {
         (single, known): (&[Who], &[Who]),
         count: u32,
     ) -> Result<Self, String> {
-        let names = |all: &[Who]| -> Vec<String> {
-            let mut names: Vec<String> = all
-                .iter()
-                .filter_map(|who| match who {
-                    Who::Device { address, .. } => Some(address.user.to_string()),
-                    Who::Subscriber { .. } => None,
-                })
-                .collect();
-            names.dedup();
-            names
-        };
         let singles = names(single);
         let many = &known[..MANY.min(known.len())];
         let crowded = names(many);
@@ -114,6 +103,19 @@ impl Traffic {
         }
         Ok(Self { one, bulk, many, half_p99_ms: at(0.99), raw })
     }
+}
+
+/// The users of these devices, each once.
+pub(super) fn names(all: &[Who]) -> Vec<String> {
+    let mut names: Vec<String> = all
+        .iter()
+        .filter_map(|who| match who {
+            Who::Device { address, .. } => Some(address.user.to_string()),
+            Who::Subscriber { .. } => None,
+        })
+        .collect();
+    names.dedup();
+    names
 }
 
 /// What the store's part of it came to, over that database.
@@ -162,7 +164,10 @@ pub(super) fn figures(ours: &Traffic, theirs: Option<&Peer>) -> Vec<Figure> {
 }
 
 /// Messages until every one is delivered, and its acknowledgement is stored.
-async fn job(
+///
+/// # Errors
+/// A sentence when a message was refused, or not acknowledged.
+pub(super) async fn job(
     rig: &Arc<Rig>,
     crowd: &Crowd,
     users: &[String],
@@ -259,7 +264,8 @@ async fn flood(
             tokio::time::sleep_until(started + Duration::from_secs_f64(f64::from(n) / rate)).await;
         }
         let permit = slots.clone().acquire_owned().await.map_err(|e| e.to_string())?;
-        let to: Vec<&String> = (0..receivers).map(|at| &users[(n as usize + at) % users.len()]).collect();
+        // Every user is a receiver as often as any other, however many a call has.
+        let to: Vec<&String> = (0..receivers).map(|at| &users[(n as usize * receivers + at) % users.len()]).collect();
         let body = json!({ "to": to, "body": { "type": "txt", "msg": n.to_string(), "at_us": counts.now_us() } });
         let rig = rig.clone();
         tasks.spawn(async move {

@@ -176,7 +176,7 @@ impl Wire {
     /// The same, of what a greeting is answered with and of what waited for its end.
     pub(super) fn hand_at_once(&self, address: Address, word: Word) -> Handing {
         match &self.way {
-            Way::Own(table) => Handing::Done(match table.deliver(&address, word.payload) {
+            Way::Own(table) => Handing::Done(match table.deliver(&address, word) {
                 Given::TooLarge { most } => Err(NotHanded::TooLarge(format!("the device takes at most {most} bytes"))),
                 given => {
                     tracing::trace!(event = "endpoint.given", device = %address, ?given, "a message for a connection");

@@ -8,6 +8,7 @@ use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
+use crate::gateway::outgoing::Word;
 use crate::gateway::workers::{Answer, Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
@@ -152,23 +153,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.closed("the connection broke");
                 }
                 Woken::Read(_) => self.closed("the client closed without a goodbye"),
-                Woken::Order(Some(Order::Deliver(payload))) => self.happens(Event::Deliver(payload)),
-                Woken::Order(Some(Order::End { code, end })) => {
-                    self.happens(Event::End { code, end });
-                    self.over = Some(cause(code));
-                }
-                Woken::Order(Some(Order::Moved(nonce))) => {
-                    if self.nonce.as_ref() == Some(&nonce) {
-                        let code = DisconnectReasonCode::SessionTakenOver;
-                        self.happens(Event::End { code, end: None });
-                        self.over = Some(cause(code));
+                Woken::Order(Some(order)) => {
+                    self.ordered(order);
+                    // What has come with it is written with it.
+                    while self.over.is_none()
+                        && let Some(entered) = &mut self.entered
+                        && let Ok(order) = entered.place.orders.try_recv()
+                    {
+                        self.ordered(order);
                     }
                 }
                 // Another connection has its place, or its login ended and it took nothing.
                 Woken::Order(None) => self.closed("it took nothing and lost its place"),
                 Woken::Answered(Answer { downs, greeting }) => {
                     for down in downs {
-                        self.happens(Event::Deliver(down.encode().into()));
+                        let Word { payload, message } = Word::from(&down);
+                        self.happens(Event::Deliver(payload, message.map(|id| id.as_str().into())));
                     }
                     let address = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
                     if let Some((address, greeting)) = address.zip(greeting) {
@@ -186,6 +186,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Woken::Late => self.happens(Event::Tick),
             }
         }
+    }
+
+    fn ordered(&mut self, order: Order) {
+        let (code, end) = match order {
+            Order::Deliver(payload, name) => return self.happens(Event::Deliver(payload, name)),
+            Order::End { code, end } => (code, end),
+            Order::Moved(nonce) if self.nonce.as_ref() == Some(&nonce) => {
+                (DisconnectReasonCode::SessionTakenOver, None)
+            }
+            Order::Moved(_) => return,
+        };
+        self.happens(Event::End { code, end });
+        self.over = Some(cause(code));
     }
 
     async fn woken(&mut self) -> Woken {
@@ -398,7 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Found::Code(answer, own) => {
                 self.enrols_until = Some(self.now() + ENROLS_WITHIN);
                 self.happens(Event::Entered(Ok(own)));
-                self.happens(Event::Deliver(answer.encode().into()));
+                self.happens(Event::Deliver(answer.encode().into(), None));
             }
             Found::Nobody(refusal) => self.happens(Event::Entered(Err(refusal))),
         }

@@ -1,6 +1,7 @@
 //! Who is connected here: a device's connection by its client id.
 
 use super::link::{Carried, End, Ends, Link};
+use crate::gateway::outgoing::Word;
 use crate::ids::Nonce;
 use crate::protocol::{Address, END_PROPERTY, KickCode, PROBE_SUFFIX};
 use bytes::Bytes;
@@ -25,7 +26,7 @@ const HEARD: Duration = Duration::from_secs(5);
 /// What a connection's task is told.
 #[derive(Debug)]
 pub(super) enum Order {
-    Deliver(Bytes),
+    Deliver(Bytes, Option<Arc<str>>),
     End {
         code: DisconnectReasonCode,
         end: Option<(&'static str, u16)>,
@@ -114,8 +115,8 @@ impl Table {
     }
 
     /// Hands a message to the device's connection.
-    pub fn deliver(&self, address: &Address, payload: Bytes) -> Given {
-        self.order(&address.client_id(), Order::Deliver(payload))
+    pub fn deliver(&self, address: &Address, word: Word) -> Given {
+        self.order(&address.client_id(), Order::Deliver(word.payload, word.message.map(|id| id.as_str().into())))
     }
 
     /// The device has left that connection for one at another gateway.
@@ -125,7 +126,7 @@ impl Table {
 
     /// Says the same to one client, by its id.
     pub fn say(&self, client_id: &str, payload: Bytes) {
-        self.order(client_id, Order::Deliver(payload));
+        self.order(client_id, Order::Deliver(payload, None));
     }
 
     /// Ends the device's connection. `false`: it has none here.
@@ -154,7 +155,7 @@ impl Table {
     fn order(&self, client_id: &str, order: Order) -> Given {
         let all = self.all();
         let Some(entry) = all.by_client.get(client_id) else { return Given::NotHere };
-        if let Order::Deliver(payload) = &order
+        if let Order::Deliver(payload, _) = &order
             && payload.len() + OVERHEAD > entry.max_packet as usize
         {
             return Given::TooLarge { most: entry.max_packet };
@@ -246,6 +247,10 @@ fn user_of(client_id: &str) -> String {
 mod tests {
     use super::*;
 
+    fn word(bytes: usize) -> Word {
+        Word { payload: vec![b'x'; bytes].into(), message: None }
+    }
+
     #[test]
     fn the_newest_connection_of_a_client_id_has_its_place_and_an_old_end_does_not_touch_it() {
         let (table, now) = (Table::default(), Instant::now());
@@ -256,7 +261,7 @@ mod tests {
         assert!(!table.leave("a:b@c", &first) && table.connected() == 1);
         assert!(table.leave("a:b@c", &second) && table.connected() == 0);
         let address = Address::new("c", "a", "b").expect("an address");
-        assert_eq!(table.deliver(&address, Bytes::new()), Given::NotHere);
+        assert_eq!(table.deliver(&address, word(0)), Given::NotHere);
     }
 
     #[test]
@@ -279,11 +284,11 @@ mod tests {
         let table = Table::default();
         let address = Address::new("o#a", "ann", "phone").expect("an address");
         let _place = table.enter(&address.client_id(), 500, Instant::now()).expect("a place");
-        let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, Bytes::new())).collect();
+        let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, word(0))).collect();
         assert_eq!((given[ORDERS - 1], given[ORDERS]), (Given::Written, Given::Full));
-        assert_eq!(table.deliver(&address, vec![b'x'; 500].into()), Given::TooLarge { most: 500 });
+        assert_eq!(table.deliver(&address, word(500)), Given::TooLarge { most: 500 });
         table.end_login(&address.client_id(), KickCode::Kicked);
-        assert_eq!(table.deliver(&address, Bytes::new()), Given::NotHere, "whose login has ended is not waited for");
+        assert_eq!(table.deliver(&address, word(0)), Given::NotHere, "whose login has ended is not waited for");
         assert!(table.all().by_user.is_empty(), "it counts no more");
     }
 

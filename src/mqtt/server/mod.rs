@@ -11,11 +11,13 @@
 //! topics, and its only partner is the gateway. What CONNACK says is so.
 
 mod frames;
+mod outbound;
 mod strict;
 
 pub use frames::{next_packet, write_packet};
 pub use strict::Fault;
 
+use self::outbound::Outbound;
 use super::connection::no_properties;
 use crate::protocol::MAX_PACKET;
 use crate::secret::Secret;
@@ -26,15 +28,13 @@ use rumqttc::v5::mqttbytes::v5::{
     Packet, PingResp, PubAck, PubAckReason, Publish, SubAck, Subscribe, SubscribeReasonCode, UnsubAck, UnsubAckReason,
     Unsubscribe,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A client has so long from the first byte to its CONNECT.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Publishes of a client that are not acknowledged; then nothing more of it is read.
 pub const RECEIVE_MAXIMUM: u16 = 16;
-/// Publishes that wait for a client's window; what comes beyond them is not sent.
-const WAITING: usize = 1024;
 /// Longest `state` in bytes, and longest will.
 const LONGEST_STATE: usize = 1024;
 /// The keep alive of a client that names none, in seconds: a connection that died is found at some time.
@@ -78,8 +78,8 @@ pub enum Event {
     Fault(Fault),
     /// The answer to [`Action::Ask`].
     Entered(Result<Own, Refusal>),
-    /// To be sent on `down`.
-    Deliver(Bytes),
+    /// To be sent on `down`. What bears the name of something that is on its way there already is not.
+    Deliver(Bytes, Option<Arc<str>>),
     /// What was heard under this id is stored.
     Stored(Option<u16>),
     /// It said too much, or that is over.
@@ -144,11 +144,8 @@ pub struct Server {
     sets_keep_alive: bool,
     heard_at: Duration,
     /// The client's limits.
-    window: usize,
     max_packet: u32,
-    last_id: u16,
-    in_flight: BTreeSet<u16>,
-    waiting: VecDeque<Bytes>,
+    outbound: Outbound,
     /// Words that were heard and are not stored.
     owed: usize,
     /// It said more than it may; nothing more of it is read for a while.
@@ -166,11 +163,8 @@ impl Server {
             keep_alive: Duration::ZERO,
             sets_keep_alive: false,
             heard_at: now,
-            window: usize::from(u16::MAX),
             max_packet: u32::MAX,
-            last_id: 0,
-            in_flight: BTreeSet::new(),
-            waiting: VecDeque::new(),
+            outbound: Outbound::default(),
             owed: 0,
             paused: false,
         }
@@ -207,7 +201,7 @@ impl Server {
 
     /// It has subscribed, and was sent all that there is for it.
     pub fn is_told(&self) -> bool {
-        matches!(self.phase, Phase::Up) && self.subscribed.is_some() && self.waiting.is_empty()
+        matches!(self.phase, Phase::Up) && self.subscribed.is_some() && !self.outbound.waits()
     }
 
     pub const fn is_closed(&self) -> bool {
@@ -234,7 +228,7 @@ impl Server {
             }
             Event::Fault(fault) => self.fault(fault, out),
             Event::Entered(answer) => self.entered(now, answer, out),
-            Event::Deliver(payload) => self.deliver(payload, out),
+            Event::Deliver(payload, message) => self.deliver(payload, message, out),
             Event::Stored(packet_id) => {
                 self.owed = self.owed.saturating_sub(1);
                 // What was not read meanwhile is no silence.
@@ -268,7 +262,7 @@ impl Server {
             return self.close("something else before CONNECT", false, out);
         };
         let properties = connect.properties;
-        self.window = usize::from(properties.as_ref().and_then(|p| p.receive_maximum).unwrap_or(u16::MAX).max(1));
+        self.outbound.set_window(properties.as_ref().and_then(|p| p.receive_maximum));
         self.max_packet = properties.as_ref().and_then(|p| p.max_packet_size).unwrap_or(u32::MAX);
         self.sets_keep_alive = connect.keep_alive == 0;
         let keep_alive_s = if self.sets_keep_alive { KEEP_ALIVE_S } else { connect.keep_alive };
@@ -337,7 +331,7 @@ impl Server {
         match packet {
             Packet::Publish(publish) => self.publish(publish, out),
             Packet::PubAck(ack) => {
-                self.in_flight.remove(&ack.pkid);
+                self.outbound.acknowledged(ack.pkid);
                 self.send_waiting(out);
             }
             Packet::Subscribe(subscribe) => self.subscribe(&subscribe, out),
@@ -414,39 +408,26 @@ impl Server {
         self.send_waiting(out);
     }
 
-    fn deliver(&mut self, payload: Bytes, out: &mut Vec<Action>) {
-        if self.waiting.len() >= WAITING {
+    fn deliver(&mut self, payload: Bytes, name: Option<Arc<str>>, out: &mut Vec<Action>) {
+        if self.outbound.wait(payload, name).is_err() {
             return out.push(Action::Refused("more for the device than may wait for it"));
         }
-        self.waiting.push_back(payload);
         self.send_waiting(out);
     }
 
     fn send_waiting(&mut self, out: &mut Vec<Action>) {
         let Some(qos) = self.subscribed else { return };
-        while self.in_flight.len() < self.window {
-            let Some(payload) = self.waiting.pop_front() else { return };
-            let mut publish = Publish::new(self.own.down.clone(), qos, payload, None);
-            // [MQTT-3.1.2-24]: as if it had been sent.
-            let size = publish.payload.len() + publish.topic.len() + 16;
-            if u32::try_from(size).unwrap_or(u32::MAX) > self.max_packet {
+        let (topic, most) = (&self.own.down, self.max_packet);
+        // [MQTT-3.1.2-24]: as if it had been sent.
+        let fits = |payload: &Bytes| u32::try_from(payload.len() + topic.len() + 16).unwrap_or(u32::MAX) <= most;
+        while let Some((payload, packet_id)) = self.outbound.next(qos == QoS::AtLeastOnce, fits) {
+            let Some(packet_id) = packet_id else {
                 out.push(Action::Refused("a message that is larger than the device takes"));
                 continue;
-            }
-            if qos == QoS::AtLeastOnce {
-                publish.pkid = self.next_id();
-                self.in_flight.insert(publish.pkid);
-            }
+            };
+            let mut publish = Publish::new(topic.clone(), qos, payload, None);
+            publish.pkid = packet_id;
             out.push(Action::Write(Packet::Publish(publish)));
-        }
-    }
-
-    fn next_id(&mut self) -> u16 {
-        loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if !self.in_flight.contains(&self.last_id) {
-                return self.last_id;
-            }
         }
     }
 

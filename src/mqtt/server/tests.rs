@@ -214,7 +214,7 @@ fn messages_wait_for_the_subscription_and_for_the_clients_window() {
     let properties = ConnectProperties { receive_maximum: Some(2), ..ConnectProperties::new() };
     let mut server = with(Some(properties));
     for n in 0..3 {
-        assert!(server.on_event(at(1), Event::Deliver(Bytes::from(format!("{n}")))).is_empty());
+        assert!(server.on_event(at(1), Event::Deliver(Bytes::from(format!("{n}")), None)).is_empty());
     }
     let sent = |actions: &[Action]| -> Vec<(u16, Bytes)> {
         let publish = |action: &Action| match action {
@@ -232,8 +232,37 @@ fn messages_wait_for_the_subscription_and_for_the_clients_window() {
     let actions = server.on_event(at(2), Event::Packet(Packet::PubAck(PubAck::new(1, None))));
     assert_eq!(sent(&actions), [(3, "2".into())], "[MQTT-4.9.0-1]");
     let mut lossy = subscribed(QoS::AtMostOnce);
-    let actions = lossy.on_event(at(2), Event::Deliver("x".into()));
+    let actions = lossy.on_event(at(2), Event::Deliver("x".into(), None));
     assert_eq!(sent(&actions), [(0, "x".into())]);
+}
+
+#[test]
+fn a_message_that_is_on_its_way_is_not_sent_twice_and_one_that_arrived_may_be_again() {
+    let published = |actions: &[Action]| {
+        let publishes = actions.iter().filter(|action| matches!(action, Action::Write(Packet::Publish(_))));
+        publishes.count()
+    };
+    for (qos, again) in [(QoS::AtLeastOnce, 0), (QoS::AtMostOnce, 1)] {
+        let mut server = subscribed(qos);
+        let id: Arc<str> = "id".into();
+        let message = |copy: &'static str| Event::Deliver(copy.into(), Some(id.clone()));
+        assert_eq!(published(&server.on_event(at(2), message("a message"))), 1);
+        assert_eq!(published(&server.on_event(at(9), message("the same, later"))), again, "{qos:?}");
+        server.on_event(at(10), Event::Packet(Packet::PubAck(PubAck::new(1, None))));
+        assert_eq!(published(&server.on_event(at(20), message("its acknowledgement was lost"))), 1);
+    }
+    let properties = ConnectProperties { receive_maximum: Some(1), ..ConnectProperties::new() };
+    let mut server = with(Some(properties));
+    subscribe(&mut server, DOWN, QoS::AtLeastOnce);
+    let ids: [Arc<str>; 2] = ["first".into(), "second".into()];
+    let sent: Vec<usize> = [0, 1, 1, 0]
+        .map(|n: usize| published(&server.on_event(at(2), Event::Deliver("m".into(), Some(ids[n].clone())))))
+        .to_vec();
+    assert_eq!(sent, [1, 0, 0, 0]);
+    let acked = |server: &mut Server, packet_id| {
+        published(&server.on_event(at(3), Event::Packet(Packet::PubAck(PubAck::new(packet_id, None)))))
+    };
+    assert_eq!((acked(&mut server, 1), acked(&mut server, 2)), (1, 0), "the second waited once");
 }
 
 #[test]
@@ -387,7 +416,7 @@ fn no_stream_makes_the_server_panic_or_write_what_a_client_cannot_read() {
                     }
                 }
                 if next(5) == 0 {
-                    events.push(Event::Deliver("m".into()));
+                    events.push(Event::Deliver("m".into(), None));
                 }
             }
         }

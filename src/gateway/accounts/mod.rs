@@ -8,13 +8,17 @@
 //! Source of the commands: <https://mosquitto.org/documentation/dynamic-security/>. An account that is deleted is
 //! disconnected by the plugin at once.
 
+mod desk;
+mod noted;
+
+use self::desk::Asked;
+pub(super) use self::desk::{ANSWERS, Desk};
+use self::noted::{Listed, MOST, Noted, added, superseded};
 use super::clock::now_ms;
 use super::store::{LoginClaim, Store, StoreError};
 use super::tokens::Claims;
-use crate::protocol::{Address, Leg, Topics};
-use crate::secret::{Secret, random_hex};
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use crate::protocol::Topics;
+use crate::secret::Secret;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +29,6 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-const CONTROL: &str = "$CONTROL/dynamic-security/v1";
-/// Where the plugin answers whoever asked.
-pub(super) const ANSWERS: &str = "$CONTROL/dynamic-security/v1/response";
 /// Commands that wait for the connection; a caller beyond that waits itself.
 const QUEUE: usize = 256;
 /// How long the broker may take to answer who waits for a login.
@@ -42,11 +43,6 @@ const AGAIN: Duration = Duration::from_secs(30);
 const PAGE: usize = 10;
 /// Accounts removed by one packet: the broker writes all of them anew for each, and serves nobody meanwhile.
 const REMOVED: usize = 10;
-/// Of one device these many accounts stay besides those whose tokens live: a device that was away renews with an old one,
-/// and may miss the answer.
-const NEWEST: usize = 4;
-/// And no more than these in all: whoever has a right password gets tokens as often as they like.
-const MOST: usize = 8;
 /// Other installations that are told of.
 const TOLD: usize = 100;
 /// Devices whose new accounts are counted until all are looked through.
@@ -67,17 +63,10 @@ pub enum AccountError {
     Store,
 }
 
-/// Commands on their way to the broker, and the way back.
-#[derive(Debug)]
-pub(super) struct Asked {
-    commands: Vec<Json>,
-    answered: oneshot::Sender<Vec<Json>>,
-}
-
 struct Shared {
     desk: mpsc::Sender<Asked>,
     /// A login has ended, or the broker is back.
-    look: Notify,
+    look: Arc<Notify>,
     /// Accounts made for each device since all were looked through.
     made: Mutex<HashMap<(String, String, String), usize>>,
     seen: Mutex<Seen>,
@@ -102,22 +91,13 @@ struct Seen {
 #[derive(Clone, Default)]
 pub struct Accounts(Option<Arc<Shared>>);
 
-/// The connection's end of the queue.
-pub(super) struct Desk {
-    queue: mpsc::Receiver<Asked>,
-    waiting: HashMap<String, oneshot::Sender<Vec<Json>>>,
-    /// The broker tells every gateway what it answers any of them.
-    name: String,
-    asked: u64,
-    shared: Arc<Shared>,
-}
-
 impl Accounts {
     pub(super) fn kept(topics: Topics, store: Store, installation: String) -> (Self, Desk) {
         let (desk, queue) = mpsc::channel(QUEUE);
-        let (look, made, seen, last_ms) = (Notify::new(), Mutex::default(), Mutex::default(), AtomicU64::default());
+        let (look, made, seen, last_ms) =
+            (Arc::new(Notify::new()), Mutex::default(), Mutex::default(), AtomicU64::default());
         let shared = Arc::new(Shared { desk, look, made, seen, last_ms, topics, store, installation });
-        let desk = Desk { queue, waiting: HashMap::new(), name: random_hex::<8>(), asked: 0, shared: shared.clone() };
+        let desk = Desk::new(queue, shared.look.clone());
         (Self(Some(shared)), desk)
     }
 
@@ -305,219 +285,11 @@ impl Shared {
     }
 }
 
-impl Desk {
-    /// The next commands; for ever where nobody has any.
-    pub async fn next(desk: &mut Option<Self>) -> Asked {
-        match desk {
-            Some(desk) => {
-                while let Some(asked) = desk.queue.recv().await {
-                    // Nobody would have the token of an account that is made too late.
-                    if !asked.answered.is_closed() {
-                        return asked;
-                    }
-                }
-                std::future::pending().await
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    /// What is published for them, and where.
-    pub fn ask(&mut self, Asked { commands, answered }: Asked) -> (&'static str, Bytes) {
-        // Who has given up waiting goes here at last.
-        self.waiting.retain(|_, waits| !waits.is_closed());
-        self.asked += 1;
-        let id = format!("{}-{}", self.name, self.asked);
-        let named = commands.into_iter().map(|mut command| {
-            command["correlationData"] = json!(id);
-            command
-        });
-        let payload = json!({ "commands": named.collect::<Vec<_>>() }).to_string();
-        self.waiting.insert(id, answered);
-        (CONTROL, payload.into())
-    }
-
-    pub fn on_answer(&mut self, payload: &[u8]) {
-        let Ok(answer) = serde_json::from_slice::<Json>(payload) else { return };
-        let answers = answer["responses"].as_array().cloned().unwrap_or_default();
-        let id = answers.first().and_then(|answer| answer["correlationData"].as_str());
-        if let Some(waits) = id.and_then(|id| self.waiting.remove(id)) {
-            // It may have given up.
-            drop(waits.send(answers));
-        }
-    }
-
-    /// No other connection answers what this one was asked.
-    pub fn on_disconnected(&mut self) {
-        self.waiting.clear();
-    }
-
-    pub fn on_connected(&mut self) {
-        self.shared.look.notify_one();
-    }
-}
-
-/// Whose login an account is: its description.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Noted {
-    app: String,
-    user: String,
-    device: String,
-    login: String,
-    generation: u64,
-    issued_s: u64,
-    /// Until then its token lives.
-    life_s: u64,
-    /// Nobody takes the token after it.
-    end_s: u64,
-    /// When the account was made, which tells those apart that were issued within a second. 0 of builds that did not say it.
-    #[serde(default)]
-    made_ms: u64,
-    /// Which installation made it. `None` of builds before they had an id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    installation: Option<String>,
-}
-
-impl Noted {
-    fn of(claims: &Claims, installation: &str, made_ms: u64) -> Option<Self> {
-        Some(Self {
-            app: claims.app.clone(),
-            user: claims.sub.clone(),
-            device: claims.device.clone()?,
-            login: claims.login.clone(),
-            generation: claims.generation,
-            issued_s: claims.iat.unwrap_or(0),
-            life_s: claims.life.unwrap_or(claims.exp),
-            end_s: claims.exp,
-            made_ms,
-            installation: Some(installation.to_owned()),
-        })
-    }
-
-    fn claim(&self) -> LoginClaim {
-        LoginClaim {
-            app: self.app.clone(),
-            user: self.user.clone(),
-            device: Some(self.device.clone()),
-            login: self.login.clone(),
-            generation: self.generation,
-            issued_s: self.issued_s,
-        }
-    }
-}
-
-/// An account as the broker lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Listed {
-    name: String,
-    noted: Noted,
-}
-
-impl Listed {
-    /// `None`: it is somebody else's.
-    fn read(client: &Json) -> Option<Self> {
-        let noted = serde_json::from_str(client["textdescription"].as_str()?).ok()?;
-        Some(Self { name: client["username"].as_str()?.to_owned(), noted })
-    }
-}
-
-/// The commands that make an account, with its topics; `None`: its ids are none.
-fn added(noted: &Noted, name: &str, token: &Secret, topics: &Topics) -> Option<Vec<Json>> {
-    let address = Address::new(&noted.app, &noted.user, &noted.device).ok()?;
-    let rule = |kind, leg| json!({"acltype": kind, "topic": topics.topic(&address, leg), "allow": true});
-    let rules = [
-        rule("publishClientSend", Leg::Up),
-        rule("publishClientSend", Leg::State),
-        rule("subscribeLiteral", Leg::Down),
-        rule("publishClientReceive", Leg::Down),
-    ];
-    Some(vec![
-        json!({"command": "createRole", "rolename": name, "acls": rules}),
-        json!({
-            "command": "createClient", "username": name, "password": token.expose(), "clientid": address.client_id(),
-            "textdescription": serde_json::to_string(noted).ok()?, "roles": [{"rolename": name}],
-        }),
-    ])
-}
-
-/// Those that newer ones of their device have taken the place of, and those whose tokens nobody takes.
-fn superseded(all: &[Listed], now_s: u64) -> Vec<String> {
-    let mut devices: HashMap<(&str, &str, &str), Vec<&Listed>> = HashMap::new();
-    for account in all {
-        let Noted { app, user, device, .. } = &account.noted;
-        devices.entry((app, user, device)).or_default().push(account);
-    }
-    let mut out = Vec::new();
-    for mut accounts in devices.into_values() {
-        accounts.sort_by_key(|account| std::cmp::Reverse((account.noted.issued_s, account.noted.made_ms)));
-        let over = accounts.into_iter().enumerate().filter(|(newer, account)| {
-            account.noted.end_s <= now_s || *newer >= MOST || (*newer >= NEWEST && account.noted.life_s <= now_s)
-        });
-        out.extend(over.map(|(_, account)| account.name.clone()));
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use super::noted::tests::{ID, account};
     use super::*;
     use crate::gateway::store::UserChange;
-
-    const ID: &str = "0123456789abcdef";
-
-    fn account(device: &str, issued_s: u64) -> Listed {
-        let noted = Noted {
-            app: "o#a".to_owned(),
-            user: "ann".to_owned(),
-            device: device.to_owned(),
-            login: "0123".to_owned(),
-            generation: 0,
-            issued_s,
-            life_s: issued_s + 60,
-            end_s: issued_s + 1000,
-            made_ms: issued_s * 1000,
-            installation: Some(ID.to_owned()),
-        };
-        Listed { name: format!("{device}/{issued_s}"), noted }
-    }
-
-    #[test]
-    fn an_account_is_read_back_as_it_was_written_and_is_its_own_devices_alone() {
-        let Listed { name, noted } = account("phone", 1);
-        let topics = Topics::new("im/v1").expect("a prefix");
-        let made = added(&noted, &name, &Secret::new("token"), &topics).expect("made");
-        assert_eq!(
-            made[0]["acls"][2],
-            json!({"acltype": "subscribeLiteral", "topic": "im/v1/o%23a/ann/phone/down", "allow": true})
-        );
-        assert_eq!((&made[1]["clientid"], &made[1]["password"]), (&json!("ann:phone@o%23a"), &json!("token")));
-        assert_eq!(Listed::read(&made[1]), Some(Listed { name, noted }));
-        assert_eq!(Listed::read(&json!({"username": "gateway", "textdescription": "the operator's"})), None);
-    }
-
-    #[test]
-    fn a_device_keeps_the_accounts_that_it_may_still_come_with() {
-        let many: Vec<Listed> = (0..6).map(|n| account("phone", n * 100)).collect();
-        let all = [many.clone(), vec![account("tablet", 0)]].concat();
-        assert_eq!(superseded(&all, 50), Vec::<String>::new(), "all live");
-        assert_eq!(superseded(&all, 200), ["phone/100", "phone/0"], "not the tablet's only one");
-        assert_eq!(superseded(&many[..1], 1000), ["phone/0"], "nobody takes its token");
-        let many: Vec<Listed> = (0..10).map(|n| account("phone", n)).collect();
-        assert_eq!(superseded(&many, 20), ["phone/1", "phone/0"], "all live, and are too many");
-    }
-
-    #[test]
-    fn of_accounts_that_were_issued_within_a_second_the_ones_that_were_made_last_stay() {
-        let made = |name: &str, made_ms| {
-            let mut account = account("phone", 7);
-            (account.name, account.noted.made_ms) = (name.to_owned(), made_ms);
-            account
-        };
-        // In the broker's order, which is none of time.
-        let mut all: Vec<Listed> = (0..9).map(|n| made(&format!("{n}"), 7000 + n)).collect();
-        all.push(made("of a build before", 0));
-        assert_eq!(superseded(&all, 20), ["0", "of a build before"]);
-    }
 
     #[tokio::test]
     async fn no_two_accounts_are_made_at_the_same_moment() {
@@ -552,22 +324,6 @@ mod tests {
         let change = UserChange::Deleted;
         store.change_user(app(), ann(), change, crate::delivery::Rules::FOR_TESTS, 1).await.expect("removed");
         assert_eq!(names().await, ["own", "adopted"], "it goes when its user has gone");
-    }
-
-    #[test]
-    fn a_page_of_the_longest_accounts_is_one_that_the_gateway_takes() {
-        let id = "\"".repeat(256);
-        let Listed { mut noted, .. } = account(&id, 1_800_000_000);
-        (noted.app, noted.user) = (id.clone(), id.clone());
-        let encoded = "%22".repeat(256);
-        let name = format!("{encoded}/{encoded}/0123456789abcdef");
-        let made = added(&noted, &name, &Secret::new("token"), &Topics::new("im/v1").expect("a prefix"));
-        let mut client = made.expect("made").remove(1);
-        client["groups"] = json!([]);
-        client["roles"] = json!([{"rolename": name, "priority": -1}]);
-        let page = json!({"responses": [{"command": "listClients", "data": {"clients": vec![client; PAGE]}}]});
-        let bytes = page.to_string().len();
-        assert!(bytes + 1024 < crate::protocol::MAX_PACKET as usize, "{bytes}");
     }
 
     async fn kept() -> (tempfile::TempDir, Arc<Shared>, Desk) {

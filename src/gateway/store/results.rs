@@ -266,6 +266,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_lies_on_the_device_and_no_app_has_taken_is_in_the_badge() {
+        let stage = Stage::new(&["ann"]).await;
+        let hello = json!({"nonce": "c", "agent": "t", "channel": "none", "platform": "android", "login": "l"});
+        let hello: Hello = serde_json::from_value(hello).expect("a hello");
+        let phone = Address::new(APP, "ann", "phone").expect("an address");
+        stage.store.hello(phone.clone(), hello, RULES, 2).await.expect("heard");
+        assert!(jobs(stage.accept(&[("m1", "ann")], 9, RULES).await).is_empty());
+        stage.store.acked(phone.clone(), vec!["m1".into()], Some(true), RULES, 10).await.expect("acked");
+        stage.store.went_offline(phone, "c".into(), RULES, 10).await.expect("noted");
+        assert_eq!(badges(&jobs(stage.accept(&[("m2", "ann")], 9, RULES).await)), [("m2", 2)]);
+        assert_eq!(badges(&stage.claim(10 + RULES.ack_deadline_ms).await.jobs), [("m1", 2)]);
+    }
+
+    #[tokio::test]
     async fn what_had_to_make_room_is_in_no_later_badge_of_the_call() {
         let stage = Stage::new(&["ann"]).await;
         let rules = Rules { keep_most: 2, ..RULES };

@@ -16,11 +16,12 @@ for architecture in "$@"; do
         *) echo "$architecture? one of: x86_64 aarch64 armv7" >&2; exit 64 ;;
     esac
     more=()
-    environment=()
+    flags="${RUSTFLAGS:-} -C link-arg=-Wl,-T,$PWD/packaging/no-unwind-tables.ld"
+    environment=("RUSTFLAGS=$flags")
     if [ ! -d "$("${RUSTC:-rustc}" --print target-libdir --target "$target")" ]; then
         more=(-Zbuild-std=std,panic_abort)
         # Its own start files are not installed either; zig's are used.
-        environment=(RUSTC_BOOTSTRAP=1 "RUSTFLAGS=${RUSTFLAGS:-} -C link-self-contained=no")
+        environment=(RUSTC_BOOTSTRAP=1 "RUSTFLAGS=$flags -C link-self-contained=no")
     fi
     env "${environment[@]}" cargo zigbuild --profile device --no-default-features --bin impush --target "$target" "${more[@]}"
     install -D -m 755 "${CARGO_TARGET_DIR:-target}/$target/device/impush" "target/static/$architecture/impush"

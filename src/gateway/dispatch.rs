@@ -339,6 +339,7 @@ impl Dispatch {
                         break;
                     }
                 }
+                let _ = report(self.store.keep_days(self.rules(), now_ms(), may_sweep).await);
             }
             self.alarm.looking();
             let due = report(self.store.next_due().await).flatten();

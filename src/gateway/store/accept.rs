@@ -165,14 +165,23 @@ fn insert(t: &Transaction<'_>, jobs: &[Accept]) -> Result<Vec<bool>, StoreError>
     const ALL: &str = concat!(
         "INSERT INTO ",
         columns!(),
+        // No index is unique over all days; the user's lock is held.
         " SELECT * FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]),
-         CAST(?5 AS bigint[]), CAST(?6 AS bigint[]), CAST(?7 AS text[])) ON CONFLICT DO NOTHING RETURNING id"
+         CAST(?5 AS bigint[]), CAST(?6 AS bigint[]), CAST(?7 AS text[])) AS u (id, app, user, message, accepted_ms, expires_ms, idempotency)
+         WHERE u.idempotency IS NULL OR NOT EXISTS (SELECT 1 FROM messages m WHERE m.app = u.app AND m.user = u.user
+         AND m.idempotency = u.idempotency) ON CONFLICT DO NOTHING RETURNING id"
     );
     let all = || jobs.iter().flat_map(|job| job.messages.iter().map(|new| (new, as_i64(job.now_ms))));
     let body = |(new, _): (&NewMessage, _)| serde_json::to_string(&*new.message);
     let bodies: Vec<String> =
         all().map(body).collect::<Result<_, _>>().map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    let rows = all().zip(&bodies).map(|((new, accepted_ms), body)| {
+    let mut keys = HashSet::new();
+    // Two of one key may be of two days.
+    let mut first = |new: &NewMessage| {
+        let NewMessage { app, message, idempotency, .. } = new;
+        idempotency.is_none() || keys.insert((app.clone(), message.to.clone(), idempotency.clone()))
+    };
+    let rows = all().zip(&bodies).filter(|((new, _), _)| first(new)).map(|((new, accepted_ms), body)| {
         let NewMessage { app, message, expires_ms, idempotency } = new;
         let mut row = [&*message.id, app, &*message.to, body].map(Bound::Text).to_vec();
         row.extend([accepted_ms, as_i64(*expires_ms)].map(Bound::Integer));

@@ -2,11 +2,14 @@
 
 use super::deliveries::Of;
 use super::pairs::{self, Place, Recall, columns};
+use super::partitions::undivided;
 use super::room::Room;
 use super::sql::{Transaction, params};
+use super::value::Bound;
 use super::{Store, StoreError, as_i64, as_u64};
 use crate::delivery::{Device, Event, Pair, Rules};
 use crate::ids::MessageId;
+use std::collections::HashSet;
 
 /// Messages looked at in one transaction.
 const BATCH: u32 = 500;
@@ -74,20 +77,18 @@ impl Store {
             let mut swept = expire(t, rules, now_ms)?;
             let kept_ms = (rules.keep_s + rules.trace_s) * 1000;
             let before = MessageId::from_ms(now_ms.saturating_sub(kept_ms));
-            let gone: Vec<String> = t
-                .prepare_cached("SELECT id FROM messages WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT ?3")?
-                .query_map(params![before, as_i64(now_ms.saturating_sub(rules.trace_s * 1000)), BATCH], |r| r.get(0))?
-                .collect::<Result<_, _>>()?;
-            swept.more |= gone.len() == BATCH as usize;
-            // The newest event stays, so that no number is given twice.
-            for id in &gone {
-                for what in [
-                    "deliveries WHERE message = ?1",
-                    "events WHERE message = ?1 AND number < (SELECT max(number) FROM events)",
-                    "messages WHERE id = ?1",
-                ] {
-                    t.execute(&format!("DELETE FROM {what}"), [id])?;
-                }
+            let over = as_i64(now_ms.saturating_sub(rules.trace_s * 1000));
+            // On PostgreSQL a day goes whole.
+            let tables = if t.is_shared() { undivided(t)? } else { vec!["messages".to_owned()] };
+            for table in tables {
+                let gone: Vec<MessageId> = t
+                    .prepare_cached(&format!(
+                        "SELECT id FROM {table} WHERE id < ?1 AND expires_ms <= ?2 ORDER BY id LIMIT ?3"
+                    ))?
+                    .query_map(params![before, over, BATCH], |r| r.get(0))?
+                    .collect::<Result<_, _>>()?;
+                swept.more |= gone.len() == BATCH as usize;
+                remove(t, &gone)?;
             }
             super::limits::sweep(t, now_ms)?;
             Ok(swept)
@@ -96,8 +97,29 @@ impl Store {
     }
 }
 
+/// Removes messages with all that is stored of them.
+fn remove(t: &Transaction<'_>, gone: &[MessageId]) -> Result<(), StoreError> {
+    // SQLite would give the number of a newest event that is gone to another one.
+    for (one, all) in [
+        (
+            "deliveries WHERE message = ?1",
+            "deliveries d USING unnest(CAST(?1 AS text[])) AS ids (id) WHERE d.message = ids.id",
+        ),
+        (
+            "events WHERE message = ?1 AND number < (SELECT max(number) FROM events)",
+            "events e USING unnest(CAST(?1 AS text[])) AS ids (id) WHERE e.message = ids.id",
+        ),
+        ("messages WHERE id = ?1", "messages m USING unnest(CAST(?1 AS text[])) AS ids (id) WHERE m.id = ids.id"),
+    ] {
+        let one = format!("DELETE FROM {one} RETURNING 1");
+        let all = format!("DELETE FROM {all} RETURNING 1");
+        t.with_rows((&one, &all), gone.iter().map(|id| vec![Bound::Text(id)]), |_| Ok(()))?;
+    }
+    Ok(())
+}
+
 /// Up to which id messages were come by.
-const SWEPT: &str = "swept";
+pub(super) const SWEPT: &str = "swept";
 
 fn expire(t: &Transaction<'_>, rules: Rules, now_ms: u64) -> Result<Swept, StoreError> {
     t.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?1, '')", [SWEPT])?;
@@ -108,33 +130,25 @@ fn expire(t: &Transaction<'_>, rules: Rules, now_ms: u64) -> Result<Swept, Store
         .prepare_cached("SELECT id, expires_ms FROM messages WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3")?
         .query_map(params![from, before, BATCH], |r| Ok((r.get(0)?, r.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    let mut swept = Swept { more: next.len() == BATCH as usize, ..Swept::default() };
-    let mut last = None;
-    for (id, expires_ms) in next {
-        // It was accepted under a longer life.
-        if as_u64(expires_ms) > now_ms {
-            swept.more = false;
-            break;
-        }
-        type Row = (String, String, String, Pair);
-        let open: Vec<Row> = t
-            .prepare_cached(concat!(
-                "SELECT d.app, d.user, d.device, ",
-                columns!(),
-                " FROM deliveries d WHERE d.message = ?1 AND d.state <> 'done'"
-            ))?
-            .query_map([&*id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, pairs::read(r, 3)?)))?
-            .collect::<Result<_, _>>()?;
-        swept.missed += usize::from(!open.is_empty());
-        for (app, user, device, pair) in &open {
-            let place = Place { app, user, device };
-            let of = Of { t, place, device: Device::default(), bound: false, rules, now_ms };
-            swept.recalls.extend(of.step(&id, pair, Event::Expired)?);
-        }
-        last = Some(id);
+    // One that was accepted under a longer life is waited for.
+    let over: Vec<MessageId> =
+        next.into_iter().take_while(|(_, expires_ms)| as_u64(*expires_ms) <= now_ms).map(|(id, _)| id).collect();
+    let Some(last) = over.last() else { return Ok(Swept::default()) };
+    let mut swept = Swept { more: over.len() == BATCH as usize, ..Swept::default() };
+    type Row = (MessageId, [String; 3], Pair);
+    let open: Vec<Row> = t
+        .prepare_cached(concat!(
+            "SELECT d.message, d.app, d.user, d.device, ",
+            columns!(),
+            " FROM deliveries d WHERE d.message > ?1 AND d.message <= ?2 AND d.state <> 'done' ORDER BY d.message"
+        ))?
+        .query_map(params![from, last], |r| Ok((r.get(0)?, [r.get(1)?, r.get(2)?, r.get(3)?], pairs::read(r, 4)?)))?
+        .collect::<Result<_, _>>()?;
+    swept.missed = open.iter().map(|(id, ..)| id).collect::<HashSet<_>>().len();
+    for (id, [app, user, device], pair) in &open {
+        let of = Of { t, place: Place { app, user, device }, device: Device::default(), bound: false, rules, now_ms };
+        swept.recalls.extend(of.step(id, pair, Event::Expired)?);
     }
-    if let Some(last) = last {
-        t.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![SWEPT, last])?;
-    }
+    t.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![SWEPT, last])?;
     Ok(swept)
 }

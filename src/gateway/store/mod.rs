@@ -13,6 +13,7 @@ mod checkpoint;
 mod claims;
 mod clients;
 mod clones;
+mod days;
 mod deliveries;
 mod devices;
 mod edition;
@@ -31,6 +32,7 @@ mod nodes;
 mod orders;
 mod own;
 mod pairs;
+mod partitions;
 mod patience;
 mod pending;
 mod pooler;
@@ -50,6 +52,8 @@ mod thread;
 mod time;
 mod together;
 mod traces;
+#[cfg(test)]
+mod trial;
 mod turns;
 mod usage;
 mod users;
@@ -181,6 +185,7 @@ pub struct Store {
     room: Room,
     usage: Usage,
     probe: probe::Probe,
+    days: partitions::Told,
 }
 
 impl Store {
@@ -207,9 +212,10 @@ impl Store {
         mut waiting: impl FnMut(&StoreError),
     ) -> Result<Self, StoreError> {
         loop {
-            let ((jobs, queue), usage) = (queue(), Usage::default());
-            match thread::postgres(config.clone(), tls.clone(), connections, usage.clone(), queue).await {
-                Ok(session) => return Ok(Self::over(jobs, vault, None, (session, usage))),
+            let ((jobs, queue), usage, days) = (queue(), Usage::default(), partitions::Told::default());
+            let server = (config.clone(), tls.clone(), connections);
+            match thread::postgres(server, usage.clone(), days.clone(), queue).await {
+                Ok(session) => return Ok(Self { days, ..Self::over(jobs, vault, None, (session, usage)) }),
                 Err(error) if error.is_away() => waiting(&error),
                 Err(error) => return Err(error),
             }
@@ -222,7 +228,18 @@ impl Store {
         let (vault, shared) = (Arc::new(vault), directory.is_none());
         let probe = probe::Probe::new(directory);
         let known = Known::new(vault.clone());
-        Self { jobs, known, node: Arc::default(), vault, shared, session, room: Room::default(), usage, probe }
+        Self {
+            jobs,
+            known,
+            node: Arc::default(),
+            vault,
+            shared,
+            session,
+            room: Room::default(),
+            usage,
+            probe,
+            days: partitions::Told::default(),
+        }
     }
 
     /// Whether what a connection to it listens to is heard on that connection.

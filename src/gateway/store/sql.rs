@@ -40,6 +40,8 @@ pub(super) struct Transaction<'a> {
     edition: RefCell<Option<Rc<str>>>,
     /// The server behind the connection takes no writes.
     read_only: Cell<bool>,
+    /// Its commit removes files.
+    removes_files: Cell<bool>,
     pub unwritten: Unwritten,
     /// Of SQLite.
     pub kept: Option<&'a Kept>,
@@ -77,6 +79,7 @@ impl<'t> Transaction<'t> {
             backend,
             edition: RefCell::default(),
             read_only: Cell::default(),
+            removes_files: Cell::default(),
             unwritten: Unwritten::default(),
             kept: None,
             usage: usage.clone(),
@@ -337,6 +340,19 @@ impl<'t> Transaction<'t> {
     /// reach one that does.
     pub fn was_read_only(&self) -> bool {
         self.read_only.get()
+    }
+
+    /// Drops tables: its commit may take as long as their files take to go.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn drop_tables(&self, names: &[String]) -> Result<(), StoreError> {
+        self.removes_files.set(true);
+        self.execute_batch(&format!("DROP TABLE IF EXISTS {}", names.join(", ")))
+    }
+
+    pub fn removes_files(&self) -> bool {
+        self.removes_files.get()
     }
 
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {

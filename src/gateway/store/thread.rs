@@ -5,6 +5,7 @@ use super::bulk::Bulk;
 use super::checkpoint::Checkpoints;
 use super::health::Health;
 use super::kept::{self, Kept};
+use super::partitions;
 use super::patience::Commits;
 use super::pooler::{self, Session};
 use super::queue::{Queue, SMALL, Size};
@@ -41,16 +42,21 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const DEADLINE: &str =
     "SELECT set_config('statement_timeout', '30s', false) WHERE current_setting('statement_timeout') = '0'";
 /// Rows are found by their indexes, as on SQLite. A plan is made when a statement first runs, where a table may be empty and
-/// a walk through it the cheapest, and is kept while the table grows.
+/// a walk through it the cheapest, and is kept while the table grows. It is kept where a table has partitions too, though one made
+/// for its values would look cheaper: to make it costs more than to pass over the partitions that those are not of. None is
+/// compiled: a walk that is not to be would look so dear that PostgreSQL does it before it reads a table of three rows.
 const PLANS: &str = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
-     set_config('enable_mergejoin', 'off', false)";
+     set_config('enable_mergejoin', 'off', false), set_config('plan_cache_mode', 'force_generic_plan', false),
+     set_config('jit', 'off', false)";
 /// A database's version as this gateway writes it, and what makes a new one.
-const VERSION: usize = 11;
+const VERSION: usize = 12;
 const SCHEMA: &str = include_str!("schema.sql");
 const OF_SQLITE: &str = include_str!("schema-sqlite.sql");
 /// The oldest version that is taken over, and what makes the next one of each.
 const OLDEST: usize = 9;
-const STEPS: [&str; VERSION - OLDEST] = [include_str!("schema-from-9.sql"), include_str!("schema-from-10.sql")];
+const STEPS: [&str; VERSION - OLDEST] = [include_str!("schema-from-9.sql"), include_str!("schema-from-10.sql"), ""];
+/// Before it messages were in one piece on PostgreSQL.
+const DIVIDED: usize = 12;
 
 /// The file is nobody else's to read; SQLite gives those beside it the same mode.
 fn private(path: &Path) -> std::io::Result<()> {
@@ -115,10 +121,9 @@ struct Server {
 
 /// Looks at what stands before PostgreSQL, connects, grows the schema and starts a thread for each connection.
 pub(super) async fn postgres(
-    config: Config,
-    tls: MakeRustlsConnect,
-    connections: usize,
+    (config, tls, connections): (Config, MakeRustlsConnect, usize),
     usage: Usage,
+    days: partitions::Told,
     queue: Queue,
 ) -> Result<Session, StoreError> {
     let connections = connections.max(1);
@@ -131,12 +136,15 @@ pub(super) async fn postgres(
     let health = Health::default();
     let commits = Commits::watch(connections, server.tls.clone())?;
     for number in 0..connections {
-        let commits = commits.clone();
+        let (commits, days) = (commits.clone(), days.clone());
         let (server, health, queue) = (server.clone(), health.clone(), queue.another());
         let (opened, answer) = oneshot::channel();
         spawn(move || {
             let connected = server.connect().and_then(|mut client| {
                 grow_postgres(&mut client)?;
+                if number == 0 {
+                    partitions::at_start(&mut client, &server.usage, &days)?;
+                }
                 Ok(client)
             });
             match connected {
@@ -216,6 +224,9 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
     let steps = steps_from(usize::try_from(known).unwrap_or(0))?;
     if !steps.is_empty() {
         steps.iter().try_for_each(|step| t.batch_execute(&in_postgres(step)))?;
+        if known < DIVIDED as i64 {
+            partitions::divide(&mut t)?;
+        }
         t.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&(VERSION as i64)])?;
     }
     shape::check_postgres(&mut t, SCHEMA)?;
@@ -320,7 +331,10 @@ fn work_postgres(
         suspect = t.was_read_only();
         // What is left to write may wait for others, and is none of the commit's patience.
         let written = t.unwritten.write(&t);
-        let committed = written.and_then(|()| commits.commit(number, token, || t.commit()));
+        let committed = match t.removes_files() {
+            true => written.and_then(|()| t.commit()),
+            false => written.and_then(|()| commits.commit(number, token, || t.commit())),
+        };
         // A statement prepared in a transaction that was undone is prepared again.
         if let Err(error) = &committed {
             suspect |= error.is_unsure();

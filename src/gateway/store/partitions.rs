@@ -1,0 +1,383 @@
+//! How PostgreSQL's messages, deliveries and events are divided into partitions, and how those are made and dropped beside
+//! everything else: never by waiting for longer than others may be held up.
+
+use super::days::{DAY_MS, Kept, Span, Table, day_of, over, wanted};
+use super::ends::SWEPT;
+use super::sql::{OptionalExtension as _, Statements, Transaction, params};
+use super::usage::Usage;
+use super::{Store, StoreError, as_u64};
+use crate::delivery::Rules;
+use crate::ids::MessageId;
+use postgres::error::SqlState;
+use postgres::{Client, IsolationLevel};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing::{debug, info, warn};
+
+/// One gateway at a time. While a lock is waited for, everybody who wants the table waits behind: at most so long for each of the three.
+/// PostgreSQL looks for deadlocks after a second, so none of them ends anybody else's work. To make one, what the rest holds is
+/// looked through.
+const WITHIN: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'";
+/// What the moment that an end was come by is stored under.
+const SWEPT_UNTIL: &str = "swept/";
+
+/// A partition, as it is called.
+#[derive(Debug)]
+struct Part {
+    table: Table,
+    name: String,
+    /// `None`: for what no other is for.
+    span: Option<Span>,
+}
+
+/// What is there of what is wanted.
+enum Made {
+    All,
+    /// Another gateway is at it.
+    ByOthers,
+    MayNot,
+}
+
+/// Why days are not made, as it was last said.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told(Arc<Mutex<Option<&'static str>>>);
+
+impl Told {
+    fn tell(&self, why: Option<&'static str>) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (why, *told) {
+            (Some(new), before) if before != Some(new) => {
+                warn!(
+                    event = "days.not_made",
+                    why = new,
+                    "messages get no partitions of their days: they stay in the rest, and are removed row by row"
+                );
+            }
+            (None, Some(_)) => info!(event = "days.made", "messages have the partitions of their days again"),
+            _ => {}
+        }
+        *told = why;
+    }
+
+    /// What came of a try; others come every minute.
+    fn tried(&self, made: Result<Made, StoreError>) -> Result<(), StoreError> {
+        let why = match made {
+            Ok(Made::All) => None,
+            Ok(Made::ByOthers) => return Ok(()),
+            Ok(Made::MayNot) => Some("this role may not make tables, or does not own them"),
+            // It is tried well ahead.
+            Err(error) if is_held_up(&error) => {
+                debug!(event = "days.held_up", %error, "partitions are made later");
+                return Ok(());
+            }
+            Err(error) if state(&error) == Some(&SqlState::QUERY_CANCELED) => {
+                Some("the rest is too large to be looked through in 2 s")
+            }
+            Err(error) if state(&error) == Some(&SqlState::CHECK_VIOLATION) => {
+                Some("the rest holds messages of those days")
+            }
+            Err(error) => return Err(error),
+        };
+        self.tell(why);
+        Ok(())
+    }
+}
+
+fn state(error: &StoreError) -> Option<&SqlState> {
+    match error {
+        StoreError::Postgres(error) => error.code(),
+        _ => None,
+    }
+}
+
+/// Others use the tables.
+fn is_held_up(error: &StoreError) -> bool {
+    state(error) == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// Whether this role may make partitions, and drop them.
+fn may(t: &Transaction<'_>) -> Result<bool, StoreError> {
+    let sql = "SELECT pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(c.relnamespace, 'CREATE')
+         FROM pg_class c WHERE c.oid = to_regclass('messages')";
+    t.query_row(sql, params![], |r| r.get(0))
+}
+
+fn there(t: &Transaction<'_>) -> Result<Vec<Part>, StoreError> {
+    let mut there = Vec::new();
+    for table in Table::ALL {
+        let sql = "SELECT CAST(c.relname AS TEXT), pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i
+             JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass(?1)";
+        let parts: Vec<Part> = t
+            .prepare_cached(sql)?
+            .query_map(params![table.name()], |r| {
+                Ok(Part { table, name: r.get(0)?, span: Span::read(&r.get::<String>(1)?) })
+            })?
+            .collect::<Result<_, _>>()?;
+        there.extend(parts);
+    }
+    Ok(there)
+}
+
+fn spans(there: &[Part], table: Table) -> Vec<Span> {
+    there.iter().filter(|part| part.table == table).filter_map(|part| part.span).collect()
+}
+
+/// What holds rows that no day is there for, as it is to be asked for row by row: all of it, where nothing may be dropped.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn undivided(t: &Transaction<'_>) -> Result<Vec<String>, StoreError> {
+    if !may(t)? {
+        return Ok(vec![Table::Messages.name().to_owned()]);
+    }
+    let is_one = |part: &Part| part.table == Table::Messages && part.span.is_none_or(|span| span.from_ms == 0);
+    Ok(there(t)?.into_iter().filter(is_one).map(|part| part.name).collect())
+}
+
+/// From when on nothing lies in the rest: what does would not let its day be made.
+fn rest_until(t: &Transaction<'_>, there: &[Part], now_ms: u64) -> Result<u64, StoreError> {
+    let before = MessageId::from_ms(day_of(now_ms) + 30 * DAY_MS);
+    let mut until = 0;
+    for Part { table, name, .. } in there.iter().filter(|part| part.span.is_none()) {
+        let newest = format!("SELECT max({0}) FROM {name} WHERE {0} < ?1", table.column());
+        let newest: Option<String> = t.query_row(&newest, params![before], |r| r.get(0))?;
+        let ms = newest.as_ref().and_then(|id| u64::from_str_radix(id.get(..12)?, 16).ok());
+        until = until.max(ms.map_or(0, |ms| day_of(ms) + DAY_MS));
+    }
+    Ok(until)
+}
+
+/// Whether it is this gateway's turn.
+fn take_turn(t: &Transaction<'_>) -> Result<bool, StoreError> {
+    let sql = "SELECT pg_try_advisory_xact_lock(7466002)";
+    t.query_row(sql, params![], |r| r.get(0))
+}
+
+/// Makes what is wanted.
+fn make(t: &Transaction<'_>, kept: Kept, now_ms: u64) -> Result<Made, StoreError> {
+    if !may(t)? {
+        return Ok(Made::MayNot);
+    }
+    let all = |there: &[Part], from_ms| {
+        let of = |table| {
+            wanted(&spans(there, table), kept.width_ms(table), from_ms, now_ms)
+                .into_iter()
+                .map(move |span| (table, span))
+        };
+        Table::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
+    };
+    if all(&there(t)?, 0).is_empty() {
+        return Ok(Made::All);
+    }
+    if !take_turn(t)? {
+        return Ok(Made::ByOthers);
+    }
+    t.execute_batch(WITHIN)?;
+    let there = there(t)?;
+    for (table, span) in all(&there, rest_until(t, &there, now_ms)?) {
+        t.execute_batch(&table.make(span))?;
+    }
+    Ok(Made::All)
+}
+
+/// Since when every message before an end was come by.
+fn swept(t: &Transaction<'_>) -> Result<BTreeMap<u64, u64>, StoreError> {
+    let sql = "SELECT substr(key, 7), value FROM meta WHERE substr(key, 1, 6) = ?1";
+    let rows: Vec<(String, String)> = t
+        .prepare_cached(sql)?
+        .query_map(params![SWEPT_UNTIL], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let read = |(end, since): &(String, String)| Some((u64::from_str_radix(end, 16).ok()?, since.parse().ok()?));
+    Ok(rows.iter().filter_map(read).collect())
+}
+
+/// Notes which ends were come by.
+fn note_swept(t: &Transaction<'_>, kept: Kept, now_ms: u64) -> Result<(), StoreError> {
+    if !may(t)? {
+        return Ok(());
+    }
+    let noted = swept(t)?;
+    let ends: BTreeSet<u64> = there(t)?.iter().filter_map(|part| Some(part.span?.to_ms)).collect();
+    for end in ends.into_iter().filter(|end| *end <= kept.until(now_ms) && !noted.contains_key(end)) {
+        let end = MessageId::from_ms(end);
+        let mark = "SELECT value FROM meta WHERE key = ?1";
+        let mark: Option<String> = t.query_row(mark, params![SWEPT], |r| r.get(0)).optional()?;
+        let sql = "SELECT id FROM messages WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT 1";
+        let left: Option<String> = t.query_row(sql, params![mark.unwrap_or_default(), end], |r| r.get(0)).optional()?;
+        if left.is_some() {
+            break;
+        }
+        let note = "INSERT OR IGNORE INTO meta (key, value) VALUES (?1, ?2)";
+        t.execute(note, params![format!("{SWEPT_UNTIL}{end}"), now_ms.to_string()])?;
+    }
+    Ok(())
+}
+
+/// Drops what ends first of what is over; `None`: nothing is.
+fn drop_over(t: &Transaction<'_>, kept: Kept, now_ms: u64) -> Result<Option<Vec<String>>, StoreError> {
+    if !may(t)? {
+        return Ok(None);
+    }
+    let there = there(t)?;
+    let ends: Vec<u64> = there.iter().filter_map(|part| Some(part.span?.to_ms)).collect();
+    let Some(end) = over(&ends, &swept(t)?, kept, now_ms) else { return Ok(None) };
+    if !take_turn(t)? {
+        return Ok(None);
+    }
+    t.execute_batch(WITHIN)?;
+    let ended = there.into_iter().filter(|part| part.span.is_some_and(|span| span.to_ms == end));
+    let names: Vec<String> = ended.map(|part| part.name).collect();
+    // Another gateway may have been faster.
+    t.drop_tables(&names)?;
+    t.execute("DELETE FROM meta WHERE key = ?1", params![format!("{SWEPT_UNTIL}{}", MessageId::from_ms(end))])?;
+    Ok(Some(names))
+}
+
+/// Makes today's and those ahead before anything is stored.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn at_start(client: &mut Client, usage: &Usage, told: &Told) -> Result<(), StoreError> {
+    let mut statements = Statements::new();
+    let begun = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start()?;
+    let t = Transaction::postgres(begun, &mut statements, usage);
+    let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+    let now_ms: i64 = t.query_row(sql, params![], |r| r.get(0))?;
+    told.tried(t.job(|t| make(t, Kept::UNSET, as_u64(now_ms))))?;
+    t.commit()
+}
+
+impl Store {
+    /// On PostgreSQL: makes the partitions of today and the days ahead, and, where something `may_go` for its age, drops those
+    /// that are over.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep_days(&self, rules: Rules, now_ms: u64, may_go: bool) -> Result<(), StoreError> {
+        if !self.shared {
+            return Ok(());
+        }
+        let kept = Kept::from(&rules);
+        self.days.tried(self.run_alone(move |t| make(t, kept, now_ms)).await)?;
+        if !may_go {
+            return Ok(());
+        }
+        self.run_alone(move |t| note_swept(t, kept, now_ms)).await?;
+        loop {
+            match self.run_alone(move |t| drop_over(t, kept, now_ms)).await {
+                Ok(Some(names)) => {
+                    info!(event = "days.dropped", partitions = names.join(" "), "a day's messages have gone whole")
+                }
+                Ok(None) => return Ok(()),
+                Err(error) if is_held_up(&error) => {
+                    debug!(event = "days.held_up", %error, "partitions are dropped later");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Divides a database's messages, deliveries and events. What it holds stays where it is, as one partition that ends with
+/// tomorrow, which reads it through once; what is empty is divided from today on.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn divide(t: &mut postgres::Transaction<'_>) -> Result<(), StoreError> {
+    let now_ms = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+    let now_ms = as_u64(t.query_one(now_ms, &[])?.get(0));
+    let filled =
+        "SELECT EXISTS (SELECT 1 FROM messages) OR EXISTS (SELECT 1 FROM deliveries) OR EXISTS (SELECT 1 FROM events)";
+    let filled: bool = t.query_one(filled, &[])?.get(0);
+    // Danish sorts `aa` last. Where ids stand in the order of their moments the indexes that are there are good.
+    let in_order = "SELECT array_agg(id ORDER BY id) = array_agg(id ORDER BY id COLLATE \"C\")
+         FROM (SELECT right(to_hex(n), 3) AS id FROM generate_series(4096, 8191) AS n) AS ids";
+    let in_order: bool = t.query_one(in_order, &[])?.get(0);
+    let begin_ms = if filled { day_of(now_ms) + 2 * DAY_MS } else { 0 };
+    for table in Table::ALL {
+        let (name, column, before) = (table.name(), table.column(), table.before());
+        if !filled || !in_order {
+            t.batch_execute(&format!("ALTER TABLE {name} ALTER COLUMN {column} TYPE text COLLATE \"C\""))?;
+        }
+        set_aside(t, table)?;
+        let held = Span { from_ms: 0, to_ms: begin_ms };
+        let spans = wanted(&[held], Kept::UNSET.width_ms(table), begin_ms, now_ms);
+        t.batch_execute(&in_postgres_all(spans.into_iter().map(|span| table.make(span)).chain([table.make_rest()])))?;
+        if filled {
+            let end = MessageId::from_ms(begin_ms);
+            // The second is what an operator may have made beforehand, so that nothing has to be read here.
+            t.batch_execute(&format!(
+                "WITH later AS (DELETE FROM {before} WHERE {column} >= '{end}' RETURNING *) INSERT INTO {name} SELECT * FROM later;
+                 ALTER TABLE {name} ATTACH PARTITION {before} FOR VALUES FROM (MINVALUE) TO ('{end}');
+                 ALTER TABLE {before} DROP CONSTRAINT IF EXISTS {before}"
+            ))?;
+        } else {
+            t.batch_execute(&format!("DROP TABLE {before}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn in_postgres_all(statements: impl Iterator<Item = String>) -> String {
+    super::sql::in_postgres(&statements.collect::<String>())
+}
+
+/// Puts an empty table that is to be divided in a table's place, with its indexes and whoever else may use it.
+fn set_aside(t: &mut postgres::Transaction<'_>, table: Table) -> Result<(), StoreError> {
+    let (name, column, before) = (table.name(), table.column(), table.before());
+    let indexes = "SELECT c.relname::TEXT, pg_get_indexdef(i.indexrelid), i.indisunique, pg_get_constraintdef(k.oid) FROM pg_index i
+         JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.contype = 'p'
+         WHERE i.indrelid = to_regclass($1)";
+    let indexes = t.query(indexes, &[&name])?;
+    let next: i64 = if table == Table::Events {
+        let number = "SELECT pg_get_serial_sequence('events', 'number')";
+        let sequence: String = t.query_one(number, &[])?.get(0);
+        t.query_one(&format!("SELECT last_value + 1 FROM {sequence}"), &[])?.get(0)
+    } else {
+        0
+    };
+    for index in &indexes {
+        let index: &str = index.get(0);
+        t.batch_execute(&format!("ALTER INDEX {index} RENAME TO before_{index}"))?;
+    }
+    t.batch_execute(&format!(
+        "ALTER TABLE {name} RENAME TO {before};
+         CREATE TABLE {name} (LIKE {before} INCLUDING DEFAULTS) PARTITION BY RANGE ({column})"
+    ))?;
+    if table == Table::Events {
+        // The numbers go on.
+        t.batch_execute(&format!(
+            "ALTER TABLE {before} ALTER COLUMN number DROP IDENTITY;
+             ALTER TABLE {name} ALTER COLUMN number ADD GENERATED BY DEFAULT AS IDENTITY (START WITH {next})"
+        ))?;
+    }
+    for index in &indexes {
+        let (definition, unique, primary): (&str, bool, Option<&str>) = (index.get(1), index.get(2), index.get(3));
+        match primary {
+            // Of events it is the number, in each partition.
+            Some(primary) if table != Table::Events => {
+                t.batch_execute(&format!("ALTER TABLE {name} ADD {primary}"))?;
+            }
+            None if !unique => t.batch_execute(definition)?,
+            _ => {}
+        }
+    }
+    let owner = "SELECT quote_ident(pg_get_userbyid(c.relowner)), c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+         FROM pg_class c WHERE c.oid = to_regclass($1)";
+    let owner = t.query_one(owner, &[&before])?;
+    if !owner.get::<_, bool>(1) {
+        t.batch_execute(&format!("ALTER TABLE {name} OWNER TO {}", owner.get::<_, &str>(0)))?;
+    }
+    let rights =
+        "SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+         FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = to_regclass($1) AND a.grantee <> c.relowner";
+    for right in &t.query(rights, &[&before])? {
+        let (right, whose): (&str, &str) = (right.get(0), right.get(1));
+        t.batch_execute(&format!("GRANT {right} ON {name} TO {whose}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

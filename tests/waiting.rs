@@ -135,7 +135,8 @@ fn messages_that_wait_for_the_broker_are_told_of_twice_and_who_has_a_vendor_is_p
     let test = "messages_that_wait_for_the_broker_are_told_of_twice_and_who_has_a_vendor_is_pushed_to_at_once";
     let Some(mut stage) = Stage::new(test) else { return };
     let away = std::env::var("IMPUSH_BROKER_AWAY_S").map_or(4, |s| s.parse().expect("seconds"));
-    let gateway = stage.gateway("a");
+    // What is told again because the machine is slow would come between.
+    let gateway = stage.gateway_in("a", &[("IMPUSH_GATEWAY_DELIVERY_ACK_DEADLINE_MS", "120000")]);
     let rest = stage.rest(&gateway);
     let token = stage.phone(&rest);
     rest.ok("POST", "users", Some(&json!({"username": "bob", "password": "a password"})));

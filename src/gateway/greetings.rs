@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Messages that wait for one greeting's end; what comes beyond is not sent, and the ack deadline sees that.
-const HELD: usize = 512;
+pub(super) const HELD: usize = 512;
 
 #[derive(Debug, Default)]
 struct Greeted {
-    /// Two connections of one device may be greeted at once.
-    greetings: usize,
+    /// Of two connections that are greeted at once, the newer one has the device's place.
+    newest: usize,
     words: Vec<Word>,
 }
 
@@ -21,6 +21,8 @@ struct All {
     devices: Mutex<HashMap<Address, Greeted>>,
     /// How many those are: most messages come while there are none.
     count: AtomicUsize,
+    /// Greetings so far.
+    last: AtomicUsize,
 }
 
 impl All {
@@ -37,9 +39,10 @@ impl Greetings {
     /// A device greets: what comes for it is held until [`Greeting::next`] has handed it out.
     pub fn begin(&self, address: Address) -> Greeting {
         let mut devices = self.0.devices();
-        devices.entry(address.clone()).or_default().greetings += 1;
+        let number = self.0.last.fetch_add(1, Ordering::Relaxed) + 1;
+        devices.entry(address.clone()).or_default().newest = number;
         self.0.count.store(devices.len(), Ordering::Release);
-        Greeting { all: self.0.clone(), address, over: false }
+        Greeting { all: self.0.clone(), address, number, over: false }
     }
 
     /// Takes a message if its device is being greeted; gives it back otherwise.
@@ -61,6 +64,7 @@ impl Greetings {
 pub(super) struct Greeting {
     all: Arc<All>,
     address: Address,
+    number: usize,
     over: bool,
 }
 
@@ -70,10 +74,13 @@ impl Greeting {
     pub fn next(&mut self) -> Vec<Word> {
         let mut devices = self.all.devices();
         match devices.get_mut(&self.address) {
-            Some(Greeted { greetings: 1, words }) if !self.over && !words.is_empty() => return std::mem::take(words),
-            // The greeting of another connection hands them out.
-            Some(greeted) if !self.over && greeted.greetings > 1 => greeted.greetings -= 1,
-            Some(_) if !self.over => drop(devices.remove(&self.address)),
+            // Otherwise the greeting of a newer connection hands them out.
+            Some(greeted) if !self.over && greeted.newest == self.number => {
+                if !greeted.words.is_empty() {
+                    return std::mem::take(&mut greeted.words);
+                }
+                devices.remove(&self.address);
+            }
             _ => {}
         }
         self.over = true;
@@ -119,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_greetings_of_a_device_the_last_hands_out_what_came_and_one_that_is_given_up_holds_nothing() {
+    fn of_two_greetings_of_a_device_the_newer_hands_out_what_came_and_one_that_is_given_up_holds_nothing() {
         let all = Greetings::default();
         let ann = Address::new("o#a", "ann", "phone").expect("an address");
         let (mut first, mut second) = (all.begin(ann.clone()), all.begin(ann.clone()));
@@ -129,6 +136,10 @@ mod tests {
         assert_eq!(ids(second.next()), ["m1"]);
         drop(second);
         assert!(all.hold(&ann, word("m2")).is_some());
+        let (stuck, mut newer) = (all.begin(ann.clone()), all.begin(ann.clone()));
+        assert!(newer.next().is_empty());
+        assert!(all.hold(&ann, word("m3")).is_some(), "an older connection's greeting holds nothing back");
+        drop(stuck);
     }
 
     #[test]

@@ -475,11 +475,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let Some(address) = entered.address else { return };
         self.shared.table.note_end(&entered.client_id, end);
         tracing::debug!(event = "endpoint.link_over", device = %address, why = self.over, "a device's connection is over");
+        // What came for it while it greeted goes to whichever connection has its place now.
+        let greeted = |answer: Answer| {
+            answer.greeting.into_iter().for_each(|greeting| self.shared.dispatch.greeted(&address, greeting));
+        };
         if let Some((work, _)) = self.work.take() {
-            work.await;
+            greeted(work.await);
         }
         while let Some((said, packet_id)) = self.words.pop_front() {
-            self.work_on(address.clone(), said, packet_id).await;
+            greeted(self.work_on(address.clone(), said, packet_id).await);
         }
         // The will is the same word; whoever has neither said goodbye nor left one is away all the same.
         let ended = self.will.as_deref().and_then(|will| decode_state(will).ok());

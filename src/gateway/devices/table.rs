@@ -1,6 +1,7 @@
 //! Who is connected here: a device's connection by its client id.
 
 use super::link::{Carried, End, Ends, Link};
+use crate::gateway::greetings::HELD;
 use crate::gateway::outgoing::Word;
 use crate::ids::Nonce;
 use crate::protocol::{Address, END_PROPERTY, KickCode, PROBE_SUFFIX};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// What waits for a connection's task; what comes beyond it is not sent, and the ack deadline sees that.
-const ORDERS: usize = 32;
+const ORDERS: usize = 32 + HELD;
 /// Bytes of a publish beside its body: the header, a topic of three ids, the packet id.
 const OVERHEAD: usize = 256;
 /// A user's connections, probes of the network counted: a token that is bound to no device could open any number.

@@ -59,6 +59,7 @@ mod usage;
 mod users;
 mod value;
 mod vault;
+mod words;
 
 pub use accept::{NewMessage, Reach};
 pub use acks::Acked;

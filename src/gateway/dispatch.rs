@@ -314,6 +314,7 @@ impl Dispatch {
     pub async fn run(self, mut service: Service, time: Timekeeping, stop: CancellationToken) {
         let started = tokio::time::Instant::now();
         let mut swept = started;
+        let mut days: Option<tokio::task::JoinHandle<()>> = None;
         loop {
             // It turns at least every LONGEST_SLEEP_MS, which is well below the service's patience.
             service.alive(started.elapsed());
@@ -339,7 +340,17 @@ impl Dispatch {
                         break;
                     }
                 }
-                let _ = report(self.store.keep_days(self.rules(), now_ms(), may_sweep).await);
+                // Files of a day may take long to go.
+                if days.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                    let (store, rules) = (self.store.clone(), self.rules());
+                    let keeping = async move { store.keep_days(rules, now_ms(), may_sweep).await };
+                    days = Some(self.tasks.spawn(async move {
+                        if let Err(error) = keeping.await {
+                            error
+                                .tell("partitions of days could not be made or dropped; it is tried again in a minute");
+                        }
+                    }));
+                }
             }
             self.alarm.looking();
             let due = report(self.store.next_due().await).flatten();

@@ -140,7 +140,8 @@ fn expire(t: &Transaction<'_>, rules: Rules, now_ms: u64) -> Result<Swept, Store
         .prepare_cached(concat!(
             "SELECT d.message, d.app, d.user, d.device, ",
             columns!(),
-            " FROM deliveries d WHERE d.message > ?1 AND d.message <= ?2 AND d.state <> 'done' ORDER BY d.message"
+            " FROM deliveries d WHERE d.message > ?1 AND d.message <= ?2 AND d.state <> 'done'
+             ORDER BY d.message, d.device /* lock d */"
         ))?
         .query_map(params![from, last], |r| Ok((r.get(0)?, [r.get(1)?, r.get(2)?, r.get(3)?], pairs::read(r, 4)?)))?
         .collect::<Result<_, _>>()?;

@@ -16,8 +16,11 @@ use tracing::{debug, info, warn};
 
 /// One gateway at a time. While a lock is waited for, everybody who wants the table waits behind: at most so long for each of the three.
 /// PostgreSQL looks for deadlocks after a second, so none of them ends anybody else's work. To make one, what the rest holds is
-/// looked through.
-const WITHIN: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'";
+/// looked through. A commit that waits for a standby would hold the tables meanwhile; what is lost with a machine is done again.
+const WITHIN: &str =
+    "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'; SET LOCAL synchronous_commit = 'local'";
+/// While a partition is made the rest is looked through, and everybody waits: nothing is made beside a larger one. In bytes.
+const REST_MOST: i64 = 16 << 20;
 /// What the moment that an end was come by is stored under.
 const SWEPT_UNTIL: &str = "swept/";
 
@@ -36,6 +39,9 @@ enum Made {
     /// Another gateway is at it.
     ByOthers,
     MayNot,
+    BesideTooMuch,
+    /// What is in the rest is of days to come.
+    NotYet,
 }
 
 /// Why days are not made, as it was last said.
@@ -65,6 +71,8 @@ impl Told {
             Ok(Made::All) => None,
             Ok(Made::ByOthers) => return Ok(()),
             Ok(Made::MayNot) => Some("this role may not make tables, or does not own them"),
+            Ok(Made::BesideTooMuch) => Some("the rest is larger than 16 MiB"),
+            Ok(Made::NotYet) => Some("the rest holds messages of days to come"),
             // It is tried well ahead.
             Err(error) if is_held_up(&error) => {
                 debug!(event = "days.held_up", %error, "partitions are made later");
@@ -153,6 +161,17 @@ fn take_turn(t: &Transaction<'_>) -> Result<bool, StoreError> {
     t.query_row(sql, params![], |r| r.get(0))
 }
 
+/// What gives a table's partitions to the table's owner: whoever makes them may be another role, and who owns the table reads
+/// and drops them by their names.
+fn give(table: &str) -> String {
+    format!(
+        "SELECT format('ALTER TABLE %s OWNER TO %I', CAST(CAST(c.oid AS regclass) AS TEXT), pg_get_userbyid(p.relowner))
+         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+         WHERE p.oid = to_regclass({table}) AND c.relowner <> p.relowner
+         AND has_schema_privilege(p.relowner, c.relnamespace, 'CREATE')"
+    )
+}
+
 /// Makes what is wanted.
 fn make(t: &Transaction<'_>, kept: Kept, now_ms: u64) -> Result<Made, StoreError> {
     if !may(t)? {
@@ -173,11 +192,22 @@ fn make(t: &Transaction<'_>, kept: Kept, now_ms: u64) -> Result<Made, StoreError
         return Ok(Made::ByOthers);
     }
     t.execute_batch(WITHIN)?;
+    let rest = "SELECT CAST(COALESCE(max(pg_relation_size(partdefid)), 0) AS BIGINT) FROM pg_partitioned_table
+         WHERE partrelid IN (to_regclass('messages'), to_regclass('deliveries'), to_regclass('events'))";
+    if t.query_row(rest, params![], |r| r.get::<i64>(0))? > REST_MOST {
+        return Ok(Made::BesideTooMuch);
+    }
     let there = there(t)?;
-    for (table, span) in all(&there, rest_until(t, &there, now_ms)?) {
+    let from_ms = rest_until(t, &there, now_ms)?;
+    for (table, span) in all(&there, from_ms) {
         t.execute_batch(&table.make(span))?;
     }
-    Ok(Made::All)
+    for table in Table::ALL {
+        let give: Vec<String> =
+            t.prepare_cached(&give("?1"))?.query_map(params![table.name()], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        give.iter().try_for_each(|give| t.execute_batch(give))?;
+    }
+    Ok(if from_ms > day_of(now_ms) + 2 * DAY_MS { Made::NotYet } else { Made::All })
 }
 
 /// Since when every message before an end was come by.
@@ -285,6 +315,8 @@ impl Store {
 /// # Errors
 /// [`StoreError`].
 pub(super) fn divide(t: &mut postgres::Transaction<'_>) -> Result<(), StoreError> {
+    // An earlier gateway may be at work still: nothing comes between the looks below and what they lead to.
+    t.batch_execute("LOCK TABLE messages, deliveries, events IN ACCESS EXCLUSIVE MODE")?;
     let now_ms = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
     let now_ms = as_u64(t.query_one(now_ms, &[])?.get(0));
     let filled =
@@ -314,6 +346,9 @@ pub(super) fn divide(t: &mut postgres::Transaction<'_>) -> Result<(), StoreError
             ))?;
         } else {
             t.batch_execute(&format!("DROP TABLE {before}"))?;
+        }
+        for row in &t.query(&give("$1"), &[&name])? {
+            t.batch_execute(row.get(0))?;
         }
     }
     Ok(())

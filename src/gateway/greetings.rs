@@ -42,7 +42,7 @@ impl Greetings {
         let number = self.0.last.fetch_add(1, Ordering::Relaxed) + 1;
         devices.entry(address.clone()).or_default().newest = number;
         self.0.count.store(devices.len(), Ordering::Release);
-        Greeting { all: self.0.clone(), address, number, over: false }
+        Greeting { all: self.0.clone(), address, number }
     }
 
     /// Takes a message if its device is being greeted; gives it back otherwise.
@@ -64,8 +64,8 @@ impl Greetings {
 pub(super) struct Greeting {
     all: Arc<All>,
     address: Address,
+    /// No other greeting has it.
     number: usize,
-    over: bool,
 }
 
 impl Greeting {
@@ -75,7 +75,7 @@ impl Greeting {
         let mut devices = self.all.devices();
         match devices.get_mut(&self.address) {
             // Otherwise the greeting of a newer connection hands them out.
-            Some(greeted) if !self.over && greeted.newest == self.number => {
+            Some(greeted) if greeted.newest == self.number => {
                 if !greeted.words.is_empty() {
                     return std::mem::take(&mut greeted.words);
                 }
@@ -83,7 +83,6 @@ impl Greeting {
             }
             _ => {}
         }
-        self.over = true;
         self.all.count.store(devices.len(), Ordering::Release);
         Vec::new()
     }

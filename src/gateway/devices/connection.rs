@@ -1,6 +1,9 @@
 //! One device's connection: its socket, its place in the table, and its words on their way to the store.
 
-use super::entry::{Asking, Entry, Found, asked, enter};
+mod actions;
+mod end;
+
+use super::entry::{Asking, Found};
 use super::link::cause;
 use super::rate::Rate;
 use super::table::{Order, Place, Table};
@@ -12,10 +15,11 @@ use crate::gateway::outgoing::Word;
 use crate::gateway::workers::{Answer, Heard, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
-use crate::mqtt::server::{Action, Ask, Event, Fault, Server, Topic, next_packet, write_packet};
-use crate::protocol::{Address, Up, decode_state, decode_up};
+use crate::mqtt::server::{Event, Fault, Server, next_packet};
+use crate::protocol::Address;
 use bytes::{Bytes, BytesMut};
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet};
+use futures_util::FutureExt as _;
+use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, Packet};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -26,9 +30,6 @@ use tokio_util::sync::CancellationToken;
 
 /// A read or write buffer longer than this is given back when it is empty.
 const KEEP_BUFFER: usize = 4096;
-/// How long the client may take to close its side after it was parted from.
-const FAREWELL: Duration = Duration::from_millis(500);
-
 /// How long a device that enrols may take to subscribe and be told.
 const ENROLS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -143,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.take_packets();
             self.start_work();
             self.part_when_enrolled();
+            self.gather().await;
             if !self.flush().await || self.over.is_some() {
                 return;
             }
@@ -153,31 +155,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.closed("the connection broke");
                 }
                 Woken::Read(_) => self.closed("the client closed without a goodbye"),
-                Woken::Order(Some(order)) => {
-                    self.ordered(order);
-                    // What has come with it is written with it.
-                    while self.over.is_none()
-                        && let Some(entered) = &mut self.entered
-                        && let Ok(order) = entered.place.orders.try_recv()
-                    {
-                        self.ordered(order);
-                    }
-                }
+                Woken::Order(Some(order)) => self.ordered(order),
                 // Another connection has its place, or its login ended and it took nothing.
                 Woken::Order(None) => self.closed("it took nothing and lost its place"),
-                Woken::Answered(Answer { downs, greeting }) => {
-                    for down in downs {
-                        let Word { payload, message } = Word::from(&down);
-                        self.happens(Event::Deliver(payload, message.map(|id| id.as_str().into())));
-                    }
-                    let address = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
-                    if let Some((address, greeting)) = address.zip(greeting) {
-                        self.shared.dispatch.greeted(address, greeting);
-                    }
-                    if let Some((_, packet_id)) = self.work.take() {
-                        self.happens(Event::Stored(packet_id));
-                    }
-                }
+                Woken::Answered(answer) => self.answered(answer),
                 Woken::Rested => {
                     self.paused_until = None;
                     self.happens(Event::Paused(false));
@@ -185,6 +166,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Woken::Found(found) => self.found(found),
                 Woken::Late => self.happens(Event::Tick),
             }
+        }
+    }
+
+    /// What comes for the device at the same time is one write: the store answers many of its callers at once, and those
+    /// have their turn before it.
+    async fn gather(&mut self) {
+        if self.outgoing.is_empty() || self.over.is_some() {
+            return;
+        }
+        tokio::task::yield_now().await;
+        while self.over.is_none()
+            && let Some(entered) = &mut self.entered
+            && let Ok(order) = entered.place.orders.try_recv()
+        {
+            self.ordered(order);
+        }
+        if let Some((work, _)) = &mut self.work
+            && let Some(answer) = work.now_or_never()
+        {
+            self.answered(answer);
+            self.start_work();
+        }
+    }
+
+    fn answered(&mut self, Answer { downs, greeting }: Answer) {
+        for down in downs {
+            let Word { payload, message } = Word::from(&down);
+            self.happens(Event::Deliver(payload, message.map(|id| id.as_str().into())));
+        }
+        let address = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
+        if let Some((address, greeting)) = address.zip(greeting) {
+            self.shared.dispatch.greeted(address, greeting);
+        }
+        if let Some((_, packet_id)) = self.work.take() {
+            self.happens(Event::Stored(packet_id));
         }
     }
 
@@ -305,115 +321,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    fn carry_out(&mut self, action: Action) {
-        match action {
-            Action::Write(packet) => {
-                if let Packet::Publish(publish) = &packet
-                    && publish.pkid != 0
-                    && self.timed.is_none()
-                {
-                    self.timed = Some((publish.pkid, self.now()));
-                }
-                if let Packet::ConnAck(ack) = &packet
-                    && ack.code != ConnectReturnCode::Success
-                {
-                    self.shared.metrics.connect_refused(&ack.code);
-                }
-                if let Err(error) = write_packet(&packet, &mut self.outgoing) {
-                    self.shared.dispatch.on_refused(
-                        "connection",
-                        "a packet that cannot be written",
-                        None,
-                        &error.detail,
-                    );
-                }
-            }
-            Action::WriteBytes(bytes) => self.outgoing.extend_from_slice(bytes),
-            Action::Ask => match self.server.ask() {
-                Some(ask) => self.ask(ask),
-                None => self.over = Some("nothing was shown"),
-            },
-            Action::Heard { topic, payload, packet_id } => {
-                self.note(topic, &payload);
-                let now = self.now();
-                if let Some(pause) = self.rate.take(payload.len(), now) {
-                    if self.paused_until.is_none() {
-                        let who = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
-                        let why = "more words or bytes a second than a device may say";
-                        self.shared.dispatch.on_refused("connection", "read more slowly", who, &why);
-                    }
-                    self.paused_until = Some(now + pause);
-                    self.happens(Event::Paused(true));
-                }
-                let said = match topic {
-                    Topic::Up => Said::Up(payload),
-                    Topic::State => Said::State(payload),
-                };
-                self.words.push_back((said, packet_id));
-            }
-            Action::Refused(why) => {
-                let who = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
-                self.shared.dispatch.on_refused("connection", why, who, &why);
-            }
-            Action::Close { why, will } => {
-                self.over = Some(why);
-                self.will = will;
-            }
-        }
-    }
-
-    /// Which connection this is, so that its end can be told from another's.
-    fn note(&mut self, topic: Topic, payload: &[u8]) {
-        match topic {
-            Topic::State => {
-                if let Ok(state) = decode_state(payload) {
-                    self.goodbye = !state.online;
-                    self.nonce = Some(state.nonce);
-                }
-            }
-            // A client that says no state has at least greeted.
-            Topic::Up if self.nonce.is_none() => {
-                if let Ok(Up::Hello(hello)) = decode_up(payload)
-                    && !hello.check
-                {
-                    self.nonce = Some(hello.nonce);
-                }
-            }
-            Topic::Up => {}
-        }
-    }
-
     /// One answer, and nothing else is said on such a connection.
     fn part_when_enrolled(&mut self) {
         let Some(until) = self.enrols_until else { return };
         if self.server.is_told() || self.now() >= until {
             self.happens(Event::End { code: DisconnectReasonCode::NormalDisconnection, end: None });
-        }
-    }
-
-    fn ask(&mut self, ask: Ask) {
-        self.asking = Some(asked(ask, &self.shared, self.from));
-    }
-
-    fn found(&mut self, found: Found) {
-        self.asking = None;
-        match found {
-            Found::Login(ask, answer, ended) => match enter(&ask, answer, ended, &self.shared) {
-                Entry::In { address, place, own } => {
-                    self.shared.metrics.link_began();
-                    self.entered = Some(Entered { client_id: ask.client_id, address, place });
-                    self.happens(Event::Entered(Ok(own)));
-                }
-                Entry::Again => self.ask(ask),
-                Entry::Out(refusal) => self.happens(Event::Entered(Err(refusal))),
-            },
-            // It hears of it when it has subscribed.
-            Found::Code(answer, own) => {
-                self.enrols_until = Some(self.now() + ENROLS_WITHIN);
-                self.happens(Event::Entered(Ok(own)));
-                self.happens(Event::Deliver(answer.encode().into(), None));
-            }
-            Found::Nobody(refusal) => self.happens(Event::Entered(Err(refusal))),
         }
     }
 
@@ -456,41 +368,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.closed(why);
         }
         false
-    }
-
-    /// What the device said is carried out to the end, and then its connection's end is told.
-    async fn finish(&mut self) {
-        let end = self.entered.as_ref().map(|entered| entered.place.link.end(self.over.unwrap_or("unknown")));
-        // Closing with unread bytes makes the kernel send RST, which throws away what was written.
-        let farewell = async {
-            self.stream.shutdown().await?;
-            let mut rest = [0; 512];
-            while self.stream.read(&mut rest).await? > 0 {}
-            Ok::<_, std::io::Error>(())
-        };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
-        let Some((entered, end)) = self.entered.take().zip(end) else { return };
-        self.shared.table.leave(&entered.client_id, &entered.place);
-        self.shared.metrics.link_ended(end.cause);
-        let Some(address) = entered.address else { return };
-        self.shared.table.note_end(&entered.client_id, end);
-        tracing::debug!(event = "endpoint.link_over", device = %address, why = self.over, "a device's connection is over");
-        // What came for it while it greeted goes to whichever connection has its place now.
-        let greeted = |answer: Answer| {
-            answer.greeting.into_iter().for_each(|greeting| self.shared.dispatch.greeted(&address, greeting));
-        };
-        if let Some((work, _)) = self.work.take() {
-            greeted(work.await);
-        }
-        while let Some((said, packet_id)) = self.words.pop_front() {
-            greeted(self.work_on(address.clone(), said, packet_id).await);
-        }
-        // The will is the same word; whoever has neither said goodbye nor left one is away all the same.
-        let ended = self.will.as_deref().and_then(|will| decode_state(will).ok());
-        let nonce = ended.map(|state| state.nonce).or(self.nonce.take()).filter(|_| !self.goodbye);
-        if let Some(nonce) = nonce {
-            self.work_on(address, Said::Ended(nonce), None).await;
-        }
     }
 }
 

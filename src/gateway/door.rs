@@ -77,7 +77,10 @@ impl Door {
         } else if !self.overdue.mark(id) {
             return Err(Refused::Crowded);
         }
-        let named = claims.device.and_then(|device| Address::new(claims.app, claims.sub, device).ok());
+        let named = claims
+            .device
+            .as_deref()
+            .and_then(|device| Address::new(claims.app.as_str(), claims.sub.as_str(), device).ok());
         Ok(named.or_else(|| Address::from_client_id(id)))
     }
 

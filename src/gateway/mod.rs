@@ -17,6 +17,7 @@ mod attempts;
 mod broker;
 mod calls;
 mod check;
+mod checked;
 pub mod cli;
 mod clock;
 mod config;

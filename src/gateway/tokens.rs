@@ -3,6 +3,7 @@
 //! A user token is also the device's MQTT password. Its `username`, `clientid` and `acl` claims are what EMQX checks, so
 //! that an external broker can enforce the same names and topics the gateway's own endpoint does.
 
+use super::checked::{Checked, Signed};
 use super::keyring::{FIRST, Keyring};
 use super::store::{Issue, LoginClaim};
 use crate::protocol::{Address, Leg, Topics, user_name};
@@ -112,10 +113,36 @@ enum Keys {
     Unreadable(Secret),
 }
 
+impl Keys {
+    /// The secret of tokens that name this key.
+    fn find(&self, id: &str, now_s: u64) -> Result<&Secret, TokenError> {
+        match self {
+            Self::Ring(keys) => {
+                let key = keys.find(id, now_s).map(|key| &key.secret);
+                key.ok_or_else(|| TokenError::Invalid("it was signed with a key that is over".to_owned()))
+            }
+            Self::Unreadable(key) if id == OF_THIS_RUN => Ok(key),
+            Self::Unreadable(_) => Err(TokenError::NoKey),
+        }
+    }
+}
+
+/// What signs, and what was found to be signed by it.
+struct Signing {
+    keys: Keys,
+    checked: Checked,
+}
+
+impl Signing {
+    fn new(keys: Keys) -> Self {
+        Self { keys, checked: Checked::default() }
+    }
+}
+
 /// Issues and checks tokens. Clones share the keys.
 #[derive(Clone)]
 pub struct Tokens {
-    keys: Arc<RwLock<Keys>>,
+    signing: Arc<RwLock<Signing>>,
     validation: Validation,
     topics: Topics,
     /// Each login has a user name of its own.
@@ -132,7 +159,7 @@ impl Tokens {
         validation.validate_exp = false;
         validation.required_spec_claims = ["exp".to_owned()].into();
         let keys = keys.map_or_else(|| Keys::Unreadable(Secret::new(random_hex::<32>())), Keys::Ring);
-        Self { keys: Arc::new(RwLock::new(keys)), validation, topics, by_login: false }
+        Self { signing: Arc::new(RwLock::new(Signing::new(keys))), validation, topics, by_login: false }
     }
 
     /// Each login enters under a user name of its own, for a broker that keeps an account for each.
@@ -143,7 +170,7 @@ impl Tokens {
 
     /// Others than before; tokens of keys that are not among them are taken no more.
     pub fn set_keys(&self, keys: Keyring) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::Ring(keys);
+        *self.signing.write().unwrap_or_else(PoisonError::into_inner) = Signing::new(Keys::Ring(keys));
     }
 
     /// # Errors
@@ -209,7 +236,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError`]; `Expired` also for one that can only renew itself.
-    pub fn check(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
+    pub fn check(&self, token: &str, now_s: u64) -> Result<Arc<Claims>, TokenError> {
         let claims = self.check_entry(token, now_s)?;
         if claims.life_is_over(now_s) { Err(TokenError::Expired) } else { Ok(claims) }
     }
@@ -218,24 +245,35 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn check_entry(&self, token: &str, now_s: u64) -> Result<Claims, TokenError> {
+    pub fn check_entry(&self, token: &str, now_s: u64) -> Result<Arc<Claims>, TokenError> {
+        // Held while a token is checked and remembered: none is remembered by others' keys.
+        let signing = self.signing.read().unwrap_or_else(PoisonError::into_inner);
+        let known = signing.checked.find(token);
+        let is_new = known.is_none();
+        let signed = known.map_or_else(|| self.verify(token, &signing.keys, now_s), Ok)?;
+        signing.keys.find(&signed.key, now_s)?;
+        let claims = signed.claims.clone();
+        if claims.exp <= now_s {
+            return Err(TokenError::Expired);
+        }
+        // A user's is shown once for a connection.
+        if is_new && claims.scope != Scope::User {
+            signing.checked.add(token, signed);
+        }
+        Ok(claims)
+    }
+
+    fn verify(&self, token: &str, keys: &Keys, now_s: u64) -> Result<Signed, TokenError> {
         let invalid = |error: JwtError| TokenError::Invalid(error.to_string());
         let id = jsonwebtoken::decode_header(token).map_err(invalid)?.kid.unwrap_or_else(|| FIRST.to_owned());
-        let key = match &*self.keys.read().unwrap_or_else(PoisonError::into_inner) {
-            Keys::Ring(keys) => {
-                let key = keys.find(&id, now_s).map(|key| DecodingKey::from_secret(key.secret.expose().as_bytes()));
-                key.ok_or_else(|| TokenError::Invalid("it was signed with a key that is over".to_owned()))?
-            }
-            Keys::Unreadable(key) if id == OF_THIS_RUN => DecodingKey::from_secret(key.expose().as_bytes()),
-            Keys::Unreadable(_) => return Err(TokenError::NoKey),
-        };
+        let key = DecodingKey::from_secret(keys.find(&id, now_s)?.expose().as_bytes());
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.validation).map_err(invalid)?.claims;
-        if claims.exp <= now_s { Err(TokenError::Expired) } else { Ok(claims) }
+        Ok(Signed { key: id.into(), claims: Arc::new(claims) })
     }
 
     fn sign(&self, claims: &Claims) -> Result<Secret, TokenError> {
         let mut header = Header::new(Algorithm::HS256);
-        let key = match &*self.keys.read().unwrap_or_else(PoisonError::into_inner) {
+        let key = match &self.signing.read().unwrap_or_else(PoisonError::into_inner).keys {
             Keys::Ring(keys) => {
                 let key = keys.signing(claims.iat.unwrap_or(0));
                 header.kid = (key.id != FIRST).then(|| key.id.clone());
@@ -329,13 +367,13 @@ mod tests {
         let claims = tokens("k").check(token.expose(), now()).expect("valid");
         assert_eq!((claims.sub.as_str(), claims.app.as_str(), claims.device.as_deref()), ("ann", "o#a", Some("d")));
         assert_eq!((claims.generation, claims.login.len()), (3, 16));
-        assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/ann/d/down");
+        assert_eq!(claims.acl.as_ref().expect("an acl")["sub"][0], "im/v1/o%23a/ann/d/down");
         let any = tokens("k").issue_user("o#a", "ann", None, ISSUE, (now(), 60)).expect("issued");
         let claims = tokens("k").check(any.expose(), now()).expect("valid");
-        assert_eq!(claims.acl.expect("an acl")["pub"][0], "im/v1/o%23a/ann/+/up");
+        assert_eq!(claims.acl.as_ref().expect("an acl")["pub"][0], "im/v1/o%23a/ann/+/up");
         let named = tokens("k").issue_user("o#a", "device", None, ISSUE, (now(), 60)).expect("issued");
         let claims = tokens("k").check(named.expose(), now()).expect("valid");
-        assert_eq!(claims.acl.expect("an acl")["sub"][0], "im/v1/o%23a/device/+/down");
+        assert_eq!(claims.acl.as_ref().expect("an acl")["sub"][0], "im/v1/o%23a/device/+/down");
         assert!(tokens("k").issue_user("o#a", "ann", Some(""), ISSUE, (now(), 60)).is_err());
     }
 
@@ -378,6 +416,16 @@ mod tests {
         one.set_keys(keys);
         assert!(matches!(one.check_entry(old.expose(), later), Err(TokenError::Invalid(_))));
         assert!(one.check(new.expose(), later).is_ok());
+    }
+
+    #[test]
+    fn a_programs_token_that_was_good_before_is_refused_once_it_is_over_or_its_key_is_not_there_any_more() {
+        let (one, now) = (tokens("k"), now());
+        let token = one.issue_app("o#a", (Scope::App, "c"), now, 60).expect("issued");
+        assert!((0..2).all(|_| one.check(token.expose(), now).is_ok_and(|claims| claims.sub == "c")));
+        assert_eq!(one.check(token.expose(), now + 60), Err(TokenError::Expired));
+        one.set_keys(Keyring::parse(&Secret::new("another")).expect("a key"));
+        assert!(matches!(one.check(token.expose(), now), Err(TokenError::Invalid(_))));
     }
 
     #[test]

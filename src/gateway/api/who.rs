@@ -141,7 +141,7 @@ async fn admitted(
     }))
 }
 
-fn bearer(parts: &Parts, tokens: &Tokens) -> Result<Claims, ApiError> {
+fn bearer(parts: &Parts, tokens: &Tokens) -> Result<Arc<Claims>, ApiError> {
     let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let token = header
         .strip_prefix("Bearer ")

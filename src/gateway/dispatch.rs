@@ -39,9 +39,11 @@ const LONGEST_SLEEP_MS: u64 = 30_000;
 /// ... and where others put work into the same store, and may die before they do it.
 const SHARED_SLEEP_MS: u64 = 1_000;
 
-/// Shared by the API, the wire and the timer.
+/// Shared by the API, the wire and the timer; each message has a clone of its own.
 #[derive(Clone)]
-pub struct Dispatch {
+pub struct Dispatch(Arc<Parts>);
+
+pub struct Parts {
     pub(super) store: Store,
     pub(super) wire: Wire,
     pub(super) neighbours: Neighbours,
@@ -50,15 +52,23 @@ pub struct Dispatch {
     renewal: Renewal,
     mending: Mending,
     /// The authority that devices are told of.
-    coming: Arc<Mutex<Option<String>>>,
+    coming: Mutex<Option<String>>,
     /// As they are now; the operator may change them.
     rules: watch::Receiver<Rules>,
-    alarm: Arc<Alarm>,
+    alarm: Alarm,
     /// Vendor calls under way.
     calls: Calls,
     /// Recalls under way: they neither wait for sends nor hold them up.
     recalls: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
+}
+
+impl std::ops::Deref for Dispatch {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl Dispatch {
@@ -70,7 +80,7 @@ impl Dispatch {
         rules: watch::Receiver<Rules>,
         concurrency: usize,
     ) -> Self {
-        Self {
+        Self(Arc::new(Parts {
             store,
             wire,
             neighbours,
@@ -78,13 +88,13 @@ impl Dispatch {
             held: Held::default(),
             renewal,
             mending: Mending::new(),
-            coming: Arc::default(),
+            coming: Mutex::default(),
             rules,
-            alarm: Arc::default(),
+            alarm: Alarm::default(),
             calls: Calls::new(concurrency),
             recalls: Arc::new(Semaphore::new(concurrency.div_ceil(4))),
             tasks: TaskTracker::new(),
-        }
+        }))
     }
 
     pub(super) fn rules(&self) -> Rules {

@@ -5,7 +5,7 @@ use super::accounts::Accounts;
 use super::devices::{End, Given, Holder, Table};
 use super::greetings::{Greeting, Greetings};
 use crate::ids::{MessageId, Nonce};
-use crate::protocol::{Address, Down, KickCode};
+use crate::protocol::{Address, Down, KickCode, Message};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -18,6 +18,12 @@ pub struct Word {
     pub payload: Bytes,
     /// The message that it is, if it is one.
     pub message: Option<MessageId>,
+}
+
+impl From<&Message> for Word {
+    fn from(message: &Message) -> Self {
+        Self { payload: Down::encode_message(message).into(), message: Some(message.id.clone()) }
+    }
 }
 
 impl From<&Down> for Word {

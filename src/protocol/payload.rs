@@ -1,7 +1,7 @@
 //! From bytes to a payload and back, and how a bad one is refused: what is not JSON of this protocol, and what no
 //! word of a device may be.
 
-use super::message::{Down, Held, State, Up};
+use super::message::{Down, Held, Message, State, Up};
 use super::{MAX_PAYLOAD, VERSION};
 use crate::input::{self, Refused};
 use serde::de::DeserializeOwned;
@@ -51,6 +51,17 @@ struct Versioned<'a, T> {
 impl Down {
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
+    }
+
+    /// The same as [`Self::encode`] of a [`Self::Message`].
+    pub fn encode_message(message: &Message) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(tag = "type", rename = "message")]
+        struct Of<'a> {
+            #[serde(flatten)]
+            message: &'a Message,
+        }
+        encode(&Of { message })
     }
 }
 
@@ -165,6 +176,16 @@ mod tests {
         assert_eq!(decode_down(&kick.encode()), Ok(kick));
         let state = State { online: true, nonce: "n".into() };
         assert_eq!(decode_state(&state.encode()), Ok(state));
+    }
+
+    #[test]
+    fn a_message_is_one_text_whether_it_was_given_away_or_lent() {
+        let message: Message = serde_json::from_value(serde_json::json!({
+            "id": "0123456789abcdef0123", "from": "admin", "to": "ann", "chat_type": "chat", "sent_at_ms": 5,
+            "body": {"type": "txt"}, "ext": {"b": 1, "a": 2},
+        }))
+        .expect("a message");
+        assert_eq!(Down::encode_message(&message), Down::Message(message).encode());
     }
 
     #[test]

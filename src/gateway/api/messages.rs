@@ -88,7 +88,7 @@ pub(super) async fn send(
         };
         // Ids and moments have one length: all messages differ in their receivers' names alone.
         let name = json!(message.to).to_string().len();
-        let size = *without_name.get_or_insert_with(|| Down::Message(message.clone()).encode().len() - name) + name;
+        let size = *without_name.get_or_insert_with(|| Down::encode_message(&message).len() - name) + name;
         if size > MAX_PAYLOAD {
             return Err(ApiError::illegal(format!("the message is {size} bytes; at most {MAX_PAYLOAD}")));
         }

@@ -94,6 +94,7 @@ fn openapi() -> String {
 }
 
 pub fn router(state: State) -> Router {
+    let state = Arc::new(state);
     Router::new()
         .route("/{org}/{app}/token", post(logins::token))
         .route("/{org}/{app}/enrol", post(enrolments::exchange))
@@ -139,23 +140,26 @@ pub fn router(state: State) -> Router {
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(map_response_with_state(state.push.metrics.clone(), count_refused))
-        .layer(map_response_with_state(state.drain.clone(), let_go))
-        .with_state(Arc::new(state))
+        .layer(map_response_with_state(state.clone(), answered))
+        .with_state(state)
 }
 
-async fn count_refused(Shared(metrics): Shared<Metrics>, response: Response) -> Response {
+async fn answered(Shared(state): Shared<Arc<State>>, response: Response) -> Response {
+    count_refused(&state.push.metrics, &response);
+    let_go(&state.drain, response)
+}
+
+fn count_refused(metrics: &Metrics, response: &Response) {
     if let Some(Refused(why)) = response.extensions().get() {
         metrics.refused("app", why);
     }
     if let Some(Limited(limit)) = response.extensions().get() {
         metrics.limited(limit);
     }
-    response
 }
 
 /// A connection that is kept would be closed under a request that is on its way. HTTP/1.1 is all that is spoken here.
-async fn let_go(Shared(drain): Shared<Drain>, mut response: Response) -> Response {
+fn let_go(drain: &Drain, mut response: Response) -> Response {
     if drain.is_on() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

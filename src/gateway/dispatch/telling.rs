@@ -44,7 +44,7 @@ impl Dispatch {
     pub(in crate::gateway) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: &Message) {
         let mut word = None;
         for address in addresses {
-            let word = word.get_or_insert_with(|| Word::from(&Down::Message(message.clone()))).clone();
+            let word = word.get_or_insert_with(|| Word::from(message)).clone();
             let id = word.message.clone();
             let handing = self.wire.hand(address.clone(), word);
             self.follow(address, id, handing);

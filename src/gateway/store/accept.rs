@@ -160,8 +160,7 @@ fn insert(t: &Transaction<'_>, jobs: &[Accept]) -> Result<Vec<bool>, StoreError>
             "messages (id, app, user, message, accepted_ms, expires_ms, idempotency)"
         };
     }
-    const ONE: &str =
-        concat!("INSERT OR IGNORE INTO ", columns!(), " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id");
+    const ONE: &str = concat!("INSERT OR IGNORE INTO ", columns!(), " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
     const ALL: &str = concat!(
         "INSERT INTO ",
         columns!(),
@@ -188,9 +187,9 @@ fn insert(t: &Transaction<'_>, jobs: &[Accept]) -> Result<Vec<bool>, StoreError>
         row.push(idempotency.bound());
         row
     });
-    let mut inserted: HashSet<MessageId> = t.with_rows((ONE, ALL), rows, |r| r.get(0))?.into_iter().collect();
+    let mut inserted: HashSet<String> = t.add_rows((ONE, ALL), rows)?.into_iter().collect();
     // One that comes twice is stored once.
-    Ok(all().map(|(new, _)| inserted.remove(&new.message.id)).collect())
+    Ok(all().map(|(new, _)| inserted.remove(&*new.message.id)).collect())
 }
 
 /// It was accepted before, and the answer was lost.

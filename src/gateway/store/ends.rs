@@ -111,9 +111,8 @@ fn remove(t: &Transaction<'_>, gone: &[MessageId]) -> Result<(), StoreError> {
         ),
         ("messages WHERE id = ?1", "messages m USING unnest(CAST(?1 AS text[])) AS ids (id) WHERE m.id = ids.id"),
     ] {
-        let one = format!("DELETE FROM {one} RETURNING 1");
-        let all = format!("DELETE FROM {all} RETURNING 1");
-        t.with_rows((&one, &all), gone.iter().map(|id| vec![Bound::Text(id)]), |_| Ok(()))?;
+        let (one, all) = (format!("DELETE FROM {one}"), format!("DELETE FROM {all}"));
+        t.execute_rows((&one, &all), gone.iter().map(|id| vec![Bound::Text(id)]))?;
     }
     Ok(())
 }

@@ -41,6 +41,7 @@ mod probe;
 mod queue;
 mod ready;
 mod receipts;
+mod repeated;
 mod results;
 mod room;
 mod settings;

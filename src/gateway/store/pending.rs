@@ -223,7 +223,7 @@ impl DeliveryChange {
     }
 
     /// On SQLite; what is not named costs its index no page.
-    fn write(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
+    fn update(&self, t: &Transaction<'_>) -> (&'static str, Vec<Bound<'_>>) {
         macro_rules! update {
             ($more:literal) => {
                 concat!(
@@ -246,7 +246,7 @@ impl DeliveryChange {
         };
         let mut values = self.values();
         values.truncate(named);
-        t.execute_now(sql, values).map(drop)
+        (sql, values)
     }
 }
 
@@ -267,7 +267,7 @@ const PLACE: std::ops::Range<usize> = 9..12;
 
 fn change(t: &Transaction<'_>, rows: &[DeliveryChange]) -> Result<(), StoreError> {
     if !t.is_shared() {
-        return rows.iter().try_for_each(|row| row.write(t));
+        return t.execute_each(rows.iter().map(|row| row.update(t)));
     }
     // A statement changes a row once, so the last word on each counts; a place that an earlier one set stays. Rows are locked
     // in the order of their messages, as by everybody.
@@ -300,13 +300,8 @@ fn insert<'r>(
     let many = format!("{into} VALUES {}", vec![&*row; TOGETHER].join(", "));
     let mut rows: Vec<Vec<Bound<'_>>> = rows.collect();
     let rest = rows.split_off(rows.len() - rows.len() % TOGETHER);
-    for rows in rows.chunks(TOGETHER) {
-        t.execute_now(&many, rows.concat())?;
-    }
-    for row in rest {
-        t.execute_now(&one, row)?;
-    }
-    Ok(())
+    let together = rows.chunks(TOGETHER).map(|rows| (&*many, rows.concat()));
+    t.execute_each(together.chain(rest.into_iter().map(|row| (&*one, row))))
 }
 
 /// As many arrays of PostgreSQL as rows, from parameters of these types.

@@ -3,9 +3,10 @@
 use super::StoreError;
 use super::kept::Kept;
 use super::pending::Unwritten;
+use super::repeated::Repeated;
 use super::usage::Usage;
 use super::value::{Bound, from_postgres};
-pub(super) use super::value::{Params, Row, Value, params};
+pub(super) use super::value::{Params, Row, params};
 use super::words::OPEN;
 pub(super) use super::words::in_postgres;
 use postgres::error::SqlState;
@@ -168,14 +169,22 @@ impl<'t> Transaction<'t> {
         read: impl Fn(&mut Row) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         self.unwritten.write_for(self, all)?;
-        let Backend::Postgres(held) = &self.backend else {
-            let mut found = Vec::new();
-            for row in rows {
-                for row in &mut self.rows(one, row)? {
-                    found.push(read(row)?);
+        let held = match &self.backend {
+            Backend::Postgres(held) => held,
+            Backend::Sqlite(t) => {
+                let (mut each, mut found) = (Repeated::new(t, &self.usage), Vec::new());
+                let is_of_open = one.contains(OPEN);
+                for row in rows {
+                    if is_of_open {
+                        self.enter_kept(&row)?;
+                    }
+                    each.query(one, &row, |mut row| {
+                        found.push(read(&mut row)?);
+                        Ok(())
+                    })?;
                 }
+                return Ok(found);
             }
-            return Ok(found);
         };
         let columns = transposed(rows);
         if columns.is_empty() {
@@ -202,10 +211,46 @@ impl<'t> Transaction<'t> {
             return Ok(());
         }
         self.unwritten.write_for(self, all)?;
-        if self.is_shared() {
-            return self.execute_arrays(all, rows);
+        match self.is_shared() {
+            true => self.execute_arrays(all, rows),
+            false => self.execute_each(rows.map(|row| (one, row))),
         }
-        rows.try_for_each(|row| self.execute_now(one, row).map(drop))
+    }
+
+    /// Carries these out one after the other, on SQLite, before what is not written yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn execute_each<'r>(
+        &self,
+        mut statements: impl Iterator<Item = (&'r str, Vec<Bound<'r>>)>,
+    ) -> Result<(), StoreError> {
+        let Backend::Sqlite(t) = &self.backend else { return Ok(()) };
+        let mut each = Repeated::new(t, &self.usage);
+        statements.try_for_each(|(sql, values)| each.execute(sql, &values).map(drop))
+    }
+
+    /// Adds these rows unless they are there, and returns the first column of those that are new, a text.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn add_rows<'r>(
+        &self,
+        (one, all): (&str, &str),
+        rows: impl Iterator<Item = Vec<Bound<'r>>>,
+    ) -> Result<Vec<String>, StoreError> {
+        let Backend::Sqlite(t) = &self.backend else { return self.with_rows((one, all), rows, |row| row.get(0)) };
+        self.unwritten.write_for(self, one)?;
+        // To tell which are new by RETURNING, SQLite would fill a table of its own for each.
+        let (mut each, mut new) = (Repeated::new(t, &self.usage), Vec::new());
+        for row in rows {
+            if each.execute(one, &row)? > 0
+                && let Some(Bound::Text(first)) = row.first()
+            {
+                new.push((*first).to_owned());
+            }
+        }
+        Ok(new)
     }
 
     /// Whether transactions of others go on beside it.
@@ -262,9 +307,15 @@ impl<'t> Transaction<'t> {
     /// What a statement may read or change is where it looks for it.
     fn ready_for(&self, sql: &str, values: &[Bound<'_>]) -> Result<(), StoreError> {
         self.unwritten.write_for(self, sql)?;
-        let (Some(kept), true) = (self.kept, sql.contains(OPEN)) else { return Ok(()) };
-        match values {
-            [Bound::Text(app), Bound::Text(user), ..] => kept.enter(self, &((*app).to_owned(), (*user).to_owned())),
+        if self.kept.is_some() && sql.contains(OPEN) { self.enter_kept(values) } else { Ok(()) }
+    }
+
+    /// What lies on devices' disks is found by a statement that looks for what is open to a user.
+    fn enter_kept(&self, values: &[Bound<'_>]) -> Result<(), StoreError> {
+        match (self.kept, values) {
+            (Some(kept), [Bound::Text(app), Bound::Text(user), ..]) => {
+                kept.enter(self, &((*app).to_owned(), (*user).to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -282,15 +333,10 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute_now(&self, sql: &str, values: Vec<Bound<'_>>) -> Result<usize, StoreError> {
-        self.usage.statement();
         match &self.backend {
-            Backend::Sqlite(t) => {
-                let mut statement = t.prepare_cached(sql)?;
-                let changed = statement.execute(rusqlite::params_from_iter(values))?;
-                debug_assert!(!prepared_anew(&statement), "{sql}");
-                Ok(changed)
-            }
+            Backend::Sqlite(t) => Repeated::new(t, &self.usage).execute(sql, &values),
             Backend::Postgres(held) => {
+                self.usage.statement();
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
                 let changed = t.execute(&statement, &references(&values)).inspect_err(|error| self.note(error))?;
@@ -348,19 +394,17 @@ impl<'t> Transaction<'t> {
     fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
         let values = params.bound();
         self.ready_for(sql, &values)?;
-        self.usage.statement();
         match &self.backend {
             Backend::Sqlite(t) => {
-                let mut statement = t.prepare_cached(sql)?;
-                let columns = statement.column_count();
-                let rows = statement.query_map(rusqlite::params_from_iter(values), |row| {
-                    (0..columns).map(|at| row.get::<_, Value>(at)).collect::<Result<Vec<_>, _>>().map(Row)
+                let mut rows = Vec::new();
+                Repeated::new(t, &self.usage).query(sql, &values, |row| {
+                    rows.push(row);
+                    Ok(())
                 })?;
-                let rows = rows.collect::<Result<_, _>>()?;
-                debug_assert!(!prepared_anew(&statement), "{sql}");
                 Ok(rows)
             }
             Backend::Postgres(held) => {
+                self.usage.statement();
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
                 t.query(&statement, &references(&values))
@@ -384,11 +428,6 @@ fn transposed<'r>(rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Vec<Vec<Bound<'
         columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
     }
     columns
-}
-
-/// That costs more than most statements do.
-fn prepared_anew(statement: &rusqlite::Statement<'_>) -> bool {
-    statement.reset_status(rusqlite::StatementStatus::RePrepare) > 0
 }
 
 impl Statement<'_, '_> {

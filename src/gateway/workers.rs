@@ -29,6 +29,8 @@ pub(super) struct Heard {
 #[derive(Debug)]
 pub(super) enum Said {
     Up(Bytes),
+    /// The same, read already.
+    Understood(Up),
     State(Bytes),
     /// By the endpoint: this connection of it is over.
     Ended(Nonce),
@@ -92,7 +94,7 @@ impl Workers {
 }
 
 async fn carry_out(heard: Heard, dispatch: &Dispatch) {
-    let Answer { downs, greeting } = answered(&heard, dispatch).await;
+    let Answer { downs, greeting } = answered(&heard.address, &heard.said, dispatch).await;
     for down in downs {
         dispatch.answer(heard.address.clone(), &down).await;
     }
@@ -111,13 +113,13 @@ pub(super) struct Answer {
 
 /// What the device is answered, once the store has what it said, or refuses it. A store that does not work now is waited
 /// for: while this connection stands nobody else is given the word.
-pub(super) async fn answered(heard: &Heard, dispatch: &Dispatch) -> Answer {
-    let greeting = heard.said.is_greeting().then(|| dispatch.wire.greet(heard.address.clone()));
+pub(super) async fn answered(address: &Address, said: &Said, dispatch: &Dispatch) -> Answer {
+    let greeting = said.is_greeting().then(|| dispatch.wire.greet(address.clone()));
     loop {
-        match understood(heard, dispatch).await {
+        match understood(address, said, dispatch).await {
             Ok(downs) => return Answer { downs, greeting },
             Err(error) if error.refuses_data() => {
-                dispatch.on_refused("device", "store", Some(&heard.address), &error);
+                dispatch.on_refused("device", "store", Some(address), &error);
                 return Answer { downs: Vec::new(), greeting };
             }
             Err(error) => {
@@ -128,10 +130,11 @@ pub(super) async fn answered(heard: &Heard, dispatch: &Dispatch) -> Answer {
     }
 }
 
-async fn understood(heard: &Heard, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
-    let address = heard.address.clone();
-    let refused = |error: &PayloadError| dispatch.on_refused("device", error.as_str(), Some(&heard.address), error);
-    match &heard.said {
+async fn understood(from: &Address, said: &Said, dispatch: &Dispatch) -> Result<Vec<Down>, StoreError> {
+    let address = from.clone();
+    let refused = |error: &PayloadError| dispatch.on_refused("device", error.as_str(), Some(from), error);
+    match said {
+        Said::Understood(up) => return on_up(address, up.clone(), dispatch).await,
         Said::State(payload) => match decode_state(payload) {
             Ok(state) if !state.online => {
                 dispatch.on_offline(address, state.nonce).await?;

@@ -7,12 +7,13 @@ use super::entry::{Asking, Found};
 use super::link::cause;
 use super::rate::Rate;
 use super::table::{Order, Place, Table};
+use super::words::{self, Word};
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::outgoing::Word;
-use crate::gateway::workers::{Answer, Heard, Said, answered};
+use crate::gateway::outgoing;
+use crate::gateway::workers::{Answer, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
 use crate::mqtt::server::{Event, Fault, Server, next_packet};
@@ -75,8 +76,9 @@ struct Connection<S> {
     timed: Option<(u16, Duration)>,
     /// The device said itself that this connection is over.
     goodbye: bool,
-    words: VecDeque<(Said, Option<u16>)>,
-    work: Option<(Work, Option<u16>)>,
+    words: VecDeque<Word>,
+    /// What is carried out, and the packets that it came in.
+    work: Option<(Work, Vec<Option<u16>>)>,
     rate: Rate,
     /// Nothing more of it is read until then.
     paused_until: Option<Duration>,
@@ -192,14 +194,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn answered(&mut self, Answer { downs, greeting }: Answer) {
         for down in downs {
-            let Word { payload, message } = Word::from(&down);
+            let outgoing::Word { payload, message } = (&down).into();
             self.happens(Event::Deliver(payload, message.map(|id| id.as_str().into())));
         }
         let address = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
         if let Some((address, greeting)) = address.zip(greeting) {
             self.shared.dispatch.greeted(address, greeting);
         }
-        if let Some((_, packet_id)) = self.work.take() {
+        for packet_id in self.work.take().into_iter().flat_map(|(_, packet_ids)| packet_ids) {
             self.happens(Event::Stored(packet_id));
         }
     }
@@ -334,13 +336,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             return;
         }
         let Some(Entered { address: Some(address), .. }) = &self.entered else { return };
-        let Some((said, packet_id)) = self.words.pop_front() else { return };
-        self.work = Some((self.work_on(address.clone(), said, packet_id), packet_id));
+        let address = address.clone();
+        let Some((said, packet_ids)) = words::next(&mut self.words) else { return };
+        self.work = Some((self.work_on(address, said), packet_ids));
     }
 
-    fn work_on(&self, address: Address, said: Said, packet_id: Option<u16>) -> Work {
+    fn work_on(&self, address: Address, said: Said) -> Work {
         let shared = self.shared.clone();
-        Box::pin(async move { answered(&Heard { address, said, packet_id }, &shared.dispatch).await })
+        Box::pin(async move { answered(&address, &said, &shared.dispatch).await })
     }
 
     /// `false`: the client takes nothing, or is gone.

@@ -20,6 +20,7 @@ mod prefixed;
 mod rate;
 mod table;
 mod tickets;
+mod words;
 
 pub(super) use authority::Authority;
 pub(super) use identity::Identity;

@@ -1,5 +1,6 @@
 //! How a device's connection ends: what it said is carried out, and then it is told to be over.
 
+use super::super::words;
 use super::Connection;
 use crate::gateway::workers::{Answer, Said};
 use crate::protocol::decode_state;
@@ -34,14 +35,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Some((work, _)) = self.work.take() {
             greeted(work.await);
         }
-        while let Some((said, packet_id)) = self.words.pop_front() {
-            greeted(self.work_on(address.clone(), said, packet_id).await);
+        while let Some((said, _)) = words::next(&mut self.words) {
+            greeted(self.work_on(address.clone(), said).await);
         }
         // The will is the same word; whoever has neither said goodbye nor left one is away all the same.
         let ended = self.will.as_deref().and_then(|will| decode_state(will).ok());
         let nonce = ended.map(|state| state.nonce).or(self.nonce.take()).filter(|_| !self.goodbye);
         if let Some(nonce) = nonce {
-            self.work_on(address, Said::Ended(nonce), None).await;
+            self.work_on(address, Said::Ended(nonce)).await;
         }
     }
 }

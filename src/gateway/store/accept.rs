@@ -4,7 +4,7 @@ use super::bindings::is_usable;
 use super::ends::evict;
 use super::known::Known;
 use super::pairs::{self, Place, Recall};
-use super::presence::{self, device_columns};
+use super::presence::{self, OfUser, Which};
 use super::ready::{Due, Turn, VendorJob};
 use super::room::Room;
 use super::sql::{OptionalExtension as _, Transaction, params};
@@ -222,31 +222,13 @@ impl Accepting<'_, '_> {
     fn accept(&mut self, new: &NewMessage, found: &[(Address, Device)]) -> Result<Accepted, StoreError> {
         let mut accepted = Accepted::new(new.message.id.clone());
         if found.is_empty() {
-            self.without_devices(new, &mut accepted)?;
+            // The user is held: nobody comes in meanwhile.
+            self.to_nobody(new, users::is_known(self.t, &new.app, &new.message.to)?, &mut accepted)?;
         }
         for (address, device) in found {
             self.to(new, address, device.clone(), &mut accepted)?;
         }
         Ok(accepted)
-    }
-
-    /// No device was found.
-    fn without_devices(&mut self, new: &NewMessage, accepted: &mut Accepted) -> Result<(), StoreError> {
-        let (t, (app, user)) = (self.t, new.whose());
-        // One that comes in at this moment through another gateway is either seen now, or sees this.
-        let known = users::hold(t, app, user, false)?;
-        let late = devices_of(t, std::iter::once((app, user)))?.into_values().next().unwrap_or_default();
-        if late.is_empty() {
-            return self.to_nobody(new, known, accepted);
-        }
-        let wanted: Vec<_> = late.iter().filter_map(|(address, device)| self.job.wants(new, address, device)).collect();
-        let around = Surroundings::look(t, &self.job.known, &wanted)?;
-        let mut accepting = Accepting { t, job: self.job, around: &around, reach: self.reach };
-        for (address, device) in &late {
-            accepting.to(new, address, device.clone(), accepted)?;
-        }
-        self.reach = accepting.reach;
-        Ok(())
     }
 
     /// The user has no device: it waits for the first.
@@ -367,27 +349,13 @@ fn devices_of<'a>(
     t: &Transaction<'_>,
     users: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Devices<'a>, StoreError> {
-    const ONE: &str = concat!(
-        "SELECT v.device, ",
-        device_columns!(),
-        ", ?3 FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.logged_in = 1"
-    );
-    const ALL: &str = concat!(
-        "SELECT v.device, ",
-        device_columns!(),
-        ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, place)
-         JOIN devices v ON v.app = u.app AND v.user = u.user WHERE v.logged_in = 1 /* share */"
-    );
     let mut wanted: Vec<(&str, &str)> = users.collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let rows = wanted.iter().map(|(app, user)| [*app, user]);
-    let found: Vec<(usize, (String, Device))> =
-        t.for_rows((ONE, ALL), rows, |r| Ok((r.get(0)?, presence::read(r, 1)?)))?;
     let mut devices = Devices::new();
-    for (place, (id, device)) in found {
+    for OfUser { place, device, is, .. } in presence::of_users(t, Which::LoggedIn, &wanted)? {
         let (app, user) = wanted[place];
-        devices.entry((app, user)).or_default().push((address(app, user, &id)?, device));
+        devices.entry((app, user)).or_default().push((address(app, user, &device)?, is));
     }
     Ok(devices)
 }

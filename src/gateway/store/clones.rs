@@ -1,9 +1,5 @@
 //! Two machines that greet as one device, because one of them was copied from the other.
 
-use super::sql::{Transaction, params};
-use super::{StoreError, as_i64, as_u64};
-use crate::protocol::{Address, Hello};
-
 /// A machine that was heard this long ago, in milliseconds, has not been replaced by another.
 const RECENT_MS: u64 = 600_000;
 /// One turn is a state directory that was moved; so many are two machines.
@@ -12,49 +8,29 @@ const TURNS: i64 = 2;
 /// after half an hour at most.
 const ALONE_MS: u64 = 3_600_000;
 
-/// What the devices table knows of it.
-struct Seen {
-    instance: String,
-    online: bool,
-    seen_ms: u64,
-    turns: i64,
-    turned_ms: u64,
+/// What the devices table knows of the machine that greets as a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Machine {
+    pub instance: String,
+    /// How often another one has taken its place.
+    pub turns: i64,
+    pub turned_ms: u64,
 }
 
-/// Notes which machine greets, before the greeting itself is noted. `true`: it has just shown that there are two.
-///
-/// # Errors
-/// [`StoreError`].
-pub(super) fn greeted(t: &Transaction<'_>, address: &Address, hello: &Hello, now_ms: u64) -> Result<bool, StoreError> {
-    let Some(instance) = hello.instance.as_deref().filter(|instance| !instance.is_empty()) else { return Ok(false) };
-    let Address { app, user, device } = address;
-    let seen = t
-        .prepare_cached(
-            "SELECT instance, online, seen_ms, turns, turned_ms FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
-        .query_row(params![app, user, device], |r| {
-            Ok(Seen {
-                instance: r.get(0)?,
-                online: r.get(1)?,
-                seen_ms: as_u64(r.get(2)?),
-                turns: r.get(3)?,
-                turned_ms: as_u64(r.get(4)?),
-            })
-        })?;
-    let (turns, turned_ms) = if seen.instance == instance {
-        let alone = seen.turned_ms + ALONE_MS <= now_ms;
-        (if alone { 0 } else { seen.turns }, seen.turned_ms)
-    } else {
-        let recent = !seen.instance.is_empty() && (seen.online || seen.seen_ms + RECENT_MS >= now_ms);
-        (if recent { TURNS.min(seen.turns + 1) } else { 0 }, now_ms)
-    };
-    if seen.instance != instance || turns != seen.turns {
-        t.prepare_cached(
-            "UPDATE devices SET instance = ?4, turns = ?5, turned_ms = ?6 WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
-        .execute(params![app, user, device, instance, turns, as_i64(turned_ms)])?;
+impl Machine {
+    /// A machine greets as the device, which was online or not and last seen at that time. Returns what is known from now on, and
+    /// whether it has just shown that there are two.
+    pub fn greeted(&self, instance: Option<&str>, (online, seen_ms): (bool, u64), now_ms: u64) -> (Self, bool) {
+        let Some(instance) = instance.filter(|instance| !instance.is_empty()) else { return (self.clone(), false) };
+        let (turns, turned_ms) = if self.instance == instance {
+            let alone = self.turned_ms + ALONE_MS <= now_ms;
+            (if alone { 0 } else { self.turns }, self.turned_ms)
+        } else {
+            let recent = !self.instance.is_empty() && (online || seen_ms + RECENT_MS >= now_ms);
+            (if recent { TURNS.min(self.turns + 1) } else { 0 }, now_ms)
+        };
+        (Self { instance: instance.to_owned(), turns, turned_ms }, turns == TURNS && self.turns < TURNS)
     }
-    Ok(turns == TURNS && seen.turns < TURNS)
 }
 
 /// Whether a row of the devices table is one of two machines.
@@ -64,9 +40,9 @@ pub(super) const fn is_cloned(turns: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::delivery::Rules;
     use crate::gateway::store::{Store, Vault, Welcome};
+    use crate::protocol::{Address, Hello};
 
     const MINUTE_MS: u64 = 60_000;
     const RULES: Rules = Rules::FOR_TESTS;

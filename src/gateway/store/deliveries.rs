@@ -1,11 +1,12 @@
 //! Messages on their way: publishing, acknowledgements, and what waits for a device.
 
 use super::bindings::usable;
+use super::greeting::Greeting;
 use super::orders::{self, Order};
 use super::pairs::{self, Pairs, Place, Recall, columns};
 use super::sql::{Transaction, params};
 use super::traces::note;
-use super::{Kick, Look, Store, StoreError, Welcome, as_i64, clones, devices, kicks, presence, standing, users, whose};
+use super::{Kick, Look, Store, StoreError, Welcome, as_i64, kicks, presence, standing, whose};
 use crate::delivery::presence::{Event as Presence, Step};
 use crate::delivery::{Device, Event, Hop, Pair, Rules, Standing, step};
 use crate::ids::{MessageId, Nonce};
@@ -171,6 +172,7 @@ impl<'a> Of<'a, '_> {
             .prepare_cached("SELECT message FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
             .query_map(params![app, user], |r| r.get(0))?
             .collect::<Result<_, _>>()?;
+        let waited = !waiting.is_empty();
         if new {
             let elsewhere: Vec<MessageId> = self
                 .t
@@ -187,9 +189,11 @@ impl<'a> Of<'a, '_> {
         for id in &waiting {
             self.step(id, &Pair::new(), Event::Adopted)?;
         }
-        self.t
-            .prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
-            .execute(params![app, user])?;
+        if waited {
+            self.t
+                .prepare_cached("DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND device = '' AND open = 1")?
+                .execute(params![app, user])?;
+        }
         Ok(())
     }
 }
@@ -208,28 +212,30 @@ impl Store {
     ) -> Result<Welcome, StoreError> {
         let (known, node) = (self.known.clone(), self.node().clone());
         self.run_for(whose(&address.app, &address.user), move |t| {
-            users::hold(t, &address.app, &address.user, true)?;
-            let Some(new) = devices::ensure(t, &address)? else {
+            let Some(greeting) = Greeting::look(t, &address)? else {
                 return Ok(Welcome::Out(Kick::new(address, KickCode::TooManyDevices, None)));
             };
-            let kicked = match kicks::admit(t, &address, &hello, rules, now_ms)? {
+            let kicked = match kicks::admit(t, &known, (&address, &hello), &greeting.login, rules, now_ms)? {
                 Ok(kicked) => kicked,
                 Err(out) => return Ok(Welcome::Out(out)),
             };
-            let cloned = clones::greeted(t, &address, &hello, now_ms)?;
             orders::cut_elsewhere(t, &node, &kicked)?;
-            let event = Presence::Hello { nonce: hello.nonce.clone(), node: node.to_string() };
-            let Step { device, left, .. } = presence::apply(t, &address, event, now_ms)?;
+            let (Step { device, left, .. }, cloned) = greeting.note(t, &address, &hello, &node, now_ms)?;
             if let Some((node, nonce)) = &left {
                 orders::put(t, node, &Order::moved(&address, nonce))?;
             }
-            devices::describe(t, &address, &hello)?;
-            // Whether it is bound decides nothing here.
-            let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
-            of.adopt(new)?;
-            let missed = of.drain(&hello.nonce, "", WINDOW)?;
-            standing::reconcile(t, &address, hello.binding.as_ref())?;
-            let bindings = standing::reports(t, &known, &address, now_ms)?;
+            let mut missed = Vec::new();
+            // What devices that yield have had comes to wait again.
+            if greeting.waiting || !kicked.is_empty() {
+                // Whether it is bound decides nothing here.
+                let of = Of { t, place: (&address).into(), device, bound: false, rules, now_ms };
+                of.adopt(greeting.new)?;
+                missed = of.drain(&hello.nonce, "", WINDOW)?;
+            }
+            let bindings = match greeting.bound {
+                true => standing::reports(t, &known, (&address, hello.binding.as_ref()), now_ms)?,
+                false => Vec::new(),
+            };
             let left = left.map(|(node, _)| node);
             Ok(Welcome::In { missed, kicked, bindings, cloned, left })
         })
@@ -243,12 +249,10 @@ impl Store {
     pub async fn look(&self, address: Address, hello: Hello, now_ms: u64) -> Result<Look, StoreError> {
         let known = self.known.clone();
         self.run_for(whose(&address.app, &address.user), move |t| {
-            users::hold(t, &address.app, &address.user, true)?;
             if let Some(kick) = kicks::ended(t, &address, &hello)? {
                 return Ok(Look::Out(kick));
             }
-            standing::reconcile(t, &address, hello.binding.as_ref())?;
-            Ok(Look::In(standing::reports(t, &known, &address, now_ms)?))
+            Ok(Look::In(standing::reports(t, &known, (&address, hello.binding.as_ref()), now_ms)?))
         })
         .await
     }
@@ -296,8 +300,11 @@ impl Store {
     ) -> Result<Option<usize>, StoreError> {
         let known = self.known.clone();
         self.run_for(whose(&address.app, &address.user), move |t| {
-            let over = presence::apply(t, &address, event, now_ms)?;
+            let (over, under_way) = presence::over(t, &address, event, now_ms)?;
             let Some(nonce) = over.lost else { return Ok(None) };
+            if !under_way {
+                return Ok(Some(0));
+            }
             let bound = usable(t, &known, &address)?;
             let of = Of { t, place: (&address).into(), device: over.device, bound, rules, now_ms };
             of.lost(&nonce, why).map(Some)

@@ -1,12 +1,14 @@
 //! Devices, their connections and their bindings.
 
+use super::known::Known;
 use super::pairs::Recall;
-use super::sql::{OptionalExtension as _, Transaction, params};
+use super::presence::whole;
+use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{Store, StoreError, address, as_i64, as_u64, presence, turn_of, whose};
 use crate::delivery::Rules;
 use crate::delivery::presence::Event as Presence;
 use crate::ids::{DeviceId, Nonce};
-use crate::protocol::{Address, Hello};
+use crate::protocol::Address;
 use crate::vendors::Vendor;
 use serde::Serialize;
 
@@ -67,24 +69,34 @@ pub enum BindReply {
 }
 
 /// Device ids remembered for one user: a token that is not bound to a device could name any number.
-const MOST_DEVICES: i64 = 100;
+pub(super) const MOST_DEVICES: i64 = 100;
 
-/// Makes sure that the device is known, and says whether it was not. `None`: the user has too many that are logged
-/// in.
-pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<Option<bool>, StoreError> {
-    let Address { app, user, device } = address;
-    let new = t
-        .prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?
-        .execute(params![app, user, device])?;
-    if new == 0 {
-        return Ok(Some(false));
+/// Makes sure that the device is known. `false`: the user has too many that are logged in.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
+    if !insert(t, address)? {
+        return Ok(true);
     }
+    let Address { app, user, .. } = address;
     let known: i64 = t
         .prepare_cached("SELECT count(*) FROM devices WHERE app = ?1 AND user = ?2")?
         .query_row(params![app, user], |r| r.get(0))?;
-    if known <= MOST_DEVICES {
-        return Ok(Some(true));
-    }
+    Ok(known <= MOST_DEVICES || make_room(t, address)?)
+}
+
+/// Adds the device; `false`: it is there already.
+pub(super) fn insert(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
+    let new = t
+        .prepare_cached("INSERT OR IGNORE INTO devices (app, user, device) VALUES (?1, ?2, ?3)")?
+        .execute(whole(address))?;
+    Ok(new > 0)
+}
+
+/// One device more than are remembered is known: another of them goes, or, where all are logged in, this one: then `false`.
+pub(super) fn make_room(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
+    let Address { app, user, device } = address;
     // One that was told of its end long ago goes last: until then it may ask again.
     let oldest: Option<String> = t
         .query_row(
@@ -97,21 +109,7 @@ pub(super) fn ensure(t: &Transaction<'_>, address: &Address) -> Result<Option<bo
     let leaves = oldest.as_deref().unwrap_or(device);
     t.execute("DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, leaves])?;
     t.execute("DELETE FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3", params![app, user, leaves])?;
-    Ok(oldest.map(|_| true))
-}
-
-/// What a greeting says of the device itself.
-///
-/// # Errors
-/// [`StoreError`].
-pub(super) fn describe(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Result<(), StoreError> {
-    let Address { app, user, device } = address;
-    let Hello { channel, platform, model, agent, .. } = hello;
-    t.prepare_cached(
-        "UPDATE devices SET channel = ?4, platform = ?5, model = ?6, agent = ?7 WHERE app = ?1 AND user = ?2 AND device = ?3",
-    )?
-    .execute(params![app, user, device, channel, platform, model, agent])?;
-    Ok(())
+    Ok(oldest.is_some())
 }
 
 fn too_many_devices() -> BindReply {
@@ -131,28 +129,28 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<(BindReply, Vec<Recall>), StoreError> {
+        let known = self.known.clone();
         self.run_for(whose(&address.app, &address.user), move |t| {
-            let bind = in_one_form(t, &address.app, &bind)?;
-            if ensure(t, &address)?.is_none() {
+            let bind = in_one_form(t, &known, &address.app, bind)?;
+            let Some(Before { newest, kicked }) = Before::look(t, &address)? else {
                 return Ok((too_many_devices(), Vec::new()));
-            }
-            if super::kicks::is_kicked(t, &address)? {
+            };
+            if kicked {
                 let why = "this device's login was ended; log in again".to_owned();
                 return Ok((BindReply::Refused(why), Vec::new()));
             }
-            let Address { app, user, device } = &address;
-            let newer = t.execute(
-                "UPDATE devices SET sequence = ?4, seen_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3 AND sequence < ?4",
-                params![app, user, device, as_i64(sequence), as_i64(now_ms)],
-            )?;
-            if newer == 0 {
-                let newest: i64 = t
-                    .prepare_cached("SELECT sequence FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-                    .query_row(params![app, user, device], |r| r.get(0))?;
-                let repeated = as_i64(sequence) == newest && holds(t, &address, sequence, &bind)?;
+            if as_i64(sequence) <= newest {
+                let repeated = as_i64(sequence) == newest && holds(t, &address, sequence, &bind.bind)?;
                 let reply = if repeated { BindReply::Ok } else { BindReply::Stale { newest: as_u64(newest) } };
                 return Ok((reply, Vec::new()));
             }
+            let [app, user, device] = whole(&address);
+            // With what a binding says of the device: on PostgreSQL each statement is a round trip.
+            t.prepare_cached(
+                "UPDATE devices SET sequence = ?4, seen_ms = ?5, logged_in = CASE WHEN ?6 = 1 THEN 1 ELSE logged_in END
+                 WHERE app = ?1 AND user = ?2 AND device = ?3",
+            )?
+            .execute(params![app, user, device, as_i64(sequence), as_i64(now_ms), bind.logs_in()])?;
             set(t, &address, sequence, &bind, rules, now_ms)
         })
         .await
@@ -169,10 +167,15 @@ impl Store {
         rules: Rules,
         now_ms: u64,
     ) -> Result<(BindReply, Vec<Recall>), StoreError> {
+        let known = self.known.clone();
         self.run_for(whose(&address.app, &address.user), move |t| {
-            let bind = in_one_form(t, &address.app, &bind)?;
-            if ensure(t, &address)?.is_none() {
+            let bind = in_one_form(t, &known, &address.app, bind)?;
+            if !ensure(t, &address)? {
                 return Ok((too_many_devices(), Vec::new()));
+            }
+            if bind.logs_in() {
+                let sql = "UPDATE devices SET logged_in = 1 WHERE app = ?1 AND user = ?2 AND device = ?3";
+                t.prepare_cached(sql)?.execute(whole(&address))?;
             }
             set(t, &address, 0, &bind, rules, now_ms)
         })
@@ -351,32 +354,76 @@ impl Store {
                 .prepare_cached("SELECT app, user, device FROM devices WHERE online = 1")?
                 .query_map(params![], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
                 .collect::<Result<_, _>>()?;
-            for (app, user, device) in connected {
-                presence::apply(t, &address(&app, &user, &device)?, Presence::Restarted, now_ms)?;
-            }
-            Ok(())
+            let restarted = |(app, user, device): (String, String, DeviceId)| {
+                Ok((address(&app, &user, &device)?, Presence::Restarted))
+            };
+            let restarted = connected.into_iter().map(restarted).collect::<Result<_, StoreError>>()?;
+            presence::apply_all(t, restarted, now_ms)
         })
         .await
     }
 }
 
-fn vendor_of(t: &Transaction<'_>, app: &str, notifier: &str) -> Result<Option<Vendor>, StoreError> {
-    let known: Option<String> = t
+/// Whose certificate it is; also of one whose secrets cannot be opened.
+fn vendor_of(t: &Transaction<'_>, known: &Known, app: &str, notifier: &str) -> Result<Option<Vendor>, StoreError> {
+    if let Ok(found) = known.certificate(t, app, notifier)? {
+        return Ok(found.map(|certificate| certificate.vendor));
+    }
+    let vendor: Option<String> = t
         .prepare_cached("SELECT vendor FROM certificates WHERE app = ?1 AND name = ?2")?
         .query_row(params![app, notifier], |r| r.get(0))
         .optional()?;
-    Ok(known.and_then(|vendor| vendor.parse().ok()))
+    Ok(vendor.and_then(|vendor| vendor.parse().ok()))
+}
+
+/// What is asked, and whether it can be had.
+struct Asked {
+    bind: Bind,
+    /// Why not.
+    refused: Option<String>,
+}
+
+impl Asked {
+    /// It makes the device one that its user is logged in on.
+    const fn logs_in(&self) -> bool {
+        matches!(self.bind, Bind::Set { .. }) && self.refused.is_none()
+    }
 }
 
 /// A token is one token however it is written, so that it never serves two users.
-fn in_one_form(t: &Transaction<'_>, app: &str, bind: &Bind) -> Result<Bind, StoreError> {
-    let mut bind = bind.clone();
-    if let Bind::Set { notifier, token } = &mut bind
-        && let Some(vendor) = vendor_of(t, app, notifier)?
-    {
-        *token = vendor.one_form(token);
+fn in_one_form(t: &Transaction<'_>, known: &Known, app: &str, mut bind: Bind) -> Result<Asked, StoreError> {
+    let mut refused = None;
+    if let Bind::Set { notifier, token } = &mut bind {
+        match vendor_of(t, known, app, notifier)? {
+            Some(vendor) => {
+                *token = vendor.one_form(token);
+                refused = vendor.check_token(token).err().map(|error| error.to_string());
+            }
+            None => refused = Some(format!("no certificate is named `{notifier}` at this gateway")),
+        }
     }
-    Ok(bind)
+    Ok(Asked { bind, refused })
+}
+
+/// What a device's request to bind is held against.
+struct Before {
+    /// The newest request's number.
+    newest: i64,
+    /// Its login was ended by others, and it has not logged in since.
+    kicked: bool,
+}
+
+impl Before {
+    /// Makes sure that the device is known, and holds its row. `None`: the user has too many that are logged in.
+    fn look(t: &Transaction<'_>, address: &Address) -> Result<Option<Self>, StoreError> {
+        const SELECT: &str =
+            "SELECT sequence, kicked_code FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3 /* lock */";
+        let read = |r: &mut Row| Ok(Self { newest: r.get(0)?, kicked: r.get::<Option<u16>>(1)?.is_some() });
+        if let Some(before) = t.prepare_cached(SELECT)?.query_row(whole(address), read).optional()? {
+            return Ok(Some(before));
+        }
+        Ok(ensure(t, address)?.then_some(Self { newest: 0, kicked: false }))
+    }
 }
 
 /// Whether what is asked is so already: the answer to the newest request was lost, and it is said again.
@@ -407,38 +454,30 @@ fn set(
     t: &Transaction<'_>,
     address: &Address,
     sequence: u64,
-    bind: &Bind,
+    asked: &Asked,
     rules: Rules,
     now_ms: u64,
 ) -> Result<(BindReply, Vec<Recall>), StoreError> {
     let Address { app, user, device } = address;
     let mut recalls = Vec::new();
-    match bind {
+    if let Some(why) = &asked.refused {
+        return Ok((BindReply::Refused(why.clone()), Vec::new()));
+    }
+    match &asked.bind {
         Bind::Set { notifier, token } => {
-            let Some(vendor) = vendor_of(t, app, notifier)? else {
-                let why = format!("no certificate is named `{notifier}` at this gateway");
-                return Ok((BindReply::Refused(why), Vec::new()));
-            };
-            if let Err(error) = vendor.check_token(token) {
-                return Ok((BindReply::Refused(error.to_string()), Vec::new()));
-            }
             // A token belongs to one user on one device: the newest login takes it.
-            t.execute(
+            t.prepare_cached(
                 "DELETE FROM bindings WHERE app = ?1 AND notifier = ?2 AND token = ?3 AND NOT (user = ?4 AND device = ?5)",
-                params![app, notifier, token, user, device],
-            )?;
-            t.execute(
+            )?
+            .execute(params![app, notifier, token, user, device])?;
+            t.prepare_cached(
                 "INSERT INTO bindings (app, user, device, notifier, token, sequence, bound_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (app, user, device, notifier) DO UPDATE SET token = excluded.token, sequence = excluded.sequence, bound_ms = excluded.bound_ms, off_until_ms = 0,
                  accepted_ms = CASE WHEN bindings.token = excluded.token THEN bindings.accepted_ms END,
                  dead_ms = CASE WHEN bindings.token = excluded.token THEN bindings.dead_ms END,
                  dead_code = CASE WHEN bindings.token = excluded.token THEN bindings.dead_code END",
-                params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)],
-            )?;
-            t.execute(
-                "UPDATE devices SET logged_in = 1 WHERE app = ?1 AND user = ?2 AND device = ?3",
-                params![app, user, device],
-            )?;
+            )?
+            .execute(params![app, user, device, notifier, token, as_i64(sequence), as_i64(now_ms)])?;
         }
         Bind::Remove { notifier, logout } => {
             // While the tokens are known that take the notifications back.

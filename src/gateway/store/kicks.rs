@@ -2,10 +2,9 @@
 
 use super::deliveries::Of;
 use super::pairs::Recall;
-use super::settings::{self, Key};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins, orders, presence, whose};
-use crate::delivery::policy::{AppRules, Login};
+use super::{Store, StoreError, address, as_i64, known, logins, orders, presence, whose};
+use crate::delivery::policy::Login;
 use crate::delivery::presence::Event as Presence;
 use crate::delivery::{Event, Rules};
 use crate::ids::DeviceId;
@@ -58,11 +57,12 @@ pub enum Look {
 }
 
 /// What the store knows of a device's login.
-struct Known {
-    logged_in: bool,
-    login: String,
-    code: Option<u16>,
-    by: Option<String>,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub logged_in: bool,
+    pub login: String,
+    pub code: Option<u16>,
+    pub by: Option<String>,
 }
 
 impl Known {
@@ -83,6 +83,11 @@ impl Known {
         let code = self.code.filter(|_| same)?;
         Some(Kick::new(address.clone(), KickCode::from(code), self.by.clone()))
     }
+
+    /// The device is logged in with the login that speaks.
+    pub fn is_of(&self, hello: &Hello) -> bool {
+        self.logged_in && self.login == hello.login.as_deref().unwrap_or_default()
+    }
 }
 
 /// Whether the login that speaks was ended by others.
@@ -90,24 +95,23 @@ pub(super) fn ended(t: &Transaction<'_>, address: &Address, hello: &Hello) -> Re
     Ok(Known::read(t, address)?.and_then(|known| known.ended(address, hello)))
 }
 
-/// Decides whether this login stands.
+/// Decides whether this login stands. What is known of it from now on is the caller's to note.
 pub(super) fn admit(
     t: &Transaction<'_>,
-    address: &Address,
-    hello: &Hello,
+    set: &known::Known,
+    (address, hello): (&Address, &Hello),
+    known: &Known,
     rules: Rules,
     now_ms: u64,
 ) -> Result<Result<Vec<Kick>, Kick>, StoreError> {
     let Address { app, user, device } = address;
-    let login = hello.login.clone().unwrap_or_default();
-    let known = Known::read(t, address)?.ok_or(StoreError::NoRow)?;
     if let Some(kick) = known.ended(address, hello) {
         return Ok(Err(kick));
     }
-    if known.logged_in && known.login == login {
+    if known.is_of(hello) {
         return Ok(Ok(Vec::new()));
     }
-    let app_rules: AppRules = settings::get(t, app, "", &Key::Rules)?;
+    let app_rules = &set.rules(t, app)?.rules;
     let others: Vec<DeviceId> = t
         .prepare_cached(
             "SELECT device FROM devices WHERE app = ?1 AND user = ?2 AND device <> ?3 AND platform = ?4 AND logged_in = 1
@@ -116,11 +120,12 @@ pub(super) fn admit(
         .query_map(params![app, user, device, &hello.platform], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
     let too_many = (others.len() + 1).saturating_sub(app_rules.device_limit.max(1) as usize);
-    t.execute(
-        "UPDATE devices SET login = ?4, login_ms = ?5, kicked_code = NULL, kicked_by = NULL WHERE app = ?1 AND user = ?2 AND device = ?3",
-        params![app, user, device, login, as_i64(now_ms)],
-    )?;
     if too_many > 0 && app_rules.login == Login::FirstWins {
+        let login = hello.login.as_deref().unwrap_or_default();
+        t.execute(
+            "UPDATE devices SET login = ?4, login_ms = ?5 WHERE app = ?1 AND user = ?2 AND device = ?3",
+            params![app, user, device, login, as_i64(now_ms)],
+        )?;
         let code = if app_rules.device_limit == 1 { KickCode::BoundElsewhere } else { KickCode::TooManyDevices };
         return Ok(Err(end(t, address, (code, None), rules, now_ms)?));
     }
@@ -163,15 +168,6 @@ pub(super) fn log_out(
     of.all(|| Event::LoggedOut)
 }
 
-/// Whether this device's login was ended by others and it has not logged in since.
-pub(super) fn is_kicked(t: &Transaction<'_>, address: &Address) -> Result<bool, StoreError> {
-    let code: Option<Option<u16>> = t
-        .prepare_cached("SELECT kicked_code FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row(params![&address.app, &address.user, &address.device], |r| r.get(0))
-        .optional()?;
-    Ok(code.flatten().is_some())
-}
-
 impl Store {
     /// Ends the logins of one device of a user, or of all, with every token they came with. Returns them.
     ///
@@ -188,7 +184,6 @@ impl Store {
     ) -> Result<Vec<Kick>, StoreError> {
         let node = self.node().clone();
         self.run_for(whose(&app, &user), move |t| {
-            super::users::hold(t, &app, &user, true)?;
             match &device {
                 // A token for it may be out before it was heard of.
                 Some(device) => drop(super::devices::ensure(t, &address(&app, &user, device)?)?),

@@ -42,18 +42,56 @@ pub struct LoginRow {
     pub ended_ms: Option<u64>,
 }
 
-/// How a user's logins stand.
-struct Of {
-    generation: i64,
+/// How a token stands: all of it by one question, since every CONNECT asks it.
+struct Standing {
+    generation: u64,
     active: bool,
     /// Why the generation was raised last.
     code: Option<u16>,
+    /// Until when every token for this device has ended, and why.
+    device_ended: Option<(u64, u16)>,
+    /// Why this login has ended.
+    login_ended: Option<u16>,
+    /// The device has entered with this login.
+    noted: bool,
 }
 
-fn of(t: &Transaction<'_>, app: &str, user: &str) -> Result<Option<Of>, StoreError> {
-    t.prepare_cached("SELECT generation, active, ended_code FROM users WHERE app = ?1 AND user = ?2")?
-        .query_row(params![app, user], |r| Ok(Of { generation: r.get(0)?, active: r.get(1)?, code: r.get(2)? }))
+impl Standing {
+    /// `None`: there is no such user.
+    fn look(t: &Transaction<'_>, claim: &LoginClaim, device: Option<&str>) -> Result<Option<Self>, StoreError> {
+        let LoginClaim { app, user, login, .. } = claim;
+        t.prepare_cached(
+            "SELECT u.generation, u.active, u.ended_code, l.ended_ms, l.code,
+             (SELECT e.code FROM logins e WHERE e.app = ?1 AND e.user = ?2 AND e.login = ?4 AND ?4 <> '' AND e.ended_ms IS NOT NULL LIMIT 1),
+             EXISTS (SELECT 1 FROM logins n WHERE n.app = ?1 AND n.user = ?2 AND n.device = ?3 AND n.login = ?4)
+             FROM users u LEFT JOIN logins l ON l.app = ?1 AND l.user = ?2 AND l.device = ?3 AND l.login = ''
+             WHERE u.app = ?1 AND u.user = ?2",
+        )?
+        .query_row(params![app, user, device, login], |r| {
+            let (ended_ms, code): (Option<i64>, Option<u16>) = (r.get(3)?, r.get(4)?);
+            Ok(Self {
+                generation: as_u64(r.get(0)?),
+                active: r.get(1)?,
+                code: r.get(2)?,
+                device_ended: ended_ms.map(as_u64).zip(code),
+                login_ended: r.get(5)?,
+                noted: r.get(6)?,
+            })
+        })
         .optional()
+    }
+
+    /// Why the token is not taken.
+    fn ended(&self, claim: &LoginClaim) -> Option<KickCode> {
+        if !self.active {
+            return Some(KickCode::Banned);
+        }
+        if self.generation != claim.generation {
+            return Some(self.code.map_or(KickCode::AccountDeleted, KickCode::from));
+        }
+        let of_device = self.device_ended.filter(|(ended_ms, _)| ended_ms / 1000 >= claim.issued_s);
+        of_device.map(|(_, code)| code).or(self.login_ended).map(KickCode::from)
+    }
 }
 
 /// Ends every token of the user that was issued until now.
@@ -90,41 +128,6 @@ pub(super) fn end_of(t: &Transaction<'_>, address: &Address, code: KickCode, now
     Ok(())
 }
 
-/// Why a token is not taken for this device, or for REST where it names none.
-fn ended(t: &Transaction<'_>, claim: &LoginClaim, device: Option<&str>) -> Result<Option<KickCode>, StoreError> {
-    let LoginClaim { app, user, login, generation, issued_s, .. } = claim;
-    let Some(standing) = of(t, app, user)? else { return Ok(Some(KickCode::AccountDeleted)) };
-    if !standing.active {
-        return Ok(Some(KickCode::Banned));
-    }
-    if as_u64(standing.generation) != *generation {
-        return Ok(Some(standing.code.map_or(KickCode::AccountDeleted, KickCode::from)));
-    }
-    let over = |at: Option<(i64, u16)>| at.map(|(_, code)| KickCode::from(code));
-    if let Some(device) = device {
-        let until: Option<(i64, u16)> = t
-            .prepare_cached(
-                "SELECT ended_ms, code FROM logins WHERE app = ?1 AND user = ?2 AND device = ?3 AND login = ''",
-            )?
-            .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))
-            .optional()?;
-        let until = until.filter(|(ended_ms, _)| as_u64(*ended_ms) / 1000 >= *issued_s);
-        if until.is_some() {
-            return Ok(over(until));
-        }
-    }
-    if login.is_empty() {
-        return Ok(None);
-    }
-    let gone = t
-        .prepare_cached(
-            "SELECT ended_ms, code FROM logins WHERE app = ?1 AND user = ?2 AND login = ?3 AND ended_ms IS NOT NULL LIMIT 1",
-        )?
-        .query_row(params![app, user, login], |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?;
-    Ok(over(gone))
-}
-
 fn is_noted(t: &Transaction<'_>, claim: &LoginClaim, device: &str) -> Result<bool, StoreError> {
     let LoginClaim { app, user, login, .. } = claim;
     t.prepare_cached(
@@ -136,13 +139,6 @@ fn is_noted(t: &Transaction<'_>, claim: &LoginClaim, device: &str) -> Result<boo
 /// A login is noted when a device first enters with it.
 fn note(t: &Transaction<'_>, claim: &LoginClaim, device: &str, now_ms: u64) -> Result<(), StoreError> {
     let LoginClaim { app, user, login, .. } = claim;
-    if login.is_empty() {
-        return Ok(());
-    }
-    // Every CONNECT comes by; only the first costs a write.
-    if is_noted(t, claim, device)? {
-        return Ok(());
-    }
     t.execute(
         "INSERT OR IGNORE INTO logins (app, user, device, login, entered_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![app, user, device, login, as_i64(now_ms)],
@@ -163,20 +159,21 @@ pub(super) fn issue(
     device: Option<&str>,
     renewed: bool,
 ) -> Result<Option<Issue>, StoreError> {
-    let Some(standing) = of(t, app, user)?.filter(|user| user.active) else { return Ok(None) };
-    let after: Option<i64> = t
+    type Row = (i64, bool, Option<i64>, Option<u16>);
+    let found: Option<Row> = t
         .prepare_cached(
-            "SELECT max(ended_ms) FROM logins
-             WHERE app = ?1 AND user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR device = ?3) AND login = ''",
+            "SELECT u.generation, u.active,
+             (SELECT max(l.ended_ms) FROM logins l WHERE l.app = ?1 AND l.user = ?2 AND (CAST(?3 AS TEXT) IS NULL OR l.device = ?3) AND l.login = ''),
+             (SELECT v.kicked_code FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3)
+             FROM users u WHERE u.app = ?1 AND u.user = ?2",
         )?
-        .query_row(params![app, user, device], |r| r.get(0))?;
-    let kicked: Option<i64> = t
-        .prepare_cached("SELECT max(kicked_code) FROM devices WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_row(params![app, user, device], |r| r.get(0))?;
-    if renewed && kicked.is_some() {
-        return Ok(None);
-    }
-    Ok(Some(Issue { generation: as_u64(standing.generation), after_s: as_u64(after.unwrap_or(0)) / 1000 }))
+        .query_row(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
+        .optional()?;
+    let standing = found.filter(|(_, active, _, kicked)| *active && !(renewed && kicked.is_some()));
+    Ok(standing.map(|(generation, _, after, _)| Issue {
+        generation: as_u64(generation),
+        after_s: as_u64(after.unwrap_or(0)) / 1000,
+    }))
 }
 
 impl Store {
@@ -207,8 +204,10 @@ impl Store {
     ) -> Result<Option<KickCode>, StoreError> {
         self.run_for(whose(&claim.app, &claim.user), move |t| {
             let device = enters.as_deref().or(claim.device.as_deref());
-            let code = ended(t, &claim, device)?;
-            if let (None, Some(device)) = (code, &enters) {
+            let Some(standing) = Standing::look(t, &claim, device)? else { return Ok(Some(KickCode::AccountDeleted)) };
+            let code = standing.ended(&claim);
+            // Every CONNECT comes by; only the first costs a write.
+            if let (None, Some(device), false) = (code, &enters, standing.noted || claim.login.is_empty()) {
                 note(t, &claim, device, now_ms)?;
             }
             Ok(code)

@@ -19,6 +19,7 @@ mod devices;
 mod edition;
 mod ends;
 mod enrolments;
+mod greeting;
 mod health;
 mod installation;
 mod kept;

@@ -174,9 +174,11 @@ impl Store {
             t.hold(users.iter().map(String::as_str).collect())?;
             let more = connected.len() == PAGE as usize;
             let count = connected.len();
-            for (app, user, device, nonce) in connected {
-                presence::apply(t, &address(&app, &user, &device)?, Event::Ended { nonce }, now_ms)?;
-            }
+            let ended = |(app, user, device, nonce): (String, String, DeviceId, Nonce)| {
+                Ok((address(&app, &user, &device)?, Event::Ended { nonce }))
+            };
+            let ended = connected.into_iter().map(ended).collect::<Result<_, StoreError>>()?;
+            presence::apply_all(t, ended, now_ms)?;
             if !more {
                 t.execute("DELETE FROM orders WHERE node = ?1", params![node])?;
                 t.execute("DELETE FROM nodes WHERE node = ?1", params![node])?;

@@ -313,8 +313,11 @@ pub(super) fn arrays<'k>(kinds: impl Iterator<Item = &'k str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::kept::Kept;
+    use super::super::sql::in_postgres;
+    use super::super::trial::Trial;
     use super::super::usage::Usage;
     use super::*;
+    use std::collections::HashMap;
 
     fn stage(test: impl FnOnce(&rusqlite::Transaction<'_>, Transaction<'_>)) {
         let mut connection = rusqlite::Connection::open_in_memory().expect("a database");
@@ -365,6 +368,41 @@ mod tests {
             let expected: Vec<String> = ["first", "second"].map(str::to_owned).into_iter().chain(more).collect();
             assert_eq!(found, expected);
         });
+    }
+
+    #[test]
+    fn on_postgresql_a_job_that_fails_takes_nothing_with_it_of_one_that_only_read_before_it() {
+        let Some(trial) = Trial::start("on_postgresql_a_job_that_fails_takes_nothing_with_it") else { return };
+        trial.database("savepoints");
+        let (mut client, mut statements) = (trial.client("savepoints"), HashMap::new());
+        client.batch_execute(&in_postgres(include_str!("schema.sql"))).expect("a schema");
+        let usage = Usage::default();
+        let t = Transaction::postgres(client.transaction().expect("begun"), &mut statements, &usage);
+        let count = |table: &str| t.query_row(&format!("SELECT count(*) FROM {table}"), params![], |r| r.get::<i64>(0));
+        let write = |user: &str| {
+            t.execute("INSERT INTO users (app, user, password, created_ms) VALUES ('a', ?1, '', 1)", [user])
+        };
+        t.job(|_| write("ann")).expect("written");
+        let before = usage.so_far().statements;
+        for _ in 0..3 {
+            let read = t.job(|t| {
+                add(t, "of who reads");
+                count("users")
+            });
+            assert_eq!(read.expect("read"), 1);
+        }
+        assert_eq!(usage.so_far().statements - before, 4, "they share a savepoint");
+        let undone = t.job(|_| {
+            // What those before left is written here.
+            count("events")?;
+            write("ben")?;
+            Err::<(), _>(StoreError::NoRow)
+        });
+        undone.expect_err("undone");
+        t.job(|_| write("cid")).expect("written");
+        t.commit().expect("committed");
+        assert_eq!(trial.ask("savepoints", "SELECT \"user\" FROM users ORDER BY 1"), "ann\ncid");
+        assert_eq!(trial.ask("savepoints", "SELECT count(*) FROM events WHERE message = 'of who reads'"), "3");
     }
 
     #[test]

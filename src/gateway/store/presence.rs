@@ -1,10 +1,11 @@
 //! Rows of devices as the delivery's rules see them: loaded, decided on, written back.
 
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
+use super::value::Bound;
 use super::{StoreError, as_i64, as_u64};
 use crate::delivery::presence::{Event, Step, step};
 use crate::delivery::{Device, State};
-use crate::ids::Nonce;
+use crate::ids::{DeviceId, Nonce};
 use crate::protocol::Address;
 use std::collections::HashMap;
 
@@ -86,9 +87,100 @@ pub(super) fn load_all<'a>(
     Ok(found.into_iter().map(|(place, device)| (wanted[place], device)).collect())
 }
 
+/// Which devices of users are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    LoggedIn,
+    Online,
+}
+
+/// A device of one of several users.
+pub(super) struct OfUser {
+    /// Its user's place among them.
+    pub place: usize,
+    pub device: DeviceId,
+    pub platform: String,
+    pub is: Device,
+}
+
+/// The devices of these users, each an app and a user.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn of_users(t: &Transaction<'_>, which: Which, users: &[(&str, &str)]) -> Result<Vec<OfUser>, StoreError> {
+    macro_rules! one {
+        ($flag:literal) => {
+            concat!(
+                "SELECT v.device, v.platform, ",
+                device_columns!(),
+                ", ?3 FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.",
+                $flag,
+                " = 1"
+            )
+        };
+    }
+    macro_rules! all {
+        ($flag:literal) => {
+            concat!(
+                "SELECT v.device, v.platform, ",
+                device_columns!(),
+                ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, place)
+                 CROSS JOIN LATERAL (SELECT * FROM devices v WHERE v.app = u.app AND v.user = u.user AND v.",
+                $flag,
+                // Joined otherwise, by a plan made on an empty table everybody's would be walked through.
+                " = 1 OFFSET 0) AS v"
+            )
+        };
+    }
+    let statements = match which {
+        Which::LoggedIn => (one!("logged_in"), all!("logged_in")),
+        Which::Online => (one!("online"), all!("online")),
+    };
+    let rows = users.iter().map(|(app, user)| [*app, user]);
+    let found = t.for_rows(statements, rows, |r| Ok((r.get(0)?, r.get(1)?, read(r, 2)?)))?;
+    let each = found.into_iter().map(|(place, (device, platform, is))| OfUser { place, device, platform, is });
+    Ok(each.collect())
+}
+
 /// An address as a statement's parameters.
 pub(super) fn whole(Address { app, user, device }: &Address) -> [&str; 3] {
     [app, user, device]
+}
+
+/// A connection of the device is or may be over: the row, and whether anything is under way over the connection that it has,
+/// held against others until the transaction ends.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn over(
+    t: &Transaction<'_>,
+    address: &Address,
+    event: Event,
+    now_ms: u64,
+) -> Result<(Step, bool), StoreError> {
+    // One question for all that nearly always is not there: on PostgreSQL each is a round trip.
+    const OVER: &str = concat!(
+        "SELECT ",
+        device_columns!(),
+        ", EXISTS (SELECT 1 FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND d.device = ?3 AND d.open = 1
+         AND d.acked_by IS NULL AND d.nonce = v.nonce),
+         EXISTS (SELECT 1 FROM deliveries h WHERE h.app = ?1 AND h.user = ?2 AND h.device <> ?3 AND h.open IN (1, 2) AND h.state = ?4)
+         FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3 /* lock */"
+    );
+    let Address { app, user, device } = address;
+    let found = t
+        .prepare_cached(OVER)?
+        .query_row(params![app, user, device, State::Held.as_str()], |r| Ok((read(r, 0)?, r.get(8)?, r.get(9)?)))
+        .optional()?;
+    let (before, under_way, holds): (Device, bool, bool) = found.unwrap_or_default();
+    let step = step(&before, event, now_ms);
+    if before != step.device {
+        write(t, address, &step.device)?;
+    }
+    if step.reconsider && holds {
+        reconsider(t, address, now_ms)?;
+    }
+    Ok((step, under_way))
 }
 
 /// Carries an event out on a device's row. Rows of devices are always taken before those of deliveries.
@@ -111,32 +203,126 @@ pub(super) fn decide(
     event: Event,
     now_ms: u64,
 ) -> Result<Step, StoreError> {
-    let Address { app, user, device } = address;
     let step = step(before, event, now_ms);
-    let Device { logged_in, online, nonce, attached, silent, seen_ms, node, .. } = &step.device;
     if *before != step.device {
-        t.prepare_cached(
-            "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
-             nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10 WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
-        .execute(params![
-            app,
-            user,
-            device,
-            logged_in,
-            online,
-            nonce.as_ref().map_or("", |n| n),
-            attached,
-            silent,
-            as_i64(*seen_ms),
-            node
-        ])?;
+        write(t, address, &step.device)?;
     }
     if step.reconsider {
-        t.prepare_cached(
-            "UPDATE deliveries SET due_ms = ?5 WHERE app = ?1 AND user = ?2 AND device <> ?3 AND open IN (1, 2) AND state = ?4",
-        )?
-        .execute(params![app, user, device, State::Held.as_str(), as_i64(now_ms)])?;
+        reconsider(t, address, now_ms)?;
     }
     Ok(step)
+}
+
+/// Carries events out on several devices' rows, all of which are read and written at once. Each device is named once.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn apply_all(t: &Transaction<'_>, events: Vec<(Address, Event)>, now_ms: u64) -> Result<(), StoreError> {
+    let before = load_all(t, events.iter().map(|(address, _)| address))?;
+    let (none, mut changed, mut reconsidered) = (Device::default(), Vec::new(), Vec::new());
+    for (address, event) in &events {
+        let before = before.get(address).unwrap_or(&none);
+        let step = step(before, event.clone(), now_ms);
+        if *before != step.device {
+            changed.push((address, step.device));
+        }
+        if step.reconsider {
+            reconsidered.push(address);
+        }
+    }
+    // Rows are held in one order, as by everybody.
+    changed.sort_unstable_by_key(|(address, _)| *address);
+    t.execute_rows((WRITE, WRITE_ALL), changed.iter().map(|(address, device)| written(address, device)))?;
+    reconsidered.sort_unstable();
+    t.execute_rows((RECONSIDER, RECONSIDER_ALL), reconsidered.into_iter().map(|address| held_back(address, now_ms)))
+}
+
+const WRITE: &str =
+    "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
+     nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10 WHERE app = ?1 AND user = ?2 AND device = ?3";
+const WRITE_ALL: &str = "UPDATE devices v SET logged_in = u.logged_in, online = u.online,
+     connection = v.connection + CASE WHEN v.nonce <> u.nonce THEN 1 ELSE 0 END,
+     nonce = u.nonce, attached = u.attached, silent = u.silent, seen_ms = u.seen_ms, node = u.node
+     FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]), CAST(?5 AS bigint[]),
+     CAST(?6 AS text[]), CAST(?7 AS bigint[]), CAST(?8 AS bigint[]), CAST(?9 AS bigint[]), CAST(?10 AS text[]))
+     AS u (app, user, device, logged_in, online, nonce, attached, silent, seen_ms, node)
+     WHERE v.app = u.app AND v.user = u.user AND v.device = u.device";
+
+/// A device's row as a statement's parameters.
+fn written<'d>(address: &'d Address, now: &'d Device) -> Vec<Bound<'d>> {
+    let flag = |flag: bool| Bound::Integer(flag.into());
+    let nonce = now.nonce.as_ref().map_or("", |nonce| nonce);
+    let mut row = whole(address).map(Bound::Text).to_vec();
+    row.extend([flag(now.logged_in), flag(now.online), Bound::Text(nonce), flag(now.attached), flag(now.silent)]);
+    row.extend([Bound::Integer(as_i64(now.seen_ms)), Bound::Text(&now.node)]);
+    row
+}
+
+fn write(t: &Transaction<'_>, address: &Address, now: &Device) -> Result<(), StoreError> {
+    t.prepare_cached(WRITE)?.execute(written(address, now)).map(drop)
+}
+
+/// What other devices of the user were held back for may be over.
+const RECONSIDER: &str =
+    "UPDATE deliveries SET due_ms = ?5 WHERE app = ?1 AND user = ?2 AND device <> ?3 AND open IN (1, 2) AND state = ?4";
+const RECONSIDER_ALL: &str = "UPDATE deliveries d SET due_ms = u.due_ms
+     FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS bigint[]))
+     AS u (app, user, device, state, due_ms)
+     WHERE d.app = u.app AND d.user = u.user AND d.device <> u.device AND d.open IN (1, 2) AND d.state = u.state";
+
+fn held_back(address: &Address, now_ms: u64) -> Vec<Bound<'_>> {
+    let mut row = whole(address).map(Bound::Text).to_vec();
+    row.extend([Bound::Text(State::Held.as_str()), Bound::Integer(as_i64(now_ms))]);
+    row
+}
+
+fn reconsider(t: &Transaction<'_>, address: &Address, now_ms: u64) -> Result<(), StoreError> {
+    t.prepare_cached(RECONSIDER)?.execute(held_back(address, now_ms)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::store::trial::Trial;
+    use std::time::{Duration, Instant};
+
+    #[tokio::test]
+    async fn users_devices_are_found_by_their_index_though_the_plan_is_of_an_empty_table() {
+        let Some(trial) = Trial::start("users_devices_are_found_by_their_index") else { return };
+        trial.database("plans");
+        let store = trial.store("impush", "plans").await;
+        let ask = |which| {
+            store.run(move |t| {
+                let users = ["u1", "u2", "u3"].map(|user| ("o#a", user));
+                Ok(of_users(t, which, &users)?.len())
+            })
+        };
+        let reads = |column: &str| -> u64 {
+            let sql = format!("SELECT sum({column}) FROM pg_stat_user_indexes WHERE relname = 'devices'");
+            trial.ask("plans", &sql).parse().expect("a number")
+        };
+        for which in [Which::LoggedIn, Which::Online] {
+            // On every connection.
+            for _ in 0..8 {
+                assert_eq!(tokio::try_join!(ask(which), ask(which)).expect("asked"), (0, 0));
+            }
+        }
+        trial.ask(
+            "plans",
+            "INSERT INTO devices (app, \"user\", device, logged_in, online, node)
+             SELECT 'o#a', 'u' || n, 'phone', 1, 1, 'here' FROM generate_series(1, 5000) AS n",
+        );
+        let (scans, read, deadline) =
+            (reads("idx_scan"), reads("idx_tup_read"), Instant::now() + Duration::from_secs(60));
+        // A connection tells of what it did once a second.
+        while reads("idx_scan") < scans + 20 {
+            for which in [Which::LoggedIn, Which::Online] {
+                assert_eq!(ask(which).await.expect("asked"), 3);
+            }
+            assert!(Instant::now() < deadline, "nothing is found by an index");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (scans, read) = (reads("idx_scan") - scans, reads("idx_tup_read") - read);
+        assert!(read <= 10 * scans, "{read} rows in {scans} looks");
+    }
 }

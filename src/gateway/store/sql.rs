@@ -45,7 +45,7 @@ pub(super) struct Transaction<'a> {
 enum Savepoint {
     #[default]
     None,
-    /// Nothing was done since.
+    /// Nothing was written since: another job may begin there too.
     Unused,
     Used,
 }
@@ -113,7 +113,8 @@ impl<'t> Transaction<'t> {
             (Savepoint::Used, Backend::Postgres(_)) => self.execute_batch("RELEASE SAVEPOINT job; SAVEPOINT job")?,
         }
         self.unwritten.begin();
-        self.savepoint.set(Savepoint::Used);
+        // Each statement costs PostgreSQL a round trip.
+        self.savepoint.set(if self.is_shared() { Savepoint::Unused } else { Savepoint::Used });
         let done = job(self);
         if done.is_err() {
             self.execute_batch("ROLLBACK TO SAVEPOINT job")?;
@@ -124,13 +125,21 @@ impl<'t> Transaction<'t> {
         done
     }
 
+    /// A statement is sent to PostgreSQL. What only reads leaves nothing to undo.
+    fn sends(&self, only_reads: bool) {
+        self.usage.statement();
+        if !only_reads {
+            self.savepoint.set(Savepoint::Used);
+        }
+    }
+
     /// As [`Self::execute_now`], on PostgreSQL, with these rows' columns as parameters, each as an array.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn execute_arrays<'r>(&self, sql: &str, rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Result<(), StoreError> {
         let Backend::Postgres(held) = &self.backend else { return Ok(()) };
-        self.usage.statement();
+        self.sends(false);
         let columns = transposed(rows);
         let (t, statements) = &mut *held.borrow_mut();
         let statement = prepared(t, statements, sql)?;
@@ -190,7 +199,7 @@ impl<'t> Transaction<'t> {
         if columns.is_empty() {
             return Ok(Vec::new());
         }
-        self.usage.statement();
+        self.sends(is_question(all));
         let (t, statements) = &mut *held.borrow_mut();
         let statement = prepared(t, statements, all)?;
         let found = t.query(&statement, &references(&columns)).inspect_err(|error| self.note(error))?;
@@ -336,7 +345,8 @@ impl<'t> Transaction<'t> {
         match &self.backend {
             Backend::Sqlite(t) => Repeated::new(t, &self.usage).execute(sql, &values),
             Backend::Postgres(held) => {
-                self.usage.statement();
+                // A question may be carried out for what it does, as a notice.
+                self.sends(false);
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
                 let changed = t.execute(&statement, &references(&values)).inspect_err(|error| self.note(error))?;
@@ -359,7 +369,7 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
-        self.usage.statement();
+        self.sends(false);
         match &self.backend {
             Backend::Sqlite(t) => Ok(t.execute_batch(sql)?),
             Backend::Postgres(held) => Ok(held.borrow_mut().0.batch_execute(&in_postgres(sql))?),
@@ -404,7 +414,7 @@ impl<'t> Transaction<'t> {
                 Ok(rows)
             }
             Backend::Postgres(held) => {
-                self.usage.statement();
+                self.sends(is_question(sql));
                 let (t, statements) = &mut *held.borrow_mut();
                 let statement = prepared(t, statements, sql)?;
                 t.query(&statement, &references(&values))
@@ -415,6 +425,11 @@ impl<'t> Transaction<'t> {
             }
         }
     }
+}
+
+/// Whether a statement that is asked for rows changes none.
+fn is_question(sql: &str) -> bool {
+    sql.starts_with("SELECT")
 }
 
 fn references<T: ToSql + Sync>(values: &[T]) -> Vec<&(dyn ToSql + Sync)> {

@@ -54,48 +54,37 @@ pub(super) fn note_accepted<'a>(
     limits::over(t, noted.iter().map(|(app, notifier, token)| (app.as_str(), notifier.as_str(), token.as_str())))
 }
 
-/// Removes what the device does not want. A device that does not say keeps everything.
-///
-/// # Errors
-/// [`StoreError`].
-pub(super) fn reconcile(t: &Transaction<'_>, address: &Address, wanted: Option<&Held>) -> Result<(), StoreError> {
-    let Some(wanted) = wanted else { return Ok(()) };
-    let Address { app, user, device } = address;
-    let held: Vec<(String, String)> = t
-        .prepare_cached("SELECT notifier, token FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3")?
-        .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    for (notifier, token) in held {
-        let is = Held::Bound { notifier: notifier.clone(), token: fingerprint(&token) };
-        if is != *wanted {
-            // Only if it is this token still: another may be bound at once by another gateway.
-            t.prepare_cached(
-                "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4 AND token = ?5",
-            )?
-            .execute(params![app, user, device, &notifier, &token])?;
-        }
-    }
-    Ok(())
-}
-
-/// Each binding of the device, by its certificate's name.
+/// Each binding of the device, by its certificate's name; what it does not want is removed. A device that does not say keeps
+/// everything.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(super) fn reports(
     t: &Transaction<'_>,
     known: &Known,
-    address: &Address,
+    (address, wanted): (&Address, Option<&Held>),
     now_ms: u64,
 ) -> Result<Vec<BindingReport>, StoreError> {
     type Row = (String, String, Option<i64>, Option<i64>, Option<String>);
     let Address { app, user, device } = address;
-    let mut rows: Vec<Row> = t
+    let rows: Vec<Row> = t
         .prepare_cached(
             "SELECT notifier, token, accepted_ms, dead_ms, dead_code FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
         )?
         .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
         .collect::<Result<_, _>>()?;
+    let is_wanted = |(notifier, token, ..): &Row| {
+        let is = || Held::Bound { notifier: notifier.clone(), token: fingerprint(token) };
+        wanted.is_none_or(|wanted| is() == *wanted)
+    };
+    let (mut rows, unwanted): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_wanted);
+    for (notifier, token, ..) in &unwanted {
+        // Only if it is this token still: another may be bound at once by another gateway.
+        t.prepare_cached(
+            "DELETE FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3 AND notifier = ?4 AND token = ?5",
+        )?
+        .execute(params![app, user, device, notifier, token])?;
+    }
     rows.sort_unstable();
     let mut reports = Vec::with_capacity(rows.len());
     for (notifier, token, accepted_ms, dead_ms, dead_code) in rows {

@@ -3,10 +3,9 @@
 use super::StoreError;
 use super::bindings::{self, COUNTED, Newest, is_usable};
 use super::known::Known;
-use super::presence::{self, device_columns};
+use super::presence::{self, OfUser, Which};
 use super::settings::{AllWishes, Wishes};
 use super::sql::Transaction;
-use crate::delivery::Device;
 use crate::delivery::policy::{MultiDevice, WEB};
 use crate::ids::DeviceId;
 use crate::protocol::{Address, Message};
@@ -136,34 +135,21 @@ fn online<'a>(
     known: &Known,
     mut users: Vec<Whose<'a>>,
 ) -> Result<HashMap<Whose<'a>, Vec<DeviceId>>, StoreError> {
-    const ONE: &str = concat!(
-        "SELECT v.platform, v.device, ",
-        device_columns!(),
-        ", ?3 FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.online = 1"
-    );
-    const ALL: &str = concat!(
-        "SELECT v.platform, v.device, ",
-        device_columns!(),
-        ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS bigint[])) AS u (app, user, place)
-         CROSS JOIN LATERAL (SELECT * FROM devices v WHERE v.app = u.app AND v.user = u.user AND v.online = 1 OFFSET 0) AS v"
-    );
     users.sort_unstable();
     users.dedup();
-    let rows = users.iter().map(|(app, user)| [*app, user]);
-    let found: Vec<(usize, (String, DeviceId, Device))> =
-        t.for_rows((ONE, ALL), rows, |r| Ok((r.get(0)?, r.get(1)?, presence::read(r, 2)?)))?;
-    let address = |at: usize, device: &str| super::address(users[at].0, users[at].1, device);
-    let found = found.into_iter().map(|(at, (platform, id, device))| Ok((at, platform, address(at, &id)?, device)));
-    let found: Vec<_> = found.collect::<Result<_, StoreError>>()?;
+    let address = |one: &OfUser| super::address(users[one.place].0, users[one.place].1, &one.device);
+    let found = presence::of_users(t, Which::Online, &users)?.into_iter();
+    let found: Vec<(Address, OfUser)> =
+        found.map(|one| Ok((address(&one)?, one))).collect::<Result<_, StoreError>>()?;
     // It is looked up only where it decides.
-    let lingering = found.iter().filter(|(.., device)| !device.attached).map(|(_, _, address, _)| address);
+    let lingering = found.iter().filter(|(_, one)| !one.is.attached).map(|(address, _)| address);
     let bindings = bindings::of_all(t, lingering)?;
     let mut online: HashMap<Whose<'a>, Vec<DeviceId>> = HashMap::new();
-    for (at, platform, address, device) in &found {
+    for (address, OfUser { place, platform, is, .. }) in &found {
         let bound = bindings.get(address).map_or(Ok(false), |newest| is_usable(t, known, address, newest))?;
         let count_web = known.rules(t, &address.app)?.rules.count_web;
-        if device.counts_as_online(bound) && (count_web || !WEB.contains(&platform.as_str())) {
-            online.entry(users[*at]).or_default().push(address.device.clone());
+        if is.counts_as_online(bound) && (count_web || !WEB.contains(&platform.as_str())) {
+            online.entry(users[*place]).or_default().push(address.device.clone());
         }
     }
     Ok(online)

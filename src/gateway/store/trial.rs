@@ -80,6 +80,11 @@ impl Trial {
         self.ask("postgres", &format!("CREATE DATABASE {name}"));
     }
 
+    /// A connection to it.
+    pub fn client(&self, database: &str) -> postgres::Client {
+        postgres::Client::connect(&self.url("impush", database), postgres::NoTls).expect("connected")
+    }
+
     /// A gateway's store on it.
     pub async fn store(&self, who: &str, database: &str) -> Store {
         let vault = Vault::open(&self.home.path().join("key"), true).expect("a key");

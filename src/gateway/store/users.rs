@@ -86,7 +86,7 @@ impl Store {
     ) -> Result<Option<Vec<Kick>>, StoreError> {
         let node = self.node().clone();
         self.run_for(whose(&app, &user), move |t| {
-            if !hold(t, &app, &user, true)? {
+            if !is_known(t, &app, &user)? {
                 return Ok(None);
             }
             let code = match &change {
@@ -155,22 +155,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn user_exists(&self, app: String, user: String) -> Result<bool, StoreError> {
-        self.run_in(turn_of(&app), move |t| {
-            let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
-            Ok(t.query_row(sql, params![&app, &user], |_| Ok(())).optional()?.is_some())
-        })
-        .await
+        self.run_in(turn_of(&app), move |t| is_known(t, &app, &user)).await
     }
 }
 
-/// Keeps other gateways from letting a device of this user in, or, where `alone`, from accepting a message
-/// for a user without one, until this transaction ends.
-pub(super) fn hold(t: &Transaction<'_>, app: &str, user: &str, alone: bool) -> Result<bool, StoreError> {
-    let sql = if alone {
-        "SELECT 1 FROM users WHERE app = ?1 AND user = ?2 /* lock */"
-    } else {
-        "SELECT 1 FROM users WHERE app = ?1 AND user = ?2 /* share */"
-    };
+/// Whether there is such a user. That it stays so for this transaction is for who holds the user.
+pub(super) fn is_known(t: &Transaction<'_>, app: &str, user: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM users WHERE app = ?1 AND user = ?2";
     Ok(t.prepare_cached(sql)?.query_row(params![app, user], |_| Ok(())).optional()?.is_some())
 }
 

@@ -5,7 +5,7 @@ use crate::gateway::clock::now_ms;
 use crate::gateway::devices::{End, Holder};
 use crate::gateway::greetings::Greeting;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::outgoing::{Handing, NotHanded, Word};
+use crate::gateway::outgoing::{Handing, NotHanded, Wire, Word};
 use crate::ids::MessageId;
 use crate::protocol::{Address, Down, Message};
 use std::fmt::Display;
@@ -14,16 +14,19 @@ use tracing::{debug, warn};
 impl Dispatch {
     /// Tells a device something, and notes of a message why it could not be told.
     pub async fn tell(&self, address: Address, down: &Down) {
-        let word = Word::from(down);
-        let done = self.wire.hand(address.clone(), word.clone()).done().await;
-        self.handed(address, word.message, done).await;
+        self.say(address, down, Wire::hand).await;
     }
 
     /// Answers what a device said, in its order.
     pub(in crate::gateway) async fn answer(&self, address: Address, down: &Down) {
+        self.say(address, down, Wire::hand_at_once).await;
+    }
+
+    async fn say(&self, address: Address, down: &Down, hand: fn(&Wire, Address, Word) -> Handing) {
         let word = Word::from(down);
-        let done = self.wire.hand_at_once(address.clone(), word.clone()).done().await;
-        self.handed(address, word.message, done).await;
+        let id = word.message.clone();
+        let handing = hand(&self.wire, address.clone(), word);
+        self.handed(address, id, handing.done().await).await;
     }
 
     /// A device has been answered what it missed: what came for it meanwhile follows.

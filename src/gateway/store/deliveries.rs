@@ -408,7 +408,6 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::AfterVendor;
     use crate::delivery::policy::MultiDevice;
     use crate::gateway::store::{Acked, Bind, NewMessage, Reach, Vault, VendorResult};
     use crate::vendors::Vendor;
@@ -479,15 +478,7 @@ mod tests {
             let claimed = self.store.claim(RULES, REACH, now_ms).await.expect("claimed");
             assert!(claimed.again.is_empty(), "what lies on the device is not sent again");
             meanwhile.await;
-            let sent = VendorResult {
-                after: AfterVendor::Pushed,
-                hop: Hop::VendorSent,
-                detail: String::new(),
-                code: "0".into(),
-                limited: None,
-                vendor_id: Some("v1".into()),
-                held: false,
-            };
+            let sent = VendorResult::pushed("v1");
             let count = claimed.jobs.len();
             let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
             self.store.vendor_results(results, RULES, now_ms).await.expect("noted");
@@ -655,15 +646,7 @@ mod tests {
         stage.bind("phone").await;
         let id = MessageId::made(10, [0; 4]);
         assert_eq!(stage.accept(&id).await, (0, 1));
-        let sent = VendorResult {
-            after: AfterVendor::Pushed,
-            hop: Hop::VendorSent,
-            detail: String::new(),
-            code: "0".into(),
-            limited: None,
-            vendor_id: Some("v1".into()),
-            held: false,
-        };
+        let sent = VendorResult::pushed("v1");
         let claimed = stage.store.claim(RULES, REACH, 10 + RULES.lease_ms).await.expect("claimed");
         let results = claimed.jobs.into_iter().map(|job| (job, sent.clone())).collect();
         stage.store.vendor_results(results, RULES, 40_000).await.expect("noted");
@@ -690,15 +673,7 @@ mod tests {
             let new = NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None };
             let accepted = stage.store.accept(vec![new], rules, REACH, 10).await.expect("accepted").remove(0);
             recalls += accepted.recalls.len();
-            let sent = VendorResult {
-                after: AfterVendor::Pushed,
-                hop: Hop::VendorSent,
-                detail: String::new(),
-                code: "0".into(),
-                limited: None,
-                vendor_id: Some(format!("v{n}")),
-                held: false,
-            };
+            let sent = VendorResult::pushed(&format!("v{n}"));
             let results = accepted.jobs.into_iter().map(|job| (job, sent.clone())).collect();
             stage.store.vendor_results(results, rules, 20).await.expect("noted");
         }

@@ -27,6 +27,22 @@ pub struct VendorResult {
     pub held: bool,
 }
 
+#[cfg(test)]
+impl VendorResult {
+    /// The vendor took it, under this id.
+    pub fn pushed(vendor_id: &str) -> Self {
+        Self {
+            after: AfterVendor::Pushed,
+            hop: Hop::VendorSent,
+            detail: String::new(),
+            code: "0".into(),
+            limited: None,
+            vendor_id: Some(vendor_id.to_owned()),
+            held: false,
+        }
+    }
+}
+
 /// What vendors said of one call's sends.
 pub(super) struct Answered {
     results: Vec<(VendorJob, VendorResult)>,

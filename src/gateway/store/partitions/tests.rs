@@ -1,7 +1,6 @@
 //! Days on a real PostgreSQL, at moments of the tests' own.
 
 use super::*;
-use crate::delivery::{AfterVendor, Hop};
 use crate::gateway::store::accept::Accepted;
 use crate::gateway::store::trial::Trial;
 use crate::gateway::store::{Bind, NewMessage, Reach, VendorResult, Welcome};
@@ -89,15 +88,7 @@ async fn a_day_is_made_ahead_and_goes_whole_after_its_messages_were_counted_and_
     let bind = Bind::Set { notifier: "n".into(), token: "a-token-of-the-device".into() };
     store.bind_by_api(at("phone"), bind, RULES, 1).await.expect("bound");
     let first = id(today + 10);
-    let sent = VendorResult {
-        after: AfterVendor::Pushed,
-        hop: Hop::VendorSent,
-        detail: String::new(),
-        code: "0".into(),
-        limited: None,
-        vendor_id: Some("v1".into()),
-        held: false,
-    };
+    let sent = VendorResult::pushed("v1");
     let jobs = send(&store, &first, Some("key"), today + 10).await.jobs;
     let results = jobs.into_iter().map(|job| (job, sent.clone())).collect();
     store.vendor_results(results, RULES, today + 20).await.expect("noted");

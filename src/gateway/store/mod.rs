@@ -20,6 +20,7 @@ mod edition;
 mod ends;
 mod enrolments;
 mod greeting;
+mod hands;
 mod health;
 mod installation;
 mod kept;

@@ -1,8 +1,10 @@
-//! The way of jobs to the store's threads: a bounded number of each app's waits, and they are taken by turns.
+//! The way of jobs to the store's threads: a bounded number of each app's waits, and they are taken by turns. A small job of
+//! a user that one thread is at is left to that thread: another would only wait for it.
 
+use super::hands::{Hands, Mark};
 use super::turns::{Flow, Turns};
 use super::{Job, StoreError};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,8 +33,14 @@ pub(super) enum Size {
 /// A job and its app's place for it.
 type Placed = (Job, OwnedSemaphorePermit);
 
+/// A job that is left to a thread, and what that has in hand with it.
+type Left = (Placed, Vec<Mark>);
+
 struct State {
     turns: Turns<Placed>,
+    hands: Hands,
+    /// By the numbers of the threads that they are left to.
+    left: Vec<VecDeque<Left>>,
     threads: usize,
     /// Threads that carry large jobs out.
     large: usize,
@@ -47,6 +55,32 @@ impl State {
             (true, Size::Any | Size::Large) => may_large,
             (false, Size::Any | Size::Small) => true,
             _ => false,
+        }
+    }
+
+    /// Whether there is any for this thread.
+    fn has(&self, thread: usize, size: Size, has_large: bool) -> bool {
+        let fits = self.fits(size, has_large);
+        self.left[thread].iter().any(|((job, _), _)| fits(job.cost())) || self.turns.has(fits)
+    }
+
+    /// The next for this thread, and what it has in hand with it.
+    fn next(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
+        let left = &mut self.left[thread];
+        if let Some(at) = left.iter().position(|((job, _), _)| fits(job.cost())) {
+            return left.remove(at);
+        }
+        loop {
+            let (_, placed) = self.turns.next(&fits)?;
+            // What is of many would be left to one thread with nearly all that there is.
+            if self.threads < 2 || placed.0.users.len() > SMALL {
+                return Some((placed, Vec::new()));
+            }
+            let (at, marks) = self.hands.take(&placed.0.users, thread);
+            if at == thread {
+                return Some((placed, marks));
+            }
+            self.left[at].push_back((placed, marks));
         }
     }
 }
@@ -111,26 +145,32 @@ impl Entrance {
 /// Where one thread takes them.
 pub(super) struct Queue {
     shared: Arc<Shared>,
+    number: usize,
     /// It has taken a large one since it last waited.
     has_large: bool,
+    /// Of those that it has taken since then.
+    marks: Vec<Mark>,
 }
 
 impl Queue {
     /// For another thread.
     pub fn another(&self) -> Self {
-        self.shared.state().threads += 1;
-        Self { shared: self.shared.clone(), has_large: false }
+        let mut state = self.shared.state();
+        state.threads += 1;
+        state.left.push(VecDeque::new());
+        Self { shared: self.shared.clone(), number: state.left.len() - 1, has_large: false, marks: Vec::new() }
     }
 
     /// What was taken is done: waits for a job that this thread may take; `false` when there will be none.
     pub fn wait(&mut self) -> bool {
         let mut state = self.shared.state();
+        state.hands.done(self.marks.drain(..));
         if std::mem::take(&mut self.has_large) {
             state.large -= 1;
             self.shared.changed.notify_all();
         }
         loop {
-            if state.turns.has(state.fits(Size::Any, false)) {
+            if state.has(self.number, Size::Any, false) {
                 return true;
             }
             if state.is_closed {
@@ -154,7 +194,8 @@ impl Queue {
     pub fn next(&mut self, size: Size) -> Option<Job> {
         let mut state = self.shared.state();
         let fits = state.fits(size, self.has_large);
-        let (_, (job, _place)) = state.turns.next(fits)?;
+        let ((job, _place), marks) = state.next(self.number, fits)?;
+        self.marks.extend(marks);
         if job.cost() > SMALL && !self.has_large {
             self.has_large = true;
             state.large += 1;
@@ -174,6 +215,11 @@ impl Drop for Queue {
         let mut state = self.shared.state();
         state.threads -= 1;
         state.large -= usize::from(self.has_large);
+        state.hands.done(self.marks.drain(..));
+        for (placed, marks) in std::mem::take(&mut state.left[self.number]) {
+            state.hands.done(marks.into_iter());
+            state.turns.push(placed.0.flow.clone(), placed.0.cost(), placed);
+        }
         if state.threads == 0 {
             state.is_closed = true;
             let waiting = std::mem::take(&mut state.turns);
@@ -186,10 +232,11 @@ impl Drop for Queue {
 }
 
 pub(super) fn queue() -> (Entrance, Queue) {
-    let state = State { turns: Turns::default(), threads: 1, large: 0, is_closed: false };
+    let (turns, hands, left) = (Turns::default(), Hands::default(), vec![VecDeque::new()]);
+    let state = State { turns, hands, left, threads: 1, large: 0, is_closed: false };
     let (state, changed) = (Mutex::new(state), Condvar::new());
     let shared = Arc::new(Shared { state, changed, places: Mutex::default() });
-    (Entrance(Arc::new(Open(shared.clone()))), Queue { shared, has_large: false })
+    (Entrance(Arc::new(Open(shared.clone()))), Queue { shared, number: 0, has_large: false, marks: Vec::new() })
 }
 
 #[cfg(test)]
@@ -224,6 +271,28 @@ mod tests {
         assert_eq!(taken(&mut others[2]), Some(32));
         drop(others);
         assert_eq!(taken(&mut first), Some(32));
+    }
+
+    #[tokio::test]
+    async fn what_is_of_a_user_that_one_thread_is_at_is_left_to_it_and_the_others_go_on() {
+        let (entrance, mut first) = queue();
+        let mut second = first.another();
+        let of = |user: &str| Job { users: vec![format!("a/{user}")], ..job("a", 0) };
+        for user in ["ann", "ann", "ben", "ann"] {
+            entrance.send(of(user)).await.expect("taken");
+        }
+        let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users[0].clone());
+        assert_eq!(taken(&mut first).as_deref(), Some("a/ann"));
+        assert_eq!(taken(&mut second).as_deref(), Some("a/ben"));
+        assert_eq!(taken(&mut second), None);
+        assert!(first.wait());
+        assert_eq!(taken(&mut first).as_deref(), Some("a/ann"));
+        assert_eq!(taken(&mut second), None, "there is one more that waits for its turn there");
+        // A thread that ends leaves what was left to it to the others.
+        drop(first);
+        assert!(second.wait());
+        assert_eq!(taken(&mut second).as_deref(), Some("a/ann"));
+        assert_eq!(taken(&mut second), None);
     }
 
     #[tokio::test]

@@ -297,7 +297,7 @@ fn work_postgres(
         let token = open.cancel_token();
         // Whatever the database's default is: the store's locks are made for this one.
         let begun = open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
-        let users = jobs.iter().flat_map(|job| job.users.iter().map(String::as_str)).collect();
+        let users = held_by(&jobs);
         let held = |transaction| {
             let t = Transaction::postgres(transaction, &mut statements, &server.usage);
             t.hold(users).map(|()| t)
@@ -359,6 +359,13 @@ fn share(queue: &mut Queue, jobs: &mut VecDeque<Job>, only: bool) -> bool {
         jobs.push_back(job);
     }
     true
+}
+
+/// Whose users a transaction of these jobs holds from its beginning. Not those of jobs that come after one that is alone: it holds
+/// its own once it knows them, and two that take theirs in two goes wait for each other.
+fn held_by(jobs: &VecDeque<Job>) -> Vec<&str> {
+    let together = jobs.iter().take_while(|job| !job.alone);
+    together.flat_map(|job| job.users.iter().map(String::as_str)).collect()
 }
 
 /// Whether the next of them is large.
@@ -463,6 +470,15 @@ mod tests {
         for flow in [Some("b".into()), None] {
             assert!(taken.contains(&(flow.clone(), 32)), "{flow:?}: {taken:?}");
         }
+    }
+
+    #[test]
+    fn what_finds_out_whose_rows_it_writes_begins_with_nobodys() {
+        let alone = || Job { alone: true, users: Vec::new(), ..job(None, 0) };
+        let jobs: VecDeque<Job> = [job(Some("a"), 1), job(Some("b"), 2), alone(), job(Some("c"), 1)].into();
+        assert_eq!(held_by(&jobs), ["a/0", "b/0", "b/1"]);
+        let jobs: VecDeque<Job> = [alone(), job(Some("c"), 1)].into();
+        assert!(held_by(&jobs).is_empty());
     }
 
     #[tokio::test]

@@ -98,7 +98,7 @@ impl Store {
 }
 
 /// Removes messages with all that is stored of them.
-fn remove(t: &Transaction<'_>, gone: &[MessageId]) -> Result<(), StoreError> {
+pub(super) fn remove(t: &Transaction<'_>, gone: &[MessageId]) -> Result<(), StoreError> {
     // SQLite would give the number of a newest event that is gone to another one.
     for (one, all) in [
         (

@@ -2,9 +2,13 @@
 
 use super::kicks::{Kick, end};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, logins, orders, turn_of, whose};
+use super::{Store, StoreError, address, as_i64, ends, logins, orders, turn_of, whose};
 use crate::delivery::Rules;
+use crate::ids::MessageId;
 use crate::protocol::KickCode;
+
+/// Messages whose traces and deliveries are removed at a time.
+const PAGE: usize = 500;
 
 /// What changes about a user's right to log in. Each ends every login.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,13 +176,24 @@ fn set_active(t: &Transaction<'_>, app: &str, user: &str, active: bool) -> Resul
 
 /// Nothing of the user stays in any table.
 fn delete(t: &Transaction<'_>, app: &str, user: &str) -> Result<(), StoreError> {
+    // The newest event stays, so that no number is given twice; it loses what it says.
+    let sql = "UPDATE events SET message = '', device = '', detail = '' WHERE message IN (SELECT id FROM messages WHERE app = ?1 AND user = ?2)
+         AND number = (SELECT max(number) FROM events)";
+    t.execute(sql, params![app, user])?;
+    // No index finds these, so everybody's are come by, and only once: the rest is found by their ids.
+    let gone: Vec<MessageId> = t
+        .prepare_cached("DELETE FROM messages WHERE app = ?1 AND user = ?2 RETURNING id")?
+        .query_map(params![app, user], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    for gone in gone.chunks(PAGE) {
+        ends::remove(t, gone)?;
+    }
+    if t.is_shared() {
+        // Days of messages go before those of deliveries.
+        let sql = "DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND message < coalesce((SELECT min(id) FROM messages), 'z')";
+        t.execute(sql, params![app, user])?;
+    }
     for sql in [
-        // The newest event stays, so that no number is given twice; it loses what it says.
-        "UPDATE events SET message = '', device = '', detail = '' WHERE message IN (SELECT id FROM messages WHERE app = ?1 AND user = ?2)
-         AND number = (SELECT max(number) FROM events)",
-        "DELETE FROM events WHERE message IN (SELECT id FROM messages WHERE app = ?1 AND user = ?2)",
-        "DELETE FROM deliveries WHERE app = ?1 AND user = ?2",
-        "DELETE FROM messages WHERE app = ?1 AND user = ?2",
         "DELETE FROM bindings WHERE app = ?1 AND user = ?2",
         "DELETE FROM logins WHERE app = ?1 AND user = ?2",
         "DELETE FROM enrolments WHERE app = ?1 AND user = ?2",
@@ -194,6 +209,7 @@ fn delete(t: &Transaction<'_>, app: &str, user: &str) -> Result<(), StoreError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::store::trial::Trial;
     use crate::gateway::store::{Bind, Key, LoginClaim, NewMessage, Reach, Vault};
     use crate::protocol::{Address, Hello, Message};
     use crate::vendors::Vendor;
@@ -294,5 +310,35 @@ mod tests {
             store.change_user(APP.into(), "ann".into(), UserChange::Deleted, RULES, 3).await.expect("read"),
             None
         );
+    }
+
+    #[tokio::test]
+    async fn on_postgresql_too_nothing_of_a_deleted_user_stays() {
+        let Some(trial) = Trial::start("on_postgresql_too_nothing_of_a_deleted_user_stays") else { return };
+        trial.database("users");
+        let store = trial.store("impush", "users").await;
+        let certificate = Certificate::new(APP.into(), "n".into(), Vendor::Honor, json!({}));
+        store.put_certificate(certificate, 1).await.expect("stored");
+        with_everything(&store, "zoe", "tablet", 1_700_000_000_000).await;
+        with_everything(&store, "ann", "phone", 1_700_000_000_000).await;
+        // Its message's day has gone.
+        trial.ask(
+            "users",
+            "INSERT INTO deliveries (message, app, \"user\", device, state, open) VALUES ('0', 'o#a', 'ann', 'phone', 'done', NULL)",
+        );
+        let tables =
+            ["users", "devices", "bindings", "logins", "settings", "limits", "messages", "deliveries", "events"];
+        let of = |who: &str| {
+            let count = |table: &&str| {
+                trial.ask("users", &format!("SELECT count(*) FROM {table} t WHERE CAST(t AS TEXT) ~ '{who}'"))
+            };
+            tables.iter().map(count).collect::<Vec<_>>()
+        };
+        let of_zoe = of("zoe|tablet");
+        assert!(of("ann|phone").iter().chain(&of_zoe).all(|count| count != "0"), "{of_zoe:?}");
+        let deleted = store.change_user(APP.into(), "ann".into(), UserChange::Deleted, RULES, 1_700_000_000_001).await;
+        assert_eq!(deleted.expect("stored").expect("known").len(), 1);
+        assert_eq!(of("ann|phone"), vec!["0"; tables.len()]);
+        assert_eq!(of("zoe|tablet"), of_zoe);
     }
 }

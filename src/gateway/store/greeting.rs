@@ -2,9 +2,9 @@
 //! on PostgreSQL each is a round trip, and after an outage every device greets.
 
 use super::clones::Machine;
-use super::devices::{self, MOST_DEVICES};
 use super::kicks::Known;
 use super::presence::{self, device_columns, whole};
+use super::remembered::{self, MOST_DEVICES};
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{StoreError, as_i64, as_u64};
 use crate::delivery::Device;
@@ -57,9 +57,9 @@ impl Greeting {
         if let Some((greeting, _)) = found {
             return Ok(Some(greeting));
         }
-        devices::insert(t, address)?;
+        remembered::insert(t, address)?;
         let (greeting, known) = t.prepare_cached(NEW)?.query_row(whole(address), |r| Self::read(r, true))?;
-        let has_room = known <= MOST_DEVICES || devices::make_room(t, address)?;
+        let has_room = known <= MOST_DEVICES || remembered::make_room(t, address)?;
         Ok(has_room.then_some(greeting))
     }
 

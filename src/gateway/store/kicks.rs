@@ -186,7 +186,7 @@ impl Store {
         self.run_for(whose(&app, &user), move |t| {
             match &device {
                 // A token for it may be out before it was heard of.
-                Some(device) => drop(super::devices::ensure(t, &address(&app, &user, device)?)?),
+                Some(device) => drop(super::remembered::ensure(t, &address(&app, &user, device)?)?),
                 None => logins::end_all(t, &app, &user, code)?,
             }
             let devices: Vec<(String, bool)> = t

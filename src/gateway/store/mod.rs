@@ -43,6 +43,7 @@ mod probe;
 mod queue;
 mod ready;
 mod receipts;
+mod remembered;
 mod repeated;
 mod results;
 mod room;

@@ -6,7 +6,7 @@ use super::pending::Unwritten;
 use super::repeated::Repeated;
 use super::usage::Usage;
 use super::value::{Bound, from_postgres};
-pub(super) use super::value::{Params, Row, params};
+pub(super) use super::value::{OptionalExtension, Params, Row, params};
 use super::words::OPEN;
 pub(super) use super::words::in_postgres;
 use postgres::error::SqlState;
@@ -471,23 +471,6 @@ impl Statement<'_, '_> {
     /// [`StoreError`].
     pub fn execute<'p>(&self, params: impl Params<'p>) -> Result<usize, StoreError> {
         self.transaction.execute(self.sql, params)
-    }
-}
-
-/// No row is `None`.
-pub(super) trait OptionalExtension<T> {
-    /// # Errors
-    /// Every other error.
-    fn optional(self) -> Result<Option<T>, StoreError>;
-}
-
-impl<T> OptionalExtension<T> for Result<T, StoreError> {
-    fn optional(self) -> Result<Option<T>, StoreError> {
-        match self {
-            Ok(value) => Ok(Some(value)),
-            Err(StoreError::NoRow) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -247,3 +247,20 @@ pub(super) fn from_postgres(row: &postgres::Row) -> Result<Row, StoreError> {
     };
     (0..row.len()).map(read).collect::<Result<_, StoreError>>().map(Row)
 }
+
+/// No row is `None`.
+pub(super) trait OptionalExtension<T> {
+    /// # Errors
+    /// Every other error.
+    fn optional(self) -> Result<Option<T>, StoreError>;
+}
+
+impl<T> OptionalExtension<T> for Result<T, StoreError> {
+    fn optional(self) -> Result<Option<T>, StoreError> {
+        match self {
+            Ok(value) => Ok(Some(value)),
+            Err(StoreError::NoRow) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -43,9 +43,6 @@ impl Dispatch {
 
     async fn accept_all(&self, new: Vec<NewMessage>, rules: Rules, now: u64) -> Result<Vec<MessageId>, StoreError> {
         let end = Instant::now() + AGAIN;
-        if new.len() <= SLICE {
-            return self.accept_slice(&new, rules, now, end).await;
-        }
         let slices: Vec<&[NewMessage]> = new.chunks(SLICE).collect();
         let done = in_parts(slices.len(), |at| self.accept_slice(slices[at], rules, now, end), end).await;
         let accepted = done.iter().flatten().map(Vec::len).sum();

@@ -9,13 +9,10 @@ use super::sql::{Transaction, params};
 use crate::ids::MessageId;
 use rusqlite::Connection;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
+use std::collections::HashMap;
 
-/// From so many on some are entered with each transaction ...
+/// So many are entered at once.
 const MOST: usize = 2048;
-/// ... so many at least: whoever comes meanwhile waits for them, and each of a user's further ones is on the same page.
-const SOME: usize = 128;
 /// Of more than so many nothing is remembered: they are entered at once, as if this were not here.
 const BOUND: usize = 2 * MOST;
 /// Messages that are older than the first one by more are entered at once.
@@ -34,10 +31,8 @@ type Key = (String, String);
 /// Which those are. Some may have gone meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    users: RefCell<BTreeMap<User, Vec<Key>>>,
+    users: RefCell<HashMap<User, Vec<Key>>>,
     count: Cell<usize>,
-    /// Whose were entered last; those who follow are next.
-    last: RefCell<User>,
     /// None has a lesser id.
     from: RefCell<String>,
     /// That is in the database.
@@ -65,6 +60,10 @@ impl Kept {
         self.count.set(self.count.get() + 1);
     }
 
+    pub fn is_full(&self) -> bool {
+        self.count.get() >= MOST
+    }
+
     /// Enters what is of this user.
     ///
     /// # Errors
@@ -84,39 +83,11 @@ impl Kept {
             .try_for_each(|(_, (message, device))| t.execute_now(ENTER, params![message, device]).map(drop))
     }
 
-    /// The transaction ends: where there are many, some are entered with what it has written.
+    /// What the transaction adds is found again by whoever opens the file next.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn end(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
-        if self.count.get() >= MOST {
-            while self.count.get() > MOST - SOME
-                && let Some(user) = self.next()
-            {
-                self.enter(t, &user)?;
-            }
-        }
-        self.mark(t)
-    }
-
-    /// In the order of the index, and round and round.
-    fn next(&self) -> Option<User> {
-        let users = self.users.borrow();
-        let mut last = self.last.borrow_mut();
-        let following = users.range((Excluded(&*last), Unbounded)).next();
-        if following.is_none() {
-            // What is older than all that is left need not be looked through any more.
-            let oldest = users.values().flatten().map(|(message, _)| message).min()?;
-            self.from.replace(first(oldest));
-            self.is_marked.set(false);
-        }
-        let (user, _) = following.or_else(|| users.first_key_value())?;
-        last.clone_from(user);
-        Some(user.clone())
-    }
-
-    /// What the transaction adds is found again by whoever opens the file next.
-    fn mark(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
+    pub fn mark(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
         if self.count.get() > 0 && !self.is_marked.get() {
             let sql =
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
@@ -159,8 +130,11 @@ impl Kept {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
             let mut enter = transaction.prepare_cached(ENTER)?;
+            let users = self.users.borrow();
             // In the order of the index: a page is come to once.
-            for (message, device) in self.users.borrow().values().flatten() {
+            let mut sorted: Vec<(&User, &Vec<Key>)> = users.iter().collect();
+            sorted.sort_unstable();
+            for (message, device) in sorted.into_iter().flat_map(|(_, keys)| keys) {
                 enter.execute([message, device])?;
             }
             transaction.prepare_cached("DELETE FROM meta WHERE key = ?1")?.execute([MARK])?;
@@ -205,20 +179,10 @@ mod tests {
 
     /// A transaction in which devices of the users `ann` and `bob` acknowledge these messages, each with what `also` does.
     fn acknowledged(connection: &mut Connection, kept: &Kept, ids: &[String], also: impl FnOnce(&Transaction<'_>)) {
-        acknowledged_by(&["ann", "bob"], connection, kept, ids, also);
-    }
-
-    fn acknowledged_by(
-        users: &[&str],
-        connection: &mut Connection,
-        kept: &Kept,
-        ids: &[String],
-        also: impl FnOnce(&Transaction<'_>),
-    ) {
         let transaction = connection.transaction().expect("begun");
         let t = Transaction::sqlite(&transaction, &Usage::default(), kept);
-        for (id, user) in ids.iter().zip(users.iter().cycle()) {
-            let [message, device, app, user] = [id, "phone", "o#a", *user].map(str::to_owned);
+        for (id, user) in ids.iter().zip(["ann", "bob"].into_iter().cycle()) {
+            let [message, device, app, user] = [id, "phone", "o#a", user].map(str::to_owned);
             let (state, nonce) = ("live", "n".to_owned());
             let of = (app.clone(), user.clone());
             let new =
@@ -314,36 +278,9 @@ mod tests {
         let old = [MessageId::made(900_000, [0; 4]).to_string()];
         acknowledged(&mut connection, &kept, &old, |_| ());
         assert_eq!(entered(&connection), 1);
-        let of = ("o#a".to_owned(), "ann".to_owned());
         let many = ids(BOUND as u64 + 5).split_off(1);
-        assert_eq!(many.iter().filter(|id| kept.add(&of, id, "phone")).count(), BOUND - 1);
-    }
-
-    #[test]
-    fn of_very_many_some_users_are_entered_with_each_transaction_and_each_has_its_turn() {
-        let (mut connection, kept) = (opened(), Kept::default());
-        let names: Vec<String> = (10..74).map(|n| format!("u{n}")).collect();
-        let users: Vec<&str> = names.iter().map(String::as_str).collect();
-        let all = ids(3 * MOST as u64);
-        let mark = |connection: &Connection| -> String {
-            connection.query_row("SELECT value FROM meta WHERE key = ?1", [MARK], |r| r.get(0)).expect("a mark")
-        };
-        let (mut begun, mut before) = (String::new(), 0);
-        for (turn, ids) in all.chunks(64).enumerate() {
-            acknowledged_by(&users, &mut connection, &kept, ids, |_| ());
-            let now = entered(&connection);
-            // With what has come since, and by all of the last user.s.
-            assert!((0..=SOME as i64 + 64 + 64).contains(&(now - before)), "{turn}: {before}, then {now}");
-            assert!(kept.count.get() <= MOST);
-            before = now;
-            if turn == 0 {
-                begun = mark(&connection);
-            }
-        }
-        assert_eq!(entered(&connection) + kept.count.get() as i64, all.len() as i64);
-        assert!(mark(&connection) > begun, "what is over is not looked through at the next start");
-        drop(kept);
-        recover(&connection).expect("recovered");
-        assert_eq!(entered(&connection), all.len() as i64);
+        acknowledged(&mut connection, &kept, &many, |_| ());
+        assert_eq!(entered(&connection), 1 + 5);
+        assert!(kept.is_full());
     }
 }

@@ -90,7 +90,7 @@ impl<'t> Transaction<'t> {
             return Err(StoreError::NotCommitted("SQLite has undone the transaction".to_owned()));
         }
         self.unwritten.write(&self)?;
-        self.kept.map_or(Ok(()), |kept| kept.end(&self))?;
+        self.kept.map_or(Ok(()), |kept| kept.mark(&self))?;
         match self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(held) => Ok(held.into_inner().0.commit()?),

@@ -254,9 +254,17 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         let committed = written.and_then(|()| Ok(transaction.commit()?));
         kept.over(committed.is_ok());
         finish(finishes, committed, &health);
+        if kept.is_full() {
+            enter_all(&kept, &mut connection, &health);
+        }
         checkpoints.committed();
     }
-    if let Err(error) = kept.enter_all(&mut connection) {
+    enter_all(&kept, &mut connection, &health);
+}
+
+fn enter_all(kept: &Kept, connection: &mut Connection, health: &Health) {
+    // Until it can be done they are entered one by one.
+    if let Err(error) = kept.enter_all(connection) {
         health.failed(&error);
     }
 }

@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 /// So many are entered at once.
-const MOST: usize = 2048;
+const MOST: usize = 1024;
 /// Of more than so many nothing is remembered: they are entered at once, as if this were not here.
 const BOUND: usize = 2 * MOST;
 /// Messages that are older than the first one by more are entered at once.

@@ -4,15 +4,16 @@ mod actions;
 mod end;
 
 use super::entry::{Asking, Found};
+use super::joined::{self, Heard};
 use super::link::cause;
 use super::rate::Rate;
 use super::table::{Order, Place, Table};
-use super::words::{self, Word};
+
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::outgoing;
+use crate::gateway::outgoing::Word;
 use crate::gateway::workers::{Answer, Said, answered};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
@@ -76,7 +77,7 @@ struct Connection<S> {
     timed: Option<(u16, Duration)>,
     /// The device said itself that this connection is over.
     goodbye: bool,
-    words: VecDeque<Word>,
+    words: VecDeque<Heard>,
     /// What is carried out, and the packets that it came in.
     work: Option<(Work, Vec<Option<u16>>)>,
     rate: Rate,
@@ -142,11 +143,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn run(&mut self) {
+        let mut has_gathered = false;
         loop {
             self.take_packets();
             self.start_work();
             self.part_when_enrolled();
-            self.gather().await;
+            // What came of it may let packets in that were read and could not be taken.
+            has_gathered = !has_gathered && self.gather().await;
+            if has_gathered {
+                continue;
+            }
             if !self.flush().await || self.over.is_some() {
                 return;
             }
@@ -172,10 +178,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// What comes for the device at the same time is one write: the store answers many of its callers at once, and those
-    /// have their turn before it.
-    async fn gather(&mut self) {
-        if self.outgoing.is_empty() || self.over.is_some() {
-            return;
+    /// have their turn before it. `false`: nothing is to be written yet.
+    async fn gather(&mut self) -> bool {
+        // Nothing comes for a device that has not greeted.
+        if self.outgoing.is_empty() || self.over.is_some() || self.nonce.is_none() {
+            return false;
         }
         tokio::task::yield_now().await;
         while self.over.is_none()
@@ -184,17 +191,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         {
             self.ordered(order);
         }
+        // Polled so it wakes nobody; whoever waits next polls it again.
         if let Some((work, _)) = &mut self.work
             && let Some(answer) = work.now_or_never()
         {
             self.answered(answer);
-            self.start_work();
         }
+        true
     }
 
     fn answered(&mut self, Answer { downs, greeting }: Answer) {
         for down in downs {
-            let outgoing::Word { payload, message } = (&down).into();
+            let Word { payload, message } = Word::from(&down);
             self.happens(Event::Deliver(payload, message.map(|id| id.as_str().into())));
         }
         let address = self.entered.as_ref().and_then(|entered| entered.address.as_ref());
@@ -337,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         let Some(Entered { address: Some(address), .. }) = &self.entered else { return };
         let address = address.clone();
-        let Some((said, packet_ids)) = words::next(&mut self.words) else { return };
+        let Some((said, packet_ids)) = joined::next(&mut self.words) else { return };
         self.work = Some((self.work_on(address, said), packet_ids));
     }
 

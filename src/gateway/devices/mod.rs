@@ -15,12 +15,12 @@ mod entry;
 mod handshake;
 mod header;
 mod identity;
+mod joined;
 mod link;
 mod prefixed;
 mod rate;
 mod table;
 mod tickets;
-mod words;
 
 pub(super) use authority::Authority;
 pub(super) use identity::Identity;

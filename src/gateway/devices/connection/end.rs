@@ -1,6 +1,6 @@
 //! How a device's connection ends: what it said is carried out, and then it is told to be over.
 
-use super::super::words;
+use super::super::joined;
 use super::Connection;
 use crate::gateway::workers::{Answer, Said};
 use crate::protocol::decode_state;
@@ -35,7 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Some((work, _)) = self.work.take() {
             greeted(work.await);
         }
-        while let Some((said, _)) = words::next(&mut self.words) {
+        while let Some((said, _)) = joined::next(&mut self.words) {
             greeted(self.work_on(address.clone(), said).await);
         }
         // The will is the same word; whoever has neither said goodbye nor left one is away all the same.

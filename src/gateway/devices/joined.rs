@@ -1,17 +1,19 @@
-//! What a device has said and waits to be carried out: acknowledgements that wait one behind the other are one word.
+//! What a device has said and waits to be carried out: acknowledgements that wait one behind the other are one word to the
+//! store. Those of which each is followed by what an app has taken are not.
 
+use crate::gateway::store::SLICE;
 use crate::gateway::workers::Said;
 use crate::protocol::{Up, decode_up};
 use std::collections::VecDeque;
 
-/// Messages of one word that was joined of several.
-const MOST: usize = 256;
+/// Messages that a word names which was joined of several: what the store does before it looks whose turn it is.
+const MOST: usize = SLICE;
 
 /// A word, and the packet that is acknowledged when it is stored.
-pub(super) type Word = (Said, Option<u16>);
+pub(super) type Heard = (Said, Option<u16>);
 
 /// What is carried out next, and the packets that it came in.
-pub(super) fn next(words: &mut VecDeque<Word>) -> Option<(Said, Vec<Option<u16>>)> {
+pub(super) fn next(words: &mut VecDeque<Heard>) -> Option<(Said, Vec<Option<u16>>)> {
     let (first, packet_id) = words.pop_front()?;
     let mut packet_ids = vec![packet_id];
     let joined = if words.is_empty() { None } else { had(&first) };
@@ -43,7 +45,9 @@ fn join(first: &mut Up, next: Up) -> bool {
         {
             ids.extend(more);
         }
-        (Up::Taken { ids, woke }, Up::Taken { ids: more, woke: more_woke }) if ids.len() + more.len() <= MOST => {
+        (Up::Taken { ids, woke }, Up::Taken { ids: more, woke: more_woke })
+            if ids.len() + woke.len() + more.len() + more_woke.len() <= MOST =>
+        {
             ids.extend(more);
             woke.extend(more_woke);
         }
@@ -61,11 +65,11 @@ mod tests {
         (from..from + count).map(|n| MessageId::made(n, [0; 4])).collect()
     }
 
-    fn said(words: impl IntoIterator<Item = Up>) -> VecDeque<Word> {
+    fn said(words: impl IntoIterator<Item = Up>) -> VecDeque<Heard> {
         words.into_iter().zip(1..).map(|(up, id)| (Said::Up(up.encode().into()), Some(id))).collect()
     }
 
-    fn all(mut words: VecDeque<Word>) -> Vec<(Up, Vec<Option<u16>>)> {
+    fn all(mut words: VecDeque<Heard>) -> Vec<(Up, Vec<Option<u16>>)> {
         let up = |said| match said {
             Said::Understood(up) => up,
             Said::Up(payload) => decode_up(&payload).expect("a word"),
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_word_has_its_bounds_and_what_cannot_be_read_stays_as_it_is() {
-        let ack = |from| Up::Ack { ids: ids(from, 100), attached: None };
+        let ack = |from| Up::Ack { ids: ids(from, MOST as u64 / 2), attached: None };
         let lengths: Vec<_> =
             all(said([ack(0), ack(100), ack(200)])).iter().map(|(_, packets)| packets.len()).collect();
         assert_eq!(lengths, [2, 1]);

@@ -51,6 +51,7 @@ mod settings;
 mod shape;
 mod sql;
 mod standing;
+mod statement;
 mod surroundings;
 mod thread;
 mod time;

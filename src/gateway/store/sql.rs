@@ -4,6 +4,7 @@ use super::StoreError;
 use super::kept::Kept;
 use super::pending::Unwritten;
 use super::repeated::Repeated;
+pub(super) use super::statement::Statement;
 use super::usage::Usage;
 use super::value::{Bound, from_postgres};
 pub(super) use super::value::{OptionalExtension, Params, Row, params};
@@ -48,12 +49,6 @@ enum Savepoint {
     /// Nothing was written since: another job may begin there too.
     Unused,
     Used,
-}
-
-/// A statement of a transaction.
-pub(super) struct Statement<'a, 't> {
-    transaction: &'a Transaction<'t>,
-    sql: &'a str,
 }
 
 impl<'t> Transaction<'t> {
@@ -138,6 +133,7 @@ impl<'t> Transaction<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn execute_arrays<'r>(&self, sql: &str, rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Result<(), StoreError> {
+        debug_assert!(self.is_shared());
         let Backend::Postgres(held) = &self.backend else { return Ok(()) };
         self.sends(false);
         let columns = transposed(rows);
@@ -220,10 +216,14 @@ impl<'t> Transaction<'t> {
             return Ok(());
         }
         self.unwritten.write_for(self, all)?;
-        match self.is_shared() {
-            true => self.execute_arrays(all, rows),
-            false => self.execute_each(rows.map(|row| (one, row))),
+        if self.is_shared() {
+            return self.execute_arrays(all, rows);
         }
+        let rows: Vec<Vec<Bound<'r>>> = rows.collect();
+        if one.contains(OPEN) {
+            rows.iter().try_for_each(|row| self.enter_kept(row))?;
+        }
+        self.execute_each(rows.into_iter().map(|row| (one, row)))
     }
 
     /// Carries these out one after the other, on SQLite, before what is not written yet.
@@ -234,12 +234,14 @@ impl<'t> Transaction<'t> {
         &self,
         mut statements: impl Iterator<Item = (&'r str, Vec<Bound<'r>>)>,
     ) -> Result<(), StoreError> {
+        debug_assert!(!self.is_shared());
         let Backend::Sqlite(t) = &self.backend else { return Ok(()) };
         let mut each = Repeated::new(t, &self.usage);
         statements.try_for_each(|(sql, values)| each.execute(sql, &values).map(drop))
     }
 
-    /// Adds these rows unless they are there, and returns the first column of those that are new, a text.
+    /// Adds these rows unless they are there, and returns the first column of those that are new, a text, which is their
+    /// first parameter. `all` returns that column, and `one` nothing.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -310,7 +312,7 @@ impl<'t> Transaction<'t> {
     /// Statements are prepared when they first run, and kept.
     #[allow(clippy::unnecessary_wraps, reason = "it reads as the databases' own")]
     pub fn prepare_cached<'a>(&'a self, sql: &'a str) -> Result<Statement<'a, 't>, StoreError> {
-        Ok(Statement { transaction: self, sql })
+        Ok(Statement::new(self, sql))
     }
 
     /// What a statement may read or change is where it looks for it.
@@ -401,7 +403,7 @@ impl<'t> Transaction<'t> {
         self.removes_files.get()
     }
 
-    fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
+    pub fn rows<'p>(&self, sql: &str, params: impl Params<'p>) -> Result<Vec<Row>, StoreError> {
         let values = params.bound();
         self.ready_for(sql, &values)?;
         match &self.backend {
@@ -427,9 +429,10 @@ impl<'t> Transaction<'t> {
     }
 }
 
-/// Whether a statement that is asked for rows changes none.
+/// Whether a statement that is asked for rows changes none, and holds none.
 fn is_question(sql: &str) -> bool {
-    sql.starts_with("SELECT")
+    // What is held is let go with what is undone.
+    sql.starts_with("SELECT") && !sql.contains("/* ")
 }
 
 fn references<T: ToSql + Sync>(values: &[T]) -> Vec<&(dyn ToSql + Sync)> {
@@ -443,35 +446,6 @@ fn transposed<'r>(rows: impl Iterator<Item = Vec<Bound<'r>>>) -> Vec<Vec<Bound<'
         columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
     }
     columns
-}
-
-impl Statement<'_, '_> {
-    /// # Errors
-    /// As [`Transaction::query_row`].
-    pub fn query_row<'p, T>(
-        &self,
-        params: impl Params<'p>,
-        read: impl FnOnce(&mut Row) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        self.transaction.query_row(self.sql, params, read)
-    }
-
-    /// # Errors
-    /// [`StoreError`].
-    pub fn query_map<'p, T>(
-        &self,
-        params: impl Params<'p>,
-        read: impl Fn(&mut Row) -> Result<T, StoreError>,
-    ) -> Result<impl Iterator<Item = Result<T, StoreError>>, StoreError> {
-        let rows = self.transaction.rows(self.sql, params)?;
-        Ok(rows.into_iter().map(move |mut row| read(&mut row)))
-    }
-
-    /// # Errors
-    /// [`StoreError`].
-    pub fn execute<'p>(&self, params: impl Params<'p>) -> Result<usize, StoreError> {
-        self.transaction.execute(self.sql, params)
-    }
 }
 
 fn prepared(

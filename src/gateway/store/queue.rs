@@ -83,6 +83,15 @@ impl State {
             self.left[at].push_back((placed, marks));
         }
     }
+
+    /// What is left to this thread is anybody's again, and so are the users that it has in hand.
+    fn let_go(&mut self, thread: usize, marks: impl Iterator<Item = Mark>) {
+        self.hands.done(marks);
+        for (placed, marks) in std::mem::take(&mut self.left[thread]) {
+            self.hands.done(marks.into_iter());
+            self.turns.push(placed.0.flow.clone(), placed.0.cost(), placed);
+        }
+    }
 }
 
 struct Shared {
@@ -203,6 +212,13 @@ impl Queue {
         Some(job)
     }
 
+    /// It may be long until this thread comes to what it has taken: its connection is to be tried, or made. It keeps those
+    /// jobs and nobody else's.
+    pub fn let_go(&mut self) {
+        self.shared.state().let_go(self.number, self.marks.drain(..));
+        self.shared.changed.notify_all();
+    }
+
     /// Callers of all that wait hear that the store is closed.
     pub fn clear(&mut self) {
         let waiting = std::mem::take(&mut self.shared.state().turns);
@@ -215,11 +231,7 @@ impl Drop for Queue {
         let mut state = self.shared.state();
         state.threads -= 1;
         state.large -= usize::from(self.has_large);
-        state.hands.done(self.marks.drain(..));
-        for (placed, marks) in std::mem::take(&mut state.left[self.number]) {
-            state.hands.done(marks.into_iter());
-            state.turns.push(placed.0.flow.clone(), placed.0.cost(), placed);
-        }
+        state.let_go(self.number, self.marks.drain(..));
         if state.threads == 0 {
             state.is_closed = true;
             let waiting = std::mem::take(&mut state.turns);
@@ -293,6 +305,21 @@ mod tests {
         assert!(second.wait());
         assert_eq!(taken(&mut second).as_deref(), Some("a/ann"));
         assert_eq!(taken(&mut second), None);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_has_to_try_its_connection_first_keeps_nobody_elses_jobs() {
+        let (entrance, mut first) = queue();
+        let mut second = first.another();
+        let of = |user: &str| Job { users: vec![format!("a/{user}")], ..job("a", 0) };
+        let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users[0].clone());
+        for _ in 0..3 {
+            entrance.send(of("ann")).await.expect("taken");
+        }
+        assert_eq!((taken(&mut first).as_deref(), taken(&mut second)), (Some("a/ann"), None));
+        first.let_go();
+        assert_eq!(taken(&mut second).as_deref(), Some("a/ann"));
+        assert_eq!((taken(&mut first), taken(&mut second).as_deref()), (None, Some("a/ann")));
     }
 
     #[tokio::test]

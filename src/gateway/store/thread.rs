@@ -290,6 +290,9 @@ fn work_postgres(
         // The database may have gone and come back meanwhile, which only a question tells.
         let idled = used.elapsed() > IDLE;
         used = Instant::now();
+        if idled || client.as_ref().is_none_or(Client::is_closed) {
+            queue.let_go();
+        }
         let ended = |client: &mut Client| client.is_closed() || (idled && client.is_valid(VALID).is_err());
         if client.as_mut().is_none_or(ended) {
             statements.clear();
@@ -318,6 +321,7 @@ fn work_postgres(
                 if std::mem::replace(&mut again, true) {
                     health.failed(&error);
                     jobs.clear();
+                    queue.let_go();
                     again = false;
                 }
                 continue;

@@ -76,8 +76,8 @@ pub(super) fn load_all<'a>(
         "SELECT ",
         device_columns!(),
         ", u.place FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]))
-         AS u (app, user, device, place)
-         JOIN devices v ON v.app = u.app AND v.user = u.user AND v.device = u.device /* lock */"
+         AS u (app, user, device, place) CROSS JOIN LATERAL
+         (SELECT * FROM devices v WHERE v.app = u.app AND v.user = u.user AND v.device = u.device OFFSET 0 /* lock */) AS v"
     );
     let mut wanted: Vec<&Address> = addresses.collect();
     wanted.sort_unstable();

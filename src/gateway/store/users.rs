@@ -180,9 +180,10 @@ fn delete(t: &Transaction<'_>, app: &str, user: &str) -> Result<(), StoreError> 
     let sql = "UPDATE events SET message = '', device = '', detail = '' WHERE message IN (SELECT id FROM messages WHERE app = ?1 AND user = ?2)
          AND number = (SELECT max(number) FROM events)";
     t.execute(sql, params![app, user])?;
-    // No index finds these, so everybody's are come by, and only once: the rest is found by their ids.
+    // No index finds these, so everybody's are come by, and only once: the rest is found by their ids, and goes in the order in
+    // which the sweep has it.
     let gone: Vec<MessageId> = t
-        .prepare_cached("DELETE FROM messages WHERE app = ?1 AND user = ?2 RETURNING id")?
+        .prepare_cached("SELECT id FROM messages WHERE app = ?1 AND user = ?2 ORDER BY id")?
         .query_map(params![app, user], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
     for gone in gone.chunks(PAGE) {

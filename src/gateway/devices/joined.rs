@@ -6,8 +6,8 @@ use crate::gateway::workers::Said;
 use crate::protocol::{Up, decode_up};
 use std::collections::VecDeque;
 
-/// Messages that a word names which was joined of several: what the store does before it looks whose turn it is.
-const MOST: usize = SLICE;
+/// Messages that a word names which was joined of several: what the store does in one go where it has nobody else's work.
+const MOST: usize = 4 * SLICE;
 
 /// A word, and the packet that is acknowledged when it is stored.
 pub(super) type Heard = (Said, Option<u16>);

@@ -8,7 +8,6 @@ use super::joined::{self, Heard};
 use super::link::cause;
 use super::rate::Rate;
 use super::table::{Order, Place, Table};
-
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;

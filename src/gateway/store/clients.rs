@@ -1,8 +1,7 @@
 //! Programs of an IM app: who may call the REST API for it, and what they may.
 
 use super::sql::{OptionalExtension as _, params};
-use super::value::Column;
-use super::value::Value;
+use super::value::{Column, Value};
 use super::{Store, StoreError, as_i64, as_u64, turn_of};
 use crate::secret::{Secret, digest_hex};
 use clap::ValueEnum;

@@ -63,26 +63,64 @@ macro_rules! columns {
     };
 }
 
+/// A device's bindings. They are asked for in the order of their key: by a plan made on an empty table PostgreSQL would go by the
+/// index of tokens as well, through all of the app's.
 macro_rules! whose {
-    () => {
-        " FROM bindings b WHERE b.app = ?1 AND b.user = ?2 AND b.device = ?3"
+    ($app:literal, $user:literal, $device:literal) => {
+        concat!(
+            " FROM bindings b WHERE b.app = ",
+            $app,
+            " AND b.user = ",
+            $user,
+            " AND b.device BETWEEN ",
+            $device,
+            " AND ",
+            $device,
+            " ORDER BY b.device"
+        )
     };
 }
+pub(super) use whose;
 
 macro_rules! devices {
     () => {
-        " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]))
-         AS u (app, user, device, place)
-         JOIN bindings b ON b.app = u.app AND b.user = u.user AND b.device = u.device"
+        concat!(
+            " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]))
+             AS u (app, user, device, place) CROSS JOIN LATERAL (SELECT *",
+            whose!("u.app", "u.user", "u.device"),
+            ") AS b"
+        )
     };
 }
+
+/// The binding of one device, and of several.
+const OF_ONE: &str = concat!("SELECT ", columns!(), ", ?4", whose!("?1", "?2", "?3"));
+const OF_ALL: &str = concat!("SELECT ", columns!(), ", u.place", devices!());
+
+macro_rules! waiting {
+    ($app:literal, $user:literal, $device:literal) => {
+        concat!(
+            ", (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.app = ",
+            $app,
+            " AND d.user = ",
+            $user,
+            " AND d.device = ",
+            $device,
+            " AND d.open IN (1, 2) LIMIT 100) AS w)"
+        )
+    };
+}
+
+const WAITING_ONE: &str = concat!("SELECT ", columns!(), waiting!("?1", "?2", "?3"), ", ?4", whose!("?1", "?2", "?3"));
+const WAITING_ALL: &str =
+    concat!("SELECT ", columns!(), waiting!("u.app", "u.user", "u.device"), ", u.place", devices!());
 
 /// The binding a push to this device would use.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(super) fn newest_binding(t: &Transaction<'_>, address: &Address) -> Result<Newest, StoreError> {
-    const ONE: &str = concat!("SELECT ", columns!(), whose!());
+    const ONE: &str = concat!("SELECT ", columns!(), whose!("?1", "?2", "?3"));
     let all = t.prepare_cached(ONE)?.query_map(whole(address), read)?.collect::<Result<_, _>>()?;
     Ok(newest(all))
 }
@@ -118,9 +156,7 @@ pub(super) fn of_all<'a>(
     t: &Transaction<'_>,
     addresses: impl Iterator<Item = &'a Address>,
 ) -> Result<HashMap<&'a Address, Newest>, StoreError> {
-    const ONE: &str = concat!("SELECT ", columns!(), ", ?4", whose!());
-    const ALL: &str = concat!("SELECT ", columns!(), ", u.place", devices!());
-    let found = ask(t, (ONE, ALL), addresses, read)?;
+    let found = ask(t, (OF_ONE, OF_ALL), addresses, read)?;
     Ok(found.into_iter().map(|(address, all)| (address, newest(all))).collect())
 }
 
@@ -132,22 +168,7 @@ pub(super) fn with_waiting<'a>(
     t: &Transaction<'_>,
     addresses: impl Iterator<Item = &'a Address>,
 ) -> Result<HashMap<&'a Address, (Newest, u32)>, StoreError> {
-    macro_rules! waiting {
-        ($app:literal, $user:literal, $device:literal) => {
-            concat!(
-                ", (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.app = ",
-                $app,
-                " AND d.user = ",
-                $user,
-                " AND d.device = ",
-                $device,
-                " AND d.open IN (1, 2) LIMIT 100) AS w)"
-            )
-        };
-    }
-    const ONE: &str = concat!("SELECT ", columns!(), waiting!("?1", "?2", "?3"), ", ?4", whose!());
-    const ALL: &str = concat!("SELECT ", columns!(), waiting!("u.app", "u.user", "u.device"), ", u.place", devices!());
-    let found = ask(t, (ONE, ALL), addresses, |r| Ok((read(r)?, r.get(6)?)))?;
+    let found = ask(t, (WAITING_ONE, WAITING_ALL), addresses, |r| Ok((read(r)?, r.get(6)?)))?;
     let each = found.into_iter().map(|(address, all)| {
         let waiting = all.first().map_or(0, |(_, waiting)| *waiting);
         (address, (newest(all.into_iter().map(|(one, _)| one).collect()), waiting))
@@ -179,4 +200,20 @@ fn ask<'a, T>(
         found.entry(wanted[place]).or_default().push(one);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::store::trial::Trial;
+
+    #[tokio::test]
+    async fn a_devices_bindings_are_found_by_its_user_whatever_is_known_of_the_tables() {
+        let Some(trial) = Trial::start("a_devices_bindings_are_found_by_its_user") else { return };
+        trial.database("bindings");
+        let _store = trial.store("impush", "bindings").await;
+        let one = OF_ONE.replace(", ?4", "");
+        let waiting = WAITING_ONE.replace(", ?4", "");
+        trial.go_by_users("bindings", "bindings, deliveries", &[&one, OF_ALL, &waiting, WAITING_ALL]);
+    }
 }

@@ -1,6 +1,7 @@
 //! A device's row as a greeting finds it, with what else the welcome depends on: read by one statement and written by one, since
 //! on PostgreSQL each is a round trip, and after an outage every device greets.
 
+use super::bindings::whose;
 use super::clones::Machine;
 use super::kicks::Known;
 use super::presence::{self, device_columns, whole};
@@ -36,7 +37,9 @@ macro_rules! question {
              EXISTS (SELECT 1 FROM deliveries d WHERE d.app = ?1 AND d.user = ?2 AND ",
             $of,
             " d.open IN (1, 2)),
-             EXISTS (SELECT 1 FROM bindings b WHERE b.app = ?1 AND b.user = ?2 AND b.device = ?3), ",
+             (SELECT 1",
+            whose!("?1", "?2", "?3"),
+            " LIMIT 1) IS NOT NULL, ",
             $known,
             " FROM devices v WHERE v.app = ?1 AND v.user = ?2 AND v.device = ?3 /* lock */"
         )

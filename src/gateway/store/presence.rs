@@ -7,7 +7,7 @@ use crate::delivery::presence::{Event, Step, step};
 use crate::delivery::{Device, State};
 use crate::ids::{DeviceId, Nonce};
 use crate::protocol::Address;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What [`read`] reads, of a table named `v`.
 macro_rules! device_columns {
@@ -234,19 +234,22 @@ pub(super) fn apply_all(t: &Transaction<'_>, events: Vec<(Address, Event)>, now_
     changed.sort_unstable_by_key(|(address, _)| *address);
     t.execute_rows((WRITE, WRITE_ALL), changed.iter().map(|(address, device)| written(address, device)))?;
     reconsidered.sort_unstable();
-    t.execute_rows((RECONSIDER, RECONSIDER_ALL), reconsidered.into_iter().map(|address| held_back(address, now_ms)))
+    reconsider_all(t, &reconsidered, now_ms)
 }
 
 const WRITE: &str =
     "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
      nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10 WHERE app = ?1 AND user = ?2 AND device = ?3";
+/// Rows that are held already, so each is where it was found. By a plan made on an empty table every device would be walked through
+/// for each of them if they were joined by their keys.
 const WRITE_ALL: &str = "UPDATE devices v SET logged_in = u.logged_in, online = u.online,
      connection = v.connection + CASE WHEN v.nonce <> u.nonce THEN 1 ELSE 0 END,
      nonce = u.nonce, attached = u.attached, silent = u.silent, seen_ms = u.seen_ms, node = u.node
      FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]), CAST(?5 AS bigint[]),
      CAST(?6 AS text[]), CAST(?7 AS bigint[]), CAST(?8 AS bigint[]), CAST(?9 AS bigint[]), CAST(?10 AS text[]))
-     AS u (app, user, device, logged_in, online, nonce, attached, silent, seen_ms, node)
-     WHERE v.app = u.app AND v.user = u.user AND v.device = u.device";
+     AS u (app, user, device, logged_in, online, nonce, attached, silent, seen_ms, node) CROSS JOIN LATERAL
+     (SELECT f.ctid AS row FROM devices f WHERE f.app = u.app AND f.user = u.user AND f.device = u.device OFFSET 0) AS f
+     WHERE v.ctid = f.row";
 
 /// A device's row as a statement's parameters.
 fn written<'d>(address: &'d Address, now: &'d Device) -> Vec<Bound<'d>> {
@@ -265,15 +268,36 @@ fn write(t: &Transaction<'_>, address: &Address, now: &Device) -> Result<(), Sto
 /// What other devices of the user were held back for may be over.
 const RECONSIDER: &str =
     "UPDATE deliveries SET due_ms = ?5 WHERE app = ?1 AND user = ?2 AND device <> ?3 AND open IN (1, 2) AND state = ?4";
-const RECONSIDER_ALL: &str = "UPDATE deliveries d SET due_ms = u.due_ms
-     FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]), CAST(?5 AS bigint[]))
-     AS u (app, user, device, state, due_ms)
-     WHERE d.app = u.app AND d.user = u.user AND d.device <> u.device AND d.open IN (1, 2) AND d.state = u.state";
+/// The same for several devices on PostgreSQL: which deliveries those are, held, and then that they are due. Joined otherwise, by a
+/// plan made on an empty table all that is open would be walked through.
+const HELD_BACK: &str =
+    "SELECT d.part, d.row FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS text[]))
+     AS u (app, user, device, state) CROSS JOIN LATERAL
+     (SELECT CAST(d.tableoid AS bigint) AS part, CAST(d.ctid AS text) AS row FROM deliveries d WHERE d.app = u.app AND d.user = u.user
+      AND d.device <> u.device AND d.open IN (1, 2) AND d.state = u.state OFFSET 0 /* lock */) AS d";
+const DUE_ALL: &str = "UPDATE deliveries d SET due_ms = u.due_ms FROM unnest(CAST(?1 AS bigint[]), CAST(?2 AS text[]), CAST(?3 AS bigint[]))
+     AS u (part, row, due_ms) WHERE d.ctid = CAST(u.row AS tid) AND d.tableoid = CAST(u.part AS oid)";
 
 fn held_back(address: &Address, now_ms: u64) -> Vec<Bound<'_>> {
     let mut row = whole(address).map(Bound::Text).to_vec();
     row.extend([Bound::Text(State::Held.as_str()), Bound::Integer(as_i64(now_ms))]);
     row
+}
+
+fn reconsider_all(t: &Transaction<'_>, addresses: &[&Address], now_ms: u64) -> Result<(), StoreError> {
+    let rows = addresses.iter().map(|address| held_back(address, now_ms));
+    if !t.is_shared() {
+        return t.execute_rows((RECONSIDER, RECONSIDER), rows);
+    }
+    let wanted = rows.map(|mut row| {
+        row.truncate(4);
+        row
+    });
+    let found: BTreeSet<(i64, String)> =
+        t.with_rows((HELD_BACK, HELD_BACK), wanted, |r| Ok((r.get(0)?, r.get(1)?)))?.into_iter().collect();
+    let due_ms = Bound::Integer(as_i64(now_ms));
+    let rows = found.iter().map(|(part, row)| vec![Bound::Integer(*part), Bound::Text(row), due_ms.clone()]);
+    t.execute_rows((DUE_ALL, DUE_ALL), rows)
 }
 
 fn reconsider(t: &Transaction<'_>, address: &Address, now_ms: u64) -> Result<(), StoreError> {
@@ -285,6 +309,32 @@ mod tests {
     use super::*;
     use crate::gateway::store::trial::Trial;
     use std::time::{Duration, Instant};
+
+    #[tokio::test]
+    async fn what_many_devices_had_is_considered_again_by_index_whatever_is_known_of_the_tables() {
+        let test = "what_many_devices_had_is_considered_again_by_index_whatever_is_known_of_the_tables";
+        let Some(trial) = Trial::start(test) else { return };
+        trial.database("again");
+        let store = trial.store("impush", "again").await;
+        trial.go_by_users("again", "devices, deliveries", &[WRITE_ALL, RECONSIDER, HELD_BACK, DUE_ALL]);
+        trial.ask(
+            "again",
+            "INSERT INTO devices (app, \"user\", device, logged_in, online, nonce) VALUES ('o#a', 'ann', 'phone', 1, 1, 'n'),
+             ('o#a', 'ann', 'tablet', 1, 0, ''), ('o#a', 'ben', 'phone', 1, 1, 'n'), ('o#a', 'cid', 'phone', 1, 1, 'n');
+             INSERT INTO deliveries (message, app, \"user\", device, state, due_ms, open) VALUES ('m1', 'o#a', 'ann', 'tablet', 'held', 900, 1),
+             ('m2', 'o#a', 'ann', 'phone', 'held', 900, 1), ('m3', 'o#a', 'ann', 'tablet', 'vendor', 900, 1),
+             ('m4', 'o#a', 'ann', 'tablet', 'held', 900, NULL), ('m5', 'o#a', 'cid', 'tablet', 'held', 900, 1)",
+        );
+        let ended =
+            |user| (Address::new("o#a", user, "phone").expect("an address"), Event::Ended { nonce: "n".into() });
+        store.run_alone(move |t| apply_all(t, ["ben", "ann"].map(ended).into(), 50)).await.expect("stored");
+        let is = |sql: &str| trial.ask("again", sql).replace('\n', " ");
+        assert_eq!(
+            is("SELECT \"user\", device, online FROM devices ORDER BY 1, 2"),
+            "ann|phone|0 ann|tablet|0 ben|phone|0 cid|phone|1"
+        );
+        assert_eq!(is("SELECT message, due_ms FROM deliveries ORDER BY 1"), "m1|50 m2|900 m3|900 m4|900 m5|900");
+    }
 
     #[tokio::test]
     async fn users_devices_are_found_by_their_index_though_the_plan_is_of_an_empty_table() {

@@ -1,5 +1,6 @@
 //! How a device's bindings do, and that the gateway holds the one the device wants and no other.
 
+use super::bindings::whose;
 use super::known::Known;
 use super::limits;
 use super::sql::{Transaction, params};
@@ -68,9 +69,10 @@ pub(super) fn reports(
     type Row = (String, String, Option<i64>, Option<i64>, Option<String>);
     let Address { app, user, device } = address;
     let rows: Vec<Row> = t
-        .prepare_cached(
-            "SELECT notifier, token, accepted_ms, dead_ms, dead_code FROM bindings WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
+        .prepare_cached(concat!(
+            "SELECT b.notifier, b.token, b.accepted_ms, b.dead_ms, b.dead_code",
+            whose!("?1", "?2", "?3")
+        ))?
         .query_map(params![app, user, device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
         .collect::<Result<_, _>>()?;
     let is_wanted = |(notifier, token, ..): &Row| {

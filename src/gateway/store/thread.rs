@@ -45,7 +45,7 @@ const DEADLINE: &str =
 /// a walk through it the cheapest, and is kept while the table grows. It is kept where a table has partitions too, though one made
 /// for its values would look cheaper: to make it costs more than to pass over the partitions that those are not of. None is
 /// compiled: a walk that is not to be would look so dear that PostgreSQL does it before it reads a table of three rows.
-const PLANS: &str = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+pub(super) const PLANS: &str = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
      set_config('enable_mergejoin', 'off', false), set_config('plan_cache_mode', 'force_generic_plan', false),
      set_config('jit', 'off', false)";
 /// A database's version as this gateway writes it, and what makes a new one.

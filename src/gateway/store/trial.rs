@@ -1,5 +1,7 @@
 //! A PostgreSQL of a test's own, for what only a real one tells.
 
+use super::sql::in_postgres;
+use super::thread::PLANS;
 use super::{Store, Vault};
 use crate::mqtt::client_config;
 use std::path::{Path, PathBuf};
@@ -83,6 +85,38 @@ impl Trial {
     /// A connection to it.
     pub fn client(&self, database: &str) -> postgres::Client {
         postgres::Client::connect(&self.url("impush", database), postgres::NoTls).expect("connected")
+    }
+
+    /// How a statement of the store's would go, as its connections plan it.
+    pub fn plan(&self, database: &str, statement: &str) -> String {
+        let count = (1..).take_while(|n| statement.contains(&format!("?{n}"))).count();
+        let nulls = vec!["NULL"; count].join(", ");
+        let sql = format!("{PLANS}; PREPARE asked AS {}; EXPLAIN EXECUTE asked ({nulls})", in_postgres(statement));
+        self.ask(database, &sql)
+    }
+
+    /// Whatever PostgreSQL knows of these tables, whether nothing or that they are empty, these statements come to the rows of one
+    /// user or to ones whose place they know, and go through no others.
+    pub fn go_by_users(&self, database: &str, tables: &str, statements: &[&str]) {
+        for known in [String::new(), format!("VACUUM ANALYZE {tables}")] {
+            self.ask(database, &known);
+            for statement in statements {
+                let plan = self.plan(database, statement);
+                let lines: Vec<&str> = plan.lines().collect();
+                let scans =
+                    lines.iter().zip(&lines[1..]).filter(|(line, _)| line.contains("Scan") && line.contains(" on "));
+                let narrow = |(line, next): (&&str, &&str)| {
+                    let is_table = !line.contains("Function Scan") && !line.contains("Subquery Scan");
+                    let by_index = next.contains("Index Cond") && next.contains("\"user\" = ");
+                    !is_table || by_index || next.contains("TID Cond")
+                };
+                let joined = plan.contains("Join Filter");
+                assert!(
+                    !joined && scans.clone().count() > 0 && scans.clone().all(narrow),
+                    "{known}: {statement}\n{plan}"
+                );
+            }
+        }
     }
 
     /// A gateway's store on it.

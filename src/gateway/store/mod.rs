@@ -37,6 +37,7 @@ mod pairs;
 mod partitions;
 mod patience;
 mod pending;
+mod plans;
 mod pooler;
 mod presence;
 mod probe;

@@ -296,7 +296,7 @@ fn reconsider_all(t: &Transaction<'_>, addresses: &[&Address], now_ms: u64) -> R
     let found: BTreeSet<(i64, String)> =
         t.with_rows((HELD_BACK, HELD_BACK), wanted, |r| Ok((r.get(0)?, r.get(1)?)))?.into_iter().collect();
     let due_ms = Bound::Integer(as_i64(now_ms));
-    let rows = found.iter().map(|(part, row)| vec![Bound::Integer(*part), Bound::Text(row), due_ms.clone()]);
+    let rows = found.iter().map(|(part, row)| vec![Bound::Integer(*part), Bound::Text(row), due_ms]);
     t.execute_rows((DUE_ALL, DUE_ALL), rows)
 }
 

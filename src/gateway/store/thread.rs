@@ -7,6 +7,7 @@ use super::health::Health;
 use super::kept::{self, Kept};
 use super::partitions;
 use super::patience::Commits;
+use super::plans::{self, Plans};
 use super::pooler::{self, Session};
 use super::queue::{Queue, SMALL, Size};
 use super::shape;
@@ -41,13 +42,6 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// What no statement of the store comes near, unless the role or the database has a deadline already.
 const DEADLINE: &str =
     "SELECT set_config('statement_timeout', '30s', false) WHERE current_setting('statement_timeout') = '0'";
-/// Rows are found by their indexes, as on SQLite. A plan is made when a statement first runs, where a table may be empty and
-/// a walk through it the cheapest, and is kept while the table grows. It is kept where a table has partitions too, though one made
-/// for its values would look cheaper: to make it costs more than to pass over the partitions that those are not of. None is
-/// compiled: a walk that is not to be would look so dear that PostgreSQL does it before it reads a table of three rows.
-pub(super) const PLANS: &str = "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
-     set_config('enable_mergejoin', 'off', false), set_config('plan_cache_mode', 'force_generic_plan', false),
-     set_config('jit', 'off', false)";
 /// A database's version as this gateway writes it, and what makes a new one.
 const VERSION: usize = 12;
 const SCHEMA: &str = include_str!("schema.sql");
@@ -175,7 +169,7 @@ impl Server {
         let mut client = self.config.connect(self.tls.clone())?;
         // Not among the connection's options: poolers refuse those. One in transaction mode would give it to others.
         if self.session == Session::Kept {
-            client.batch_execute(PLANS)?;
+            client.batch_execute(plans::SETTINGS)?;
             if !self.config.get_options().is_some_and(|options| options.contains("statement_timeout")) {
                 client.batch_execute(DEADLINE)?;
             }
@@ -279,7 +273,7 @@ fn work_postgres(
     let mut jobs = VecDeque::with_capacity(SHARE);
     let mut client = Some(client);
     let (mut statements, mut pace) = (Statements::new(), Pace::default());
-    let mut used = Instant::now();
+    let (mut used, mut plans) = (Instant::now(), Plans::of_new_connection(now()));
     // The connection is not to be used again, and whether these jobs have already been given a second one.
     let (mut suspect, mut again) = (false, false);
     let only = server.connections == 1;
@@ -297,6 +291,7 @@ fn work_postgres(
         if client.as_mut().is_none_or(ended) {
             statements.clear();
             client = server.connect().inspect_err(|error| health.failed(error)).ok();
+            plans = Plans::of_new_connection(now());
         }
         let Some(open) = client.as_mut() else {
             // Their callers hear that the store is closed, and ask again.
@@ -306,8 +301,10 @@ fn work_postgres(
             continue;
         };
         let token = open.cancel_token();
+        let planned = if plans.are_old(now()) { open.batch_execute(plans::FORGET) } else { Ok(()) };
         // Whatever the database's default is: the store's locks are made for this one.
-        let begun = open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+        let begun =
+            planned.and_then(|()| open.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start());
         let users = held_by(&jobs);
         let held = |transaction| {
             let t = Transaction::postgres(transaction, &mut statements, &server.usage);

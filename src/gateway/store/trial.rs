@@ -1,7 +1,7 @@
 //! A PostgreSQL of a test's own, for what only a real one tells.
 
+use super::plans;
 use super::sql::in_postgres;
-use super::thread::PLANS;
 use super::{Store, Vault};
 use crate::mqtt::client_config;
 use std::path::{Path, PathBuf};
@@ -91,7 +91,11 @@ impl Trial {
     pub fn plan(&self, database: &str, statement: &str) -> String {
         let count = (1..).take_while(|n| statement.contains(&format!("?{n}"))).count();
         let nulls = vec!["NULL"; count].join(", ");
-        let sql = format!("{PLANS}; PREPARE asked AS {}; EXPLAIN EXECUTE asked ({nulls})", in_postgres(statement));
+        let sql = format!(
+            "{}; PREPARE asked AS {}; EXPLAIN EXECUTE asked ({nulls})",
+            plans::SETTINGS,
+            in_postgres(statement)
+        );
         self.ask(database, &sql)
     }
 

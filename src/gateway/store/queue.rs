@@ -2,9 +2,9 @@
 //! a user that one thread is at is left to that thread: another would only wait for it.
 
 use super::hands::{Hands, Mark};
-use super::turns::{Flow, Turns};
+use super::turns::{Flow, SLICE, Turns};
 use super::{Job, StoreError};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -36,11 +36,19 @@ type Placed = (Job, OwnedSemaphorePermit);
 /// A job that is left to a thread, and what that has in hand with it.
 type Left = (Placed, Vec<Mark>);
 
+/// What is left to one thread.
+#[derive(Default)]
+struct Own {
+    turns: Turns<Left>,
+    /// What it has cost lately, less what has been taken of the rest meanwhile; a turn at most.
+    ahead: usize,
+}
+
 struct State {
     turns: Turns<Placed>,
     hands: Hands,
     /// By the numbers of the threads that they are left to.
-    left: Vec<VecDeque<Left>>,
+    left: Vec<Own>,
     threads: usize,
     /// Threads that carry large jobs out.
     large: usize,
@@ -61,35 +69,54 @@ impl State {
     /// Whether there is any for this thread.
     fn has(&self, thread: usize, size: Size, has_large: bool) -> bool {
         let fits = self.fits(size, has_large);
-        self.left[thread].iter().any(|((job, _), _)| fits(job.cost())) || self.turns.has(fits)
+        self.left[thread].turns.has(&fits) || self.turns.has(fits)
     }
 
-    /// The next for this thread, and what it has in hand with it.
+    /// The next for this thread, and what it has in hand with it. What is left to it and the rest take turns: one app that has much
+    /// for one user would else keep all others from that thread.
     fn next(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
-        let left = &mut self.left[thread];
-        if let Some(at) = left.iter().position(|((job, _), _)| fits(job.cost())) {
-            return left.remove(at);
+        let own = &self.left[thread];
+        if own.ahead < SLICE || !own.turns.has(&fits) {
+            return self.left_to(thread, &fits).or_else(|| self.any(thread, &fits));
         }
+        self.any(thread, &fits).or_else(|| self.left_to(thread, &fits))
+    }
+
+    fn left_to(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
+        let own = &mut self.left[thread];
+        let Some((_, left)) = own.turns.next(fits) else {
+            own.ahead = 0;
+            return None;
+        };
+        own.ahead = (own.ahead + left.0.0.cost()).min(SLICE);
+        Some(left)
+    }
+
+    fn any(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
         loop {
-            let (_, placed) = self.turns.next(&fits)?;
+            let (flow, placed) = self.turns.next(&fits)?;
+            let cost = placed.0.cost();
             // What is of many would be left to one thread with nearly all that there is.
-            if self.threads < 2 || placed.0.users.len() > SMALL {
-                return Some((placed, Vec::new()));
-            }
-            let (at, marks) = self.hands.take(&placed.0.users, thread);
-            if at == thread {
+            let (at, marks) = match self.threads < 2 || placed.0.users.len() > SMALL {
+                true => (thread, Vec::new()),
+                false => self.hands.take(&placed.0.users, thread),
+            };
+            let own = &mut self.left[at];
+            // Nothing of a user overtakes what is left of the same one.
+            if at == thread && (marks.is_empty() || !own.turns.has_any_of(&flow)) {
+                own.ahead = own.ahead.saturating_sub(cost);
                 return Some((placed, marks));
             }
-            self.left[at].push_back((placed, marks));
+            own.turns.push(flow, cost, (placed, marks));
         }
     }
 
     /// What is left to this thread is anybody's again, and so are the users that it has in hand.
     fn let_go(&mut self, thread: usize, marks: impl Iterator<Item = Mark>) {
         self.hands.done(marks);
-        for (placed, marks) in std::mem::take(&mut self.left[thread]) {
+        while let Some((flow, (placed, marks))) = self.left[thread].turns.next(|_| true) {
             self.hands.done(marks.into_iter());
-            self.turns.push(placed.0.flow.clone(), placed.0.cost(), placed);
+            self.turns.push(flow, placed.0.cost(), placed);
         }
     }
 }
@@ -166,7 +193,7 @@ impl Queue {
     pub fn another(&self) -> Self {
         let mut state = self.shared.state();
         state.threads += 1;
-        state.left.push(VecDeque::new());
+        state.left.push(Own::default());
         Self { shared: self.shared.clone(), number: state.left.len() - 1, has_large: false, marks: Vec::new() }
     }
 
@@ -244,7 +271,7 @@ impl Drop for Queue {
 }
 
 pub(super) fn queue() -> (Entrance, Queue) {
-    let (turns, hands, left) = (Turns::default(), Hands::default(), vec![VecDeque::new()]);
+    let (turns, hands, left) = (Turns::default(), Hands::default(), vec![Own::default()]);
     let state = State { turns, hands, left, threads: 1, large: 0, is_closed: false };
     let (state, changed) = (Mutex::new(state), Condvar::new());
     let shared = Arc::new(Shared { state, changed, places: Mutex::default() });
@@ -305,6 +332,33 @@ mod tests {
         assert!(second.wait());
         assert_eq!(taken(&mut second).as_deref(), Some("a/ann"));
         assert_eq!(taken(&mut second), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_to_a_thread_takes_turns_with_the_rest_and_nothing_of_a_user_overtakes() {
+        let (entrance, mut first) = queue();
+        let mut second = first.another();
+        let of = |app: &str, user: String| Job { users: vec![user], ..job(app, 0) };
+        for n in 0..100 {
+            // `a/ann` is what the first thread is at; the number is for this test to tell them apart.
+            entrance.send(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }).await.expect("taken");
+        }
+        let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users.last().cloned().unwrap_or_default());
+        assert_eq!((taken(&mut first).as_deref(), taken(&mut second)), (Some("a/0"), None));
+        for n in 0..100 {
+            entrance.send(of("b", format!("b/{n}"))).await.expect("taken");
+        }
+        // More of the first one's, behind it.
+        for n in 100..110 {
+            entrance.send(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }).await.expect("taken");
+        }
+        let all: Vec<String> = std::iter::from_fn(|| taken(&mut first)).collect();
+        assert_eq!(all.len(), 209);
+        let places: Vec<usize> =
+            (0..100).map(|n| all.iter().position(|at| *at == format!("b/{n}")).expect("taken")).collect();
+        assert!(places[0] <= SLICE / 2 && places[50] <= SLICE / 2 + 110, "{places:?}");
+        let of_ann: Vec<usize> = all.iter().filter_map(|at| at.strip_prefix("a/")?.parse().ok()).collect();
+        assert!(of_ann.is_sorted(), "{of_ann:?}");
     }
 
     #[tokio::test]

@@ -115,6 +115,11 @@ impl<T> Turns<T> {
         self.flows.values().any(|waiting| waiting.jobs.front().is_some_and(|(cost, _)| fits(*cost)))
     }
 
+    /// Whether this app has any.
+    pub fn has_any_of(&self, flow: &Flow) -> bool {
+        self.flows.get(flow).is_some_and(|waiting| !waiting.jobs.is_empty())
+    }
+
     /// What all jobs that wait cost.
     pub const fn cost(&self) -> usize {
         self.cost

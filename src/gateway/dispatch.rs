@@ -353,11 +353,14 @@ impl Dispatch {
                 // Files of a day may take long to go.
                 if days.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
                     let (store, rules) = (self.store.clone(), self.rules());
-                    let keeping = async move { store.keep_days(rules, now_ms(), may_sweep).await };
+                    let keeping = async move {
+                        store.keep_days(rules, now_ms(), may_sweep).await?;
+                        store.remove_rest().await
+                    };
                     days = Some(self.tasks.spawn(async move {
                         if let Err(error) = keeping.await {
                             error
-                                .tell("partitions of days could not be made or dropped; it is tried again in a minute");
+                                .tell("days or removed users could not be looked after; it is tried again in a minute");
                         }
                     }));
                 }

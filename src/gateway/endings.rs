@@ -5,7 +5,12 @@ use super::dispatch::Dispatch;
 use super::store::{Kick, StoreError, UserChange};
 use crate::ids::DeviceId;
 use crate::protocol::{Address, Down, KickCode};
+use std::time::Duration;
+use tokio::time::timeout;
 use tracing::info;
+
+/// How long whoever removes a user waits for the removal of messages that are over.
+const REMOVAL: Duration = Duration::from_secs(5);
 
 impl Dispatch {
     /// Ends the logins of one device of a user, or of all, tells the devices and cuts them off. Returns those that
@@ -32,11 +37,18 @@ impl Dispatch {
     /// # Errors
     /// [`StoreError`].
     pub async fn change_user(&self, app: String, user: String, change: UserChange) -> Result<bool, StoreError> {
+        let goes = (change == UserChange::Deleted).then(|| (app.clone(), user.clone()));
         let Some(kicked) = self.store.change_user(app, user, change, self.rules(), now_ms()).await? else {
             return Ok(false);
         };
         self.tell_kicked(kicked);
         self.wire.logins_ended();
+        if let Some((app, user)) = goes {
+            // What is not done by then, or fails, is the next sweep's.
+            if let Ok(Err(error)) = timeout(REMOVAL, self.store.remove_messages(app, user)).await {
+                error.tell("a removed user's messages could not be removed; it is tried again in a minute");
+            }
+        }
         Ok(true)
     }
 

@@ -45,6 +45,7 @@ mod queue;
 mod ready;
 mod receipts;
 mod remembered;
+mod removed;
 mod repeated;
 mod results;
 mod room;

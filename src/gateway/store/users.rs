@@ -2,13 +2,9 @@
 
 use super::kicks::{Kick, end};
 use super::sql::{OptionalExtension as _, Transaction, params};
-use super::{Store, StoreError, address, as_i64, ends, logins, orders, turn_of, whose};
+use super::{Store, StoreError, address, as_i64, logins, orders, removed, turn_of, whose};
 use crate::delivery::Rules;
-use crate::ids::MessageId;
 use crate::protocol::KickCode;
-
-/// Messages whose traces and deliveries are removed at a time.
-const PAGE: usize = 500;
 
 /// What changes about a user's right to log in. Each ends every login.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +13,7 @@ pub enum UserChange {
     Password(String),
     /// It may not log in until it is activated.
     Deactivated,
-    /// The user and all that is the user's goes.
+    /// The user and all that is the user's goes; of messages that are over only once [`Store::remove_messages`] was called.
     Deleted,
 }
 
@@ -174,26 +170,9 @@ fn set_active(t: &Transaction<'_>, app: &str, user: &str, active: bool) -> Resul
     Ok(t.execute(sql, params![app, user, active])? > 0)
 }
 
-/// Nothing of the user stays in any table.
+/// Nothing of the user stays in any table but messages that are over, for now.
 fn delete(t: &Transaction<'_>, app: &str, user: &str) -> Result<(), StoreError> {
-    // The newest event stays, so that no number is given twice; it loses what it says.
-    let sql = "UPDATE events SET message = '', device = '', detail = '' WHERE message IN (SELECT id FROM messages WHERE app = ?1 AND user = ?2)
-         AND number = (SELECT max(number) FROM events)";
-    t.execute(sql, params![app, user])?;
-    // No index finds these, so everybody's are come by, and only once: the rest is found by their ids, and goes in the order in
-    // which the sweep has it.
-    let gone: Vec<MessageId> = t
-        .prepare_cached("SELECT id FROM messages WHERE app = ?1 AND user = ?2 ORDER BY id")?
-        .query_map(params![app, user], |r| r.get(0))?
-        .collect::<Result<_, _>>()?;
-    for gone in gone.chunks(PAGE) {
-        ends::remove(t, gone)?;
-    }
-    if t.is_shared() {
-        // Days of messages go before those of deliveries.
-        let sql = "DELETE FROM deliveries WHERE app = ?1 AND user = ?2 AND message < coalesce((SELECT min(id) FROM messages), 'z')";
-        t.execute(sql, params![app, user])?;
-    }
+    removed::begin(t, app, user)?;
     for sql in [
         "DELETE FROM bindings WHERE app = ?1 AND user = ?2",
         "DELETE FROM logins WHERE app = ?1 AND user = ?2",
@@ -302,6 +281,7 @@ mod tests {
         }
         let deleted = store.change_user(APP.into(), "ann".into(), UserChange::Deleted, RULES, 1_700_000_000_001).await;
         assert_eq!(deleted.expect("stored").expect("known").len(), 1);
+        store.remove_messages(APP.into(), "ann".into()).await.expect("removed");
         let after = rows(&store).await;
         let left: Vec<_> = after.iter().filter(|(_, row)| is_anns(row)).collect();
         assert!(left.is_empty(), "{left:#?}");
@@ -311,6 +291,34 @@ mod tests {
             store.change_user(APP.into(), "ann".into(), UserChange::Deleted, RULES, 3).await.expect("read"),
             None
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_removed_user_goes_later_and_nothing_of_the_next_one_of_that_name() {
+        let home = tempfile::tempdir().expect("a directory");
+        let vault = Vault::open(&home.path().join("key"), true).expect("a key");
+        let store = Store::open(&home.path().join("db"), vault).expect("a store");
+        let fill = |t: &Transaction<'_>| {
+            t.execute_batch(
+                "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 5000)
+                 INSERT INTO messages (id, app, user, message, accepted_ms, expires_ms)
+                 SELECT printf('%06d', n), 'o#a', CASE WHEN n % 2 THEN 'ann' ELSE 'zoe' END, '{}', 1, 2 FROM n",
+            )
+        };
+        store.run(fill).await.expect("stored");
+        store.add_users(APP.into(), vec![("ann".into(), "hash".into())], 1).await.expect("stored");
+        store.change_user(APP.into(), "ann".into(), UserChange::Deleted, RULES, 2).await.expect("stored");
+        // It ends before anything was come to.
+        with_everything(&store, "ann", "phone", 1_700_000_000_000).await;
+        let before = store.used().transactions;
+        store.remove_rest().await.expect("removed");
+        assert!(store.used().transactions - before > 5, "others wait for all of it");
+        let count = |user: &'static str| {
+            let sql = "SELECT count(*) FROM messages WHERE user = ?1";
+            store.run(move |t| t.query_row(sql, [user], |r| r.get::<i64>(0)))
+        };
+        assert_eq!((count("zoe").await.expect("read"), count("ann").await.expect("read")), (2500, 3));
+        store.remove_rest().await.expect("nothing is left");
     }
 
     #[tokio::test]
@@ -339,6 +347,7 @@ mod tests {
         assert!(of("ann|phone").iter().chain(&of_zoe).all(|count| count != "0"), "{of_zoe:?}");
         let deleted = store.change_user(APP.into(), "ann".into(), UserChange::Deleted, RULES, 1_700_000_000_001).await;
         assert_eq!(deleted.expect("stored").expect("known").len(), 1);
+        store.remove_messages(APP.into(), "ann".into()).await.expect("removed");
         assert_eq!(of("ann|phone"), vec!["0"; tables.len()]);
         assert_eq!(of("zoe|tablet"), of_zoe);
     }

@@ -28,6 +28,16 @@ pub(super) type User = (String, String);
 /// Message and device.
 type Key = (String, String);
 
+/// Whether the mark is in the database. It is for as long as anything of an earlier transaction is remembered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Marked {
+    #[default]
+    No,
+    /// By this transaction.
+    Now,
+    Yes,
+}
+
 /// Which those are. Some may have gone meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -35,8 +45,7 @@ pub(super) struct Kept {
     count: Cell<usize>,
     /// None has a lesser id.
     from: RefCell<String>,
-    /// That is in the database.
-    is_marked: Cell<bool>,
+    marked: Cell<Marked>,
     /// What this transaction has entered.
     entered: RefCell<Vec<(User, Key)>>,
 }
@@ -45,7 +54,7 @@ impl Kept {
     /// This delivery need not be entered yet; `false`: it has to.
     pub fn add(&self, (app, user): &User, message: &str, device: &str) -> bool {
         let mut from = self.from.borrow_mut();
-        if self.count.get() == 0 && !self.is_marked.get() {
+        if self.count.get() == 0 && self.marked.get() == Marked::No {
             *from = first(message);
         }
         if self.count.get() >= BOUND || message < from.as_str() {
@@ -88,11 +97,11 @@ impl Kept {
     /// # Errors
     /// [`StoreError`].
     pub fn mark(&self, t: &Transaction<'_>) -> Result<(), StoreError> {
-        if self.count.get() > 0 && !self.is_marked.get() {
+        if self.count.get() > 0 && self.marked.get() == Marked::No {
             let sql =
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
             t.execute_now(sql, params![MARK, *self.from.borrow()])?;
-            self.is_marked.set(true);
+            self.marked.set(Marked::Now);
         }
         Ok(())
     }
@@ -113,9 +122,15 @@ impl Kept {
     pub fn over(&self, committed: bool) {
         if committed {
             self.entered.borrow_mut().clear();
-        } else {
-            self.undo();
-            self.is_marked.set(false);
+            if self.marked.get() == Marked::Now {
+                self.marked.set(Marked::Yes);
+            }
+            return;
+        }
+        self.undo();
+        if self.marked.get() != Marked::Yes {
+            // All of it is this transaction's. Kept, it would have one that only reads write the mark, which a full disk refuses.
+            self.forget();
         }
     }
 
@@ -124,7 +139,7 @@ impl Kept {
     /// # Errors
     /// [`rusqlite::Error`].
     pub fn enter_all(&self, connection: &mut Connection) -> Result<(), rusqlite::Error> {
-        if !self.is_marked.get() {
+        if self.marked.get() == Marked::No {
             return Ok(());
         }
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -140,10 +155,14 @@ impl Kept {
             transaction.prepare_cached("DELETE FROM meta WHERE key = ?1")?.execute([MARK])?;
         }
         transaction.commit()?;
+        self.forget();
+        Ok(())
+    }
+
+    fn forget(&self) {
         self.users.borrow_mut().clear();
         self.count.set(0);
-        self.is_marked.set(false);
-        Ok(())
+        self.marked.set(Marked::No);
     }
 }
 
@@ -247,6 +266,36 @@ mod tests {
             assert_eq!(look(t, "ann"), 2);
         });
         assert_eq!(entered(&connection), 2);
+    }
+
+    #[test]
+    fn what_only_reads_writes_nothing_after_a_commit_that_failed() {
+        let reads = |connection: &mut Connection, kept: &Kept| {
+            // As a full disk does.
+            connection.pragma_update(None, "query_only", true).expect("set");
+            let transaction = connection.transaction().expect("begun");
+            let t = Transaction::sqlite(&transaction, &Usage::default(), kept);
+            t.query_row("SELECT count(*) FROM deliveries", params![], |r| r.get::<i64>(0)).expect("read");
+            t.commit().expect("there is nothing to write");
+            transaction.commit().expect("committed");
+            kept.over(true);
+            connection.pragma_update(None, "query_only", false).expect("set");
+        };
+        for before in [0, 4] {
+            let (mut connection, kept) = (opened(), Kept::default());
+            acknowledged(&mut connection, &kept, &ids(before), |_| ());
+            let transaction = connection.transaction().expect("begun");
+            let t = Transaction::sqlite(&transaction, &Usage::default(), &kept);
+            assert!(kept.add(&("o#a".to_owned(), "ann".to_owned()), &ids(9)[8], "phone"));
+            assert_eq!(look(&t, "bob"), i64::try_from(before).expect("small") / 2);
+            t.commit().expect("written");
+            drop(transaction);
+            kept.over(false);
+            reads(&mut connection, &kept);
+            drop(kept);
+            recover(&connection).expect("recovered");
+            assert_eq!(entered(&connection), i64::try_from(before).expect("small"));
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(super) fn sqlite(path: &Path, usage: Usage, queue: Queue) -> Result<(), Stor
     shape::check_sqlite(&connection, SCHEMA)?;
     arrange(&mut connection)?;
     kept::recover(&connection)?;
-    let checkpoints = Checkpoints::start(path, &connection)?;
+    let checkpoints = Checkpoints::start(path, &mut connection)?;
     spawn(move || work_sqlite(connection, &checkpoints, &usage, queue))
 }
 
@@ -251,7 +251,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         if kept.is_full() {
             enter_all(&kept, &mut connection, &health);
         }
-        checkpoints.committed();
+        checkpoints.committed(&connection);
     }
     enter_all(&kept, &mut connection, &health);
 }

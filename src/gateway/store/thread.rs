@@ -12,7 +12,7 @@ use super::pooler::{self, Session};
 use super::queue::{Queue, SMALL, Size};
 use super::shape;
 use super::sql::{Statements, Transaction, in_postgres};
-use super::turns::{Group, Pace};
+use super::turns::{Group, Pace, Taken};
 use super::usage::Usage;
 use super::{Finish, Job, StoreError, Work};
 use postgres::error::SqlState;
@@ -241,7 +241,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         };
         let (finishes, written) = {
             let t = Transaction::sqlite(&transaction, usage, &kept);
-            (some(&t, (&mut pace, false), |_| queue.next(Size::Any)), t.commit())
+            (some(&t, (&mut pace, false), |group| queue.next(size(group))), t.commit())
         };
         last = finishes.len();
         usage.transaction(last);
@@ -250,6 +250,9 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         finish(finishes, committed, &health);
         if kept.is_full() {
             enter_all(&kept, &mut connection, &health);
+        }
+        if pace.is_among_apps(now()) {
+            make_way();
         }
         checkpoints.committed(&connection);
     }
@@ -327,6 +330,7 @@ fn work_postgres(
         again = false;
         let finishes = some(&t, (&mut pace, !only && is_large(&jobs)), |group| match jobs.front() {
             Some(job) if job.alone && !group.is_empty() => None,
+            Some(job) if job.cost() > SMALL && !group.takes_large() => None,
             _ => jobs.pop_front(),
         });
         suspect = t.was_read_only();
@@ -382,6 +386,17 @@ fn is_large(jobs: &VecDeque<Job>) -> bool {
     jobs.front().is_some_and(|first| first.cost() > SMALL)
 }
 
+/// What may go with what is in a transaction.
+const fn size(group: &Group<'_>) -> Size {
+    if group.takes_large() { Size::Any } else { Size::Small }
+}
+
+/// Whoever takes requests in and answers them on this core comes first: else a message waits for as long as the scheduler lets
+/// this thread go on, before the store hears of it and after it was committed.
+fn make_way() {
+    std::thread::yield_now();
+}
+
 /// Carries jobs out, all of them or as many as one transaction may hold.
 fn some(
     t: &Transaction<'_>,
@@ -393,7 +408,8 @@ fn some(
     while !group.is_full(now())
         && let Some(job) = next(&group)
     {
-        group.add(job.flow, job.alone && t.is_shared(), now());
+        let (small, alone) = (job.cost() <= SMALL, job.alone && t.is_shared());
+        group.add(Taken { flow: job.flow, small, alone }, now());
         match job.work {
             Work::Accept(asked) => bulk.accept(asked),
             Work::Had(asked) => bulk.had(asked),
@@ -406,6 +422,9 @@ fn some(
         }
         if bulk.is_full(group.is_among_apps()) {
             bulk.carry_out(t, &mut finishes);
+            if group.is_among_apps() {
+                make_way();
+            }
         }
     }
     bulk.carry_out(t, &mut finishes);

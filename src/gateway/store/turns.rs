@@ -16,7 +16,7 @@ pub const SLICE: usize = 32;
 /// A transaction takes no further job after this: what is in it would wait for too long.
 const LONGEST: Duration = Duration::from_millis(25);
 /// The same where other apps' jobs come too: one that comes waits for the commit of all that was done before.
-const AMONG_APPS: Duration = Duration::from_millis(5);
+const AMONG_APPS: Duration = Duration::from_millis(2);
 /// The same once jobs of two apps are in it.
 const MIXED: Duration = Duration::from_millis(1);
 /// The same of what others need not wait for: a connection's transaction of large jobs, beside those of small ones.
@@ -145,15 +145,29 @@ impl Pace {
         }
     }
 
+    /// Whether another app than the last one had jobs lately.
+    pub fn is_among_apps(&self, now: Duration) -> bool {
+        self.changed.is_some_and(|changed| now.saturating_sub(changed) < ALONE)
+    }
+
     /// The next transaction; `apart`: others carry small jobs out beside it.
     pub fn group(&mut self, apart: bool, now: Duration) -> Group<'_> {
-        let among_apps = self.changed.is_some_and(|changed| now.saturating_sub(changed) < ALONE);
-        let (longest, mixed) = match (apart, among_apps) {
+        let (longest, mixed) = match (apart, self.is_among_apps(now)) {
             (true, _) => (APART, APART),
             (false, true) => (AMONG_APPS, MIXED),
             (false, false) => (LONGEST, MIXED),
         };
-        Group { pace: self, began: now, longest, mixed, jobs: 0, app: None, is_closed: false }
+        Group {
+            pace: self,
+            began: now,
+            longest,
+            mixed,
+            jobs: 0,
+            app: None,
+            has_small: false,
+            is_mixed: false,
+            is_closed: false,
+        }
     }
 }
 
@@ -166,25 +180,44 @@ pub(super) struct Group<'a> {
     mixed: Duration,
     jobs: usize,
     app: Flow,
+    /// One of an app's is of few receivers.
+    has_small: bool,
+    /// Jobs of two apps are in it.
+    is_mixed: bool,
     is_closed: bool,
 }
 
+/// A job that is taken into a transaction.
+pub(super) struct Taken {
+    pub flow: Flow,
+    /// Of few receivers.
+    pub small: bool,
+    /// Nothing else goes with it.
+    pub alone: bool,
+}
+
 impl Group<'_> {
-    /// `alone`: nothing else goes with it.
-    pub fn add(&mut self, flow: Flow, alone: bool, now: Duration) {
+    pub fn add(&mut self, Taken { flow, small, alone }: Taken, now: Duration) {
         self.jobs += 1;
         self.is_closed |= alone;
         self.pace.add(&flow, now);
         if flow.is_some() {
             if self.app.is_some() && self.app != flow {
                 self.longest = self.mixed;
+                self.is_mixed = true;
             }
             self.app = flow;
+            self.has_small |= small;
         }
     }
 
     pub const fn is_empty(&self) -> bool {
         self.jobs == 0
+    }
+
+    /// Whether a job of many receivers goes with what is in it: another app's of few would wait for it.
+    pub const fn takes_large(&self) -> bool {
+        !(self.is_mixed && self.has_small)
     }
 
     /// Whether other apps may wait for it.
@@ -205,6 +238,10 @@ mod tests {
 
     fn app(name: &str) -> Flow {
         Some(name.into())
+    }
+
+    fn job(flow: Flow, alone: bool) -> Taken {
+        Taken { flow, small: false, alone }
     }
 
     fn flows(turns: &mut Turns<usize>, most: usize) -> String {
@@ -289,27 +326,47 @@ mod tests {
         let (mut pace, ms) = (Pace::default(), Duration::from_millis);
         let mut group = pace.group(false, ms(1000));
         assert!(!group.is_full(ms(1100)), "there is nothing to commit");
-        group.add(app("a"), false, ms(1000));
-        group.add(None, false, ms(1000));
+        group.add(job(app("a"), false), ms(1000));
+        group.add(job(None, false), ms(1000));
         assert!(!group.is_full(ms(1024)) && group.is_full(ms(1025)));
-        group.add(app("b"), false, ms(1012));
+        group.add(job(app("b"), false), ms(1012));
         assert!(group.is_full(ms(1012)));
         let mut group = pace.group(true, ms(2000));
-        group.add(app("a"), false, ms(2000));
-        group.add(app("b"), false, ms(2100));
+        group.add(job(app("a"), false), ms(2000));
+        group.add(job(app("b"), false), ms(2100));
         assert!(!group.is_full(ms(2249)) && group.is_full(ms(2250)), "others carry small jobs out beside it");
+    }
+
+    #[test]
+    fn one_apps_small_job_waits_for_no_further_large_one_of_another_app() {
+        let now = Duration::ZERO;
+        let small = |name| Taken { small: true, ..job(app(name), false) };
+        let takes_large = |jobs: Vec<Taken>| {
+            let mut pace = Pace::default();
+            let mut group = pace.group(false, now);
+            jobs.into_iter().for_each(|job| group.add(job, now));
+            group.takes_large()
+        };
+        let large = |name| job(app(name), false);
+        assert!(takes_large(vec![]) && takes_large(vec![large("a"), large("a")]));
+        assert!(takes_large(vec![large("a"), small("a")]), "its own");
+        assert!(takes_large(vec![large("a"), large("b")]), "each of them has much to do");
+        assert!(!takes_large(vec![large("a"), small("b")]));
+        assert!(!takes_large(vec![small("b"), large("a")]), "one is carried out beside it, as it is that app's turn");
+        let own = Taken { small: true, ..job(None, false) };
+        assert!(takes_large(vec![large("a"), own]), "nobody waits for the gateway's own");
     }
 
     #[test]
     fn an_app_that_is_not_alone_has_shorter_transactions_until_it_is_alone_again() {
         let (mut pace, ms) = (Pace::default(), Duration::from_millis);
-        pace.group(false, ms(0)).add(app("a"), false, ms(0));
-        pace.group(false, ms(10)).add(app("b"), false, ms(10));
+        pace.group(false, ms(0)).add(job(app("a"), false), ms(0));
+        pace.group(false, ms(10)).add(job(app("b"), false), ms(10));
         let mut group = pace.group(false, ms(20));
-        group.add(app("b"), false, ms(20));
-        assert!(!group.is_full(ms(24)) && group.is_full(ms(25)));
+        group.add(job(app("b"), false), ms(20));
+        assert!(!group.is_full(ms(21)) && group.is_full(ms(22)));
         let mut group = pace.group(false, ms(61_000));
-        group.add(app("b"), false, ms(61_000));
+        group.add(job(app("b"), false), ms(61_000));
         assert!(!group.is_full(ms(61_024)) && group.is_full(ms(61_025)));
     }
 
@@ -317,10 +374,10 @@ mod tests {
     fn a_transaction_holds_no_more_jobs_than_it_may_and_nothing_goes_with_what_is_alone() {
         let (mut pace, now) = (Pace::default(), Duration::ZERO);
         let mut group = pace.group(false, now);
-        (0..BATCH).for_each(|_| group.add(app("a"), false, now));
+        (0..BATCH).for_each(|_| group.add(job(app("a"), false), now));
         assert!(group.is_full(now));
         let mut group = pace.group(false, now);
-        group.add(None, true, now);
+        group.add(job(None, true), now);
         assert!(group.is_full(now));
     }
 }

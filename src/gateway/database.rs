@@ -17,6 +17,12 @@ use tokio_postgres::config::TargetSessionAttrs;
 /// A server that is gone without a word must not hold a thread for the minutes the kernel would.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Nor must one that is gone while it owes an answer: after so long without a word its kernel is asked, this often.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVES_RETRIES: u32 = 3;
+/// What the driver has where the address says nothing.
+const UNSET_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A database, and how it is reached.
 #[derive(Debug)]
@@ -44,6 +50,15 @@ impl Database {
         }
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(TCP_USER_TIMEOUT);
+        }
+        if config.get_keepalives_idle() == UNSET_IDLE {
+            config.keepalives_idle(KEEPALIVES_IDLE);
+        }
+        if config.get_keepalives_interval().is_none() {
+            config.keepalives_interval(KEEPALIVES_INTERVAL);
+        }
+        if config.get_keepalives_retries().is_none() {
+            config.keepalives_retries(KEEPALIVES_RETRIES);
         }
         // Of several hosts the one that takes writes, and none that takes none.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -129,6 +144,13 @@ mod tests {
         let plain = parsed("postgres://u@db/impush?sslmode=disable");
         assert_eq!((plain.ca_file.as_deref(), plain.identity()), (Some(Path::new("/of/the/settings")), None));
         assert_eq!(plain.config.get_connect_timeout(), Some(&CONNECT_TIMEOUT));
+        let keepalives = |config: &tokio_postgres::Config| {
+            (config.get_keepalives_idle(), config.get_keepalives_interval(), config.get_keepalives_retries())
+        };
+        assert_eq!(keepalives(&plain.config), (KEEPALIVES_IDLE, Some(KEEPALIVES_INTERVAL), Some(KEEPALIVES_RETRIES)));
+        let own = parsed("postgres://u@db/impush?keepalives_idle=70&keepalives_interval=7&keepalives_retries=5");
+        let seconds = Duration::from_secs;
+        assert_eq!(keepalives(&own.config), (seconds(70), Some(seconds(7)), Some(5)));
     }
 
     #[test]

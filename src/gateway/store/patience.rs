@@ -15,9 +15,13 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long the server may take to end one that it is asked to; then it is asked anew.
 const CANCEL: Duration = Duration::from_secs(5);
-/// So often at a time for one commit. A server that takes the connection and says nothing keeps each of those threads for good, since
-/// nothing ends a `cancel_query` from outside.
+/// So often at a time for one commit.
 const CANCELS: usize = 4;
+/// And for one connection's: nothing ends a `cancel_query` from outside, so that each keeps its thread for as long as a server takes the
+/// connection and says nothing. One that is gone ends them by itself, as its connections are looked after ([`Database::parse`]).
+///
+/// [`Database::parse`]: crate::gateway::database::Database::parse
+const UNANSWERED: usize = 16;
 
 /// The commits under way, at most one a connection.
 pub(super) struct Commits(Vec<Mutex<Wait<CancelToken>>>);
@@ -36,13 +40,20 @@ impl<Token> Default for Wait<Token> {
 }
 
 impl<Token: Clone> Wait<Token> {
-    /// What ends it, when it has lasted for too long, and again while that does nothing.
-    fn overdue(&mut self, now: Instant) -> Option<Token> {
+    /// When it began and what ends it, when it has lasted for too long, and again while that does nothing. `unanswered`: when the commits
+    /// began whose end the server was asked for without an answer yet.
+    fn overdue(
+        &mut self,
+        now: Instant,
+        unanswered: impl ExactSizeIterator<Item = Instant>,
+    ) -> Option<(Instant, Token)> {
         let (begun, token) = self.begun.as_ref()?;
         let due = self.asked.map_or(*begun + PATIENCE, |asked| asked + CANCEL);
-        (now >= due).then(|| {
+        // What was not answered for an earlier one says nothing of this.
+        let may = unanswered.len() < UNANSWERED && unanswered.filter(|of| of == begun).count() < CANCELS;
+        (now >= due && may).then(|| {
             self.asked = Some(now);
-            token.clone()
+            (*begun, token.clone())
         })
     }
 
@@ -93,20 +104,19 @@ impl Commits {
 
 #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to look now and then")]
 fn watch(commits: &Weak<Commits>, tls: &MakeRustlsConnect) {
-    let mut cancels: Vec<Vec<JoinHandle<()>>> = Vec::new();
+    let mut cancels: Vec<Vec<(Instant, JoinHandle<()>)>> = Vec::new();
     while let Some(commits) = commits.upgrade() {
         cancels.resize_with(commits.0.len(), Vec::new);
         for (wait, under_way) in commits.0.iter().zip(&mut cancels) {
-            under_way.retain(|cancel| !cancel.is_finished());
-            if under_way.len() >= CANCELS {
-                continue;
-            }
-            let overdue = locked(wait).overdue(Instant::now());
-            if let Some(token) = overdue {
+            under_way.retain(|(_, cancel)| !cancel.is_finished());
+            let unanswered = under_way.iter().map(|(of, _)| *of);
+            let overdue = locked(wait).overdue(Instant::now(), unanswered);
+            if let Some((begun, token)) = overdue {
                 let tls = tls.clone();
                 let thread = std::thread::Builder::new().name("cancel".to_owned());
                 // Where nobody listens any more the connection ends by itself.
-                under_way.extend(thread.spawn(move || drop(token.cancel_query(tls))).ok());
+                let cancel = thread.spawn(move || drop(token.cancel_query(tls)));
+                under_way.extend(cancel.ok().map(|cancel| (begun, cancel)));
             }
         }
         drop(commits);
@@ -118,18 +128,40 @@ fn watch(commits: &Weak<Commits>, tls: &MakeRustlsConnect) {
 mod tests {
     use super::*;
 
+    /// After how many seconds its end is asked for, while those before it are not answered.
+    fn asked(wait: &mut Wait<&'static str>, unanswered: &mut Vec<Instant>) -> Vec<u64> {
+        let (begun, _) = wait.begun.expect("begun");
+        let mut asked = Vec::new();
+        for half_seconds in 0..60 {
+            let now = begun + half_seconds * LOOK;
+            if let Some((of, _)) = wait.overdue(now, unanswered.clone().into_iter()) {
+                unanswered.push(of);
+                asked.push((now - begun).as_secs());
+            }
+        }
+        asked
+    }
+
     #[test]
     fn a_commit_that_the_server_does_not_end_is_asked_for_again_and_one_that_is_over_is_not() {
         let begun = Instant::now();
         let mut wait = Wait { begun: Some((begun, "token")), asked: None };
-        let mut asked = Vec::new();
-        for half_seconds in 0..30 {
-            let now = begun + half_seconds * LOOK;
-            asked.extend(wait.overdue(now).map(|_| (now - begun).as_secs()));
-        }
-        assert_eq!(asked, [4, 9, 14]);
+        assert_eq!(asked(&mut wait, &mut Vec::new()), [4, 9, 14, 19]);
         assert!(wait.is_given_up());
         let mut over = Wait::<()>::default();
-        assert_eq!((over.overdue(begun + 2 * PATIENCE), over.is_given_up()), (None, false));
+        assert_eq!((over.overdue(begun + 2 * PATIENCE, [].into_iter()), over.is_given_up()), (None, false));
+    }
+
+    #[test]
+    fn what_a_server_did_not_answer_for_one_commit_keeps_none_of_the_next_from_being_ended() {
+        let (begun, mut unanswered) = (Instant::now(), Vec::new());
+        for n in 0..4 {
+            let mut wait = Wait { begun: Some((begun + n * Duration::from_secs(60), "token")), asked: None };
+            assert_eq!(asked(&mut wait, &mut unanswered), [4, 9, 14, 19], "{n}");
+        }
+        let mut wait = Wait { begun: Some((begun + Duration::from_secs(600), "token")), asked: None };
+        assert_eq!(asked(&mut wait, &mut unanswered), [0; 0], "so many threads are kept at most");
+        unanswered.pop();
+        assert_eq!(asked(&mut wait, &mut unanswered), [4]);
     }
 }

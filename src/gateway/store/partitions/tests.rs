@@ -3,7 +3,7 @@
 use super::*;
 use crate::gateway::store::accept::Accepted;
 use crate::gateway::store::trial::Trial;
-use crate::gateway::store::{Bind, NewMessage, Reach, VendorResult, Welcome};
+use crate::gateway::store::{Bind, NewMessage, Reach, Recall, VendorResult, Welcome};
 use crate::protocol::{Address, Hello};
 use crate::vendors::Vendor;
 use crate::vendors::certificate::Certificate;
@@ -183,6 +183,29 @@ async fn what_has_no_day_lies_in_the_rest_and_goes_row_by_row_also_where_no_tabl
     assert_eq!(sweep(&plain, late + DAY_MS).await, (1, 0));
     sweep(&plain, late + DAY_MS + TRACE_MS).await;
     assert_eq!(trial.ask("rest", "SELECT count(*) FROM messages"), "0");
+}
+
+#[tokio::test]
+async fn what_is_noted_of_a_message_that_has_gone_goes_too() {
+    let Some(trial) = Trial::start("what_is_noted_of_a_message_that_has_gone") else { return };
+    trial.database("late");
+    let (store, today) = (trial.store("impush", "late").await, today(&trial));
+    let (old, new) = (id(today - 30 * DAY_MS), id(today));
+    send(&store, &new, None, today).await;
+    for gone in [&old, &id(today - 20 * DAY_MS)] {
+        let (message, address, notifier) = (gone.clone(), at("phone"), "n".to_owned());
+        let recall = Recall { address, message, notifier, token: String::new(), vendor_id: "v".into() };
+        store.recalled(recall, "late".into(), today).await.expect("noted");
+    }
+    // One that lives longer than others.
+    trial.ask(
+        "late",
+        &format!("INSERT INTO messages (id, app, \"user\", message, accepted_ms, expires_ms) VALUES ('{old}', 'o#a', 'ann', '{{}}', 1, {})", today + 30 * DAY_MS),
+    );
+    assert_eq!(trial.ask("late", "SELECT count(*) FROM events_rest"), "2");
+    keep(&store, today + 5).await;
+    assert_eq!(trial.ask("late", "SELECT message FROM events_rest"), *old);
+    assert!(!store.trace(APP.into(), new.to_string()).await.expect("a trace").is_empty());
 }
 
 /// A database of the version before, as an operator may have got it ready.

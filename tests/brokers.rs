@@ -237,6 +237,43 @@ fn a_gateway_of_another_installation_leaves_the_accounts_at_the_same_mosquitto_a
 }
 
 #[test]
+fn an_account_from_before_installations_had_ids_bears_one_and_goes_with_its_user_after_a_restart() {
+    const TEST: &str = "an_account_from_before_installations_had_ids_bears_one_and_goes_with_its_user_after_a_restart";
+    if !has("mosquitto") || !has("mosquitto_sub") {
+        return skipped(TEST, "mosquitto is not installed");
+    }
+    let mut stage = Stage::new();
+    let token = stage.token("ann", "phone");
+    let broker = stage.broker();
+    let file = broker.join("dynamic-security.json");
+    let accounts = || std::fs::read_to_string(&file).expect("read");
+    eventually("the account is in the file", || accounts().contains("installation"));
+    // The gateway's end of the connection is over with it.
+    stage.mosquitto.take().expect("it runs").kill();
+    let written = accounts();
+    let at = written.find(",\\\"installation\\\"").expect("it bears one");
+    let end = at + written[at..].find('}').expect("its end");
+    std::fs::write(&file, format!("{}{}", &written[..at], &written[end..])).expect("written");
+    stage.mosquitto = Some(started(&broker));
+    eventually("it bears one again", || accounts().contains("installation"));
+    let (id, name) = (claim(&token, "clientid"), claim(&token, "username"));
+    let subscribed =
+        stage.client("mosquitto_sub", &id, (&name, &token), &["-t", "im/v1/org%23app/ann/phone/down", "-W", "1"]);
+    assert!(text(&subscribed).contains("Subscribed (mid: 1): 1"), "{}", text(&subscribed));
+
+    // Its user goes while the broker is away, from a gateway that has not seen the account.
+    stage.mosquitto.take().expect("it runs").kill();
+    stage.gateway.process.kill();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impush-gateway"));
+    command.arg("--config").arg(stage.gateway.home.join("gateway.toml")).args(["serve", "--announce"]);
+    stage.gateway.process = Process::start(&mut command, false);
+    stage.gateway.process.wait_for("the addresses", |line| serde_json::from_str::<Value>(line).ok());
+    stage.gateway.ok(&["remove-user", "--app", "org/app", "ann"]);
+    stage.mosquitto = Some(started(&broker));
+    eventually("it goes", || !accounts().contains(&name));
+}
+
+#[test]
 fn emqx_is_answered_who_may_enter_and_where_to_as_its_recipe_asks() {
     let dir = tempfile::tempdir().expect("a directory");
     let environment = [

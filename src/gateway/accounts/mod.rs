@@ -281,7 +281,23 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+        let left: Vec<&Listed> = all.iter().filter(|account| !out.contains(&account.name)).collect();
+        self.mark(&left).await?;
         Ok(out.len())
+    }
+
+    /// Accounts of builds before there was an id bear it from now on: once their users are removed nobody else could say whose they are,
+    /// and this gateway may end before it has removed them.
+    async fn mark(&self, own: &[&Listed]) -> Result<(), AccountError> {
+        let unmarked: Vec<Json> = own.iter().filter_map(|account| account.marked(&self.installation)).collect();
+        for commands in unmarked.chunks(REMOVED) {
+            match self.ask(commands.to_vec(), SWEEP).await {
+                // One of them has gone, or the broker takes no changes: they are known until this gateway ends.
+                Ok(_) | Err(AccountError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -76,6 +76,14 @@ impl Listed {
         let noted = serde_json::from_str(client["textdescription"].as_str()?).ok()?;
         Some(Self { name: client["username"].as_str()?.to_owned(), noted })
     }
+
+    /// The command that has it bear an installation; `None`: it bears one.
+    pub fn marked(&self, installation: &str) -> Option<Json> {
+        let marked = Noted { installation: Some(installation.to_owned()), ..self.noted.clone() };
+        let description = serde_json::to_string(&marked).ok()?;
+        let command = || json!({"command": "modifyClient", "username": self.name, "textdescription": description});
+        self.noted.installation.is_none().then(command)
+    }
 }
 
 /// The commands that make an account, with its topics; `None`: its ids are none.

@@ -2,6 +2,7 @@
 
 mod accepting;
 mod carrying;
+mod finishing;
 mod telling;
 
 use super::alarm::Alarm;

@@ -1,6 +1,7 @@
 //! Accepts messages: a call to many in slices, between which other apps' messages come; what is accepted goes on at once.
 
 use super::Dispatch;
+use super::finishing::Finishing;
 use crate::delivery::Rules;
 use crate::gateway::clock::now_ms;
 use crate::gateway::push::together;
@@ -37,8 +38,7 @@ impl Dispatch {
         };
         let new: Vec<NewMessage> = messages.into_iter().map(new).collect();
         let this = self.clone();
-        // What has begun is carried out to its end, though its caller went away.
-        self.tasks.spawn(async move { this.accept_all(new, rules, now).await }).await.map_err(|_| StoreError::Closed)?
+        Finishing::new(&self.tasks, async move { this.accept_all(new, rules, now).await }).await
     }
 
     async fn accept_all(&self, new: Vec<NewMessage>, rules: Rules, now: u64) -> Result<Vec<MessageId>, StoreError> {

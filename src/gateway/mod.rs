@@ -21,6 +21,7 @@ mod checked;
 pub mod cli;
 mod clock;
 mod config;
+mod crowded;
 mod database;
 mod devices;
 mod dispatch;

@@ -37,7 +37,6 @@ use crate::logs::Levels;
 use crate::service::Service;
 use crate::store::StateDirectory;
 use serde_json::json;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -244,15 +243,7 @@ pub async fn serve(
     };
     let (known, telling) = (state_of_api.store.clone(), state_of_api.dispatch.clone());
     let mut reload = Reload { source, levels, rules: changeable, limits, config };
-    let api_stop = stop.clone();
-    let api_task = tokio::spawn(async move {
-        let served =
-            axum::serve(listener, api::router(state_of_api).into_make_service_with_connect_info::<SocketAddr>())
-                .with_graceful_shutdown(async move { api_stop.cancelled().await });
-        if let Err(error) = served.await {
-            tracing::error!(event = "api.failed", %error, "the REST API ended");
-        }
-    });
+    let api_task = tokio::spawn(api::serve(listener, state_of_api, stop.clone()));
     let reach = devices.as_ref().map(Devices::reach);
     info!(
         event = "gateway.started", version = env!("CARGO_PKG_VERSION"), api = %api_address,

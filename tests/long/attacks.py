@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a second client notices while others attack the gateway's own endpoint.
+"""What a second client notices while others attack the gateway's own endpoint, or its REST API.
 
     tests/long/attacks.py [SECONDS]
 
@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import ssl
 import subprocess
 import sys
@@ -60,12 +61,15 @@ def topic(leg, user="eve", device="d"):
 
 
 class Target:
-    def __init__(self, port, ca, tokens):
-        self.port, self.tokens = port, tokens
+    def __init__(self, port, api, ca, tokens):
+        self.port, self.api, self.tokens = port, api, tokens
         self.tls = ssl.create_default_context(cafile=ca)
 
     async def tcp(self):
         return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def rest(self):
+        return await asyncio.open_connection(*self.api.rsplit(":", 1))
 
     async def open(self):
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, server_hostname="localhost")
@@ -172,6 +176,16 @@ def attacks(target):
         writer.write(hour[: len(hour) // 2])
         return reader, writer
 
+    head = b"POST /org/app/messages/users HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
+
+    def asked(data):
+        async def act():
+            reader, writer = await target.rest()
+            writer.write(data)
+            return reader, writer
+
+        return act
+
     will = packet(0x10, text("MQTT") + bytes([5, 0xC6]) + b"\0\x3c\0" + text("eve:d@org%23app") + b"\0" + text(topic("state", "ann", "phone")) + text(b"{}") + text("org%23app/eve") + text(target.tokens["eve"]))
     big = json.dumps({"v": 1, "type": "ack", "ids": ["0199f0c2a1b3d4e5f607"] * 2600}).encode()
     return {
@@ -190,6 +204,10 @@ def attacks(target):
         "takeover ping-pong": lambda until: again(until, takeover, 10),
         "connection flood, TCP": lambda until: again(until, closed(target.tcp), 50),
         "connection flood, TLS": lambda until: again(until, closed(target.open), 50),
+        # More than there are places.
+        "REST: half heads, 6,000": lambda until: held(until, asked(head), 6000),
+        "REST: no bodies, 1,000": lambda until: held(until, asked(head + b"authorization: Bearer " + target.tokens["eve"].encode() + b"\r\ncontent-length: 100\r\n\r\n{"), 1000),
+        "REST: connection flood": lambda until: again(until, closed(target.rest), 50),
     }
 
 
@@ -201,9 +219,11 @@ def closed(opener):
     return act
 
 
-async def attack(port, ca, tokens, name, seconds):
+async def attack(port, api, ca, tokens, name, seconds):
     global GOOD
-    target = Target(port, ca, tokens)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 20000), most))
+    target = Target(port, api, ca, tokens)
     GOOD = connect("eve:d@org%23app", "org%23app/eve", tokens["eve"])
     await attacks(target)[name](time.monotonic() + seconds)
 
@@ -227,7 +247,6 @@ class Client:
         hello = {"v": 1, "type": "hello", "nonce": nonce, "agent": "probe", "channel": "none", "platform": "linux", "login": "p"}
         self.writer.write(publish(topic("up", "ann", "phone"), json.dumps(hello).encode(), 1, 2))
         self.task = asyncio.create_task(self.hear())
-        self.http = http.client.HTTPConnection(self.api, timeout=30)
 
     async def hear(self):
         number = 2
@@ -248,9 +267,11 @@ class Client:
     def send(self):
         body = json.dumps({"to": ["ann"], "body": {"type": "txt", "msg": "m"}})
         head = {"content-type": "application/json", "authorization": "Bearer " + self.admin}
-        self.http.request("POST", "/org/app/messages/users", body, head)
-        answer = self.http.getresponse()
-        answer.read()
+        # A new one each time, so that it needs a place beside the attackers'.
+        rest = http.client.HTTPConnection(self.api, timeout=30)
+        rest.request("POST", "/org/app/messages/users", body, head)
+        rest.getresponse().read()
+        rest.close()
 
     async def measure(self, seconds):
         pings, messages, until = [], [], time.monotonic() + seconds
@@ -310,7 +331,7 @@ async def main():
             tokens[user] = json.loads(rest(api, "POST", "/org/app/token", grant))["access_token"]
         os.sched_setaffinity(0, set(cores[1:]) or set(cores))
         os.setpriority(os.PRIO_PROCESS, 0, -10 if os.geteuid() == 0 else 0)
-        target = Target(port, ca, tokens)
+        target = Target(port, api, ca, tokens)
         client = Client(target, api, admin)
         await client.start()
         await client.measure(1)
@@ -320,10 +341,11 @@ async def main():
         print(f"{'attack':<24} {'ping p50':>9} {'p99':>8} {'message p50':>12} {'p99':>8}   ms; at most {limit:.1f} a ping's p99; what was counted")
         row = lambda name, p, m, more: print(f"{name:<24} {quantile(p, .5):>9.2f} {quantile(p, .99):>8.2f} {quantile(m, .5):>12.2f} {quantile(m, .99):>8.2f}   {more}", flush=True)
         row("none", pings, messages, "")
-        for name in attacks(target):
+        only = os.environ.get("ONLY", "")
+        for name in (name for name in attacks(target) if only in name):
             before = refused(api)
             other = await asyncio.create_subprocess_exec(
-                sys.executable, __file__, "--attack", name, str(port), ca, json.dumps(tokens), str(SECONDS + 1), preexec_fn=lambda: os.nice(10)
+                sys.executable, __file__, "--attack", name, str(port), api, ca, json.dumps(tokens), str(SECONDS + 1), preexec_fn=lambda: os.nice(10)
             )
             await asyncio.sleep(0.5)
             pings, messages = await client.measure(SECONDS)
@@ -346,7 +368,7 @@ async def main():
 
 if __name__ == "__main__":
     if "--attack" in sys.argv:
-        name, port, ca, tokens, seconds = sys.argv[2:]
-        asyncio.run(attack(int(port), ca, json.loads(tokens), name, float(seconds)))
+        name, port, api, ca, tokens, seconds = sys.argv[2:]
+        asyncio.run(attack(int(port), api, ca, json.loads(tokens), name, float(seconds)))
     else:
         sys.exit(asyncio.run(main()))

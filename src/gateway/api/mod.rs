@@ -4,8 +4,10 @@
 
 mod allowance;
 mod asked;
+mod body;
 mod certificates;
 mod clients;
+mod connections;
 mod emqx;
 mod enrolments;
 mod error;
@@ -28,30 +30,24 @@ use super::door::Door;
 use super::drain::Drain;
 use super::enrolment::Enrolment;
 use super::mending::Asking;
-use super::metrics::Metrics;
 use super::password::Passwords;
 use super::push::Push;
 use super::store::Store;
 use super::timekeeping::Timekeeping;
 use super::tokens::Tokens;
 use crate::ids::AppId;
-use crate::input;
 use crate::secret::Secret;
 use crate::vendors::Vendor;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State as Shared};
-use axum::http::StatusCode;
-use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
-use axum::middleware::map_response_with_state;
-use axum::response::Response;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::{delete, get, post, put};
+use body::{Body, MAX_BODY};
 pub use clients::Clients;
+pub use connections::serve;
 pub(super) use error::ApiError;
-use error::{Limited, Refused};
 pub use limits::Limits;
 pub use replays::Replays;
-use serde::de::DeserializeOwned;
-use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -81,9 +77,6 @@ pub struct State {
     pub user_token_s: u64,
 }
 
-/// Largest request body, in bytes: a message's limit and room for its wrapping.
-const MAX_BODY: usize = 128 * 1024;
-
 /// What the paths are, for programs.
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -93,8 +86,7 @@ fn openapi() -> String {
     OPENAPI.replace(r#""Vendor": {"type": "string"}"#, &format!(r#""Vendor": {{"type": "string", "enum": {names}}}"#))
 }
 
-pub fn router(state: State) -> Router {
-    let state = Arc::new(state);
+fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/{org}/{app}/token", post(logins::token))
         .route("/{org}/{app}/enrol", post(enrolments::exchange))
@@ -140,51 +132,7 @@ pub fn router(state: State) -> Router {
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(map_response_with_state(state.clone(), answered))
         .with_state(state)
-}
-
-async fn answered(Shared(state): Shared<Arc<State>>, response: Response) -> Response {
-    count_refused(&state.push.metrics, &response);
-    let_go(&state.drain, response)
-}
-
-fn count_refused(metrics: &Metrics, response: &Response) {
-    if let Some(Refused(why)) = response.extensions().get() {
-        metrics.refused("app", why);
-    }
-    if let Some(Limited(limit)) = response.extensions().get() {
-        metrics.limited(limit);
-    }
-}
-
-/// A connection that is kept would be closed under a request that is on its way. HTTP/1.1 is all that is spoken here.
-fn let_go(drain: &Drain, mut response: Response) -> Response {
-    if drain.is_on() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// A JSON object, or a list of them: serde alone would take a list for any object.
-pub(super) struct Body<T>(pub T);
-
-impl<T: DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
-        let axum::Json(value) =
-            axum::Json::<Json>::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MAX_BODY),
-                _ => ApiError::illegal(rejection.body_text()),
-            })?;
-        input::free(&value)?;
-        let objects = value.as_array().map_or(value.is_object(), |items| items.iter().all(Json::is_object));
-        if !objects {
-            return Err(ApiError::illegal("the body is a JSON object"));
-        }
-        serde_json::from_value(value).map(Self).map_err(|error| ApiError::illegal(error.to_string()))
-    }
 }
 
 /// Two path segments are one app; with a separator inside one of them two apps would share a name.

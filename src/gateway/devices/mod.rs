@@ -29,6 +29,7 @@ pub use table::{Given, Table};
 
 use super::broker::Reach;
 use super::config::Broker as Settings;
+use super::crowded::Crowded;
 use super::error::ServeError;
 use crate::mqtt::accept_websocket;
 pub(super) use connection::Shared;
@@ -49,12 +50,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
 /// A load balancer's header, TLS and the first byte have so long together, and so has a WebSocket's request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Pause after the system refused a socket: there are too many open files.
-const NO_FILES: Duration = Duration::from_millis(200);
 /// How often the certificate is looked at: two calls of the system, of which no device notices anything.
 const LOOK: Duration = Duration::from_secs(10);
 /// Where WebSockets speak MQTT.
@@ -170,7 +169,7 @@ async fn accept(
     tasks: TaskTracker,
 ) {
     let handshakes = Handshakes::default();
-    let mut crowded = false;
+    let mut crowded = Crowded::new("broker");
     loop {
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -179,17 +178,11 @@ async fn accept(
         let (socket, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Of one connection that went away meanwhile there is nothing to say.
-                if is_of_this_process(&error) {
-                    if !std::mem::replace(&mut crowded, true) {
-                        warn!(event = "endpoint.crowded", %error, "no more connections can be accepted; look at the limit of open files (LimitNOFILE)");
-                    }
-                    tokio::time::sleep(NO_FILES).await;
-                }
+                crowded.refused(&error).await;
                 continue;
             }
         };
-        crowded = false;
+        crowded.accepted();
         if shared.table.connected() >= limits.devices {
             shared.dispatch.on_refused("connection", "more devices than broker.max_devices", None, &from);
             continue;
@@ -202,15 +195,6 @@ async fn accept(
         let tls = identity.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
         tasks.spawn(come_in(Incoming { socket, from, proxied, handshake, tls }, shared.clone(), tasks.clone()));
     }
-}
-
-/// Too many open files, or no memory for another: the fault is here, and passes.
-fn is_of_this_process(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    let code = error.raw_os_error();
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .into_iter()
-        .any(|errno| code == Some(errno.raw_os_error()))
 }
 
 /// A connection that was accepted.

@@ -95,6 +95,7 @@ causes! {
     52 Shutdown "shutdown" Stop "the agent is stopping",
     53 LoggedOut "logged_out" Stop "the user logged out",
     54 Reconfigured "reconfigured" Retry "the configuration names another server, or another way to it",
+    55 GatewaySilent "gateway_silent" Slow "the broker accepted this device, and no gateway answered it on that connection",
     60 RetainRefused "retain_refused" Retry "the broker keeps no retained messages; the connection is made without",
     61 QosRefused "qos_refused" Retry "the broker takes no QoS 1; the connection is made with QoS 0, and messages may be lost on the way",
     62 PacketTooLarge "packet_too_large" Slow "the broker takes no packet as large as this device's; raise its maximum packet size to 96 KiB",

@@ -218,7 +218,7 @@ impl Session {
 
     /// The link is gone, or an attempt failed: what now, and when.
     fn on_down(&mut self, now: Now, failure: Failure, what: What) {
-        self.poisoned |= failure.cause == Cause::ProtocolError;
+        self.poisoned |= matches!(failure.cause, Cause::ProtocolError | Cause::GatewaySilent);
         self.choose_endpoint(&failure, what);
         let failure = self.judged(now, failure);
         let changed = self.cause.as_ref().is_none_or(|known| known.cause != failure.cause);

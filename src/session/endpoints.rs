@@ -76,7 +76,7 @@ impl Session {
                 );
                 self.endpoints.redirect = Some(to.to_owned());
             }
-            None if what == What::Attempt => self.endpoints.next(),
+            None if what == What::Attempt || failure.cause == Cause::GatewaySilent => self.endpoints.next(),
             None => {}
         }
     }

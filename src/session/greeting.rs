@@ -1,8 +1,9 @@
-//! The hello after each connect, said again until a gateway has answered it.
+//! The hello after each connect, said again until a gateway has answered it; a connection on which none does is given up.
 
 use super::{Kind, Now, Session, Timer};
 use crate::ids::Nonce;
 use crate::input::as_word;
+use crate::keepalive::{Cause, Failure};
 use crate::protocol::{Held, Hello, Up};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -16,6 +17,10 @@ const AGAIN: Duration = Duration::from_secs(30);
 const OVERTAKEN: Duration = Duration::from_secs(1);
 /// So many hellos of one connection without an answer mean that no gateway listens at this broker.
 const SILENT_AFTER: u32 = 2;
+/// After so many the connection is given up for another, to the next server: a node of a clustered broker may have lost what
+/// was subscribed, and goes on answering pings. The first time that is after 105 s; each time in a row it takes twice as long, up
+/// to half an hour, for it may as well be the gateway that is away.
+const GIVEN_UP_AFTER: u32 = 3;
 
 /// Where the greeting of this connection stands.
 #[derive(Debug, Default)]
@@ -27,12 +32,15 @@ pub(super) struct Greeting {
     answered: bool,
     /// No gateway answers, and it has been said.
     silent: bool,
+    /// Connections in a row that were given up.
+    given_up: u32,
 }
 
 impl Greeting {
     /// A new connection.
     pub fn reset(&mut self) {
-        *self = Self { pause: PAUSE, silent: self.silent, ..Self::default() };
+        let pause = PAUSE.saturating_mul(1_u32.checked_shl(self.given_up).unwrap_or(u32::MAX)).min(PAUSE_MOST);
+        *self = Self { pause, silent: self.silent, given_up: self.given_up, ..Self::default() };
     }
 
     pub fn answered(&self) -> bool {
@@ -60,6 +68,15 @@ impl Session {
         self.timers.set(Timer::Greeting, now.at + self.greeting.pause);
         self.greeting.pause = (self.greeting.pause * 2).min(PAUSE_MOST);
         self.send(&hello);
+    }
+
+    /// It is time for the next hello, or for another connection.
+    pub(super) fn greet_again(&mut self, now: Now) {
+        if self.greeting.answered || self.greeting.said < GIVEN_UP_AFTER {
+            return self.greet(now);
+        }
+        self.greeting.given_up = self.greeting.given_up.saturating_add(1);
+        self.on_lost(now, Failure::new(Cause::GatewaySilent, self.server_name()));
     }
 
     /// To a login of another name the gateway gives what an earlier one acknowledged and no app took. It has
@@ -109,6 +126,7 @@ impl Session {
         let own = self.online().map(|online| &online.nonce);
         if nonce.is_some() && nonce != own {
             self.greeting.overtaken = true;
+            self.greeting.said = 0;
             self.timers.set(Timer::Greeting, now.at + OVERTAKEN);
             return;
         }
@@ -117,6 +135,7 @@ impl Session {
         }
         self.greeting.answered = true;
         self.greeting.said = 0;
+        self.greeting.given_up = 0;
         self.timers.clear(Timer::Greeting);
         self.ask_for_what_was_lost(now);
         if std::mem::take(&mut self.greeting.silent) {

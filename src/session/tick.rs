@@ -38,7 +38,7 @@ impl Session {
             return;
         }
         if self.timers.due(Timer::Greeting, now.at) || self.timers.due(Timer::Recheck, now.at) {
-            self.greet(now);
+            self.greet_again(now);
         }
         if self.timers.due(Timer::Renewal, now.at) {
             self.ask_renewal(now);

@@ -101,6 +101,7 @@ fn after_a_silent_loss_the_next_link_is_asked_early_whether_it_answers() {
 #[test]
 fn a_device_is_kept_awake_from_the_alarm_to_the_answer_and_never_while_it_idles() {
     let mut stage = online_after(Step::Tcp);
+    stage.gateway_answers(None);
     stage.feed(Event::Heard(Packet::Pong));
     let round_trip = Duration::from_millis(200);
     let (mut alarms, mut held) = (0, Duration::ZERO);

@@ -1,5 +1,6 @@
 //! The session as a machine explores it: every phase and event, and long random lives.
 
+mod greetings;
 mod lives;
 mod losses;
 mod networks;

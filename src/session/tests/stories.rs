@@ -271,19 +271,6 @@ fn a_device_that_was_off_for_three_hundred_days_asks_for_a_new_token() {
 }
 
 #[test]
-fn a_hello_that_no_gateway_answers_is_seen() {
-    let mut stage = Stage::new(Saved::default());
-    stage.login("ann");
-    stage.accept();
-    for _ in 0..4 {
-        stage.feed(Event::Heard(Packet::Published { refused: None }));
-        stage.pass(Duration::from_secs(40));
-    }
-    assert_eq!(stage.session.status(stage.now).gateway_answers, Some(false));
-    assert!(stage.session.headline().contains("no gateway answers"));
-}
-
-#[test]
 fn logging_out_a_resting_phone_tells_the_gateway_now() {
     let mut stage = Stage::resting();
     let id = stage.ask(Ask::Logout { keep_binding: false });

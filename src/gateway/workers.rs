@@ -94,7 +94,7 @@ impl Workers {
 }
 
 async fn carry_out(heard: Heard, dispatch: &Dispatch) {
-    let Answer { downs, greeting } = answered(&heard.address, &heard.said, dispatch).await;
+    let Answer { downs, greeting } = answer_to(&heard.address, &heard.said, dispatch).await;
     for down in downs {
         dispatch.answer(heard.address.clone(), &down).await;
     }
@@ -113,7 +113,7 @@ pub(super) struct Answer {
 
 /// What the device is answered, once the store has what it said, or refuses it. A store that does not work now is waited
 /// for: while this connection stands nobody else is given the word.
-pub(super) async fn answered(address: &Address, said: &Said, dispatch: &Dispatch) -> Answer {
+pub(super) async fn answer_to(address: &Address, said: &Said, dispatch: &Dispatch) -> Answer {
     let greeting = said.is_greeting().then(|| dispatch.wire.greet(address.clone()));
     loop {
         match understood(address, said, dispatch).await {

@@ -13,7 +13,7 @@ use crate::gateway::door::Door;
 use crate::gateway::enrolment::Enrolment;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::outgoing::Word;
-use crate::gateway::workers::{Answer, Said, answered};
+use crate::gateway::workers::{Answer, Said, answer_to};
 use crate::ids::Nonce;
 use crate::keepalive::constants::WRITE_TIMEOUT;
 use crate::mqtt::server::{Event, Fault, Server, next_packet};
@@ -350,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn work_on(&self, address: Address, said: Said) -> Work {
         let shared = self.shared.clone();
-        Box::pin(async move { answered(&address, &said, &shared.dispatch).await })
+        Box::pin(async move { answer_to(&address, &said, &shared.dispatch).await })
     }
 
     /// `false`: the client takes nothing, or is gone.

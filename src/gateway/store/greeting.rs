@@ -4,7 +4,7 @@
 use super::bindings::whose;
 use super::clones::Machine;
 use super::kicks::Known;
-use super::presence::{self, device_columns, whole};
+use super::presence::{self, device_columns, is_its, whole, writes, written};
 use super::remembered::{self, MOST_DEVICES};
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::{StoreError, as_i64, as_u64};
@@ -103,37 +103,18 @@ impl Greeting {
             false => (now_ms, Known { login: hello.login.clone().unwrap_or_default(), ..Known::default() }),
         };
         step.device.login.clone_from(&login.login);
-        let Device { logged_in, online, nonce, attached, silent, seen_ms, .. } = &step.device;
-        let [app, user, device] = whole(address);
-        t.prepare_cached(
-            "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
-             nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10, login = ?11, login_ms = ?12, kicked_code = ?13,
-             kicked_by = ?14, instance = ?15, turns = ?16, turned_ms = ?17, channel = ?18, platform = ?19, model = ?20, agent = ?21
-             WHERE app = ?1 AND user = ?2 AND device = ?3",
-        )?
-        .execute(params![
-            app,
-            user,
-            device,
-            logged_in,
-            online,
-            nonce.as_ref().map_or("", |nonce| nonce),
-            attached,
-            silent,
-            as_i64(*seen_ms),
-            node,
-            login.login,
-            as_i64(login_ms),
-            login.code,
-            login.by,
-            machine.instance,
-            machine.turns,
-            as_i64(machine.turned_ms),
-            channel,
-            platform,
-            model,
-            agent,
-        ])?;
+        let mut row = written(address, &step.device);
+        let [login_ms, turned_ms] = [login_ms, machine.turned_ms].map(as_i64);
+        let Machine { instance, turns, .. } = &machine;
+        row.extend(params![login.login, login_ms, login.code, login.by, instance, turns, turned_ms]);
+        row.extend(params![channel, platform, model, agent]);
+        t.prepare_cached(concat!(
+            writes!(),
+            ", login = ?11, login_ms = ?12, kicked_code = ?13, kicked_by = ?14, instance = ?15, turns = ?16, turned_ms = ?17,
+             channel = ?18, platform = ?19, model = ?20, agent = ?21",
+            is_its!()
+        ))?
+        .execute(row)?;
         Ok((step, cloned))
     }
 }

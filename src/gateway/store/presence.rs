@@ -173,14 +173,7 @@ pub(super) fn over(
         .query_row(params![app, user, device, State::Held.as_str()], |r| Ok((read(r, 0)?, r.get(8)?, r.get(9)?)))
         .optional()?;
     let (before, under_way, holds): (Device, bool, bool) = found.unwrap_or_default();
-    let step = step(&before, event, now_ms);
-    if before != step.device {
-        write(t, address, &step.device)?;
-    }
-    if step.reconsider && holds {
-        reconsider(t, address, now_ms)?;
-    }
-    Ok((step, under_way))
+    Ok((carry_out(t, (address, &before, holds), event, now_ms)?, under_way))
 }
 
 /// Carries an event out on a device's row. Rows of devices are always taken before those of deliveries.
@@ -203,11 +196,21 @@ pub(super) fn decide(
     event: Event,
     now_ms: u64,
 ) -> Result<Step, StoreError> {
+    carry_out(t, (address, before, true), event, now_ms)
+}
+
+/// `holds`: something may be held back for the user's other devices.
+fn carry_out(
+    t: &Transaction<'_>,
+    (address, before, holds): (&Address, &Device, bool),
+    event: Event,
+    now_ms: u64,
+) -> Result<Step, StoreError> {
     let step = step(before, event, now_ms);
     if *before != step.device {
         write(t, address, &step.device)?;
     }
-    if step.reconsider {
+    if step.reconsider && holds {
         reconsider(t, address, now_ms)?;
     }
     Ok(step)
@@ -237,22 +240,57 @@ pub(super) fn apply_all(t: &Transaction<'_>, events: Vec<(Address, Event)>, now_
     reconsider_all(t, &reconsidered, now_ms)
 }
 
-const WRITE: &str =
-    "UPDATE devices SET logged_in = ?4, online = ?5, connection = connection + CASE WHEN nonce <> ?6 THEN 1 ELSE 0 END,
-     nonce = ?6, attached = ?7, silent = ?8, seen_ms = ?9, node = ?10 WHERE app = ?1 AND user = ?2 AND device = ?3";
+/// What a device's row is given of what [`read`] reads, from an expression for each of these columns; the login is the greeting's.
+macro_rules! assignments {
+    ($logged_in:literal, $online:literal, $nonce:literal, $attached:literal, $silent:literal, $seen_ms:literal, $node:literal) => {
+        concat!(
+            "UPDATE devices AS v SET logged_in = ",
+            $logged_in,
+            ", online = ",
+            $online,
+            ", connection = v.connection + CASE WHEN v.nonce <> ",
+            $nonce,
+            " THEN 1 ELSE 0 END, nonce = ",
+            $nonce,
+            ", attached = ",
+            $attached,
+            ", silent = ",
+            $silent,
+            ", seen_ms = ",
+            $seen_ms,
+            ", node = ",
+            $node
+        )
+    };
+}
+
+/// The beginning of a statement whose first parameters are [`written`]'s, which are so many, and its end.
+macro_rules! writes {
+    () => {
+        $crate::gateway::store::presence::assignments!("?4", "?5", "?6", "?7", "?8", "?9", "?10")
+    };
+}
+macro_rules! is_its {
+    () => {
+        " WHERE app = ?1 AND user = ?2 AND device = ?3"
+    };
+}
+pub(super) use {assignments, is_its, writes};
+
+const WRITE: &str = concat!(writes!(), is_its!());
 /// Rows that are held already, so each is where it was found. By a plan made on an empty table every device would be walked through
 /// for each of them if they were joined by their keys.
-const WRITE_ALL: &str = "UPDATE devices v SET logged_in = u.logged_in, online = u.online,
-     connection = v.connection + CASE WHEN v.nonce <> u.nonce THEN 1 ELSE 0 END,
-     nonce = u.nonce, attached = u.attached, silent = u.silent, seen_ms = u.seen_ms, node = u.node
-     FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]), CAST(?5 AS bigint[]),
+const WRITE_ALL: &str = concat!(
+    assignments!("u.logged_in", "u.online", "u.nonce", "u.attached", "u.silent", "u.seen_ms", "u.node"),
+    " FROM unnest(CAST(?1 AS text[]), CAST(?2 AS text[]), CAST(?3 AS text[]), CAST(?4 AS bigint[]), CAST(?5 AS bigint[]),
      CAST(?6 AS text[]), CAST(?7 AS bigint[]), CAST(?8 AS bigint[]), CAST(?9 AS bigint[]), CAST(?10 AS text[]))
      AS u (app, user, device, logged_in, online, nonce, attached, silent, seen_ms, node) CROSS JOIN LATERAL
      (SELECT f.ctid AS row FROM devices f WHERE f.app = u.app AND f.user = u.user AND f.device = u.device OFFSET 0) AS f
-     WHERE v.ctid = f.row";
+     WHERE v.ctid = f.row"
+);
 
 /// A device's row as a statement's parameters.
-fn written<'d>(address: &'d Address, now: &'d Device) -> Vec<Bound<'d>> {
+pub(super) fn written<'d>(address: &'d Address, now: &'d Device) -> Vec<Bound<'d>> {
     let flag = |flag: bool| Bound::Integer(flag.into());
     let nonce = now.nonce.as_ref().map_or("", |nonce| nonce);
     let mut row = whole(address).map(Bound::Text).to_vec();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Commits of so long go into the file together.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The same where the log is long. A reader of the file may be all that keeps it so.
+/// The same where it cannot wait. A reader of the file may be all that keeps it so.
 const BREATH: Duration = Duration::from_millis(50);
 /// While commits never pause the log only grows: from so many pages of 4 KiB on it is to start anew.
 const LONG: u32 = 16_384;
@@ -23,7 +23,7 @@ struct Log {
     /// It is long from here on.
     long: u32,
     pages: u32,
-    /// Of these it is known that they are in the file and on the disk; none is while it is not long.
+    /// Of these it is known that they are in the file and on the disk.
     moved: u32,
 }
 
@@ -37,9 +37,10 @@ impl Log {
         self.pages - self.moved <= self.long / 32
     }
 
-    /// What there is goes into the file now.
-    const fn is_to_be_moved(self) -> bool {
-        self.is_long() && !self.has_little_left()
+    /// What there is goes into the file now, and to the disk. `in_parts`: a commit beside that waits for a few milliseconds of
+    /// it and not for tens.
+    const fn is_to_be_moved(self, in_parts: bool) -> bool {
+        self.is_long() && !self.has_little_left() || in_parts && self.pages - self.moved >= self.long / 8
     }
 
     /// The store's thread moves the rest, as nothing comes to it meanwhile: only then does the log start anew. It does not wait
@@ -102,11 +103,11 @@ impl Checkpoints {
     }
 
     /// Between two transactions, once the first one's callers have been answered.
-    pub fn committed(&self, writer: &Connection) {
+    pub fn committed(&self, writer: &Connection, among_apps: bool) {
         // Full: it knows already.
         let _ = self.committed.try_send(());
         let log = self.pages.log();
-        if log.is_to_be_moved() {
+        if log.is_to_be_moved(among_apps) {
             let _ = self.hurry.try_send(());
         }
         if log.is_to_start_anew() {
@@ -127,10 +128,9 @@ impl Mover {
     #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for commits")]
     fn work(self, heard: &Receiver<()>, hurried: &Receiver<()>) {
         while heard.recv().is_ok() {
-            let _ = hurried.recv_timeout(PAUSE);
-            let was_long = self.pages.log().is_long();
+            let cannot_wait = hurried.recv_timeout(PAUSE).is_ok();
             let moved = move_all(&self.own);
-            if was_long {
+            if cannot_wait {
                 self.bring_to_disk(moved);
                 std::thread::sleep(BREATH);
             }
@@ -166,13 +166,14 @@ mod tests {
     #[test]
     fn the_stores_thread_moves_no_more_of_a_log_than_little_unless_it_has_become_far_too_long() {
         let log = |pages, moved| Log { long: 3200, pages, moved };
-        let decided = |log: Log| (log.is_to_be_moved(), log.is_to_start_anew());
+        let decided = |log: Log| (log.is_to_be_moved(false), log.is_to_start_anew());
         assert_eq!(decided(log(3199, 0)), (false, false));
         assert_eq!(decided(log(3200, 0)), (true, false));
         assert_eq!(decided(log(3500, 3399)), (true, false));
         assert_eq!(decided(log(3500, 3400)), (false, true));
         assert_eq!(decided(log(12_799, 3000)), (true, false));
         assert_eq!(decided(log(12_800, 3000)), (true, true));
+        assert!(!log(799, 400).is_to_be_moved(true) && log(800, 400).is_to_be_moved(true), "a part");
     }
 
     #[test]
@@ -183,7 +184,7 @@ mod tests {
         assert!(pages.log().is_to_start_anew());
         pages.are(3);
         pages.are(13);
-        assert!(!pages.log().is_to_start_anew() && pages.log().is_to_be_moved());
+        assert!(!pages.log().is_to_start_anew() && pages.log().is_to_be_moved(false));
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
         let (began, mut before) = (Instant::now(), 0);
         loop {
             writer.execute("INSERT INTO t VALUES (zeroblob(20000))", []).expect("written");
-            checkpoints.committed(&writer);
+            checkpoints.committed(&writer, false);
             let pages = checkpoints.pages.log().pages;
             if pages < before {
                 assert!(before >= 320, "it was not long: {before}");

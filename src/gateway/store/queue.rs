@@ -57,9 +57,9 @@ struct State {
 
 impl State {
     /// Which jobs a thread may take of those that are looked for.
-    fn fits(&self, size: Size, has_large: bool) -> impl Fn(usize) -> bool + use<> {
+    fn fits(&self, size: Size, has_large: bool) -> impl Fn(&Flow, usize) -> bool + use<> {
         let may_large = has_large || self.large < (self.threads / 2).max(1);
-        move |cost| match (cost > SMALL, size) {
+        move |_: &Flow, cost| match (cost > SMALL, size) {
             (true, Size::Any | Size::Large) => may_large,
             (false, Size::Any | Size::Small) => true,
             _ => false,
@@ -74,7 +74,7 @@ impl State {
 
     /// The next for this thread, and what it has in hand with it. What is left to it and the rest take turns: one app that has much
     /// for one user would else keep all others from that thread.
-    fn next(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
+    fn next(&mut self, thread: usize, fits: impl Fn(&Flow, usize) -> bool) -> Option<Left> {
         let own = &self.left[thread];
         if own.ahead < SLICE || !own.turns.has(&fits) {
             return self.left_to(thread, &fits).or_else(|| self.any(thread, &fits));
@@ -82,7 +82,7 @@ impl State {
         self.any(thread, &fits).or_else(|| self.left_to(thread, &fits))
     }
 
-    fn left_to(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
+    fn left_to(&mut self, thread: usize, fits: impl Fn(&Flow, usize) -> bool) -> Option<Left> {
         let own = &mut self.left[thread];
         let Some((_, left)) = own.turns.next(fits) else {
             own.ahead = 0;
@@ -92,7 +92,7 @@ impl State {
         Some(left)
     }
 
-    fn any(&mut self, thread: usize, fits: impl Fn(usize) -> bool) -> Option<Left> {
+    fn any(&mut self, thread: usize, fits: impl Fn(&Flow, usize) -> bool) -> Option<Left> {
         loop {
             let (flow, placed) = self.turns.next(&fits)?;
             let cost = placed.0.cost();
@@ -114,7 +114,7 @@ impl State {
     /// What is left to this thread is anybody's again, and so are the users that it has in hand.
     fn let_go(&mut self, thread: usize, marks: impl Iterator<Item = Mark>) {
         self.hands.done(marks);
-        while let Some((flow, (placed, marks))) = self.left[thread].turns.next(|_| true) {
+        while let Some((flow, (placed, marks))) = self.left[thread].turns.next(|_, _| true) {
             self.hands.done(marks.into_iter());
             self.turns.push(flow, placed.0.cost(), placed);
         }
@@ -228,8 +228,14 @@ impl Queue {
 
     /// The job whose turn it is, of those that this thread may take.
     pub fn next(&mut self, size: Size) -> Option<Job> {
+        self.next_that(size, |_, _| true)
+    }
+
+    /// The same of those that there is room for, by their apps and whether they are small.
+    pub fn next_that(&mut self, size: Size, has_room: impl Fn(&Flow, bool) -> bool) -> Option<Job> {
         let mut state = self.shared.state();
         let fits = state.fits(size, self.has_large);
+        let fits = |flow: &Flow, cost| fits(flow, cost) && has_room(flow, cost <= SMALL);
         let ((job, _place), marks) = state.next(self.number, fits)?;
         self.marks.extend(marks);
         if job.cost() > SMALL && !self.has_large {

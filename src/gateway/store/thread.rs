@@ -241,7 +241,12 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         };
         let (finishes, written) = {
             let t = Transaction::sqlite(&transaction, usage, &kept);
-            (some(&t, (&mut pace, false), |group| queue.next(size(group))), t.commit())
+            (
+                some(&t, (&mut pace, false), |group| {
+                    queue.next_that(Size::Any, |flow, small| group.has_room_for(flow, small))
+                }),
+                t.commit(),
+            )
         };
         last = finishes.len();
         usage.transaction(last);
@@ -251,10 +256,11 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         if kept.is_full() {
             enter_all(&kept, &mut connection, &health);
         }
-        if pace.is_among_apps(now()) {
+        let among_apps = pace.is_among_apps(now());
+        if among_apps {
             make_way();
         }
-        checkpoints.committed(&connection);
+        checkpoints.committed(&connection, among_apps);
     }
     enter_all(&kept, &mut connection, &health);
 }
@@ -330,7 +336,7 @@ fn work_postgres(
         again = false;
         let finishes = some(&t, (&mut pace, !only && is_large(&jobs)), |group| match jobs.front() {
             Some(job) if job.alone && !group.is_empty() => None,
-            Some(job) if job.cost() > SMALL && !group.takes_large() => None,
+            Some(job) if !group.has_room_for(&job.flow, job.cost() <= SMALL) => None,
             _ => jobs.pop_front(),
         });
         suspect = t.was_read_only();
@@ -384,11 +390,6 @@ fn held_by(jobs: &VecDeque<Job>) -> Vec<&str> {
 /// Whether the next of them is large.
 fn is_large(jobs: &VecDeque<Job>) -> bool {
     jobs.front().is_some_and(|first| first.cost() > SMALL)
-}
-
-/// What may go with what is in a transaction.
-const fn size(group: &Group<'_>) -> Size {
-    if group.takes_large() { Size::Any } else { Size::Small }
 }
 
 /// Whoever takes requests in and answers them on this core comes first: else a message waits for as long as the scheduler lets

@@ -63,7 +63,7 @@ impl<T> Turns<T> {
     }
 
     /// The next job of a cost that fits, and whose it is. An app whose first one does not keeps its turn.
-    pub fn next(&mut self, fits: impl Fn(usize) -> bool) -> Option<(Flow, T)> {
+    pub fn next(&mut self, fits: impl Fn(&Flow, usize) -> bool) -> Option<(Flow, T)> {
         if !self.has(&fits) {
             if self.cost == 0 {
                 *self = Self::default();
@@ -79,12 +79,12 @@ impl<T> Turns<T> {
         next
     }
 
-    fn next_of(&mut self, fits: impl Fn(usize) -> bool, passed: &mut [VecDeque<Flow>; 2]) -> Option<(Flow, T)> {
+    fn next_of(&mut self, fits: impl Fn(&Flow, usize) -> bool, passed: &mut [VecDeque<Flow>; 2]) -> Option<(Flow, T)> {
         loop {
             let is_fresh = !self.fresh.is_empty();
             let flow = if is_fresh { self.fresh.pop_front() } else { self.old.pop_front() }?;
             let Some(waiting) = self.flows.get_mut(&flow) else { continue };
-            if waiting.jobs.front().is_some_and(|(cost, _)| !fits(*cost)) {
+            if waiting.jobs.front().is_some_and(|(cost, _)| !fits(&flow, *cost)) {
                 passed[usize::from(!is_fresh)].push_back(flow);
                 continue;
             }
@@ -111,8 +111,8 @@ impl<T> Turns<T> {
     }
 
     /// Whether there is one that fits, and is its app's first.
-    pub fn has(&self, fits: impl Fn(usize) -> bool) -> bool {
-        self.flows.values().any(|waiting| waiting.jobs.front().is_some_and(|(cost, _)| fits(*cost)))
+    pub fn has(&self, fits: impl Fn(&Flow, usize) -> bool) -> bool {
+        self.flows.iter().any(|(flow, waiting)| waiting.jobs.front().is_some_and(|(cost, _)| fits(flow, *cost)))
     }
 
     /// Whether this app has any.
@@ -133,6 +133,8 @@ pub(super) struct Pace {
     app: Flow,
     /// When that was last another one than before.
     changed: Option<Duration>,
+    /// There was a large one in the last transaction.
+    had_large: bool,
 }
 
 impl Pace {
@@ -157,6 +159,7 @@ impl Pace {
             (false, true) => (AMONG_APPS, MIXED),
             (false, false) => (LONGEST, MIXED),
         };
+        let follows_large = std::mem::take(&mut self.had_large);
         Group {
             pace: self,
             began: now,
@@ -164,6 +167,7 @@ impl Pace {
             mixed,
             jobs: 0,
             app: None,
+            follows_large,
             has_small: false,
             is_mixed: false,
             is_closed: false,
@@ -180,6 +184,8 @@ pub(super) struct Group<'a> {
     mixed: Duration,
     jobs: usize,
     app: Flow,
+    /// There was a large one in the transaction before.
+    follows_large: bool,
     /// One of an app's is of few receivers.
     has_small: bool,
     /// Jobs of two apps are in it.
@@ -208,6 +214,7 @@ impl Group<'_> {
             }
             self.app = flow;
             self.has_small |= small;
+            self.pace.had_large |= !small;
         }
     }
 
@@ -215,9 +222,11 @@ impl Group<'_> {
         self.jobs == 0
     }
 
-    /// Whether a job of many receivers goes with what is in it: another app's of few would wait for it.
-    pub const fn takes_large(&self) -> bool {
-        !(self.is_mixed && self.has_small)
+    /// Whether a job of this app goes with what is in it: another app's of few receivers waits for none of many, unless those
+    /// were left out of the last transaction too.
+    pub fn has_room_for(&self, flow: &Flow, small: bool) -> bool {
+        let goes_with_all = !self.is_mixed && (self.app == *flow || !self.follows_large);
+        small || !self.has_small || !self.is_among_apps() || goes_with_all
     }
 
     /// Whether other apps may wait for it.
@@ -246,7 +255,7 @@ mod tests {
 
     fn flows(turns: &mut Turns<usize>, most: usize) -> String {
         let name = |flow: Flow| flow.map_or_else(|| "-".to_owned(), |app| app.to_string());
-        std::iter::from_fn(|| turns.next(|_| true)).take(most).map(|(flow, _)| name(flow)).collect()
+        std::iter::from_fn(|| turns.next(|_, _| true)).take(most).map(|(flow, _)| name(flow)).collect()
     }
 
     #[test]
@@ -268,7 +277,7 @@ mod tests {
         (0..1000).for_each(|n| turns.push(app("c"), 1000, n));
         let mut served = HashMap::new();
         for _ in 0..10_000 {
-            let (flow, _) = turns.next(|_| true).expect("work");
+            let (flow, _) = turns.next(|_, _| true).expect("work");
             let cost = [("a", SLICE), ("b", 1), ("c", 1000)].into_iter().find(|(name, _)| flow == app(name));
             *served.entry(flow).or_insert(0) += cost.expect("known").1;
         }
@@ -296,14 +305,14 @@ mod tests {
         turns.push(app("a"), 1, 1);
         turns.push(app("b"), 1, 2);
         turns.push(app("b"), 1, 3);
-        assert_eq!(turns.next(|cost| cost <= 1), Some((app("b"), 2)));
-        assert_eq!(turns.next(|_| true), Some((app("a"), 0)));
-        assert!(turns.has(|cost| cost <= 1));
+        assert_eq!(turns.next(|_, cost| cost <= 1), Some((app("b"), 2)));
+        assert_eq!(turns.next(|_, _| true), Some((app("a"), 0)));
+        assert!(turns.has(|_, cost| cost <= 1));
         assert_eq!(
-            (turns.next(|cost| cost <= 1), turns.next(|cost| cost <= 1)),
+            (turns.next(|_, cost| cost <= 1), turns.next(|_, cost| cost <= 1)),
             (Some((app("b"), 3)), Some((app("a"), 1)))
         );
-        assert_eq!((turns.has(|_| true), turns.next(|_| true)), (false, None));
+        assert_eq!((turns.has(|_, _| true), turns.next(|_, _| true)), (false, None));
     }
 
     #[test]
@@ -314,7 +323,7 @@ mod tests {
         }
         let mut last = HashMap::new();
         let mut count = 0;
-        while let Some((flow, n)) = turns.next(|_| true) {
+        while let Some((flow, n)) = turns.next(|_, _| true) {
             assert!(last.insert(flow, n).is_none_or(|before| before < n));
             count += 1;
         }
@@ -339,22 +348,51 @@ mod tests {
 
     #[test]
     fn one_apps_small_job_waits_for_no_further_large_one_of_another_app() {
-        let now = Duration::ZERO;
-        let small = |name| Taken { small: true, ..job(app(name), false) };
-        let takes_large = |jobs: Vec<Taken>| {
+        let ms = Duration::from_millis;
+        let small = |flow| Taken { small: true, ..job(flow, false) };
+        // Whether a large one of each of two apps follows.
+        let follow = |jobs: Vec<Taken>| {
             let mut pace = Pace::default();
-            let mut group = pace.group(false, now);
-            jobs.into_iter().for_each(|job| group.add(job, now));
-            group.takes_large()
+            pace.group(false, ms(0)).add(job(app("a"), false), ms(0));
+            pace.group(false, ms(0)).add(job(app("b"), false), ms(0));
+            let mut group = pace.group(false, ms(1));
+            jobs.into_iter().for_each(|job| group.add(job, ms(1)));
+            assert!(group.has_room_for(&app("a"), true) && group.has_room_for(&None, true));
+            [app("a"), app("b")].map(|app| group.has_room_for(&app, false))
         };
         let large = |name| job(app(name), false);
-        assert!(takes_large(vec![]) && takes_large(vec![large("a"), large("a")]));
-        assert!(takes_large(vec![large("a"), small("a")]), "its own");
-        assert!(takes_large(vec![large("a"), large("b")]), "each of them has much to do");
-        assert!(!takes_large(vec![large("a"), small("b")]));
-        assert!(!takes_large(vec![small("b"), large("a")]), "one is carried out beside it, as it is that app's turn");
-        let own = Taken { small: true, ..job(None, false) };
-        assert!(takes_large(vec![large("a"), own]), "nobody waits for the gateway's own");
+        assert_eq!(follow(vec![]), [true, true]);
+        assert_eq!(follow(vec![large("a"), large("b")]), [true, true], "each of them has much to do");
+        assert_eq!(follow(vec![large("a"), small(None)]), [true, true], "nobody waits for the gateway's own");
+        assert_eq!(follow(vec![small(app("b"))]), [false, true]);
+        assert_eq!(follow(vec![large("b"), small(app("b"))]), [false, true], "its own");
+        assert_eq!(follow(vec![large("a"), small(app("b"))]), [false, false]);
+        let mut pace = Pace::default();
+        let mut alone = pace.group(false, ms(0));
+        alone.add(small(app("a")), ms(0));
+        assert!(alone.has_room_for(&app("b"), false), "it is the first in a while");
+    }
+
+    #[test]
+    fn an_app_whose_large_jobs_are_passed_over_has_its_turn_in_the_next_transaction() {
+        let mut turns = Turns::default();
+        (0..100).for_each(|n| turns.push(app("a"), SLICE, n));
+        let mut pace = Pace::default();
+        let mut taken = Vec::new();
+        for n in 0..40 {
+            turns.push(app("b"), 1, n);
+            let mut group = pace.group(false, Duration::ZERO);
+            let mut jobs = String::new();
+            while let Some((flow, _)) = turns.next(|flow, cost| group.has_room_for(flow, cost < SLICE)) {
+                let small = flow == app("b");
+                jobs.push(if small { 'b' } else { 'a' });
+                group.add(Taken { flow, small, alone: false }, Duration::ZERO);
+            }
+            taken.push(jobs);
+        }
+        assert!(taken.windows(2).all(|two| two.concat().contains('a')), "{taken:?}");
+        assert_eq!(taken.concat().matches('b').count(), 40, "none waits for the next: {taken:?}");
+        assert!(taken.iter().all(|jobs| jobs.len() < 3), "{taken:?}");
     }
 
     #[test]

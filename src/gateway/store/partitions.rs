@@ -14,12 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{debug, info, warn};
 
+mod rest;
+
 /// One gateway at a time. While a lock is waited for, everybody who wants the table waits behind: at most so long for each of the three.
 /// PostgreSQL looks for deadlocks after a second, so none of them ends anybody else's work. To make one, what the rest holds is
 /// looked through. A commit that waits for a standby would hold the tables meanwhile; what is lost with a machine is done again.
 const WITHIN: &str =
     "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'; SET LOCAL synchronous_commit = 'local'";
-/// While a partition is made the rest is looked through, and everybody waits: nothing is made beside a larger one. In bytes.
+/// While a partition is made the rest is looked through, and everybody waits: a larger one is made to end before ([`rest`]). In bytes.
 const REST_MOST: i64 = 16 << 20;
 /// Rows of the rest that are looked through at a time.
 const LEFT: u32 = 1000;
@@ -41,7 +43,8 @@ enum Made {
     /// Another gateway is at it.
     ByOthers,
     MayNot,
-    BesideTooMuch,
+    /// The rest is to end at this moment before.
+    BesideTooMuch(u64),
     /// What is in the rest is of days to come.
     NotYet,
 }
@@ -73,7 +76,9 @@ impl Told {
             Ok(Made::All) => None,
             Ok(Made::ByOthers) => return Ok(()),
             Ok(Made::MayNot) => Some("this role may not make tables, or does not own them"),
-            Ok(Made::BesideTooMuch) => Some("the rest is larger than 16 MiB"),
+            Ok(Made::BesideTooMuch(_)) => {
+                Some("the rest is larger than 16 MiB; the gateway looks through it a minute later")
+            }
             Ok(Made::NotYet) => Some("the rest holds messages of days to come"),
             // It is tried well ahead.
             Err(error) if is_held_up(&error) => {
@@ -81,7 +86,7 @@ impl Told {
                 return Ok(());
             }
             Err(error) if state(&error) == Some(&SqlState::QUERY_CANCELED) => {
-                Some("the rest is too large to be looked through in 2 s")
+                Some("the rest is too large to be looked through within the deadline of a statement")
             }
             Err(error) if state(&error) == Some(&SqlState::CHECK_VIOLATION) => {
                 Some("the rest holds messages of those days")
@@ -218,16 +223,21 @@ fn make(t: &Transaction<'_>, kept: Kept, now_ms: u64) -> Result<Made, StoreError
         return Ok(Made::ByOthers);
     }
     t.execute_batch(WITHIN)?;
-    let rest = "SELECT CAST(COALESCE(max(pg_relation_size(partdefid)), 0) AS BIGINT) FROM pg_partitioned_table
-         WHERE partrelid IN (to_regclass('messages'), to_regclass('deliveries'), to_regclass('events'))";
-    if t.query_row(rest, params![], |r| r.get::<i64>(0))? > REST_MOST {
-        return Ok(Made::BesideTooMuch);
-    }
     let there = there(t)?;
-    let from_ms = rest_until(t, &there, now_ms)?;
+    let mut from_ms = rest_until(t, &there, now_ms)?;
+    if rest::is_large(t)? {
+        // With a day between: until it is opened again it takes nothing of what begins there.
+        from_ms = from_ms.max(day_of(now_ms) + 2 * DAY_MS);
+        let ends = rest::ends(t, from_ms)?;
+        if !all(&there, from_ms).is_empty() && !ends {
+            rest::open(t)?;
+            return Ok(Made::BesideTooMuch(from_ms));
+        }
+    }
     for (table, span) in all(&there, from_ms) {
         t.execute_batch(&table.make(span))?;
     }
+    rest::open(t)?;
     for table in Table::ALL {
         let give: Vec<String> =
             t.prepare_cached(&give("?1"))?.query_map(params![table.name()], |r| r.get(0))?.collect::<Result<_, _>>()?;
@@ -314,7 +324,18 @@ impl Store {
             return Ok(());
         }
         let kept = Kept::from(&rules);
-        self.days.tried(self.run_alone(move |t| make(t, kept, now_ms)).await)?;
+        let mut made = self.run_alone(move |t| make(t, kept, now_ms)).await;
+        if let Ok(Made::BesideTooMuch(until_ms)) = made {
+            made = match self.end_rest(until_ms).await {
+                Ok(true) => self.run_alone(move |t| make(t, kept, now_ms)).await,
+                Ok(false) => Ok(Made::ByOthers),
+                Err(error) => Err(error),
+            };
+            if made.is_err() {
+                self.open_rest().await?;
+            }
+        }
+        self.days.tried(made)?;
         if !may_go {
             return Ok(());
         }

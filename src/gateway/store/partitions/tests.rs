@@ -186,6 +186,45 @@ async fn what_has_no_day_lies_in_the_rest_and_goes_row_by_row_also_where_no_tabl
 }
 
 #[tokio::test]
+async fn beside_a_large_rest_days_are_made_again_and_nothing_is_refused_meanwhile() {
+    let Some(trial) = Trial::start("beside_a_large_rest") else { return };
+    trial.database("large");
+    let (store, today) = (trial.store("impush", "large").await, today(&trial));
+    // As after weeks with a role that may make no tables.
+    for n in 0..3 {
+        let day = &days(today, &[n])[0];
+        trial.ask("large", &format!("DROP TABLE messages_{day}, events_{day}"));
+    }
+    trial.ask("large", &format!("DROP TABLE deliveries_{}", days(today, &[0])[0]));
+    send(&store, &id(today), None, today).await;
+    trial.ask(
+        "large",
+        &format!(
+            "INSERT INTO messages (id, app, \"user\", message, accepted_ms, expires_ms)
+             SELECT '{}' || n, 'o#a', 'ann', repeat('x', 1000), 1, 2 FROM generate_series(10000, 29999) AS n",
+            &id(today + 1)[..12]
+        ),
+    );
+    let refuses = "SELECT count(*) FROM pg_constraint WHERE conname LIKE '%\\_rest\\_until'";
+    // One that somebody has left, as a gateway that was killed.
+    trial.ask("large", "ALTER TABLE messages_rest ADD CONSTRAINT messages_rest_until CHECK (id < 'x') NOT VALID");
+    for n in 0..4 {
+        let now_ms = today + n * DAY_MS + 5;
+        keep(&store, now_ms).await;
+        send(&store, &id(now_ms), None, now_ms).await;
+        assert_eq!(trial.ask("large", refuses), "0");
+        for table in Table::ALL {
+            let there = parts(&trial, "large", table);
+            let made = days(today, &(2..=n + 2).collect::<Vec<_>>());
+            assert_eq!(there, [made, vec!["rest".to_owned()]].concat(), "{table:?} on day {n}");
+        }
+        assert_eq!(*store.days.0.lock().expect("held"), None);
+    }
+    let place = format!("SELECT tableoid::regclass FROM messages WHERE id = '{}'", id(today + 3 * DAY_MS + 5));
+    assert_eq!(trial.ask("large", &place), format!("messages_{}", days(today, &[3])[0]));
+}
+
+#[tokio::test]
 async fn what_is_noted_of_a_message_that_has_gone_goes_too() {
     let Some(trial) = Trial::start("what_is_noted_of_a_message_that_has_gone") else { return };
     trial.database("late");

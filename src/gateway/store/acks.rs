@@ -1,7 +1,7 @@
 //! What devices have: messages that are acknowledged, and those that an app has taken.
 
 use super::bindings::{self, Newest, is_usable};
-use super::deliveries::Of;
+use super::decided::Of;
 use super::known::Known;
 use super::pairs::{Pairs, Place, Recall};
 use super::presence;

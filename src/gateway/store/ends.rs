@@ -1,6 +1,6 @@
 //! What leaves the queue: messages that are too many for their device, and those whose time is over.
 
-use super::deliveries::Of;
+use super::decided::Of;
 use super::pairs::{self, Place, Recall, columns};
 use super::partitions::undivided;
 use super::room::Room;

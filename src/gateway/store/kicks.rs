@@ -1,6 +1,6 @@
 //! Logins that end because of others: how many devices a user may have, and who yields.
 
-use super::deliveries::Of;
+use super::decided::Of;
 use super::pairs::Recall;
 use super::sql::{OptionalExtension as _, Transaction, params};
 use super::{Store, StoreError, address, as_i64, known, logins, orders, presence, whose};

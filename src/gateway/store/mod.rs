@@ -14,6 +14,7 @@ mod claims;
 mod clients;
 mod clones;
 mod days;
+mod decided;
 mod deliveries;
 mod devices;
 mod edition;

@@ -29,8 +29,8 @@ pub(super) struct Heard {
 #[derive(Debug)]
 pub(super) enum Said {
     Up(Bytes),
-    /// The same, read already.
-    Understood(Up),
+    /// The same, read already. Few are, and every idle device keeps room for a few words.
+    Understood(Box<Up>),
     State(Bytes),
     /// By the endpoint: this connection of it is over.
     Ended(Nonce),
@@ -134,7 +134,7 @@ async fn understood(from: &Address, said: &Said, dispatch: &Dispatch) -> Result<
     let address = from.clone();
     let refused = |error: &PayloadError| dispatch.on_refused("device", error.as_str(), Some(from), error);
     match said {
-        Said::Understood(up) => return on_up(address, up.clone(), dispatch).await,
+        Said::Understood(up) => return on_up(address, Up::clone(up), dispatch).await,
         Said::State(payload) => match decode_state(payload) {
             Ok(state) if !state.online => {
                 dispatch.on_offline(address, state.nonce).await?;

@@ -25,7 +25,7 @@ pub(super) fn next(words: &mut VecDeque<Heard>) -> Option<(Said, Vec<Option<u16>
         packet_ids.push(*packet_id);
         words.pop_front();
     }
-    let said = if packet_ids.len() > 1 { Said::Understood(joined) } else { first };
+    let said = if packet_ids.len() > 1 { Said::Understood(Box::new(joined)) } else { first };
     Some((said, packet_ids))
 }
 
@@ -71,7 +71,7 @@ mod tests {
 
     fn all(mut words: VecDeque<Heard>) -> Vec<(Up, Vec<Option<u16>>)> {
         let up = |said| match said {
-            Said::Understood(up) => up,
+            Said::Understood(up) => *up,
             Said::Up(payload) => decode_up(&payload).expect("a word"),
             _ => panic!("another word"),
         };

@@ -39,7 +39,7 @@ pub(super) struct Greeting {
 impl Greeting {
     /// A new connection.
     pub fn reset(&mut self) {
-        let pause = PAUSE.saturating_mul(1_u32.checked_shl(self.given_up).unwrap_or(u32::MAX)).min(PAUSE_MOST);
+        let pause = PAUSE.saturating_mul(2_u32.saturating_pow(self.given_up)).min(PAUSE_MOST);
         *self = Self { pause, silent: self.silent, given_up: self.given_up, ..Self::default() };
     }
 

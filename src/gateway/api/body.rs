@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 /// Largest request body, in bytes: a message's limit and room for its wrapping.
 pub(super) const MAX_BODY: usize = 128 * 1024;
 /// How long a request's body may take after its head.
-pub(super) const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// It did not come in its time.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +34,8 @@ pub(super) struct Timed<B> {
 }
 
 impl<B> Timed<B> {
-    pub fn new(body: B, within: Duration) -> Self {
-        Self { body, until: Instant::now() + within, late: None }
+    pub fn new(body: B) -> Self {
+        Self { body, until: Instant::now() + WITHIN, late: None }
     }
 }
 
@@ -109,10 +109,10 @@ mod tests {
     async fn a_body_that_does_not_come_ends_in_an_error_and_one_that_does_is_whole() {
         let never = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
         let began = Instant::now();
-        let error = Timed::new(never, WITHIN).collect().await.map(drop).expect_err("it never comes");
+        let error = Timed::new(never).collect().await.map(drop).expect_err("it never comes");
         assert!(error.is::<Late>() && error.to_string().contains("30 s"), "{error}");
         assert_eq!(began.elapsed(), WITHIN);
-        let whole = Timed::new(Full::new(Bytes::from_static(b"{}")), WITHIN).collect().await.expect("it comes");
+        let whole = Timed::new(Full::new(Bytes::from_static(b"{}"))).collect().await.expect("it comes");
         assert_eq!(whole.to_bytes(), "{}");
     }
 

@@ -1,6 +1,6 @@
 //! The REST API's connections: taken side by side, each answered by the router, and none kept that asks nothing.
 
-use super::body::{Timed, WITHIN};
+use super::body::Timed;
 use super::error::{Limited, Refused};
 use super::{State, router};
 use crate::gateway::crowded::Crowded;
@@ -218,7 +218,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         self.turn.asked();
-        let mut request = request.map(|body| Body::new(Timed::new(body, WITHIN)));
+        let mut request = request.map(|body| Body::new(Timed::new(body)));
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let answer = self.router.clone().call(request);
         Answer { answer, state: self.state.clone(), turn: self.turn.clone() }

@@ -6,11 +6,17 @@ use crate::ids::Nonce;
 use crate::keepalive::{Cause, Failure};
 use crate::protocol::Down;
 
-#[test]
-fn a_hello_that_no_gateway_answers_is_seen() {
+/// A device that has just been let in, and has greeted.
+fn online() -> Stage {
     let mut stage = Stage::new(Saved::default());
     stage.login("ann");
     stage.accept();
+    stage
+}
+
+#[test]
+fn a_hello_that_no_gateway_answers_is_seen() {
+    let mut stage = online();
     for _ in 0..4 {
         stage.feed(Event::Heard(Packet::Published { refused: None }));
         stage.pass(Duration::from_secs(40));
@@ -42,9 +48,7 @@ fn dialled(stage: &mut Stage) -> (Server, bool) {
 
 #[test]
 fn a_connection_that_no_gateway_answers_on_is_given_up_for_one_to_the_next_server() {
-    let mut stage = Stage::new(Saved::default());
-    stage.login("ann");
-    stage.accept();
+    let mut stage = online();
     assert_eq!(given_up_after(&mut stage), Duration::from_secs(105));
     assert_eq!(stage.session.status(stage.now).cause.map(|cause| cause.word), Some(Cause::GatewaySilent));
     // What the broker has kept of the old one is not wanted: its subscription may be what is lost.
@@ -79,9 +83,7 @@ fn while_the_gateway_is_away_for_a_day_a_device_makes_few_connections() {
 
 #[test]
 fn an_answer_to_an_earlier_connection_is_a_gateways_too() {
-    let mut stage = Stage::new(Saved::default());
-    stage.login("ann");
-    stage.accept();
+    let mut stage = online();
     for _ in 0..20 {
         stage.feed(Event::Heard(Packet::Published { refused: None }));
         stage.tell(&Down::Settings {

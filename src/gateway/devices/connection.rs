@@ -22,15 +22,20 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, Packet};
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-/// A read or write buffer longer than this is given back when it is empty.
+/// A write buffer longer than this is given back when it is empty.
 const KEEP_BUFFER: usize = 4096;
+/// Most bytes that one read takes.
+const READ: usize = 4096;
 /// How long a device that enrols may take to subscribe and be told.
 const ENROLS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -131,7 +136,6 @@ enum Woken {
     Read(std::io::Result<usize>),
     Order(Option<Order>),
     Answered(Answer),
-    Rested,
     Found(Found),
     Late,
 }
@@ -166,12 +170,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 // Another connection has its place, or its login ended and it took nothing.
                 Woken::Order(None) => self.closed("it took nothing and lost its place"),
                 Woken::Answered(answer) => self.answered(answer),
-                Woken::Rested => {
-                    self.paused_until = None;
-                    self.happens(Event::Paused(false));
-                }
                 Woken::Found(found) => self.found(found),
-                Woken::Late => self.happens(Event::Tick),
+                Woken::Late => {
+                    let now = self.now();
+                    if self.paused_until.take_if(|until| now >= *until).is_some() {
+                        self.happens(Event::Paused(false));
+                    }
+                    self.happens(Event::Tick);
+                }
             }
         }
     }
@@ -227,9 +233,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn woken(&mut self) -> Woken {
-        let deadline = self.server.deadline().into_iter().chain(self.enrols_until).min();
-        let deadline = deadline.map(|at| tokio::time::Instant::from_std(self.started + at));
         let (reads, paused_until) = (self.server.reads(), self.paused_until);
+        let deadline = self.server.deadline().into_iter().chain(self.enrols_until).chain(paused_until).min();
+        let deadline = deadline.map(|at| tokio::time::Instant::from_std(self.started + at));
         let Self { stream, incoming, asking, entered, work, .. } = self;
         let found = async {
             match asking {
@@ -239,20 +245,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         };
         let order = async {
             match entered {
-                Some(entered) => entered.place.orders.recv().await,
+                Some(entered) => entered.place.orders.recv().await.ok(),
                 None => std::future::pending().await,
             }
         };
         let answer = async {
             match work {
                 Some((work, _)) => work.await,
-                None => std::future::pending().await,
-            }
-        };
-        let rested = paused_until.map(|at| tokio::time::Instant::from_std(self.started + at));
-        let rested = async {
-            match rested {
-                Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -265,9 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         tokio::select! {
             replies = answer => Woken::Answered(replies),
             found = found => Woken::Found(found),
-            read = stream.read_buf(incoming), if reads => Woken::Read(read),
+            read = poll_fn(|cx| poll_read(stream, incoming, cx)), if reads => Woken::Read(read),
             order = order => Woken::Order(order),
-            () = rested => Woken::Rested,
             () = late => Woken::Late,
         }
     }
@@ -286,7 +284,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
             }
         }
-        if self.incoming.is_empty() && self.incoming.capacity() > KEEP_BUFFER {
+        // What is idle keeps no room to read into.
+        if self.incoming.is_empty() {
             self.incoming = BytesMut::new();
         }
     }
@@ -345,6 +344,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let Some(Entered { address: Some(address), .. }) = &self.entered else { return };
         let address = address.clone();
         let Some((said, packet_ids)) = joined::next(&mut self.words) else { return };
+        if self.words.is_empty() {
+            self.words = VecDeque::new();
+        }
         self.work = Some((self.work_on(address, said), packet_ids));
     }
 
@@ -379,6 +381,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         false
     }
+}
+
+/// Reads what there is, by way of the stack: nothing is held for a peer that says nothing.
+fn poll_read(
+    stream: &mut (impl AsyncRead + Unpin),
+    incoming: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<std::io::Result<usize>> {
+    let mut room = [const { MaybeUninit::uninit() }; READ];
+    let mut read = ReadBuf::uninit(&mut room);
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    incoming.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
 }
 
 #[cfg(test)]

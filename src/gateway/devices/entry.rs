@@ -19,7 +19,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// What was found.
 pub(super) enum Found {
     /// Whether it may enter, and as whom; as of so many logins that had ended.
-    Login(Ask, Result<Option<Address>, Refused>, u64),
+    Login(Box<Ask>, Result<Option<Address>, Refused>, u64),
     /// What came of its enrolment code, and where it hears of it.
     Code(EnrolAnswer, Own),
     /// It says no device.
@@ -28,7 +28,7 @@ pub(super) enum Found {
 
 pub(super) type Asking = Pin<Box<dyn Future<Output = Found> + Send>>;
 
-pub(super) fn asked(ask: Ask, shared: &Arc<Shared>, from: IpAddr) -> Asking {
+pub(super) fn asked(ask: Box<Ask>, shared: &Arc<Shared>, from: IpAddr) -> Asking {
     let shared = shared.clone();
     Box::pin(async move {
         let Shared { door, table, enrolment, .. } = &*shared;

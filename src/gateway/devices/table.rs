@@ -6,14 +6,15 @@ use crate::gateway::outgoing::Word;
 use crate::ids::Nonce;
 use crate::protocol::{Address, END_PROPERTY, KickCode, PROBE_SUFFIX};
 use bytes::Bytes;
+use futures_channel::mpsc;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
-/// What waits for a connection's task; what comes beyond it is not sent, and the ack deadline sees that.
-const ORDERS: usize = 32 + HELD;
+/// What waits for a connection's task; what comes beyond it is not sent, and the ack deadline sees that. The channel holds one more,
+/// and nothing while there is nothing: tokio's own keeps room for 32 of them for each idle device, which is 2 kB.
+const ORDERS: usize = 31 + HELD;
 /// Bytes of a publish beside its body: the header, a topic of three ids, the packet id.
 const OVERHEAD: usize = 256;
 /// A user's connections, probes of the network counted: a token that is bound to no device could open any number.
@@ -154,8 +155,8 @@ impl Table {
     }
 
     fn order(&self, client_id: &str, order: Order) -> Given {
-        let all = self.all();
-        let Some(entry) = all.by_client.get(client_id) else { return Given::NotHere };
+        let mut all = self.all();
+        let Some(entry) = all.by_client.get_mut(client_id) else { return Given::NotHere };
         if let Order::Deliver(payload, _) = &order
             && payload.len() + OVERHEAD > entry.max_packet as usize
         {
@@ -163,8 +164,8 @@ impl Table {
         }
         match entry.orders.try_send(order) {
             Ok(()) => Given::Written,
-            Err(mpsc::error::TrySendError::Full(_)) => Given::Full,
-            Err(mpsc::error::TrySendError::Closed(_)) => Given::NotHere,
+            Err(error) if error.is_full() => Given::Full,
+            Err(_) => Given::NotHere,
         }
     }
 
@@ -285,8 +286,8 @@ mod tests {
         let table = Table::default();
         let address = Address::new("o#a", "ann", "phone").expect("an address");
         let _place = table.enter(&address.client_id(), 500, Instant::now()).expect("a place");
-        let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, word(0))).collect();
-        assert_eq!((given[ORDERS - 1], given[ORDERS]), (Given::Written, Given::Full));
+        let given: Vec<_> = (0..=ORDERS + 1).map(|_| table.deliver(&address, word(0))).collect();
+        assert_eq!((given[ORDERS], given[ORDERS + 1]), (Given::Written, Given::Full));
         assert_eq!(table.deliver(&address, word(500)), Given::TooLarge { most: 500 });
         table.end_login(&address.client_id(), KickCode::Kicked);
         assert_eq!(table.deliver(&address, word(0)), Given::NotHere, "whose login has ended is not waited for");

@@ -134,7 +134,8 @@ enum Phase {
 /// One connection.
 pub struct Server {
     phase: Phase,
-    ask: Option<Ask>,
+    /// Over once it has entered, unlike the connection.
+    ask: Option<Box<Ask>>,
     own: Own,
     will: Option<Bytes>,
     /// `None`: not subscribed.
@@ -171,7 +172,7 @@ impl Server {
     }
 
     /// What the client shows, once after [`Action::Ask`].
-    pub fn ask(&mut self) -> Option<Ask> {
+    pub fn ask(&mut self) -> Option<Box<Ask>> {
         self.ask.take()
     }
 
@@ -276,12 +277,13 @@ impl Server {
             let why = format!("a will of more than {LONGEST_STATE} bytes");
             return self.refuse(Refusal { code: ConnectReturnCode::QuotaExceeded, why, end: None }, out);
         }
-        self.will = will.map(|will| will.message);
+        // Of its own: the whole CONNECT, with the token in it, would be kept for as long as the client is connected.
+        self.will = will.map(|will| Bytes::copy_from_slice(&will.message));
         let (user, password) = login.map_or((None, String::new()), |login| (Some(login.username), login.password));
         let no_id = connect.client_id.is_empty();
         let password = Secret::new(password);
         let max_packet = self.max_packet;
-        self.ask = Some(Ask { client_id: connect.client_id, user, password, will_topic, max_packet });
+        self.ask = Some(Box::new(Ask { client_id: connect.client_id, user, password, will_topic, max_packet }));
         if no_id {
             let why = "a client id is needed: {user}:{device}@{app}".to_owned();
             return self.refuse(Refusal { code: ConnectReturnCode::ClientIdentifierNotValid, why, end: None }, out);

@@ -84,6 +84,10 @@ impl Outbound {
     pub fn acknowledged(&mut self, packet_id: u16) {
         let name = self.in_flight.remove(&packet_id).flatten();
         self.over(name);
+        // Most clients are idle, and an empty collection keeps the room that it had.
+        if self.in_flight.is_empty() && self.waiting.is_empty() {
+            *self = Self { window: self.window, last_id: self.last_id, ..Self::default() };
+        }
     }
 
     fn over(&mut self, name: Option<Arc<str>>) {

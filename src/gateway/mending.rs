@@ -65,7 +65,7 @@ impl Mending {
         if !self.first_look(address, Instant::now()) {
             return Ok(None);
         }
-        Ok((!store.is_connected(address.clone(), None).await?).then(question))
+        Ok((!Box::pin(store.is_connected(address.clone(), None)).await?).then(question))
     }
 
     /// The device says which connection it has; the hello of that connection usually comes right behind.

@@ -119,7 +119,7 @@ async fn admitted(
         return Err(ApiError::forbidden("this token is of another app"));
     }
     if let Some(login) = claims.login() {
-        if let Some(code) = state.store.login_ended(login, None, started_ms).await? {
+        if let Some(code) = Box::pin(state.store.login_ended(login, None, started_ms)).await? {
             return Err(ApiError::unauthorized(format!("this login was ended ({}); log in again", code.as_str())));
         }
     } else if !state.clients.stands(&state.store, &app, &claims.sub).await? {

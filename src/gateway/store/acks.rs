@@ -168,40 +168,40 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn acked(
+    pub fn acked(
         &self,
         address: Address,
         ids: Vec<MessageId>,
         attached: Option<bool>,
         rules: Rules,
         now_ms: u64,
-    ) -> Result<Acked, StoreError> {
-        self.had(address, ids, Word::Acked { attached }, (rules, now_ms)).await
+    ) -> impl Future<Output = Result<Acked, StoreError>> {
+        self.had(address, ids, Word::Acked { attached }, (rules, now_ms))
     }
 
     /// A local app has these messages. Returns the same as [`Self::acked`].
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn taken(
+    pub fn taken(
         &self,
         address: Address,
         (ids, woke): (Vec<MessageId>, Vec<MessageId>),
         rules: Rules,
         now_ms: u64,
-    ) -> Result<Acked, StoreError> {
-        self.had(address, ids, Word::Taken { woke }, (rules, now_ms)).await
+    ) -> impl Future<Output = Result<Acked, StoreError>> {
+        self.had(address, ids, Word::Taken { woke }, (rules, now_ms))
     }
 
-    async fn had(
+    fn had(
         &self,
         address: Address,
         ids: Vec<MessageId>,
         word: Word,
         (rules, now_ms): (Rules, u64),
-    ) -> Result<Acked, StoreError> {
+    ) -> impl Future<Output = Result<Acked, StoreError>> {
         let users = whose(&address.app, &address.user);
         let had = Had { address, ids, word, known: self.known.clone(), rules, now_ms };
-        self.ask((flow(&users), users, false), |answer| Work::Had((had, answer))).await
+        self.ask((flow(&users), users, false), |answer| Work::Had((had, answer)))
     }
 }

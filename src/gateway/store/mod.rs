@@ -316,15 +316,19 @@ impl Store {
         .await
     }
 
-    /// Waits for what becomes of a job.
-    async fn ask<T>(
+    /// Waits for what becomes of a job, which is made at once: who waits would otherwise hold all that it is made of, each
+    /// caller once more.
+    fn ask<T>(
         &self,
         (flow, users, alone): (Flow, Vec<String>, bool),
         work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
-    ) -> Result<T, StoreError> {
+    ) -> impl Future<Output = Result<T, StoreError>> {
         let (sender, receiver) = oneshot::channel();
-        self.jobs.send(Job { flow, users, alone, work: work(sender) }).await?;
-        receiver.await.map_err(|_| StoreError::Closed)?
+        let job = Box::new(Job { flow, users, alone, work: work(sender) });
+        async {
+            self.jobs.send(job).await?;
+            receiver.await.map_err(|_| StoreError::Closed)?
+        }
     }
 }
 

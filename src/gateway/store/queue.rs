@@ -31,7 +31,7 @@ pub(super) enum Size {
 }
 
 /// A job and its app's place for it.
-type Placed = (Job, OwnedSemaphorePermit);
+type Placed = (Box<Job>, OwnedSemaphorePermit);
 
 /// A job that is left to a thread, and what that has in hand with it.
 type Left = (Placed, Vec<Mark>);
@@ -52,6 +52,8 @@ struct State {
     threads: usize,
     /// Threads that carry large jobs out.
     large: usize,
+    /// Threads may wait that nobody has woken since: a call into the kernel for each job, while all are at work, is for nothing.
+    is_idle: bool,
     is_closed: bool,
 }
 
@@ -155,7 +157,7 @@ impl Drop for Open {
 impl Entrance {
     /// # Errors
     /// [`StoreError::Closed`]: no thread is left.
-    pub async fn send(&self, job: Job) -> Result<(), StoreError> {
+    pub async fn send(&self, job: Box<Job>) -> Result<(), StoreError> {
         let shared = &self.0.0;
         let place = self.places(&job.flow).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let mut state = shared.state();
@@ -163,8 +165,12 @@ impl Entrance {
             return Err(StoreError::Closed);
         }
         state.turns.push(job.flow.clone(), job.cost(), (job, place));
-        // One alone may be none of those that may take it.
-        shared.changed.notify_all();
+        let is_idle = std::mem::take(&mut state.is_idle);
+        drop(state);
+        if is_idle {
+            // One alone may be none of those that may take it.
+            shared.changed.notify_all();
+        }
         Ok(())
     }
 
@@ -212,6 +218,7 @@ impl Queue {
             if state.is_closed {
                 return false;
             }
+            state.is_idle = true;
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -242,7 +249,7 @@ impl Queue {
             self.has_large = true;
             state.large += 1;
         }
-        Some(job)
+        Some(*job)
     }
 
     /// It may be long until this thread comes to what it has taken: its connection is to be tried, or made. It keeps those
@@ -278,7 +285,7 @@ impl Drop for Queue {
 
 pub(super) fn queue() -> (Entrance, Queue) {
     let (turns, hands, left) = (Turns::default(), Hands::default(), vec![Own::default()]);
-    let state = State { turns, hands, left, threads: 1, large: 0, is_closed: false };
+    let state = State { turns, hands, left, threads: 1, large: 0, is_idle: false, is_closed: false };
     let (state, changed) = (Mutex::new(state), Condvar::new());
     let shared = Arc::new(Shared { state, changed, places: Mutex::default() });
     (Entrance(Arc::new(Open(shared.clone()))), Queue { shared, number: 0, has_large: false, marks: Vec::new() })
@@ -303,12 +310,12 @@ mod tests {
         let (entrance, mut first) = queue();
         let mut others: Vec<Queue> = (0..3).map(|_| first.another()).collect();
         for _ in 0..10 {
-            entrance.send(job("a", 32)).await.expect("taken");
+            entrance.send(Box::new(job("a", 32))).await.expect("taken");
         }
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.cost());
         assert_eq!((taken(&mut first), taken(&mut others[0])), (Some(32), Some(32)));
         assert_eq!((taken(&mut others[1]), taken(&mut others[2])), (None, None));
-        entrance.send(job("b", 1)).await.expect("taken");
+        entrance.send(Box::new(job("b", 1))).await.expect("taken");
         assert!(others[1].wait());
         assert_eq!((taken(&mut others[1]), taken(&mut others[1])), (Some(1), None));
         // It has done what it had, and one that ended leaves its share.
@@ -324,7 +331,7 @@ mod tests {
         let mut second = first.another();
         let of = |user: &str| Job { users: vec![format!("a/{user}")], ..job("a", 0) };
         for user in ["ann", "ann", "ben", "ann"] {
-            entrance.send(of(user)).await.expect("taken");
+            entrance.send(Box::new(of(user))).await.expect("taken");
         }
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users[0].clone());
         assert_eq!(taken(&mut first).as_deref(), Some("a/ann"));
@@ -347,16 +354,22 @@ mod tests {
         let of = |app: &str, user: String| Job { users: vec![user], ..job(app, 0) };
         for n in 0..100 {
             // `a/ann` is what the first thread is at; the number is for this test to tell them apart.
-            entrance.send(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }).await.expect("taken");
+            entrance
+                .send(Box::new(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }))
+                .await
+                .expect("taken");
         }
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users.last().cloned().unwrap_or_default());
         assert_eq!((taken(&mut first).as_deref(), taken(&mut second)), (Some("a/0"), None));
         for n in 0..100 {
-            entrance.send(of("b", format!("b/{n}"))).await.expect("taken");
+            entrance.send(Box::new(of("b", format!("b/{n}")))).await.expect("taken");
         }
         // More of the first one's, behind it.
         for n in 100..110 {
-            entrance.send(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }).await.expect("taken");
+            entrance
+                .send(Box::new(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }))
+                .await
+                .expect("taken");
         }
         let all: Vec<String> = std::iter::from_fn(|| taken(&mut first)).collect();
         assert_eq!(all.len(), 209);
@@ -374,7 +387,7 @@ mod tests {
         let of = |user: &str| Job { users: vec![format!("a/{user}")], ..job("a", 0) };
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users[0].clone());
         for _ in 0..3 {
-            entrance.send(of("ann")).await.expect("taken");
+            entrance.send(Box::new(of("ann"))).await.expect("taken");
         }
         assert_eq!((taken(&mut first).as_deref(), taken(&mut second)), (Some("a/ann"), None));
         first.let_go();
@@ -386,23 +399,23 @@ mod tests {
     async fn one_app_that_fills_its_places_keeps_nobody_else_out() {
         let (entrance, mut queue) = queue();
         for _ in 0..EACH {
-            entrance.send(job("a", 1)).await.expect("taken");
+            entrance.send(Box::new(job("a", 1))).await.expect("taken");
         }
-        let late = tokio::time::timeout(Duration::from_millis(1), entrance.send(job("a", 1))).await;
+        let late = tokio::time::timeout(Duration::from_millis(1), entrance.send(Box::new(job("a", 1)))).await;
         assert!(late.is_err(), "it waits itself");
-        entrance.send(job("b", 1)).await.expect("taken");
+        entrance.send(Box::new(job("b", 1))).await.expect("taken");
         assert!(queue.next(Size::Any).is_some());
-        entrance.send(job("a", 1)).await.expect("there is a place again");
+        entrance.send(Box::new(job("a", 1))).await.expect("there is a place again");
     }
 
     #[tokio::test]
     async fn without_threads_jobs_are_refused_and_without_callers_threads_end() {
         let (entrance, queue_) = queue();
-        entrance.send(job("a", 1)).await.expect("taken");
+        entrance.send(Box::new(job("a", 1))).await.expect("taken");
         drop(queue_);
-        assert!(matches!(entrance.send(job("a", 1)).await, Err(StoreError::Closed)));
+        assert!(matches!(entrance.send(Box::new(job("a", 1))).await, Err(StoreError::Closed)));
         let (entrance, mut queue) = queue();
-        entrance.send(job("a", 1)).await.expect("taken");
+        entrance.send(Box::new(job("a", 1))).await.expect("taken");
         drop(entrance);
         assert!(queue.wait() && queue.next(Size::Any).is_some());
         assert!(!queue.wait());

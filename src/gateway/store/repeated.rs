@@ -50,7 +50,12 @@ impl<'a> Repeated<'a> {
         let columns = statement.column_count();
         let mut rows = statement.query(params_from_iter(values))?;
         while let Some(row) = rows.next()? {
-            each(Row((0..columns).map(|at| row.get::<_, Value>(at)).collect::<Result<_, _>>()?))?;
+            // A collected result knows nothing of its length, and would grow to it.
+            let mut values = Vec::with_capacity(columns);
+            for at in 0..columns {
+                values.push(row.get::<_, Value>(at)?);
+            }
+            each(Row(values))?;
         }
         drop(rows);
         debug_assert!(!prepared_anew(statement), "{sql}");

@@ -84,6 +84,10 @@ impl<'t> Transaction<'t> {
             // As when the disk is full. What is left to write would be written by itself.
             return Err(StoreError::NotCommitted("SQLite has undone the transaction".to_owned()));
         }
+        // What fails from here on undoes all: SQLite need not copy each page that is written, to undo it alone.
+        if !self.is_shared() && self.savepoint.replace(Savepoint::None) != Savepoint::None {
+            self.execute_now("RELEASE SAVEPOINT job", Vec::new())?;
+        }
         self.unwritten.write(&self)?;
         self.kept.map_or(Ok(()), |kept| kept.mark(&self))?;
         match self.backend {

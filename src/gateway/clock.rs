@@ -7,6 +7,7 @@
 use crate::ids::MessageId;
 use crate::secret::random;
 use rustix::time::{ClockId, clock_gettime};
+use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -54,7 +55,20 @@ pub fn boot() -> Duration {
 
 /// A new message's id.
 pub fn message_id(now_ms: u64) -> MessageId {
-    MessageId::made(now_ms, random())
+    MessageId::made(now_ms, chance())
+}
+
+/// Random bytes that are no secret, asked of the operating system for many ids at once.
+fn chance() -> [u8; 4] {
+    thread_local! {
+        static DRAWN: RefCell<Vec<[u8; 4]>> = const { RefCell::new(Vec::new()) };
+    }
+    DRAWN.with_borrow_mut(|drawn| {
+        if drawn.is_empty() {
+            drawn.extend(random::<256>().as_chunks().0);
+        }
+        drawn.pop().unwrap_or_else(random)
+    })
 }
 
 /// What a database answered when it was asked for its time.

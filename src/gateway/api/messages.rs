@@ -8,11 +8,12 @@ use crate::input::LONGEST_WORD;
 use crate::protocol::{Address, Down, MAX_PAYLOAD, Message};
 use crate::vendors::call::TooLarge;
 use axum::Json;
-use axum::extract::State as Shared;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, State as Shared};
+use axum::http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 /// Receivers of one call, as in the original system.
@@ -38,12 +39,24 @@ pub(super) struct NewMessage {
     ext: Value,
 }
 
+/// The header that makes a repeat of a call do nothing; not checked yet.
+pub(super) struct IdempotencyKey(Option<String>);
+
+impl FromRequestParts<Arc<State>> for IdempotencyKey {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<State>) -> Result<Self, Infallible> {
+        let key = parts.headers.get("idempotency-key");
+        Ok(Self(key.map(|value| value.to_str().unwrap_or_default().to_owned())))
+    }
+}
+
 /// Answers when every message is stored. A repeat with the same `Idempotency-Key` header answers
 /// with the first one's ids and sends nothing.
 pub(super) async fn send(
     request: AppRequest,
     Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     Body(new): Body<NewMessage>,
 ) -> Result<Json<Value>, ApiError> {
     if new.to.is_empty() || new.to.len() > MAX_RECEIVERS {
@@ -53,7 +66,6 @@ pub(super) async fn send(
         return Err(ApiError::illegal("`ext` must be an object"));
     }
     content::check(&new.ext).map_err(ApiError::illegal)?;
-    let key = headers.get("idempotency-key").map(|v| v.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
         return Err(ApiError::illegal(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters")));
     }
@@ -111,7 +123,7 @@ async fn fits(state: &State, app: &str, message: &Message) -> Result<(), ApiErro
     if message.ext.to_string().len() <= SURELY_FITS {
         return Ok(());
     }
-    for certificate in state.store.known_certificates(app.to_owned()).await?.iter() {
+    for certificate in Box::pin(state.store.known_certificates(app.to_owned())).await?.iter() {
         if let Some(TooLarge { size, most }) = state.push.too_large(certificate, message) {
             let (vendor, name) = (certificate.vendor, &certificate.name);
             return Err(ApiError::illegal(format!(

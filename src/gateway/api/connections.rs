@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
@@ -38,6 +38,9 @@ const MAX_HEAD: usize = 32 * 1024;
 /// A request's head comes within so long after the connection began, or after the answer before it. Longer than the pools of
 /// HTTP clients keep a connection (Go's `net/http` 90 s, Amazon's load balancers 60 s), so that none is closed under a request.
 const IDLE: Duration = Duration::from_secs(120);
+
+/// How often an idle one is looked for while all are being answered and somebody waits.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, and then until what is under way is answered.
 pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
@@ -183,14 +186,24 @@ impl Places {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn end_idlest(&self) {
+        let held = self.held();
+        let idle = held.values().filter_map(|turn| Some((turn.since()?, turn)));
+        idle.min_by_key(|(since, _)| *since).into_iter().for_each(|(_, turn)| turn.end.cancel());
+    }
+
     /// A place for one more, which may be another's that asks nothing; its connection ends with `stop`.
     async fn take(self: &Arc<Self>, stop: &CancellationToken) -> Option<Place> {
-        if self.free.available_permits() == 0 {
-            let held = self.held();
-            let idle = held.values().filter_map(|turn| Some((turn.since()?, turn)));
-            idle.min_by_key(|(since, _)| *since).into_iter().for_each(|(_, turn)| turn.end.cancel());
-        }
-        let permit = self.free.clone().acquire_owned().await.ok()?;
+        let mut free = pin!(self.free.clone().acquire_owned());
+        let permit = loop {
+            if self.free.available_permits() == 0 {
+                self.end_idlest();
+            }
+            // Meanwhile one of those that are answered may have become idle.
+            if let Ok(free) = timeout(LOOK, free.as_mut()).await {
+                break free.ok()?;
+            }
+        };
         let (number, turn) = (self.last.fetch_add(1, Ordering::Relaxed), Arc::new(Turn::new(stop.child_token())));
         self.held().insert(number, turn.clone());
         Some(Place { number, turn, places: self.clone(), _permit: permit })
@@ -346,5 +359,18 @@ mod tests {
         held.remove(1);
         assert!(newcomer.await.is_some());
         assert!(!held.iter().any(|place| place.turn.end.is_cancelled()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_being_answered_the_first_that_was_goes() {
+        let (places, stop) = (Arc::new(Places::new(1)), CancellationToken::new());
+        let place = places.take(&stop).await.expect("a place");
+        place.turn.asked();
+        let mut newcomer = Box::pin(places.take(&stop));
+        assert!(timeout(IDLE, newcomer.as_mut()).await.is_err() && !place.turn.end.is_cancelled());
+        place.turn.answered();
+        assert!(timeout(LOOK * 2, newcomer.as_mut()).await.is_err() && place.turn.end.is_cancelled());
+        drop(place);
+        assert!(newcomer.await.is_some());
     }
 }

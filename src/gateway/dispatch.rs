@@ -13,7 +13,7 @@ use super::events::CLOCKS_MS;
 use super::held::Held;
 use super::mending::Mending;
 use super::neighbours::Neighbours;
-use super::outgoing::Wire;
+use super::outgoing::{Wire, Word};
 use super::push::{Push, together};
 use super::renewal::Renewal;
 use super::store::{Acked, Bind, BindReply, Claimed, Look, Reach, Recall, Store, StoreError, Swept, Welcome};
@@ -396,7 +396,7 @@ impl Dispatch {
         }
         elsewhere.iter().for_each(|node| self.neighbours.look_at_orders(node));
         for (address, message) in again {
-            self.send([address], &message);
+            self.send([address], || Word::from(&*message));
         }
         for group in together(jobs) {
             let Some(first) = group.first() else { continue };

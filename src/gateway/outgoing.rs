@@ -20,9 +20,16 @@ pub struct Word {
     pub message: Option<MessageId>,
 }
 
+impl Word {
+    /// A message, whose [`Message::to_json`] this is.
+    pub fn of_message(id: &MessageId, json: &str) -> Self {
+        Self { payload: Down::encode_message(json).into(), message: Some(id.clone()) }
+    }
+}
+
 impl From<&Message> for Word {
     fn from(message: &Message) -> Self {
-        Self { payload: Down::encode_message(message).into(), message: Some(message.id.clone()) }
+        Self::of_message(&message.id, &message.to_json())
     }
 }
 

@@ -41,6 +41,9 @@ impl PayloadError {
     }
 }
 
+/// What stands before a message's fields.
+const MESSAGE: &str = r#"{"v":1,"type":"message","#;
+
 #[derive(Serialize)]
 struct Versioned<'a, T> {
     v: u32,
@@ -53,15 +56,25 @@ impl Down {
         encode(self)
     }
 
-    /// The same as [`Self::encode`] of a [`Self::Message`].
-    pub fn encode_message(message: &Message) -> Vec<u8> {
-        #[derive(Serialize)]
-        #[serde(tag = "type", rename = "message")]
-        struct Of<'a> {
-            #[serde(flatten)]
-            message: &'a Message,
-        }
-        encode(&Of { message })
+    /// The same as [`Self::encode`] of a [`Self::Message`], from its [`Message::to_json`].
+    pub fn encode_message(json: &str) -> Vec<u8> {
+        let fields = json.get(1..).unwrap_or_default();
+        let mut payload = Vec::with_capacity(MESSAGE.len() + fields.len());
+        payload.extend_from_slice(MESSAGE.as_bytes());
+        payload.extend_from_slice(fields.as_bytes());
+        payload
+    }
+
+    /// The bytes of [`Self::encode_message`].
+    pub const fn message_size(json: &str) -> usize {
+        MESSAGE.len() + json.len().saturating_sub(1)
+    }
+}
+
+impl Message {
+    /// As it is stored, and as the devices are told it but for what stands before it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 
@@ -185,7 +198,10 @@ mod tests {
             "body": {"type": "txt"}, "ext": {"b": 1, "a": 2},
         }))
         .expect("a message");
-        assert_eq!(Down::encode_message(&message), Down::Message(message).encode());
+        let json = message.to_json();
+        let payload = Down::encode_message(&json);
+        assert_eq!(payload.len(), Down::message_size(&json));
+        assert_eq!(payload, Down::Message(message).encode());
     }
 
     #[test]

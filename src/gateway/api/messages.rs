@@ -76,7 +76,7 @@ pub(super) async fn send(
     if let (Some(kind), Value::Object(map)) = (new.kind, &mut body) {
         map.entry("type").or_insert(json!(kind));
     }
-    let (mut messages, mut bytes, mut without_name) = (Vec::new(), 0, None);
+    let (mut messages, mut bytes) = (Vec::with_capacity(new.to.len()), 0);
     let mut named = HashSet::new();
     for (n, to) in new.to.into_iter().enumerate() {
         if n % YIELD == YIELD - 1 {
@@ -98,20 +98,19 @@ pub(super) async fn send(
             body: body.clone(),
             ext: new.ext.clone(),
         };
-        // Ids and moments have one length: all messages differ in their receivers' names alone.
-        let name = json!(message.to).to_string().len();
-        let size = *without_name.get_or_insert_with(|| Down::encode_message(&message).len() - name) + name;
+        let json = message.to_json();
+        let size = Down::message_size(&json);
         if size > MAX_PAYLOAD {
             return Err(ApiError::illegal(format!("the message is {size} bytes; at most {MAX_PAYLOAD}")));
         }
         bytes += size;
-        messages.push(message);
+        messages.push((message, json));
     }
-    if let Some(first) = messages.first() {
+    if let Some((first, _)) = messages.first() {
         fits(&state, &request.app, first).await?;
     }
     state.limits.admit_messages(&request.app, messages.len(), bytes)?;
-    let to: Vec<String> = messages.iter().map(|message| message.to.clone()).collect();
+    let to: Vec<String> = messages.iter().map(|(message, _)| message.to.clone()).collect();
     let ids = state.dispatch.accept(&request.app, messages, key.as_deref()).await?;
     let data: Map<String, Value> = to.into_iter().zip(ids).map(|(to, id)| (to, json!(id))).collect();
     Ok(request.envelope("post", "data", Value::Object(data)))
@@ -123,6 +122,7 @@ async fn fits(state: &State, app: &str, message: &Message) -> Result<(), ApiErro
     if message.ext.to_string().len() <= SURELY_FITS {
         return Ok(());
     }
+    // In a box: it is rare, and would be room in each call's future.
     for certificate in Box::pin(state.store.known_certificates(app.to_owned())).await?.iter() {
         if let Some(TooLarge { size, most }) = state.push.too_large(certificate, message) {
             let (vendor, name) = (certificate.vendor, &certificate.name);

@@ -4,6 +4,7 @@ use super::Dispatch;
 use super::finishing::Finishing;
 use crate::delivery::Rules;
 use crate::gateway::clock::now_ms;
+use crate::gateway::outgoing::Word;
 use crate::gateway::push::together;
 use crate::gateway::store::{NewMessage, SLICE, StoreError};
 use crate::ids::MessageId;
@@ -19,20 +20,21 @@ const AGAIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Dispatch {
-    /// Accepts messages: after the answer, which has their ids, none will be lost. Publishing goes on behind it.
+    /// Accepts messages, each with its [`Message::to_json`]: after the answer, which has their ids, none will be lost. Publishing goes on behind it.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was accepted then, unless it is [`StoreError::InPart`].
     pub async fn accept(
         &self,
         app: &str,
-        messages: Vec<Message>,
+        messages: Vec<(Message, String)>,
         idempotency: Option<&str>,
     ) -> Result<Vec<MessageId>, StoreError> {
         let (now, rules) = (now_ms(), self.rules());
-        let new = |message: Message| NewMessage {
+        let new = |(message, json): (Message, String)| NewMessage {
             app: app.to_owned(),
             message: Arc::new(message),
+            json: json.into(),
             expires_ms: now + rules.keep_s * 1000,
             idempotency: idempotency.map(str::to_owned),
         };
@@ -67,11 +69,11 @@ impl Dispatch {
         // The messages have their ids, so that they are accepted now if they were not, and are found if they were.
         let all = surely(|| self.store.accept(new.to_vec(), rules, reach, now), end).await?;
         let mut ids = Vec::new();
-        for (accepted, NewMessage { message, .. }) in all.into_iter().zip(new) {
+        for (accepted, NewMessage { message, json, .. }) in all.into_iter().zip(new) {
             self.push.metrics.accepted();
             accepted.due_ms.into_iter().for_each(|due_ms| self.alarm.ring(due_ms));
             self.take_back(accepted.recalls);
-            self.send(accepted.live, message);
+            self.send(accepted.live, || Word::of_message(&message.id, json));
             self.neighbours.publish(accepted.elsewhere, &accepted.id);
             for group in together(accepted.jobs) {
                 if let Some(call) = calls.pop() {

@@ -7,7 +7,7 @@ use crate::gateway::greetings::Greeting;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::outgoing::{Handing, NotHanded, Wire, Word};
 use crate::ids::MessageId;
-use crate::protocol::{Address, Down, Message};
+use crate::protocol::{Address, Down};
 use std::fmt::Display;
 use tracing::{debug, warn};
 
@@ -44,10 +44,10 @@ impl Dispatch {
     }
 
     /// Tells devices of a message. Calls for one device come to it in their order; nobody waits for it.
-    pub(in crate::gateway) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: &Message) {
+    pub(in crate::gateway) fn send(&self, addresses: impl IntoIterator<Item = Address>, message: impl Fn() -> Word) {
         let mut word = None;
         for address in addresses {
-            let word = word.get_or_insert_with(|| Word::from(message)).clone();
+            let word = word.get_or_insert_with(&message).clone();
             let id = word.message.clone();
             let handing = self.wire.hand(address.clone(), word);
             self.follow(address, id, handing);

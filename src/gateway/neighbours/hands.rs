@@ -6,6 +6,7 @@ use super::notice::Heard;
 use crate::gateway::clock::now_ms;
 use crate::gateway::dispatch::Dispatch;
 use crate::gateway::mending::Asking;
+use crate::gateway::outgoing::Word;
 use crate::gateway::store::{Order, Store, StoreError};
 use crate::ids::{DeviceId, MessageId, Nonce};
 use crate::protocol::{Address, KickCode, Message};
@@ -94,7 +95,7 @@ impl Hands {
         let now = Instant::now();
         for (address, message) in found {
             if self.recent.is_new(&message.id, &address.device, now) {
-                self.dispatch.send([address], &message);
+                self.dispatch.send([address], || Word::from(&message));
             }
         }
     }
@@ -118,7 +119,7 @@ impl Hands {
         }
         for ids in again.chunks(TOGETHER) {
             for (address, message) in self.store.for_here(ids).await? {
-                self.dispatch.send([address], &message);
+                self.dispatch.send([address], || Word::from(&message));
             }
         }
         Ok(())

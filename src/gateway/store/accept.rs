@@ -24,6 +24,8 @@ use std::sync::Arc;
 pub struct NewMessage {
     pub app: String,
     pub message: Arc<Message>,
+    /// Its [`Message::to_json`].
+    pub json: Arc<str>,
     pub expires_ms: u64,
     pub idempotency: Option<String>,
 }
@@ -125,6 +127,12 @@ impl Together for Accept {
 }
 
 impl NewMessage {
+    #[cfg(test)]
+    pub(super) fn of(app: &str, message: Arc<Message>, expires_ms: u64) -> Self {
+        let json = message.to_json().into();
+        Self { app: app.to_owned(), message, json, expires_ms, idempotency: None }
+    }
+
     /// App and user of its receiver.
     fn whose(&self) -> (&str, &str) {
         (&self.app, &self.message.to)
@@ -171,18 +179,15 @@ fn insert(t: &Transaction<'_>, jobs: &[Accept]) -> Result<Vec<bool>, StoreError>
          AND m.idempotency = u.idempotency) ON CONFLICT DO NOTHING RETURNING id"
     );
     let all = || jobs.iter().flat_map(|job| job.messages.iter().map(|new| (new, as_i64(job.now_ms))));
-    let body = |(new, _): (&NewMessage, _)| serde_json::to_string(&*new.message);
-    let bodies: Vec<String> =
-        all().map(body).collect::<Result<_, _>>().map_err(|e| StoreError::Corrupt(e.to_string()))?;
     let mut keys = HashSet::new();
     // Two of one key may be of two days.
     let mut first = |new: &NewMessage| {
         let NewMessage { app, message, idempotency, .. } = new;
         idempotency.is_none() || keys.insert((app.clone(), message.to.clone(), idempotency.clone()))
     };
-    let rows = all().zip(&bodies).filter(|((new, _), _)| first(new)).map(|((new, accepted_ms), body)| {
-        let NewMessage { app, message, expires_ms, idempotency } = new;
-        let mut row = [&*message.id, app, &*message.to, body].map(Bound::Text).to_vec();
+    let rows = all().filter(|(new, _)| first(new)).map(|(new, accepted_ms)| {
+        let NewMessage { app, message, json, expires_ms, idempotency } = new;
+        let mut row = [&*message.id, app, &*message.to, json].map(Bound::Text).to_vec();
         row.extend([accepted_ms, as_i64(*expires_ms)].map(Bound::Integer));
         row.push(idempotency.bound());
         row

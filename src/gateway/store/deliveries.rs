@@ -274,7 +274,7 @@ mod tests {
             let message =
                 serde_json::json!({"id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
             let message = Arc::new(serde_json::from_value(message).expect("a message"));
-            let new = NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None };
+            let new = NewMessage::of(APP, message, 1_000_000);
             let accepted = self.store.accept(vec![new], RULES, REACH, 10).await.expect("accepted");
             (accepted[0].live.len(), accepted[0].jobs.len())
         }
@@ -485,7 +485,7 @@ mod tests {
             let message =
                 serde_json::json!({"id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
             let message = Arc::new(serde_json::from_value(message).expect("a message"));
-            let new = NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None };
+            let new = NewMessage::of(APP, message, 1_000_000);
             let accepted = stage.store.accept(vec![new], rules, REACH, 10).await.expect("accepted").remove(0);
             recalls += accepted.recalls.len();
             let sent = VendorResult::pushed(&format!("v{n}"));
@@ -563,7 +563,7 @@ mod tests {
         let message =
             serde_json::json!({"id": "m", "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
         let message = Arc::new(serde_json::from_value(message).expect("a message"));
-        let new = NewMessage { app: APP.into(), message, expires_ms: 10_000_000, idempotency: None };
+        let new = NewMessage::of(APP, message, 10_000_000);
         cut.store.accept(vec![new], RULES, reach, 10).await.expect("accepted");
         // A minute, and each look of it.
         for now_ms in (1000..=61_000).step_by(1000) {
@@ -590,7 +590,7 @@ mod tests {
                 "id": format!("m{n}"), "from": "bob", "to": format!("u{n}"), "sent_at_ms": 1, "body": {"type": "txt"},
             });
             let message = Arc::new(serde_json::from_value(message).expect("a message"));
-            new.push(NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None });
+            new.push(NewMessage::of(APP, message, 1_000_000));
         }
         stage.store.accept(new, RULES, REACH, 10).await.expect("accepted");
         assert_eq!(rows(&stage).await, [1000, 1000, 1000]);

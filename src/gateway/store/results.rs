@@ -197,7 +197,7 @@ mod tests {
             let new = messages.iter().map(|(id, to)| {
                 let message = json!({"id": id, "from": "bob", "to": to, "sent_at_ms": 1, "body": {"type": "txt"}});
                 let message = Arc::new(serde_json::from_value(message).expect("a message"));
-                NewMessage { app: APP.into(), message, expires_ms: 1_000_000, idempotency: None }
+                NewMessage::of(APP, message, 1_000_000)
             });
             self.store.accept(new.collect(), rules, Reach { broker: true, calls }, 10).await.expect("accepted")
         }

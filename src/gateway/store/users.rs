@@ -244,12 +244,7 @@ mod tests {
         for n in 0..3 {
             let message = json!({"id": format!("{user}{n}"), "from": "bob", "to": user, "sent_at_ms": 1, "body": {}});
             let message: Message = serde_json::from_value(message).expect("a message");
-            let new = NewMessage {
-                app: APP.into(),
-                message: Arc::new(message),
-                expires_ms: now_ms + 1000,
-                idempotency: None,
-            };
+            let new = NewMessage::of(APP, Arc::new(message), now_ms + 1000);
             store.accept(vec![new], RULES, Reach { broker: true, calls: 9 }, now_ms).await.expect("accepted");
         }
         let (app, token) = (APP.to_owned(), format!("a-token-of-the-device-{device}"));

@@ -35,8 +35,7 @@ fn id(ms: u64) -> MessageId {
 async fn send(store: &Store, id: &MessageId, key: Option<&str>, now_ms: u64) -> Accepted {
     let message = serde_json::json!({"id": id, "from": "bob", "to": "ann", "sent_at_ms": 1, "body": {"type": "txt"}});
     let message = Arc::new(serde_json::from_value(message).expect("a message"));
-    let new =
-        NewMessage { app: APP.into(), message, expires_ms: now_ms + KEPT_MS, idempotency: key.map(str::to_owned) };
+    let new = NewMessage { idempotency: key.map(str::to_owned), ..NewMessage::of(APP, message, now_ms + KEPT_MS) };
     let reach = Reach { broker: true, calls: 9 };
     store.accept(vec![new], RULES, reach, now_ms).await.expect("accepted").remove(0)
 }

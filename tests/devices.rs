@@ -212,7 +212,13 @@ fn a_device_that_says_too_much_is_read_more_slowly_and_nobody_else_notices() {
         while writeln!(words, "{word}").is_ok() {}
     });
     let rest = Rest::new(&gateway.reach, Path::new(gateway.ca()));
-    support::eventually("the flood is read more slowly", || rest.text("/metrics").contains("read more slowly"));
+    let pauses = || {
+        let metrics = rest.text("/metrics");
+        let line = metrics.lines().find(|line| line.contains("read more slowly"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    };
+    // Each but the first comes after a pause that has ended.
+    support::eventually("the flood is read more slowly", || pauses() >= 3.0);
     let body = json!({"to": ["ann"], "body": {"type": "txt", "msg": "beside the flood"}});
     let id = rest.ok("POST", "messages/users", Some(&body))["data"]["ann"].as_str().expect("an id").to_owned();
     rest.traced(&id, &["acked"]);

@@ -149,6 +149,13 @@ impl Believed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn ids_of_one_millisecond_are_different() {
+        let ids: HashSet<_> = (0..200).map(|_| message_id(1)).collect();
+        assert_eq!(ids.len(), 200);
+    }
 
     const DAY_MS: u64 = 86_400_000;
 

@@ -65,6 +65,7 @@ impl Mending {
         if !self.first_look(address, Instant::now()) {
             return Ok(None);
         }
+        // In a box: it is rare, and would be room in each word's future.
         Ok((!Box::pin(store.is_connected(address.clone(), None)).await?).then(question))
     }
 

@@ -119,6 +119,7 @@ async fn admitted(
         return Err(ApiError::forbidden("this token is of another app"));
     }
     if let Some(login) = claims.login() {
+        // In a box: a user's own requests are rare, and it would be room in each call's future.
         if let Some(code) = Box::pin(state.store.login_ended(login, None, started_ms)).await? {
             return Err(ApiError::unauthorized(format!("this login was ended ({}); log in again", code.as_str())));
         }

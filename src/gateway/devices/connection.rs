@@ -171,6 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Woken::Order(None) => self.closed("it took nothing and lost its place"),
                 Woken::Answered(answer) => self.answered(answer),
                 Woken::Found(found) => self.found(found),
+                // A pause's end and the deadline share one sleep; a tick that is early does nothing.
                 Woken::Late => {
                     let now = self.now();
                     if self.paused_until.take_if(|until| now >= *until).is_some() {

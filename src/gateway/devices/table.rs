@@ -12,9 +12,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What waits for a connection's task; what comes beyond it is not sent, and the ack deadline sees that. The channel holds one more,
-/// and nothing while there is nothing: tokio's own keeps room for 32 of them for each idle device, which is 2 kB.
-const ORDERS: usize = 31 + HELD;
+/// What waits for a connection's task; what comes beyond it is not sent, and the ack deadline sees that.
+const ORDERS: usize = 32 + HELD;
 /// Bytes of a publish beside its body: the header, a topic of three ids, the packet id.
 const OVERHEAD: usize = 256;
 /// A user's connections, probes of the network counted: a token that is bound to no device could open any number.
@@ -174,7 +173,8 @@ impl Table {
     /// # Errors
     /// [`Full`].
     pub(super) fn enter(&self, client_id: &str, max_packet: u32, now: Instant) -> Result<Place, Full> {
-        let (sender, orders) = mpsc::channel(ORDERS);
+        // Not tokio's, which keeps room for 32 of them for each idle device: 2 kB. This one holds one more for its sender.
+        let (sender, orders) = mpsc::channel(ORDERS - 1);
         let mut all = self.all();
         let mut takeovers = Vec::new();
         if let Some(old) = all.by_client.get_mut(client_id)
@@ -285,13 +285,17 @@ mod tests {
     fn a_connection_that_takes_nothing_is_full_and_holds_nobody_up() {
         let table = Table::default();
         let address = Address::new("o#a", "ann", "phone").expect("an address");
-        let _place = table.enter(&address.client_id(), 500, Instant::now()).expect("a place");
-        let given: Vec<_> = (0..=ORDERS + 1).map(|_| table.deliver(&address, word(0))).collect();
-        assert_eq!((given[ORDERS], given[ORDERS + 1]), (Given::Written, Given::Full));
+        let mut place = table.enter(&address.client_id(), 500, Instant::now()).expect("a place");
+        let given: Vec<_> = (0..=ORDERS).map(|_| table.deliver(&address, word(0))).collect();
+        assert_eq!((given[ORDERS - 1], given[ORDERS]), (Given::Written, Given::Full));
+        assert!(place.orders.try_recv().is_ok(), "it takes one");
+        assert_eq!([(); 2].map(|()| table.deliver(&address, word(0))), [Given::Written, Given::Full]);
         assert_eq!(table.deliver(&address, word(500)), Given::TooLarge { most: 500 });
         table.end_login(&address.client_id(), KickCode::Kicked);
         assert_eq!(table.deliver(&address, word(0)), Given::NotHere, "whose login has ended is not waited for");
         assert!(table.all().by_user.is_empty(), "it counts no more");
+        assert!((0..ORDERS).all(|_| place.orders.try_recv().is_ok()), "what it was given comes before its end");
+        assert!(place.orders.try_recv().is_err_and(|error| error.is_closed()));
     }
 
     #[test]

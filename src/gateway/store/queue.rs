@@ -396,6 +396,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_thread_that_woke_for_nothing_is_woken_again() {
+        let (entrance, mut first) = queue();
+        let mut second = first.another();
+        entrance.send(Box::new(job("a", 32))).await.expect("taken");
+        assert!(first.next(Size::Any).is_some(), "no more large ones are carried out beside it");
+        let shared = second.shared.clone();
+        let asleep = || async {
+            while !shared.state().is_idle {
+                tokio::task::yield_now().await;
+            }
+        };
+        let woken = std::thread::spawn(move || second.wait());
+        asleep().await;
+        entrance.send(Box::new(job("a", 32))).await.expect("taken");
+        asleep().await;
+        entrance.send(Box::new(job("b", 1))).await.expect("taken");
+        let joined = tokio::task::spawn_blocking(move || woken.join());
+        let joined = tokio::time::timeout(Duration::from_secs(30), joined).await.expect("it is woken");
+        assert!(joined.expect("joined").expect("it waited"));
+    }
+
+    #[tokio::test]
     async fn one_app_that_fills_its_places_keeps_nobody_else_out() {
         let (entrance, mut queue) = queue();
         for _ in 0..EACH {

@@ -134,7 +134,7 @@ enum Phase {
 /// One connection.
 pub struct Server {
     phase: Phase,
-    /// Over once it has entered, unlike the connection.
+    /// In a box: the connection goes on long after it.
     ask: Option<Box<Ask>>,
     own: Own,
     will: Option<Bytes>,

@@ -263,6 +263,16 @@ fn a_message_that_is_on_its_way_is_not_sent_twice_and_one_that_arrived_may_be_ag
         published(&server.on_event(at(3), Event::Packet(Packet::PubAck(PubAck::new(packet_id, None)))))
     };
     assert_eq!((acked(&mut server, 1), acked(&mut server, 2)), (1, 0), "the second waited once");
+    // Nothing is on its way any more; the client's window and the ids go on.
+    let ids: Vec<u16> = [(); 2]
+        .iter()
+        .flat_map(|()| server.on_event(at(4), Event::Deliver("m".into(), None)))
+        .filter_map(|action| match action {
+            Action::Write(Packet::Publish(publish)) => Some(publish.pkid),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids, [3]);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn line(entry: &Entry, as_json: bool, bodies: bool) -> String {
     if as_json {
         let mut line = json!({ "number": number, "id": message.id, "from": message.from, "bytes": bytes });
         if bodies {
-            line["body"] = message.body.clone();
+            line["body"] = json!(message.body);
         }
         return line.to_string();
     }

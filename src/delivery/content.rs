@@ -211,6 +211,7 @@ pub fn check(ext: &Json) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn message(ext: Json) -> Message {
         Message {
@@ -221,8 +222,8 @@ mod tests {
             group: None,
             sent_at_ms: 0,
             offline: true,
-            body: json!({"msg": "secret text"}),
-            ext,
+            body: Arc::new(json!({"msg": "secret text"})),
+            ext: Arc::new(ext),
         }
     }
 
@@ -282,7 +283,7 @@ mod tests {
         let receiver = Profile { display_style: 1, language: Some("zh-Hans".into()), ..Profile::default() };
         let setting = Setting { receiver, ..Setting::default() };
         let mut message = message(json!({}));
-        message.body = json!({"msg": "good morning", "translations": {"zh-Hans": "早上好"}});
+        message.body = Arc::new(json!({"msg": "good morning", "translations": {"zh-Hans": "早上好"}}));
         let content = compose(&message, &setting);
         assert_eq!((content.title.as_str(), content.body.as_str()), ("您有一条新消息", "bob: 早上好"));
     }
@@ -292,12 +293,12 @@ mod tests {
         let mut setting = Setting::default();
         setting.templates.insert("default".into(), template(" ", "{$msg}"));
         let mut picture = message(json!({}));
-        picture.body = json!({"type": "img"});
+        picture.body = Arc::new(json!({"type": "img"}));
         let content = compose(&picture, &setting);
         assert_eq!((content.title.as_str(), content.body.as_str()), ("You have a new message", "Please check"));
         setting.receiver.language = Some("zh".into());
         assert_eq!(compose(&picture, &setting).body, "请点击查看");
-        picture.ext = json!({"em_at_list": ["ann"]});
+        picture.ext = Arc::new(json!({"em_at_list": ["ann"]}));
         assert_eq!(compose(&picture, &setting).body, "有人@你");
     }
 

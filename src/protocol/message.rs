@@ -13,6 +13,7 @@ use crate::ids::{MessageId, Nonce};
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use std::sync::Arc;
 
 /// Gateway to device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -218,10 +219,10 @@ pub struct Message {
     /// `true` when it waited in the store instead of going out at once.
     #[serde(default)]
     pub offline: bool,
-    /// The message's body as the sender wrote it.
-    pub body: Json,
+    /// The message's body as the sender wrote it, one for all receivers of a call.
+    pub body: Arc<Json>,
     #[serde(default, skip_serializing_if = "Json::is_null")]
-    pub ext: Json,
+    pub ext: Arc<Json>,
 }
 
 fn chat() -> String {

@@ -182,7 +182,7 @@ fn message(test: &Test) -> Message {
         group: None,
         sent_at_ms: now_ms(),
         offline: true,
-        body: json!({}),
-        ext,
+        body: Arc::new(json!({})),
+        ext: Arc::new(ext),
     }
 }

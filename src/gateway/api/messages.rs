@@ -76,6 +76,7 @@ pub(super) async fn send(
     if let (Some(kind), Value::Object(map)) = (new.kind, &mut body) {
         map.entry("type").or_insert(json!(kind));
     }
+    let (body, ext) = (Arc::new(body), Arc::new(new.ext));
     let (mut messages, mut bytes) = (Vec::with_capacity(new.to.len()), 0);
     let mut named = HashSet::new();
     for (n, to) in new.to.into_iter().enumerate() {
@@ -96,7 +97,7 @@ pub(super) async fn send(
             sent_at_ms: now_ms(),
             offline: false,
             body: body.clone(),
-            ext: new.ext.clone(),
+            ext: ext.clone(),
         };
         let json = message.to_json();
         let size = Down::message_size(&json);

@@ -5,6 +5,7 @@ use crate::ids::MessageId;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 fn message_with(id: &str, body: serde_json::Value) -> Message {
@@ -16,8 +17,8 @@ fn message_with(id: &str, body: serde_json::Value) -> Message {
         group: None,
         sent_at_ms: 1,
         offline: false,
-        body,
-        ext: json!(null),
+        body: Arc::new(body),
+        ext: Arc::default(),
     }
 }
 

@@ -20,7 +20,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Dispatch {
-    /// Accepts messages, each with its [`Message::to_json`]: after the answer, which has their ids, none will be lost. Publishing goes on behind it.
+    /// Accepts messages, each with its [`Message::to_json`]: after the answer, which has their ids, none will be lost.
+    /// Publishing goes on behind it.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was accepted then, unless it is [`StoreError::InPart`].

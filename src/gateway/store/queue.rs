@@ -52,7 +52,8 @@ struct State {
     threads: usize,
     /// Threads that carry large jobs out.
     large: usize,
-    /// Threads may wait that nobody has woken since: a call into the kernel for each job, while all are at work, is for nothing.
+    /// Threads may wait that nobody has woken since: a call into the kernel for each job would be for nothing while all are
+    /// at work.
     is_idle: bool,
     is_closed: bool,
 }

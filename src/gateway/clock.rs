@@ -151,13 +151,13 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    const DAY_MS: u64 = 86_400_000;
+
     #[test]
     fn ids_of_one_millisecond_are_different() {
         let ids: HashSet<_> = (0..200).map(|_| message_id(1)).collect();
         assert_eq!(ids.len(), 200);
     }
-
-    const DAY_MS: u64 = 86_400_000;
 
     #[test]
     fn a_clock_that_jumps_ahead_is_doubted_for_a_day_and_no_longer() {

@@ -38,7 +38,6 @@ const MAX_HEAD: usize = 32 * 1024;
 /// A request's head comes within so long after the connection began, or after the answer before it. Longer than the pools of
 /// HTTP clients keep a connection (Go's `net/http` 90 s, Amazon's load balancers 60 s), so that none is closed under a request.
 const IDLE: Duration = Duration::from_secs(120);
-
 /// How often an idle one is looked for while all are being answered and somebody waits.
 const LOOK: Duration = Duration::from_millis(100);
 

@@ -324,9 +324,9 @@ impl Store {
         work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
     ) -> impl Future<Output = Result<T, StoreError>> {
         let (sender, receiver) = oneshot::channel();
-        let job = Box::new(Job { flow, users, alone, work: work(sender) });
+        let sent = self.jobs.send(Job { flow, users, alone, work: work(sender) });
         async {
-            self.jobs.send(job).await?;
+            sent.await?;
             receiver.await.map_err(|_| StoreError::Closed)?
         }
     }

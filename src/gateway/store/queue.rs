@@ -156,23 +156,28 @@ impl Drop for Open {
 }
 
 impl Entrance {
+    /// Puts it in a box at once, which is all of it that whoever waits holds.
+    ///
     /// # Errors
     /// [`StoreError::Closed`]: no thread is left.
-    pub async fn send(&self, job: Box<Job>) -> Result<(), StoreError> {
-        let shared = &self.0.0;
-        let place = self.places(&job.flow).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let mut state = shared.state();
-        if state.is_closed {
-            return Err(StoreError::Closed);
+    pub fn send(&self, job: Job) -> impl Future<Output = Result<(), StoreError>> {
+        let (shared, job) = (&self.0.0, Box::new(job));
+        let place = self.places(&job.flow).acquire_owned();
+        async move {
+            let place = place.await.map_err(|_| StoreError::Closed)?;
+            let mut state = shared.state();
+            if state.is_closed {
+                return Err(StoreError::Closed);
+            }
+            state.turns.push(job.flow.clone(), job.cost(), (job, place));
+            let is_idle = std::mem::take(&mut state.is_idle);
+            drop(state);
+            if is_idle {
+                // One alone may be none of those that may take it.
+                shared.changed.notify_all();
+            }
+            Ok(())
         }
-        state.turns.push(job.flow.clone(), job.cost(), (job, place));
-        let is_idle = std::mem::take(&mut state.is_idle);
-        drop(state);
-        if is_idle {
-            // One alone may be none of those that may take it.
-            shared.changed.notify_all();
-        }
-        Ok(())
     }
 
     fn places(&self, flow: &Flow) -> Arc<Semaphore> {
@@ -311,12 +316,12 @@ mod tests {
         let (entrance, mut first) = queue();
         let mut others: Vec<Queue> = (0..3).map(|_| first.another()).collect();
         for _ in 0..10 {
-            entrance.send(Box::new(job("a", 32))).await.expect("taken");
+            entrance.send(job("a", 32)).await.expect("taken");
         }
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.cost());
         assert_eq!((taken(&mut first), taken(&mut others[0])), (Some(32), Some(32)));
         assert_eq!((taken(&mut others[1]), taken(&mut others[2])), (None, None));
-        entrance.send(Box::new(job("b", 1))).await.expect("taken");
+        entrance.send(job("b", 1)).await.expect("taken");
         assert!(others[1].wait());
         assert_eq!((taken(&mut others[1]), taken(&mut others[1])), (Some(1), None));
         // It has done what it had, and one that ended leaves its share.
@@ -332,7 +337,7 @@ mod tests {
         let mut second = first.another();
         let of = |user: &str| Job { users: vec![format!("a/{user}")], ..job("a", 0) };
         for user in ["ann", "ann", "ben", "ann"] {
-            entrance.send(Box::new(of(user))).await.expect("taken");
+            entrance.send(of(user)).await.expect("taken");
         }
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users[0].clone());
         assert_eq!(taken(&mut first).as_deref(), Some("a/ann"));
@@ -355,22 +360,16 @@ mod tests {
         let of = |app: &str, user: String| Job { users: vec![user], ..job(app, 0) };
         for n in 0..100 {
             // `a/ann` is what the first thread is at; the number is for this test to tell them apart.
-            entrance
-                .send(Box::new(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }))
-                .await
-                .expect("taken");
+            entrance.send(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }).await.expect("taken");
         }
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users.last().cloned().unwrap_or_default());
         assert_eq!((taken(&mut first).as_deref(), taken(&mut second)), (Some("a/0"), None));
         for n in 0..100 {
-            entrance.send(Box::new(of("b", format!("b/{n}")))).await.expect("taken");
+            entrance.send(of("b", format!("b/{n}"))).await.expect("taken");
         }
         // More of the first one's, behind it.
         for n in 100..110 {
-            entrance
-                .send(Box::new(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }))
-                .await
-                .expect("taken");
+            entrance.send(Job { users: vec!["a/ann".into(), format!("a/{n}")], ..job("a", 0) }).await.expect("taken");
         }
         let all: Vec<String> = std::iter::from_fn(|| taken(&mut first)).collect();
         assert_eq!(all.len(), 209);
@@ -388,7 +387,7 @@ mod tests {
         let of = |user: &str| Job { users: vec![format!("a/{user}")], ..job("a", 0) };
         let taken = |queue: &mut Queue| queue.next(Size::Any).map(|job| job.users[0].clone());
         for _ in 0..3 {
-            entrance.send(Box::new(of("ann"))).await.expect("taken");
+            entrance.send(of("ann")).await.expect("taken");
         }
         assert_eq!((taken(&mut first).as_deref(), taken(&mut second)), (Some("a/ann"), None));
         first.let_go();
@@ -400,7 +399,7 @@ mod tests {
     async fn a_thread_that_woke_for_nothing_is_woken_again() {
         let (entrance, mut first) = queue();
         let mut second = first.another();
-        entrance.send(Box::new(job("a", 32))).await.expect("taken");
+        entrance.send(job("a", 32)).await.expect("taken");
         assert!(first.next(Size::Any).is_some(), "no more large ones are carried out beside it");
         let shared = second.shared.clone();
         let asleep = || async {
@@ -410,9 +409,9 @@ mod tests {
         };
         let woken = std::thread::spawn(move || second.wait());
         asleep().await;
-        entrance.send(Box::new(job("a", 32))).await.expect("taken");
+        entrance.send(job("a", 32)).await.expect("taken");
         asleep().await;
-        entrance.send(Box::new(job("b", 1))).await.expect("taken");
+        entrance.send(job("b", 1)).await.expect("taken");
         let joined = tokio::task::spawn_blocking(move || woken.join());
         let joined = tokio::time::timeout(Duration::from_secs(30), joined).await.expect("it is woken");
         assert!(joined.expect("joined").expect("it waited"));
@@ -422,23 +421,23 @@ mod tests {
     async fn one_app_that_fills_its_places_keeps_nobody_else_out() {
         let (entrance, mut queue) = queue();
         for _ in 0..EACH {
-            entrance.send(Box::new(job("a", 1))).await.expect("taken");
+            entrance.send(job("a", 1)).await.expect("taken");
         }
-        let late = tokio::time::timeout(Duration::from_millis(1), entrance.send(Box::new(job("a", 1)))).await;
+        let late = tokio::time::timeout(Duration::from_millis(1), entrance.send(job("a", 1))).await;
         assert!(late.is_err(), "it waits itself");
-        entrance.send(Box::new(job("b", 1))).await.expect("taken");
+        entrance.send(job("b", 1)).await.expect("taken");
         assert!(queue.next(Size::Any).is_some());
-        entrance.send(Box::new(job("a", 1))).await.expect("there is a place again");
+        entrance.send(job("a", 1)).await.expect("there is a place again");
     }
 
     #[tokio::test]
     async fn without_threads_jobs_are_refused_and_without_callers_threads_end() {
         let (entrance, queue_) = queue();
-        entrance.send(Box::new(job("a", 1))).await.expect("taken");
+        entrance.send(job("a", 1)).await.expect("taken");
         drop(queue_);
-        assert!(matches!(entrance.send(Box::new(job("a", 1))).await, Err(StoreError::Closed)));
+        assert!(matches!(entrance.send(job("a", 1)).await, Err(StoreError::Closed)));
         let (entrance, mut queue) = queue();
-        entrance.send(Box::new(job("a", 1))).await.expect("taken");
+        entrance.send(job("a", 1)).await.expect("taken");
         drop(entrance);
         assert!(queue.wait() && queue.next(Size::Any).is_some());
         assert!(!queue.wait());

@@ -486,11 +486,11 @@ mod tests {
         let mut taken = Vec::new();
         for round in 0..2 * SHARE {
             for _ in 0..2 {
-                entrance.send(Box::new(job(Some("a"), 1))).await.expect("sent");
+                entrance.send(job(Some("a"), 1)).await.expect("sent");
             }
             if round == 1 {
-                entrance.send(Box::new(job(Some("b"), 32))).await.expect("sent");
-                entrance.send(Box::new(job(None, 32))).await.expect("sent");
+                entrance.send(job(Some("b"), 32)).await.expect("sent");
+                entrance.send(job(None, 32)).await.expect("sent");
             }
             assert!(share(&mut queue, &mut jobs, false));
             // One fits into each transaction.
@@ -514,8 +514,8 @@ mod tests {
     async fn the_only_connection_takes_jobs_of_each_size_together() {
         for (only, together) in [(true, 2), (false, 1)] {
             let (entrance, mut queue) = queue::queue();
-            entrance.send(Box::new(job(Some("a"), 32))).await.expect("sent");
-            entrance.send(Box::new(job(Some("b"), 1))).await.expect("sent");
+            entrance.send(job(Some("a"), 32)).await.expect("sent");
+            entrance.send(job(Some("b"), 1)).await.expect("sent");
             let mut jobs = VecDeque::new();
             assert!(share(&mut queue, &mut jobs, only));
             assert_eq!(jobs.len(), together);

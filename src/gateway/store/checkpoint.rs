@@ -14,6 +14,11 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The same where it cannot wait. A reader of the file may be all that keeps it so.
 const BREATH: Duration = Duration::from_millis(50);
+/// The same between parts.
+const SHORT_BREATH: Duration = Duration::from_millis(5);
+/// How much its thread steps back for others on its core (the operating system's niceness, 0 to 19): nobody waits for it, and it
+/// has milliseconds of work in one go.
+const NICENESS: i32 = 10;
 /// While commits never pause the log only grows: from so many pages of 4 KiB on it is to start anew.
 const LONG: u32 = 16_384;
 
@@ -37,10 +42,10 @@ impl Log {
         self.pages - self.moved <= self.long / 32
     }
 
-    /// What there is goes into the file now, and to the disk. `in_parts`: a commit beside that waits for a few milliseconds of
-    /// it and not for tens.
+    /// What there is goes into the file now, and to the disk. `in_parts`, of 1 MiB: a commit beside that waits for about as long as
+    /// for another commit.
     const fn is_to_be_moved(self, in_parts: bool) -> bool {
-        self.is_long() && !self.has_little_left() || in_parts && self.pages - self.moved >= self.long / 8
+        self.is_long() && !self.has_little_left() || in_parts && self.pages - self.moved >= self.long / 64
     }
 
     /// The store's thread moves the rest, as nothing comes to it meanwhile: only then does the log start anew. It does not wait
@@ -76,7 +81,8 @@ impl Pages {
 pub(super) struct Checkpoints {
     pages: Arc<Pages>,
     committed: SyncSender<()>,
-    hurry: SyncSender<()>,
+    /// With the pause that follows.
+    hurry: SyncSender<Duration>,
 }
 
 impl Checkpoints {
@@ -108,7 +114,7 @@ impl Checkpoints {
         let _ = self.committed.try_send(());
         let log = self.pages.log();
         if log.is_to_be_moved(among_apps) {
-            let _ = self.hurry.try_send(());
+            let _ = self.hurry.try_send(if among_apps { SHORT_BREATH } else { BREATH });
         }
         if log.is_to_start_anew() {
             move_all(writer);
@@ -126,13 +132,15 @@ struct Mover {
 
 impl Mover {
     #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for commits")]
-    fn work(self, heard: &Receiver<()>, hurried: &Receiver<()>) {
+    fn work(self, heard: &Receiver<()>, hurried: &Receiver<Duration>) {
+        // On Linux that is the calling thread's own (setpriority(2), "C library/kernel differences"); less of it is never refused.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
         while heard.recv().is_ok() {
-            let cannot_wait = hurried.recv_timeout(PAUSE).is_ok();
+            let breath = hurried.recv_timeout(PAUSE).ok();
             let moved = move_all(&self.own);
-            if cannot_wait {
+            if let Some(breath) = breath {
                 self.bring_to_disk(moved);
-                std::thread::sleep(BREATH);
+                std::thread::sleep(breath);
             }
         }
     }
@@ -173,7 +181,7 @@ mod tests {
         assert_eq!(decided(log(3500, 3400)), (false, true));
         assert_eq!(decided(log(12_799, 3000)), (true, false));
         assert_eq!(decided(log(12_800, 3000)), (true, true));
-        assert!(!log(799, 400).is_to_be_moved(true) && log(800, 400).is_to_be_moved(true), "a part");
+        assert!(!log(449, 400).is_to_be_moved(true) && log(450, 400).is_to_be_moved(true), "a part");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::turns::{Flow, SLICE, Turns};
 use super::{Job, StoreError};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Jobs of one app that wait; its callers beyond that wait themselves, and nobody else's.
@@ -21,6 +21,8 @@ const BUSY: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 /// Receivers for whom no more are waited for.
 const ENOUGH: usize = 128;
+/// While more receivers wait than one app has places for, no large job rests.
+const CROWDED: usize = EACH * SLICE;
 
 /// Which jobs are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +213,12 @@ impl Queue {
 
     /// What was taken is done: waits for a job that this thread may take; `false` when there will be none.
     pub fn wait(&mut self) -> bool {
+        self.wait_for(Duration::ZERO).is_some()
+    }
+
+    /// The same, but for so long only for a small one; of which size jobs are then to be taken.
+    fn wait_for(&mut self, rest: Duration) -> Option<Size> {
+        let over = Instant::now() + rest;
         let mut state = self.shared.state();
         state.hands.done(self.marks.drain(..));
         if std::mem::take(&mut self.has_large) {
@@ -218,25 +226,32 @@ impl Queue {
             self.shared.changed.notify_all();
         }
         loop {
-            if state.has(self.number, Size::Any, false) {
-                return true;
+            let may_rest = !rest.is_zero() && !state.is_closed && state.turns.cost() <= CROWDED;
+            let left = if may_rest { over.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let size = if left.is_zero() { Size::Any } else { Size::Small };
+            if state.has(self.number, size, false) {
+                return Some(size);
             }
             if state.is_closed {
-                return false;
+                return None;
             }
             state.is_idle = true;
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match size {
+                Size::Small => self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                _ => self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
-    /// The same, and a moment more if there is much to do. `last`: how many jobs the transaction before had.
+    /// The same while large jobs rest for so long, and a moment more if there is much to do. `last`: how many jobs the transaction
+    /// before had. Of which size jobs are to be taken; `None` when there will be none.
     #[allow(clippy::disallowed_methods, reason = "a thread of the store has nothing else to do than to wait for jobs")]
-    pub fn wait_for_more(&mut self, last: usize) -> bool {
-        let any = self.wait();
-        if any && last >= BUSY && self.shared.state().turns.cost() < ENOUGH {
+    pub fn wait_for_more(&mut self, last: usize, rest: Duration) -> Option<Size> {
+        let size = self.wait_for(rest)?;
+        if last >= BUSY && self.shared.state().turns.cost() < ENOUGH {
             std::thread::sleep(GATHER);
         }
-        any
+        Some(size)
     }
 
     /// The job whose turn it is, of those that this thread may take.
@@ -415,6 +430,28 @@ mod tests {
         let joined = tokio::task::spawn_blocking(move || woken.join());
         let joined = tokio::time::timeout(Duration::from_secs(30), joined).await.expect("it is woken");
         assert!(joined.expect("joined").expect("it waited"));
+    }
+
+    #[tokio::test]
+    async fn while_large_jobs_rest_small_ones_are_taken_and_beyond_one_apps_places_none_rests() {
+        let (entrance, mut queue) = queue();
+        let (short, long) = (Duration::from_millis(1), Duration::from_secs(3600));
+        entrance.send(job("a", 32)).await.expect("taken");
+        entrance.send(job("b", 1)).await.expect("taken");
+        assert_eq!(queue.wait_for_more(0, long), Some(Size::Small));
+        assert_eq!(queue.next(Size::Small).map(|job| job.cost()), Some(1));
+        assert_eq!(
+            (queue.wait_for_more(0, short), queue.next(Size::Any).map(|job| job.cost())),
+            (Some(Size::Any), Some(32))
+        );
+        for _ in 0..EACH {
+            entrance.send(job("a", SLICE)).await.expect("taken");
+        }
+        entrance.send(job("b", SLICE)).await.expect("taken");
+        assert_eq!(queue.wait_for_more(0, long), Some(Size::Any));
+        assert!(queue.next(Size::Any).is_some(), "the rest would be for nothing");
+        drop(entrance);
+        assert_eq!(queue.wait_for_more(0, long), Some(Size::Any), "the end waits for no rest");
     }
 
     #[tokio::test]

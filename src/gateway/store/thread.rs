@@ -230,7 +230,8 @@ fn grow_postgres(client: &mut Client) -> Result<(), StoreError> {
 fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Usage, mut queue: Queue) {
     let (health, kept) = (Health::default(), Kept::default());
     let (mut last, mut pace) = (0, Pace::default());
-    while queue.wait_for_more(last) {
+    while let Some(size) = queue.wait_for_more(last, pace.rest(now())) {
+        let began = now();
         let transaction = match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
             Ok(transaction) => transaction,
             Err(error) => {
@@ -243,7 +244,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
             let t = Transaction::sqlite(&transaction, usage, &kept);
             (
                 some(&t, (&mut pace, false), |group| {
-                    queue.next_that(Size::Any, |flow, small| group.has_room_for(flow, small))
+                    queue.next_that(size, |flow, small| group.has_room_for(flow, small))
                 }),
                 t.commit(),
             )
@@ -256,6 +257,7 @@ fn work_sqlite(mut connection: Connection, checkpoints: &Checkpoints, usage: &Us
         if kept.is_full() {
             enter_all(&kept, &mut connection, &health);
         }
+        pace.over(began, now());
         let among_apps = pace.is_among_apps(now());
         if among_apps {
             make_way();

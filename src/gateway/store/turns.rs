@@ -16,11 +16,13 @@ pub const SLICE: usize = 32;
 /// A transaction takes no further job after this: what is in it would wait for too long.
 const LONGEST: Duration = Duration::from_millis(25);
 /// The same where other apps' jobs come too: one that comes waits for the commit of all that was done before.
-const AMONG_APPS: Duration = Duration::from_millis(2);
-/// The same once jobs of two apps are in it.
-const MIXED: Duration = Duration::from_millis(1);
+const AMONG_APPS: Duration = Duration::from_micros(500);
 /// The same of what others need not wait for: a connection's transaction of large jobs, beside those of small ones.
 const APART: Duration = Duration::from_millis(250);
+/// After a transaction with large jobs the next of them rest for as long as it took, and for no longer than this, where an app had
+/// a small one within [`LATELY`].
+const LONGEST_REST: Duration = Duration::from_millis(25);
+const LATELY: Duration = Duration::from_secs(1);
 /// After so long without jobs of a second app one is taken to be alone.
 const ALONE: Duration = Duration::from_secs(60);
 /// Most jobs of one transaction.
@@ -135,6 +137,10 @@ pub(super) struct Pace {
     changed: Option<Duration>,
     /// There was a large one in the last transaction.
     had_large: bool,
+    /// When an app last had a small one.
+    had_small: Option<Duration>,
+    /// Large ones rest until then.
+    rests_until: Duration,
 }
 
 impl Pace {
@@ -152,12 +158,26 @@ impl Pace {
         self.changed.is_some_and(|changed| now.saturating_sub(changed) < ALONE)
     }
 
+    /// The transaction is over that began at that moment. A thread that did nothing but one app's large jobs would always be in
+    /// the midst of one when another app's message to one user comes.
+    pub fn over(&mut self, began: Duration, now: Duration) {
+        let is_waited_for = self.had_small.is_some_and(|had| now.saturating_sub(had) < LATELY);
+        if self.had_large && is_waited_for && self.is_among_apps(now) {
+            self.rests_until = now + now.saturating_sub(began).min(LONGEST_REST);
+        }
+    }
+
+    /// How long large jobs are still to rest.
+    pub fn rest(&self, now: Duration) -> Duration {
+        self.rests_until.saturating_sub(now)
+    }
+
     /// The next transaction; `apart`: others carry small jobs out beside it.
     pub fn group(&mut self, apart: bool, now: Duration) -> Group<'_> {
         let (longest, mixed) = match (apart, self.is_among_apps(now)) {
             (true, _) => (APART, APART),
-            (false, true) => (AMONG_APPS, MIXED),
-            (false, false) => (LONGEST, MIXED),
+            (false, true) => (AMONG_APPS, AMONG_APPS),
+            (false, false) => (LONGEST, AMONG_APPS),
         };
         let follows_large = std::mem::take(&mut self.had_large);
         Group {
@@ -214,7 +234,10 @@ impl Group<'_> {
             }
             self.app = flow;
             self.has_small |= small;
-            self.pace.had_large |= !small;
+            match small {
+                true => self.pace.had_small = Some(now),
+                false => self.pace.had_large = true,
+            }
         }
     }
 
@@ -402,10 +425,42 @@ mod tests {
         pace.group(false, ms(10)).add(job(app("b"), false), ms(10));
         let mut group = pace.group(false, ms(20));
         group.add(job(app("b"), false), ms(20));
-        assert!(!group.is_full(ms(21)) && group.is_full(ms(22)));
+        assert!(!group.is_full(ms(20)) && group.is_full(ms(21)));
         let mut group = pace.group(false, ms(61_000));
         group.add(job(app("b"), false), ms(61_000));
         assert!(!group.is_full(ms(61_024)) && group.is_full(ms(61_025)));
+    }
+
+    #[test]
+    fn large_jobs_rest_as_long_as_they_took_while_another_app_sends_to_single_users() {
+        let ms = Duration::from_millis;
+        let large = |pace: &mut Pace, began| {
+            pace.group(false, ms(began)).add(job(app("a"), false), ms(began));
+            pace.over(ms(began), ms(began + 3));
+            pace.rest(ms(began + 3))
+        };
+        let small = |pace: &mut Pace, began| {
+            pace.group(false, ms(began)).add(Taken { small: true, ..job(app("b"), false) }, ms(began));
+            pace.over(ms(began), ms(began + 1));
+        };
+        let mut pace = Pace::default();
+        assert_eq!(large(&mut pace, 0), ms(0), "it is alone");
+        small(&mut pace, 10);
+        assert_eq!(large(&mut pace, 20), ms(3));
+        small(&mut pace, 24);
+        assert_eq!(
+            (pace.rest(ms(25)), pace.rest(ms(27))),
+            (ms(1), ms(0)),
+            "a small one neither ends the rest nor begins it anew"
+        );
+        assert_eq!(large(&mut pace, 1100), ms(0), "nobody has sent to a single user lately");
+        pace.group(false, ms(1200)).add(job(app("c"), false), ms(1200));
+        pace.over(ms(1200), ms(1203));
+        assert_eq!(pace.rest(ms(1203)), ms(0), "nor does another app's large one need it");
+        small(&mut pace, 1300);
+        pace.group(false, ms(1400)).add(job(app("a"), false), ms(1400));
+        pace.over(ms(1400), ms(2000));
+        assert_eq!(pace.rest(ms(2000)), LONGEST_REST);
     }
 
     #[test]

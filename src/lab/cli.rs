@@ -132,7 +132,7 @@ enum Command {
         /// Connections that say nothing, beside which a login is timed; 0 leaves that out
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=10_000))]
         silent: u32,
-        /// A gateway to measure with `connected`, `store` or `fair` instead of the one beside this program
+        /// A gateway to measure with `gateway`, `fair`, `connected`, `store` or `growth` instead of the one beside this program
         #[arg(long, value_name = "FILE")]
         gateway: Option<PathBuf>,
         /// An empty PostgreSQL database for `store`, `connected` or `growth`
@@ -270,6 +270,10 @@ fn filling(users: &[u32], waiting: u32) -> Filling {
     Filling { users: users.first().copied().unwrap_or_default(), waiting }
 }
 
+/// The figures that take another gateway, and those that take a PostgreSQL.
+const WITH_GATEWAY: [&str; 5] = ["gateway", "fair", "connected", "store", "growth"];
+const WITH_STORE: [&str; 3] = ["connected", "store", "growth"];
+
 /// The policies shown side by side.
 const POLICIES: [&str; 5] = ["impush", "fixed:30", "fixed:270", "mars", "oracle"];
 /// Idle limits of the stationary networks, in seconds: from the shortest seen on mobile networks to
@@ -377,11 +381,17 @@ fn execute(command: Command) -> Result<bool, String> {
                 Simulation { policy, nat, days, seed, trace, json, svg }.run()?;
                 Ok(true)
             }
+            Command::Bench { what, gateway: Some(_), .. } if !WITH_GATEWAY.contains(&&*what) => {
+                Err(format!("`bench {what}` measures no other gateway; leave --gateway out"))
+            }
+            Command::Bench { what, store: Some(_), .. } if !WITH_STORE.contains(&&*what) => {
+                Err(format!("`bench {what}` measures on SQLite alone; leave --store out"))
+            }
             Command::Bench { what, json, count, concurrency, .. } if what == "senders" => {
                 senders::measure(json, count, concurrency).await.map(|()| true)
             }
-            Command::Bench { what, json, count, users, waiting, .. } if what == "gateway" => {
-                throughput::measure(json, count, filling(&users, waiting)).await.map(|()| true)
+            Command::Bench { what, json, count, gateway, users, waiting, .. } if what == "gateway" => {
+                throughput::measure(json, count, filling(&users, waiting), gateway).await.map(|()| true)
             }
             Command::Bench { what, json, count, gateway, .. } if what == "fair" => {
                 fair::measure(json, count, gateway).await

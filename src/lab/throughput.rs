@@ -28,9 +28,14 @@ const SAMPLE: u32 = 20;
 ///
 /// # Errors
 /// A sentence when a program cannot be started, or a message was refused.
-pub(super) async fn measure(json_line: bool, count: u32, filling: Filling) -> Result<(), String> {
+pub(super) async fn measure(
+    json_line: bool,
+    count: u32,
+    filling: Filling,
+    gateway: Option<PathBuf>,
+) -> Result<(), String> {
     // One core for the gateway, as the figure asks; the rest of the machine makes the load.
-    let mut rig = Rig::start(true, CALL).await?;
+    let mut rig = Rig::start_with(true, CALL, gateway.as_deref()).await?;
     fill(&mut rig, filling).await?;
     let rig = Arc::new(rig);
     let pid = rig.gateway.id().ok_or("the gateway ended")?;

@@ -3,6 +3,7 @@
 use super::certificate::Certificate;
 use super::lenient;
 use super::notification::{Accepted, Notification};
+use super::text::bytes;
 use crate::http::Repeat;
 use crate::secret::{Secret, fingerprint};
 use serde::Deserialize;
@@ -56,7 +57,7 @@ impl Call {
 
     pub fn json(url: String, body: &serde_json::Value) -> Self {
         let headers = vec![("content-type", "application/json; charset=UTF-8".to_owned())];
-        Self { url, headers, body: body.to_string().into_bytes() }
+        Self { url, headers, body: bytes(body) }
     }
 
     pub fn with(mut self, name: &'static str, value: String) -> Self {
@@ -241,7 +242,7 @@ pub struct TooLarge {
 impl TooLarge {
     /// Of a document with at most `most` bytes.
     pub fn of(document: &Json, most: usize) -> Option<Self> {
-        let size = document.to_string().len();
+        let size = bytes(document).len();
         (size > most).then_some(Self { size, most })
     }
 }

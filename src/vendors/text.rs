@@ -44,22 +44,32 @@ pub(super) fn cut(text: &str, limit: usize, count: Count) -> String {
 /// Shortens the texts at these places, one after the other, each down to one character before the next gives way,
 /// until the whole document has at most `most` bytes or nothing is left of them.
 pub(super) fn shrink(document: &mut Json, pointers: &[&str], most: usize) {
+    // Nearly all fit as they are.
+    if bytes(document).len() <= most {
+        return;
+    }
     for pointer in pointers {
         shrink_one(document, pointer, most);
     }
 }
 
+/// A document as it is sent.
+pub(super) fn bytes(document: &Json) -> Vec<u8> {
+    // What has texts for its keys can always be written.
+    serde_json::to_vec(document).unwrap_or_default()
+}
+
 fn shrink_one(document: &mut Json, pointer: &str, most: usize) {
     loop {
-        let over = document.to_string().len().saturating_sub(most);
+        let over = bytes(document).len().saturating_sub(most);
         let Some(text) = document.pointer_mut(pointer) else { return };
         let current = text.as_str().unwrap_or_default().to_owned();
         if over == 0 || current.chars().count() <= 1 {
             return;
         }
         // Quotes and control characters take more bytes in the document than in the text.
-        let written = text.to_string().len();
-        let keep = current.len() * written.saturating_sub(over) / written;
+        let whole = bytes(text).len();
+        let keep = current.len() * whole.saturating_sub(over) / whole;
         *text = json!(cut(&current, keep.min(current.len() - 1), Count::Bytes));
     }
 }

@@ -50,6 +50,7 @@ mod removed;
 mod repeated;
 mod results;
 mod room;
+mod schema;
 mod settings;
 mod shape;
 mod sql;

@@ -7,6 +7,7 @@
 mod accept;
 mod acks;
 mod bindings;
+mod binds;
 mod bulk;
 mod certificates;
 mod checkpoint;
@@ -72,10 +73,11 @@ mod words;
 
 pub use accept::{NewMessage, Reach};
 pub use acks::Acked;
+pub use binds::{Bind, BindReply};
 pub use certificates::Unreadable;
 pub use claims::{Claimed, Waiting};
 pub use clients::{Client, ClientScope};
-pub use devices::{Bind, BindReply, DeviceRow};
+pub use devices::DeviceRow;
 pub use ends::Swept;
 pub use enrolments::{Enrolling, EnrolmentCode, LetIn, check_template};
 pub use kicks::{Kick, Look, Welcome};

@@ -3,7 +3,7 @@
 use super::pending::{DeliveryChange, NewDelivery};
 use super::sql::{OptionalExtension as _, Row, Transaction, params};
 use super::traces::note;
-use super::{StoreError, address, as_i64, as_u64, devices};
+use super::{StoreError, address, as_i64, as_u64, binds};
 use crate::delivery::{Pair, Shown, State, Step};
 use crate::ids::{MessageId, Nonce};
 use crate::protocol::Address;
@@ -173,6 +173,6 @@ pub(super) fn put(
     }
     let Some(Shown { notifier, vendor_id }) = step.recall.clone() else { return Ok(None) };
     let address = address(app, user, device)?;
-    let token = devices::token(t, &address, &notifier)?;
+    let token = binds::token(t, &address, &notifier)?;
     Ok(Some(Recall { address, message: message.clone(), notifier, token, vendor_id }))
 }

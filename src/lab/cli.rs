@@ -382,10 +382,10 @@ fn execute(command: Command) -> Result<bool, String> {
                 Ok(true)
             }
             Command::Bench { what, gateway: Some(_), .. } if !WITH_GATEWAY.contains(&&*what) => {
-                Err(format!("`bench {what}` measures no other gateway; leave --gateway out"))
+                Err(format!("`bench {what}` takes no --gateway; leave it out"))
             }
             Command::Bench { what, store: Some(_), .. } if !WITH_STORE.contains(&&*what) => {
-                Err(format!("`bench {what}` measures on SQLite alone; leave --store out"))
+                Err(format!("`bench {what}` takes no --store; leave it out"))
             }
             Command::Bench { what, json, count, concurrency, .. } if what == "senders" => {
                 senders::measure(json, count, concurrency).await.map(|()| true)

@@ -94,7 +94,7 @@ async fn in_parts<T, F: Future<Output = Result<T, StoreError>>>(
     end: Instant,
 ) -> Vec<Result<T, StoreError>> {
     if count == 1 {
-        // Most calls are to one user, and none of it is done.
+        // One part, as most calls have: if it fails nothing of the call is done, and there is nothing to complete.
         return vec![part(0).await];
     }
     let mut done = join_all((0..count).map(&part)).await;

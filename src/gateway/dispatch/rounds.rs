@@ -1,4 +1,4 @@
-//! The rounds of what is due: claimed and carried out, swept when its time is over, and slept until the next of it.
+//! The rounds of what is due: claimed and carried out, swept when its time is over, and a sleep until the next is due.
 
 use super::{Dispatch, report};
 use crate::gateway::clock::now_ms;

@@ -16,9 +16,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(50);
 /// The same between parts.
 const SHORT_BREATH: Duration = Duration::from_millis(5);
-/// How much its thread steps back for others on its core (the operating system's niceness, 0 to 19): nobody waits for it, and it
-/// has milliseconds of work in one go.
-const NICENESS: i32 = 10;
 /// While commits never pause the log only grows: from so many pages of 4 KiB on it is to start anew.
 const LONG: u32 = 16_384;
 
@@ -42,7 +39,7 @@ impl Log {
         self.pages - self.moved <= self.long / 32
     }
 
-    /// What there is goes into the file now, and to the disk. `in_parts`, of 1 MiB: a commit beside that waits for about as long as
+    /// What there is goes into the file now, and to the disk. `in_parts`, of 1 MiB or more: a commit beside that waits for about as long as
     /// for another commit.
     const fn is_to_be_moved(self, in_parts: bool) -> bool {
         self.is_long() && !self.has_little_left() || in_parts && self.pages - self.moved >= self.long / 64
@@ -114,7 +111,7 @@ impl Checkpoints {
         let _ = self.committed.try_send(());
         let log = self.pages.log();
         if log.is_to_be_moved(among_apps) {
-            let _ = self.hurry.try_send(if among_apps { SHORT_BREATH } else { BREATH });
+            let _ = self.hurry.try_send(if among_apps && !log.is_long() { SHORT_BREATH } else { BREATH });
         }
         if log.is_to_start_anew() {
             move_all(writer);
@@ -133,13 +130,13 @@ struct Mover {
 impl Mover {
     #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do than to wait for commits")]
     fn work(self, heard: &Receiver<()>, hurried: &Receiver<Duration>) {
-        // On Linux that is the calling thread's own (setpriority(2), "C library/kernel differences"); less of it is never refused.
-        let _ = rustix::process::setpriority_process(None, NICENESS);
         while heard.recv().is_ok() {
             let breath = hurried.recv_timeout(PAUSE).ok();
             let moved = move_all(&self.own);
             if let Some(breath) = breath {
                 self.bring_to_disk(moved);
+                // Commits that came meanwhile did not know of it.
+                while hurried.try_recv().is_ok() {}
                 std::thread::sleep(breath);
             }
         }
@@ -197,6 +194,10 @@ mod tests {
 
     #[test]
     fn a_log_starts_anew_though_commits_never_pause() {
+        [false, true].into_iter().for_each(starts_anew);
+    }
+
+    fn starts_anew(among_apps: bool) {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("db");
         let mut writer = Connection::open(&path).expect("a file");
@@ -205,7 +206,7 @@ mod tests {
         let (began, mut before) = (Instant::now(), 0);
         loop {
             writer.execute("INSERT INTO t VALUES (zeroblob(20000))", []).expect("written");
-            checkpoints.committed(&writer, false);
+            checkpoints.committed(&writer, among_apps);
             let pages = checkpoints.pages.log().pages;
             if pages < before {
                 assert!(before >= 320, "it was not long: {before}");

@@ -21,8 +21,8 @@ const BUSY: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 /// Receivers for whom no more are waited for.
 const ENOUGH: usize = 128;
-/// While more receivers wait than one app has places for, no large job rests.
-const CROWDED: usize = EACH * SLICE;
+/// While more receivers wait than one app has places for, and small jobs beside them, no large one rests.
+const CROWDED: usize = EACH * (SLICE + SMALL);
 
 /// Which jobs are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,12 +243,13 @@ impl Queue {
         }
     }
 
-    /// The same while large jobs rest for so long, and a moment more if there is much to do. `last`: how many jobs the transaction
-    /// before had. Of which size jobs are to be taken; `None` when there will be none.
+    /// The same where large jobs rest for so long, and with a moment more if there is much to do; small ones that come meanwhile are
+    /// not to wait. `last`: how many jobs the transaction before had. Of which size jobs are then to be taken; `None` when there
+    /// will be none.
     #[allow(clippy::disallowed_methods, reason = "a thread of the store has nothing else to do than to wait for jobs")]
     pub fn wait_for_more(&mut self, last: usize, rest: Duration) -> Option<Size> {
         let size = self.wait_for(rest)?;
-        if last >= BUSY && self.shared.state().turns.cost() < ENOUGH {
+        if size == Size::Any && last >= BUSY && self.shared.state().turns.cost() < ENOUGH {
             std::thread::sleep(GATHER);
         }
         Some(size)
@@ -447,11 +448,36 @@ mod tests {
         for _ in 0..EACH {
             entrance.send(job("a", SLICE)).await.expect("taken");
         }
-        entrance.send(job("b", SLICE)).await.expect("taken");
+        entrance.send(job("b", 1)).await.expect("taken");
+        assert_eq!(queue.wait_for_more(0, long), Some(Size::Small), "one full app is what the rest is for");
+        for _ in 0..=EACH / 4 {
+            entrance.send(job("b", SLICE)).await.expect("taken");
+        }
         assert_eq!(queue.wait_for_more(0, long), Some(Size::Any));
         assert!(queue.next(Size::Any).is_some(), "the rest would be for nothing");
         drop(entrance);
         assert_eq!(queue.wait_for_more(0, long), Some(Size::Any), "the end waits for no rest");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_waits_while_large_jobs_rest_is_woken_by_a_small_one_and_by_the_end() {
+        let long = Duration::from_secs(3600);
+        for ends in [false, true] {
+            let (entrance, mut queue) = queue();
+            entrance.send(job("a", SLICE)).await.expect("taken");
+            let shared = queue.shared.clone();
+            let woken = tokio::task::spawn_blocking(move || queue.wait_for_more(0, long));
+            while !shared.state().is_idle {
+                tokio::task::yield_now().await;
+            }
+            if ends {
+                drop(entrance);
+            } else {
+                entrance.send(job("b", 1)).await.expect("taken");
+            }
+            let woken = tokio::time::timeout(Duration::from_secs(30), woken).await.expect("it is woken");
+            assert_eq!(woken.expect("joined"), Some(if ends { Size::Any } else { Size::Small }));
+        }
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// What no statement of the store comes near, unless the role or the database has a deadline already.
 const DEADLINE: &str =
     "SELECT set_config('statement_timeout', '30s', false) WHERE current_setting('statement_timeout') = '0'";
+
 /// The file is nobody else's to read; SQLite gives those beside it the same mode.
 fn private(path: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;

@@ -16,12 +16,17 @@ pub const SLICE: usize = 32;
 /// A transaction takes no further job after this: what is in it would wait for too long.
 const LONGEST: Duration = Duration::from_millis(25);
 /// The same where other apps' jobs come too: one that comes waits for the commit of all that was done before.
-const AMONG_APPS: Duration = Duration::from_micros(500);
+const AMONG_APPS: Duration = Duration::from_millis(2);
+/// The same once jobs of two apps are in it.
+const MIXED: Duration = Duration::from_millis(1);
+/// The same once a large job is in it.
+const WITH_LARGE: Duration = Duration::from_micros(500);
 /// The same of what others need not wait for: a connection's transaction of large jobs, beside those of small ones.
 const APART: Duration = Duration::from_millis(250);
-/// After a transaction with large jobs the next of them rest for as long as it took, and for no longer than this, where an app had
-/// a small one within [`LATELY`].
+/// After a transaction with large jobs the next of them rest for as long as it took, and for no longer than this, where there is a
+/// second app and one had a small job of its own within [`LATELY`].
 const LONGEST_REST: Duration = Duration::from_millis(25);
+/// Whoever has sent to a single user so lately may do so again.
 const LATELY: Duration = Duration::from_secs(1);
 /// After so long without jobs of a second app one is taken to be alone.
 const ALONE: Duration = Duration::from_secs(60);
@@ -128,7 +133,7 @@ impl<T> Turns<T> {
     }
 }
 
-/// How large transactions are, by who has had jobs lately. Moments are counted from whenever the caller began to.
+/// How large transactions are, and how long large jobs rest, by who has had jobs lately. Moments are counted from whenever the caller began to.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// The last one's app.
@@ -137,7 +142,9 @@ pub(super) struct Pace {
     changed: Option<Duration>,
     /// There was a large one in the last transaction.
     had_large: bool,
-    /// When an app last had a small one.
+    /// Whose the last large one was.
+    large: Flow,
+    /// When another app last had a small one: those of the same one are its own, as devices acknowledge what it sent.
     had_small: Option<Duration>,
     /// Large ones rest until then.
     rests_until: Duration,
@@ -158,8 +165,8 @@ impl Pace {
         self.changed.is_some_and(|changed| now.saturating_sub(changed) < ALONE)
     }
 
-    /// The transaction is over that began at that moment. A thread that did nothing but one app's large jobs would always be in
-    /// the midst of one when another app's message to one user comes.
+    /// A transaction that began at that moment is over. A thread that did nothing but one app's large jobs would always be in the
+    /// midst of one when another app's message to one user comes.
     pub fn over(&mut self, began: Duration, now: Duration) {
         let is_waited_for = self.had_small.is_some_and(|had| now.saturating_sub(had) < LATELY);
         if self.had_large && is_waited_for && self.is_among_apps(now) {
@@ -176,8 +183,8 @@ impl Pace {
     pub fn group(&mut self, apart: bool, now: Duration) -> Group<'_> {
         let (longest, mixed) = match (apart, self.is_among_apps(now)) {
             (true, _) => (APART, APART),
-            (false, true) => (AMONG_APPS, AMONG_APPS),
-            (false, false) => (LONGEST, AMONG_APPS),
+            (false, true) => (AMONG_APPS, MIXED),
+            (false, false) => (LONGEST, MIXED),
         };
         let follows_large = std::mem::take(&mut self.had_large);
         Group {
@@ -229,15 +236,22 @@ impl Group<'_> {
         self.pace.add(&flow, now);
         if flow.is_some() {
             if self.app.is_some() && self.app != flow {
-                self.longest = self.mixed;
+                self.longest = self.longest.min(self.mixed);
                 self.is_mixed = true;
             }
-            self.app = flow;
-            self.has_small |= small;
-            match small {
-                true => self.pace.had_small = Some(now),
-                false => self.pace.had_large = true,
+            if small {
+                self.has_small = true;
+                if self.pace.large != flow {
+                    self.pace.had_small = Some(now);
+                }
+            } else {
+                self.pace.had_large = true;
+                self.pace.large.clone_from(&flow);
+                if self.longest < LONGEST {
+                    self.longest = WITH_LARGE;
+                }
             }
+            self.app = flow;
         }
     }
 
@@ -425,7 +439,11 @@ mod tests {
         pace.group(false, ms(10)).add(job(app("b"), false), ms(10));
         let mut group = pace.group(false, ms(20));
         group.add(job(app("b"), false), ms(20));
-        assert!(!group.is_full(ms(20)) && group.is_full(ms(21)));
+        assert!(group.is_full(ms(21)), "a large one is in it");
+        let small = Taken { small: true, ..job(app("b"), false) };
+        let mut group = pace.group(false, ms(20));
+        group.add(small, ms(20));
+        assert!(!group.is_full(ms(21)) && group.is_full(ms(22)));
         let mut group = pace.group(false, ms(61_000));
         group.add(job(app("b"), false), ms(61_000));
         assert!(!group.is_full(ms(61_024)) && group.is_full(ms(61_025)));
@@ -457,6 +475,8 @@ mod tests {
         pace.group(false, ms(1200)).add(job(app("c"), false), ms(1200));
         pace.over(ms(1200), ms(1203));
         assert_eq!(pace.rest(ms(1203)), ms(0), "nor does another app's large one need it");
+        pace.group(false, ms(1205)).add(Taken { small: true, ..job(app("c"), false) }, ms(1205));
+        assert_eq!(large(&mut pace, 1210), ms(0), "nor its own small ones");
         small(&mut pace, 1300);
         pace.group(false, ms(1400)).add(job(app("a"), false), ms(1400));
         pace.over(ms(1400), ms(2000));

@@ -264,11 +264,15 @@ impl Mosquitto {
 
     /// A subscriber whose lines are `topic payload`; listening once this returns.
     pub fn subscribe(&mut self, filter: &str) -> Process {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        // Gateways subscribe too, and the broker may have told of that only now.
+        let client = format!("subscriber-{}", LAST.fetch_add(1, Ordering::Relaxed));
         let port = self.plain.to_string();
         let mut command = Command::new("mosquitto_sub");
-        command.args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-v", "-t", filter]);
+        command.args(["-V", "mqttv5", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-v", "-i", &client, "-t", filter]);
         let process = Process::start(&mut command, false);
-        self.process.wait_for("SUBACK", |line| line.contains("Sending SUBACK").then_some(()));
+        let told = format!("Sending SUBACK to {client}");
+        self.process.wait_for("SUBACK", |line| line.ends_with(&told).then_some(()));
         process
     }
 }

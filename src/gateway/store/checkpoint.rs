@@ -39,8 +39,8 @@ impl Log {
         self.pages - self.moved <= self.long / 32
     }
 
-    /// What there is goes into the file now, and to the disk. `in_parts`, of 1 MiB or more: a commit beside that waits for about as long as
-    /// for another commit.
+    /// What there is goes into the file now, and to the disk. `in_parts`, of 1 MiB or more: a commit beside that waits for about
+    /// as long as for another commit.
     const fn is_to_be_moved(self, in_parts: bool) -> bool {
         self.is_long() && !self.has_little_left() || in_parts && self.pages - self.moved >= self.long / 64
     }

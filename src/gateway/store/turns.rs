@@ -133,7 +133,8 @@ impl<T> Turns<T> {
     }
 }
 
-/// How large transactions are, and how long large jobs rest, by who has had jobs lately. Moments are counted from whenever the caller began to.
+/// How large transactions are, and how long large jobs rest, by who has had jobs lately. Moments are counted from whenever the
+/// caller began to.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// The last one's app.
